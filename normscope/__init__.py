@@ -1,0 +1,39 @@
+"""normscope: BatchNorm-style beside LayerNorm-style statistics of every normalization layer of a model."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Batching", "Loading", "NormscopeError", "Report", "Watcher", "inspect", "read_report", "watch"]
+
+_HOMES = {
+    "Batching": "normscope.batches",
+    "Loading": "normscope.loading",
+    "NormscopeError": "normscope.errors",
+    "Report": "normscope.report",
+    "Watcher": "normscope.capture",
+    "inspect": "normscope.scan",
+    "read_report": "normscope.report",
+    "watch": "normscope.capture",
+}
+
+if TYPE_CHECKING:
+    from normscope.batches import Batching
+    from normscope.capture import Watcher, watch
+    from normscope.errors import NormscopeError
+    from normscope.loading import Loading
+    from normscope.report import Report, read_report
+    from normscope.scan import inspect
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use, so that `import normscope` stays instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'normscope' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

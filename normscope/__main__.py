@@ -1,0 +1,6 @@
+"""`python -m normscope` is the `normscope` command."""
+
+from normscope.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The errors that normscope raises on purpose; any other exception is a bug.
+
+    NormscopeError
+    ├── UsageError     the call itself cannot be right: exit code 2
+    ├── TextError      texts that cannot be read or hold nothing to measure
+    ├── ModelError     a model or a tokenizer that cannot be found or loaded
+    ├── RunError       a model that loaded but could not be run on the texts
+    └── ReportError    a report file that cannot be read or written
+
+A message says what was got, what was expected and what to do next, on one line.
+"""
+
+from typing import ClassVar
+
+
+class NormscopeError(Exception):
+    """Base of the family; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(NormscopeError):
+    """Options or arguments that contradict each other or lie outside their range."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class TextError(NormscopeError):
+    """A text source that cannot be read, or that holds no text."""
+
+
+class ModelError(NormscopeError):
+    """A model or tokenizer that cannot be found, trusted or loaded."""
+
+
+class RunError(NormscopeError):
+    """A loaded model that could not be run on the texts."""
+
+
+class ReportError(NormscopeError):
+    """A report that cannot be read or written."""

@@ -1,0 +1,50 @@
+"""A file is written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from normscope.errors import ReportError
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` as UTF-8: beside it first, then renamed over it.
+
+    A reader never sees half a file, and a failure leaves what was there before. Devices and
+    named pipes (`/dev/stdout`) are written to directly, since they cannot be renamed over.
+    Raises ReportError when the place cannot be written.
+    """
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+        else:
+            _replace(target.resolve(), text)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
+
+
+def _replace(target: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, _mode_for(target))
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _mode_for(target: Path) -> int:
+    """The permissions an ordinary `open` would have left: the old file's, or the umask's."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask

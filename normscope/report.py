@@ -1,0 +1,229 @@
+"""What a run found: frozen, plain, and equal to itself after a trip through JSON.
+
+Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
+A number that is unknown, for want of data or because it does not apply, is NaN here and null
+in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
+normalise.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normscope.errors import ReportError
+from normscope.files import write_whole
+from normscope.plain import from_plain, to_plain
+
+SCHEMA = "normscope.report/1"
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Many numbers in five: how many, their mean, biased standard deviation, least and largest."""
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Means and variances of groups too many to list (tokens, samples), each summarised."""
+
+    mean: Summary
+    variance: Summary
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """BatchNorm's statistics, one pair per feature over all tokens: mean (D,), variance (D,)."""
+
+    count: int
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True)
+class PositionStats:
+    """Per position, BN-style beside LN-style; every array is (T,).
+
+    `count` is the number of samples that reach the position. `mean` and `variance` pool samples
+    and features there, as BatchNorm does with the position as its channel. `token_mean` and
+    `token_variance` average each token's own mean and variance, as LayerNorm takes them.
+    """
+
+    count: Counts
+    mean: Floats
+    variance: Floats
+    token_mean: Floats
+    token_variance: Floats
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One mean and one variance for everything the layer saw."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class FeatureOutput:
+    """What the layer's own normalization, before its affine, leaves per feature: both (D,)."""
+
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True)
+class AffineFit:
+    """R^2 of the best fixed per-feature scale and shift, the most any BN-style layer can do."""
+
+    r2: float
+
+
+@dataclass(frozen=True)
+class EffectSize:
+    """One-way ANOVA effect sizes: eta squared and its bias-corrected form epsilon squared."""
+
+    eta2: float
+    epsilon2: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The share of the variance of x that position, and that sample, account for."""
+
+    position: EffectSize
+    sequence: EffectSize
+
+
+@dataclass(frozen=True)
+class FirstPosition:
+    """Root mean square of centred tokens at position 0, at the others, and their ratio."""
+
+    rms: float
+    rest_rms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """All numbers of one normalization layer. A part that could not be measured is None."""
+
+    name: str
+    index: int
+    module: str
+    kind: str
+    features: int
+    eps: float
+    affine: str
+    calls: int
+    layout: str | None
+    count: int
+    nonfinite: int
+    own_error: float
+    token: GroupStats | None
+    feature: FeatureStats | None
+    position: PositionStats | None
+    sequence: GroupStats | None
+    instance: GroupStats | None
+    global_: Scale | None
+    own_output: FeatureOutput | None
+    agreement: Mapping[str, float] | None
+    affine_fit: AffineFit | None
+    explained: Explained | None
+    first_position: FirstPosition | None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model was measured; `parameters` counts its weights."""
+
+    id: str
+    revision: str | None
+    commit: str | None
+    architecture: str
+    dtype: str
+    device: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time."""
+
+    texts: int
+    tokens: int
+    skipped_texts: int
+    truncated_texts: int
+    positions: int
+    max_length: int | None
+    special_tokens: str | None
+    batch_size: int | None
+    batches: int
+    order: str | None
+    padding_share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run over one model; `layers` maps each layer's name to its numbers, in model order."""
+
+    normscope: str
+    model: ModelInfo
+    run: RunInfo
+    layers: Mapping[str, LayerReport]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""
+        plain: dict[str, Any] = to_plain(self)
+        return {"schema": SCHEMA, **plain, "layers": list(plain["layers"].values()), "warnings": plain["warnings"]}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
+        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        if path is not None:
+            write_whole(path, text)
+        return text
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Report":
+        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise ReportError(f"not a normscope report: schema is {got!r}; expected {SCHEMA!r}")
+        layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")  # type: ignore[arg-type]
+        by_name = {layer.name: layer for layer in layers}
+        return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
+
+    def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
+        return Report(self.normscope, self.model, self.run, layers, self.warnings)
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report that `to_json` or `normscope inspect --json` wrote.
+
+    Raises ReportError when the file is missing, is not JSON, or is not such a report.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ReportError(f"cannot read {str(path)!r} as a report: {reason}; expected normscope's JSON") from error
+    return Report.from_dict(data)
