@@ -11,19 +11,19 @@ _HOMES = {
     "Loading": "normscope.loading",
     "NormscopeError": "normscope.errors",
     "Report": "normscope.report",
-    "Watcher": "normscope.capture",
+    "Watcher": "normscope.watch",
     "inspect": "normscope.scan",
     "read_report": "normscope.report",
-    "watch": "normscope.capture",
+    "watch": "normscope.watch",
 }
 
 if TYPE_CHECKING:
     from normscope.batches import Batching
-    from normscope.capture import Watcher, watch
     from normscope.errors import NormscopeError
     from normscope.loading import Loading
     from normscope.report import Report, read_report
     from normscope.scan import inspect
+    from normscope.watch import Watcher, watch
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if kind is np.ndarray or origin is np.ndarray:
         return _read_array(value, where)
     if origin is tuple:
-        return tuple(_read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(_expect(list, value, where)))
+        return tuple(
+            _read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(_expect(list, value, where))
+        )
     if origin is not None and issubclass(origin, Mapping):
         members = _expect(dict, value, where).items()
         return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in members}

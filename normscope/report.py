@@ -191,7 +191,12 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""
         plain: dict[str, Any] = to_plain(self)
-        return {"schema": SCHEMA, **plain, "layers": list(plain["layers"].values()), "warnings": plain["warnings"]}
+        return {
+            "schema": SCHEMA,
+            **plain,
+            "layers": list(plain["layers"].values()),
+            "warnings": plain["warnings"],
+        }
 
     def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
         """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
@@ -207,7 +212,7 @@ class Report:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             got = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise ReportError(f"not a normscope report: schema is {got!r}; expected {SCHEMA!r}")
-        layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")  # type: ignore[arg-type]
+        layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
         by_name = {layer.name: layer for layer in layers}
         return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
 
@@ -225,5 +230,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ReportError(f"cannot read {str(path)!r} as a report: {reason}; expected normscope's JSON") from error
+        raise ReportError(
+            f"cannot read {str(path)!r} as a report: {reason}; expected normscope's JSON"
+        ) from error
     return Report.from_dict(data)

@@ -1,16 +1,27 @@
 """The loop: texts through the model, every normalization layer measured on the way."""
 
+import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
+from traceback import extract_tb
+from types import TracebackType
 from typing import TYPE_CHECKING
 
-from normscope.batches import Batching
-from normscope.loading import Loading
-from normscope.report import Report
+import torch
+from torch import Tensor, nn
+
+from normscope.batches import Batches, Batching, length_limit
+from normscope.errors import NormscopeError, RunError, TextError, UsageError
+from normscope.loading import Loaded, Loading, load
+from normscope.report import Report, RunInfo
+from normscope.watch import Watcher, describe, watch
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 
@@ -26,7 +37,7 @@ class Progress:
 
 
 def inspect(
-    model: "str | os.PathLike[str] | nn.Module",
+    model: str | os.PathLike[str] | nn.Module,
     texts: Iterable[str],
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
@@ -36,4 +47,139 @@ def inspect(
     exclude: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    raise NotImplementedError
+    """Run texts through a model and report the statistics of its normalization layers.
+
+    `model` is a Hub id, a folder in Hugging Face layout, "demo", or a model object, which then
+    needs its `tokenizer` and is used where it is, in evaluation mode for the length of the call.
+    `texts` is any iterable of strings, one sample each; it is read as a stream. `layers` and
+    `exclude` are globs that choose the layers to measure. `progress` is called now and then.
+
+    Raises ModelError when the model cannot be loaded, TextError when there is nothing to measure,
+    UsageError for options that cannot be, and RunError when the model fails on the texts.
+    """
+    if isinstance(texts, str):
+        raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
+    clock = _Clock(progress)
+    clock.show("load")
+    loaded = _own(model, tokenizer) if not isinstance(model, str | os.PathLike) else load(model, loading)
+    return _measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
+
+
+def _own(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") -> Loaded:
+    if tokenizer is None:
+        raise UsageError("a model object came without a tokenizer; pass tokenizer=... or the model's id")
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    return Loaded(model=model, tokenizer=tokenizer, id=name, revision=None, commit=None, warnings=())  # type: ignore[arg-type]
+
+
+def _measure(
+    loaded: Loaded, texts: Iterator[str], batching: Batching, watcher: Watcher, clock: "_Clock"
+) -> Report:
+    call = _Call(loaded.model)
+    if not call.takes_mask:
+        # Padding would leak into the tokens of a model that cannot be told of it.
+        batching = replace(batching, batch_size=1)
+    config = getattr(loaded.model, "config", None)
+    expected = operator.length_hint(texts) > 0
+    batches = Batches(texts, loaded.tokenizer, batching, max_length=length_limit(loaded.tokenizer, config))
+    with watcher, _evaluating(loaded.model), torch.no_grad():
+        for batch in batches:
+            watcher.mask = batch.valid
+            call(batch.inputs)
+            left = batches.pending + operator.length_hint(texts)
+            done = batches.texts - batches.pending
+            clock.show("run", done, watcher.tally.tokens, done + left if expected else None)
+    if not watcher.tally.tokens:
+        raise TextError(
+            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
+        )
+    model = describe(loaded.model, loaded.id)
+    return watcher.report_as(
+        replace(model, revision=loaded.revision, commit=loaded.commit),
+        _run_info(watcher, batches, batching, clock.seconds()),
+        loaded.warnings,
+    )
+
+
+def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: float) -> RunInfo:
+    return replace(
+        watcher.tally.run_info(),
+        texts=batches.texts,
+        skipped_texts=batches.skipped,
+        truncated_texts=batches.truncated,
+        max_length=batches.max_length,
+        special_tokens=batching.special_tokens,
+        batch_size=batching.batch_size,
+        order=batching.order,
+        seconds=seconds,
+    )
+
+
+class _Call:
+    """How a model is run for its norm layers alone: no cache, no logits that nobody reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.device = next(model.parameters(), torch.zeros(())).device
+        self.parameters = signature(model.forward).parameters
+        wanted = {"use_cache": False, "logits_to_keep": 1}
+        self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the model can be told which tokens are padding."""
+        return "attention_mask" in self.parameters
+
+    def __call__(self, inputs: dict[str, Tensor]) -> None:
+        """Run one batch; what the model says when it fails becomes a RunError."""
+        given = {name: value.to(self.device) for name, value in inputs.items() if name in self.parameters}
+        try:
+            self.model(**given, **self.extra)
+        except NormscopeError:
+            raise
+        except Exception as error:
+            if _is_ours(error.__traceback__):
+                raise
+            raise RunError(_failure(self.model, error)) from error
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether an exception passed through our hooks: then it is our bug, not the model's."""
+    return any(Path(frame.filename).name == "watch.py" for frame in extract_tb(trace))
+
+
+def _failure(model: nn.Module, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory ({reason}); try a smaller --batch-size or --max-length"
+    name = type(model).__name__
+    return f"{name} failed on the texts ({reason}); check that model and tokenizer belong together"
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode and give every module its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class _Clock:
+    """Tells a caller how far the run is."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
+        self._progress, self._begun = progress, time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds since the run began."""
+        return time.perf_counter() - self._begun
+
+    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
+        """Call the caller's function, if there is one."""
+        if self._progress:
+            self._progress(Progress(stage, texts, tokens, expected, self.seconds()))

@@ -1,0 +1,307 @@
+"""Texts tokenised, ordered by length and padded into batches that a model can be called with."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from normscope.errors import TextError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+ORDERS = ("length", "given")
+SPECIAL_TOKENS = ("include", "exclude")
+
+# A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
+_WINDOW_BATCHES = 64
+_WINDOW_TEXTS = 4096
+_WINDOW_CHARACTERS = 1 << 21
+
+# transformers writes 1e30 where a tokenizer knows no limit.
+_UNLIMITED = 10**9
+
+_LENGTH_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+)
+
+# Their tables of learned positions start at the padding id plus one, so that many rows are never used.
+_POSITIONS_AFTER_PADDING = {
+    "altclip_text_model",
+    "bridgetower_text_model",
+    "camembert",
+    "clap_text_model",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How texts become batches; UsageError for a value out of its range.
+
+    `max_length` None means the model's own limit. `order` "length" puts texts of like length into
+    one batch, longest first, so that little is padding and a batch too large fails at once; "given"
+    keeps the order. `special_tokens` "exclude" leaves those out of the statistics, never out of what
+    the model sees. `limit` is the most texts to read, blank ones not counted.
+    """
+
+    batch_size: int = 32
+    max_length: int | None = None
+    order: str = "length"
+    special_tokens: str = "include"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive("batch size", self.batch_size)
+        for name, value in (("max length", self.max_length), ("limit", self.limit)):
+            if value is not None:
+                _require_positive(name, value)
+        _require_one_of("order", self.order, ORDERS)
+        _require_one_of("special tokens", self.special_tokens, SPECIAL_TOKENS)
+
+
+def _require_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
+
+
+def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}; choose one")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B texts of up to T tokens, padded on the right.
+
+    `inputs` is what the model is called with: `input_ids`, `attention_mask` and, where the tokenizer
+    gives them, `token_type_ids`, each (B, T) int64. `mask` (B, T) is true at tokens that are not
+    padding, `valid` (B, T) at those of them that the statistics count.
+    """
+
+    inputs: "dict[str, Tensor]"
+    mask: "Tensor"
+    valid: "Tensor"
+
+
+class _Row(NamedTuple):
+    """One tokenised text; `types` are its token type ids, if the tokenizer gives any."""
+
+    ids: list[int]
+    types: list[int] | None
+
+
+class Batches:
+    """The batches of `texts`, to be iterated once; a window of texts is held, never all of them.
+
+    `max_length` is the model's own limit in tokens (see `length_limit`), then, as an attribute, the one
+    that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
+    keeps a closing [SEP].
+
+    Counted so far: `texts` read and used, `truncated` those of them that were cut, `pending` those of
+    them that no batch has handed out yet, and `skipped` the blank ones or without a token to count.
+
+    Excluded special tokens are known by their ids: the tokenizer's cls, sep, bos and eos, and
+    whatever its template puts around a text; unknown and mask tokens stay. So a literal "[SEP]" in
+    a text is excluded too, being the same token to the model.
+    """
+
+    def __init__(
+        self,
+        texts: Iterable[str],
+        tokenizer: "PreTrainedTokenizerBase",
+        batching: Batching,
+        *,
+        max_length: int | None,
+    ) -> None:
+        if isinstance(texts, str):
+            raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
+        self.texts = self.skipped = self.truncated = self.pending = 0
+        self._source = enumerate(texts)
+        self._tokenizer: Any = tokenizer
+        self._batching = batching
+        added = _template(tokenizer)
+        self.max_length = _agreed_length(batching.max_length, max_length, len(added))
+        self._excluded: set[int] = set()
+        if batching.special_tokens == "exclude":
+            self._excluded = _special_ids(tokenizer, added)
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self._batching.batch_size
+        rows: list[_Row] = []
+        for window in self._windows():
+            rows += self._tokenise(window)
+            if self._batching.order == "length":
+                rows.sort(key=lambda row: len(row.ids), reverse=True)
+            # What does not fill a batch waits for the next window: only the last batch is smaller.
+            while len(rows) >= size:
+                yield self._pad(self._take(rows))
+        if rows:
+            yield self._pad(self._take(rows))
+
+    def _take(self, rows: list[_Row]) -> list[_Row]:
+        taken = rows[: self._batching.batch_size]
+        del rows[: len(taken)]
+        self.pending = len(rows)
+        return taken
+
+    def _windows(self) -> Iterator[list[str]]:
+        """Cut the source into windows, without blank texts, and never read past the limit."""
+        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._batching.batch_size)
+        left = self._batching.limit
+        window: list[str] = []
+        characters = 0
+        while left is None or left > 0:
+            text = self._next_text()
+            if text is None:
+                break
+            window.append(text)
+            characters += len(text)
+            left = None if left is None else left - 1
+            if len(window) == most or characters >= _WINDOW_CHARACTERS:
+                yield window
+                window, characters = [], 0
+        if window:
+            yield window
+
+    def _next_text(self) -> str | None:
+        for index, text in self._source:
+            if not isinstance(text, str):
+                raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
+            if text and not text.isspace():
+                _require_unicode(text, index)
+                return text
+            self.skipped += 1
+        return None
+
+    def _tokenise(self, texts: list[str]) -> list[_Row]:
+        """Tokenise a window, leaving out the texts without a token to count."""
+        rows = self._encode(texts, truncation=False)
+        limit = self.max_length
+        long = [] if limit is None else [i for i, row in enumerate(rows) if len(row.ids) > limit]
+        if long:
+            # Cutting is left to the tokenizer, which knows what its template puts around a text.
+            cut = self._encode([texts[i] for i in long], truncation=True, max_length=limit)
+            for i, row in zip(long, cut, strict=True):
+                rows[i] = row
+        counted = [not self._excluded.issuperset(row.ids) for row in rows]
+        self.texts += sum(counted)
+        self.skipped += len(rows) - sum(counted)
+        self.truncated += sum(counted[i] for i in long)
+        self.pending += sum(counted)
+        return [row for row, counts in zip(rows, counted, strict=True) if counts]
+
+    def _encode(self, texts: list[str], **truncation: Any) -> list[_Row]:
+        # verbose=False keeps back a warning about the very lengths that are dealt with here.
+        encoded = self._tokenizer(texts, padding=False, verbose=False, **truncation)
+        types = encoded.get("token_type_ids") or [None] * len(texts)
+        return [_Row(ids, kinds) for ids, kinds in zip(encoded["input_ids"], types, strict=True)]
+
+    def _pad(self, rows: list[_Row]) -> Batch:
+        """Pad on the right, whatever side the tokenizer prefers for generation.
+
+        So token t is at position t without any position_ids, as models with learned positions such
+        as GPT-2 need it; causal attention never looks right, and others are masked.
+        """
+        import torch
+
+        tokenizer = self._tokenizer
+        lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
+        ids = torch.full(mask.shape, _pad_id(tokenizer), dtype=torch.int64)
+        ids[mask] = torch.tensor([i for row in rows for i in row.ids])
+        inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
+        if rows[0].types is not None:
+            kinds = torch.full(mask.shape, tokenizer.pad_token_type_id or 0, dtype=torch.int64)
+            kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
+            inputs["token_type_ids"] = kinds
+        special = torch.isin(ids, torch.tensor(sorted(self._excluded), dtype=torch.int64))
+        return Batch(inputs, mask, mask & ~special)
+
+
+def length_limit(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:
+    """The most tokens the model takes, after its tokenizer and its configuration; None if neither says.
+
+    RoBERTa and its kin number positions from the padding id plus one: of 514 rows 512 can be used.
+    """
+    limits = [getattr(tokenizer, "model_max_length", None), _position_limit(_text_config(config))]
+    known = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNLIMITED]
+    return min(known, default=None)
+
+
+def _text_config(config: Any) -> Any:
+    """The part of a multimodal configuration that is about text."""
+    try:
+        return config.get_text_config()
+    except (AttributeError, ValueError):  # not of transformers, or with more than one such part
+        return getattr(config, "text_config", None) or config
+
+
+def _position_limit(config: Any) -> int | None:
+    values = [getattr(config, name, None) for name in _LENGTH_NAMES]
+    rows = min((value for value in values if isinstance(value, int) and value > 0), default=None)
+    kind = getattr(config, "model_type", None)
+    if rows is None or kind not in _POSITIONS_AFTER_PADDING:
+        return rows
+    pad = getattr(config, "pad_token_id", None)
+    return rows - (1 if pad is None or kind == "mpnet" else pad) - 1  # MPNet's padding is always 1
+
+
+def _agreed_length(asked: int | None, model: int | None, added: int) -> int | None:
+    if asked is None:
+        return model
+    if model is not None and asked > model:
+        raise UsageError(f"max length is {asked}; expected at most {model}, the model's limit; lower it")
+    if asked <= added:
+        least = f"expected at least {added + 1}, for {added} of them are special tokens"
+        raise UsageError(f"max length is {asked}; {least}; raise it")
+    return asked
+
+
+def _template(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts around every text."""
+    bare = tokenizer("a", add_special_tokens=False, truncation=False, padding=False)["input_ids"]
+    whole = list(tokenizer("a", truncation=False, padding=False)["input_ids"])
+    for token in bare:
+        if token in whole:
+            whole.remove(token)
+    return whole
+
+
+def _special_ids(tokenizer: Any, template: list[int]) -> set[int]:
+    named = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos"))
+    return {token for token in (*named, *template) if token is not None}
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id will do where the tokenizer has none for padding: no real token ever attends to it."""
+    ids = (getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
+    return next((token for token in ids if token is not None), 0)
+
+
+def _require_unicode(text: str, index: int) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = f"at its character {error.start + 1}"
+        raise TextError(
+            f"the text at index {index} holds half a UTF-16 pair {place}; expected Unicode; remove it"
+        ) from error

@@ -1,0 +1,97 @@
+"""One layer's calls become moments: its input as rows, its output as the proof of its formula."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normscope.accumulator import Accumulator
+from normscope.layers import NormLayer
+from normscope.layout import Alignment, lead_axes, to_rows
+from normscope.moments import Rows
+
+# Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
+PART = 1 << 20
+
+Aligner = Callable[[tuple[int, ...], int, int, torch.device], Sequence[Alignment]]
+
+
+class LayerCapture:
+    """What one layer has seen so far; `moments` is None until its first call."""
+
+    def __init__(self, norm: NormLayer) -> None:
+        self.norm = norm
+        self.moments: Accumulator | None = None
+        self.calls = 0
+        self.nonfinite = 0
+        self.layouts: list[str | None] = []
+        self.positioned = True
+        self._worst_error = 0.0
+        self._output_square = 0.0
+        self._output_size = 0
+
+    @property
+    def layout(self) -> str | None:
+        """The axes of the layer's input in order, None when unknown or not called."""
+        return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
+
+    def own_error(self) -> float:
+        """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
+        if self.norm.formula is None or not self._output_square:
+            return math.nan
+        return self._worst_error / math.sqrt(self._output_square / self._output_size)
+
+    def add(self, given: Tensor, output: Any, parts_of: Aligner) -> None:
+        """Add one call of the layer; `parts_of` tells which rows of its input count, in parts."""
+        self.calls += 1
+        if given.device.type == "mps":
+            given = given.cpu()  # Metal has no float64.
+        norm, shape = self.norm, tuple(given.shape)
+        lead = lead_axes(shape, norm.feature_axis, norm.features)
+        if lead is None:
+            # The class did not tell the width, or not the right one: the input does.
+            norm.features, lead = (
+                shape[norm.feature_axis],
+                lead_axes(shape, norm.feature_axis, shape[-1]) or (),
+            )
+        x = to_rows(given.detach(), norm.feature_axis, norm.features)
+        same = isinstance(output, Tensor) and output.shape == given.shape
+        out = to_rows(output.detach().to(given.device), norm.feature_axis, norm.features) if same else None
+        for part in parts_of(lead, norm.feature_axis, max(1, PART // norm.features), given.device):
+            if part.layout not in self.layouts:
+                self.layouts.append(part.layout)
+            self.positioned &= part.positioned
+            self._add(part.take(x), None if out is None else part.take(out), part)
+
+    def _add(self, x: Tensor, out: Tensor | None, where: Alignment) -> None:
+        rows = Rows.of(x)
+        finite = rows.finite()
+        if not bool(finite.all()):
+            self.nonfinite += int((~finite).sum())
+            x, out, where = x[finite], None if out is None else out[finite], where.keep(finite)
+            rows = Rows.of(x)
+        if len(x):
+            self._measure(rows, out, where)
+
+    def _measure(self, rows: Rows, out: Tensor | None, where: Alignment) -> None:
+        norm = self.norm
+        if not norm.settled:
+            norm.settle(rows, out)
+        if self.moments is None:
+            self.moments = Accumulator(
+                norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
+            )
+        if norm.formula is None or out is None:
+            y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
+        else:
+            y = norm.formula.normalise(norm.module, rows)
+            self._compare(norm.formula.affine(norm.module, y), out)
+        self.moments.update(rows, y, where)
+
+    def _compare(self, expected: Tensor, out: Tensor) -> None:
+        self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
+        self._output_size += out.numel()
+        low, high = torch.aminmax(expected.sub_(out))
+        self._worst_error = max(self._worst_error, float(high), -float(low))

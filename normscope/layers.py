@@ -1,0 +1,194 @@
+"""Which modules of a model normalise, of what kind, with what eps and affine.
+
+A module is a candidate by its structure; which formula it follows is decided by what it does:
+the candidate formulas are tried on its first real input, and the one that gives the module's
+real output wins. PyTorch's definitions: nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d.
+"""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normscope.errors import UsageError
+from normscope.moments import Rows
+
+# The torch classes whose features are axis 1, whatever follows.
+CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.batchnorm._BatchNorm, "batchnorm"),
+    (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
+    (nn.GroupNorm, "groupnorm"),
+)
+EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
+# A formula whose output is further off than this, relative to the output's rms, is not the layer's.
+WORST_ERROR = 0.02
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One way to normalise a row x of D features: y = (x - centre) / sqrt(power + eps).
+
+    `kind` "layernorm" has the row's mean as centre and its variance as power, "rmsnorm" has 0 and
+    the mean square, "batchnorm" the running statistics per feature. The affine is y * (offset +
+    weight) + bias, with the parts that the module has.
+    """
+
+    kind: str
+    eps: float
+    offset: float = 0.0
+
+    def normalise(self, module: nn.Module, rows: Rows) -> Tensor:
+        """Return y (V, D), what the module makes of the rows before its affine."""
+        if self.kind == "layernorm":
+            return rows.centred * (rows.variance + self.eps).rsqrt()
+        if self.kind == "rmsnorm":
+            return rows.x * (rows.variance + rows.mean.square() + self.eps).rsqrt()
+        mean, power = (_vector(module, name, rows.x.dtype) for name in ("running_mean", "running_var"))
+        if mean is None or power is None or module.training:
+            mean, power = rows.x.mean(0), rows.x.var(0, correction=0)
+        return (rows.x - mean) * (power + self.eps).rsqrt()
+
+    def affine(self, module: nn.Module, y: Tensor) -> Tensor:
+        """Return the layer's output (V, D) as this formula has it."""
+        weight, bias = (_vector(module, name, y.dtype) for name in ("weight", "bias"))
+        scale = torch.ones((), dtype=y.dtype, device=y.device) if weight is None else self.offset + weight
+        return y * scale if bias is None else torch.addcmul(bias, y, scale)
+
+
+@dataclass
+class NormLayer:
+    """One normalization layer of a model; `formula` is None until its first call has settled it."""
+
+    name: str
+    index: int
+    module: nn.Module
+    kind: str
+    features: int
+    formula: Formula | None = None
+    settled: bool = False
+
+    @property
+    def feature_axis(self) -> int:
+        """Where the features are in the layer's input: 1 for convolutional kinds, else the last axis."""
+        return 1 if isinstance(self.module, tuple(kind for kind, _ in CHANNEL_FIRST)) else -1
+
+    @property
+    def eps(self) -> float:
+        """What the layer adds to the variance, NaN when it does not say."""
+        return self.formula.eps if self.formula else module_eps(self.module)
+
+    @property
+    def affine(self) -> str:
+        """The layer's affine in words: "none", "weight", "1+weight", "weight+bias", ..."""
+        names = [name for name in ("weight", "bias") if _vector(self.module, name) is not None]
+        if names and names[0] == "weight" and self.formula and self.formula.offset:
+            names[0] = "1+weight"
+        return "+".join(names) or "none"
+
+    def settle(self, rows: Rows, output: Tensor | None) -> None:
+        """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one."""
+        self.settled = True
+        best = min(self._errors(rows, output), key=lambda pair: pair[0], default=(math.inf, None))
+        if best[1] is not None and best[0] <= WORST_ERROR:
+            self.formula, self.kind = best[1], best[1].kind
+        elif self.feature_axis == -1:
+            self.kind = "other"
+
+    def _errors(self, rows: Rows, output: Tensor | None) -> Iterator[tuple[float, Formula]]:
+        if output is None:
+            return
+        scale = torch.linalg.vector_norm(output, dtype=torch.float64) / math.sqrt(output.numel())
+        for formula in formulas(self.module):
+            expected = formula.affine(self.module, formula.normalise(self.module, rows))
+            yield float((expected - output).abs().max() / scale), formula
+
+
+def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
+    """List the normalization layers of `model` in registration order, each module once.
+
+    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; an `only`
+    that matches nothing raises UsageError. `index` counts all layers, chosen or not.
+    """
+    found = [NormLayer(name, i, m, *_kind(m)) for i, (name, m) in enumerate(_candidates(model))]
+    chosen = select([layer.name for layer in found], only, exclude)
+    return [layer for layer in found if layer.name in chosen]
+
+
+def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = ()) -> set[str]:
+    """Return the names that match a glob of `only` (all when there is none) and none of `exclude`."""
+    for glob in (*only, *exclude):
+        if not _matches(names, [glob]):
+            known = ", ".join(repr(name) for name in names[:3]) or "none"
+            raise UsageError(
+                f"no layer matches {glob!r}; the model's layers are {known}, ...; give a glob on those"
+            )
+    return (_matches(names, only) if only else set(names)) - _matches(names, exclude)
+
+
+def _matches(names: Iterable[str], globs: Iterable[str]) -> set[str]:
+    return {name for glob in globs for name in fnmatch.filter(names, glob)} if globs else set()
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules():
+        if _is_norm(module):
+            yield name or type(module).__name__, module
+
+
+def _is_norm(module: nn.Module) -> bool:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in CHANNEL_FIRST))):
+        return True
+    named = "norm" in type(module).__name__.lower()
+    leaf = next(module.children(), None) is None
+    return named and leaf and all(p.dim() <= 1 for p in module.parameters(recurse=False))
+
+
+def _kind(module: nn.Module) -> tuple[str, int]:
+    """Return the kind as far as the class tells, and the number of features (0: unknown yet)."""
+    for kind, name in CHANNEL_FIRST:
+        if isinstance(module, kind):
+            return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))
+    features = (
+        math.prod(getattr(module, "normalized_shape", ())) if hasattr(module, "normalized_shape") else 0
+    )
+    weight = _vector(module, "weight")
+    features = features or (weight.numel() if weight is not None else 0)
+    if isinstance(module, nn.LayerNorm):
+        return "layernorm", features
+    return (
+        "rmsnorm" if "rms" in type(module).__name__.lower() or isinstance(module, nn.RMSNorm) else "other"
+    ), features
+
+
+def formulas(module: nn.Module) -> list[Formula]:
+    """List the formulas that `module` may follow, the likeliest first."""
+    eps = module_eps(module)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return [Formula("batchnorm", eps)]
+    if isinstance(module, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
+        return []
+    eps = 0.0 if math.isnan(eps) else eps
+    offsets = (0.0, 1.0) if _vector(module, "weight") is not None else (0.0,)
+    kinds = ("rmsnorm", "layernorm") if "rms" in type(module).__name__.lower() else ("layernorm", "rmsnorm")
+    return [Formula(kind, eps, offset) for kind in kinds for offset in offsets]
+
+
+def module_eps(module: nn.Module) -> float:
+    """Return the module's eps, NaN when it holds none; nn.RMSNorm's None means the dtype's own."""
+    for name in EPS_NAMES:
+        value = getattr(module, name, None)
+        if isinstance(value, float | int):
+            return float(value)
+    if isinstance(module, nn.RMSNorm):
+        weight = module.weight
+        return float(torch.finfo(weight.dtype if weight is not None else torch.get_default_dtype()).eps)
+    return math.nan
+
+
+def _vector(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> Tensor | None:
+    """Return a parameter or buffer of the module as a flat vector, None when it has none."""
+    value = getattr(module, name, None)
+    return value.detach().to(dtype).reshape(-1) if isinstance(value, Tensor) else None

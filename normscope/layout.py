@@ -1,0 +1,181 @@
+"""Which axis of a layer's input is sample, position and feature, and which rows count.
+
+A layer's input becomes rows (V, D), one per valid token, each with the sample and the position
+it belongs to. Padding is left out here and nowhere else. Positions count a sample's real tokens
+from 0, so left padding does not shift them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """The tokens of one forward pass: which are real, and which of them count.
+
+    `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
+    the forward's own tokens, the last T. A real token that does not count (a special token that
+    was excluded) still takes a position.
+    """
+
+    real: Tensor
+    valid: Tensor
+
+    def current(self) -> Tensor:
+        """Return which of the forward's own tokens are real, (B, T)."""
+        return self.real[:, -self.valid.shape[1] :]
+
+    def positions(self) -> Tensor:
+        """Number each sample's real tokens from 0, (B, T)."""
+        return (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
+
+    def to(self, device: torch.device) -> "TokenMask":
+        """Return the mask on another device."""
+        return TokenMask(self.real.to(device), self.valid.to(device))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The rows of a layer's input that count, and where each belongs.
+
+    `index` picks them out of all rows. `sample` and `position` (V,) label them; the rows of one
+    sample stand together, samples are numbered without gaps, and the counts (samples, 1) and
+    (positions, 1) say how many rows each has. A layout of None means that the axes could not be
+    told apart: every row counts and belongs to no known sample or position.
+    """
+
+    layout: str | None
+    index: Tensor | slice
+    sample: Tensor
+    position: Tensor
+    sample_count: Tensor
+    position_count: Tensor
+
+    @property
+    def positioned(self) -> bool:
+        """Whether rows have positions: not so when there is one row a sample, or no layout."""
+        return self.layout is not None and self.layout != POOLED
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the rows (R, D) that count, (V, D)."""
+        return rows[self.index] if isinstance(self.index, slice) else rows.index_select(0, self.index)
+
+    def keep(self, chosen: Tensor) -> "Alignment":
+        """Return the alignment of those of its rows that are `chosen` (V,) bool."""
+        index = (
+            torch.arange(len(chosen), device=chosen.device) if isinstance(self.index, slice) else self.index
+        )
+        return _labelled(self.layout, index[chosen], self.sample[chosen], self.position[chosen])
+
+    def parts(self, size: int) -> "list[Alignment]":
+        """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""
+        parts, start, ends = [], 0, self.sample_count.flatten().cumsum(0).long().tolist()
+        for i, end in enumerate(ends):
+            following = ends[i + 1] if i + 1 < len(ends) else None
+            if following is None or following - start > size:
+                parts.append(self._slice(slice(start, end)))
+                start = end
+        return parts
+
+    def _slice(self, part: slice) -> "Alignment":
+        index = part if isinstance(self.index, slice) else self.index[part]
+        return _labelled(self.layout, index, self.sample[part], self.position[part])
+
+
+POOLED = "(B, D)"
+ALL = slice(None)
+
+
+def lead_axes(shape: tuple[int, ...], feature_axis: int, features: int) -> tuple[int, ...] | None:
+    """Return the sizes of the axes before the features, None when `shape` holds no such feature axes."""
+    if feature_axis == 1:
+        return (shape[0], *shape[2:]) if len(shape) > 1 and shape[1] == features else None
+    lead = shape
+    while lead and math.prod(shape[len(lead) :]) != features:
+        lead = lead[:-1]
+    return lead if math.prod(shape[len(lead) :]) == features and len(lead) < len(shape) else None
+
+
+def to_rows(values: Tensor, feature_axis: int, features: int) -> Tensor:
+    """Bring a layer's input or output into rows (R, D), its other axes in their order."""
+    if feature_axis == 1 and values.dim() > 2:
+        values = values.movedim(1, -1)
+    return values.reshape(-1, features)
+
+
+def align(
+    lead: tuple[int, ...], mask: TokenMask | None, feature_axis: int, device: torch.device
+) -> Alignment:
+    """Label the rows of an input whose axes other than the features are `lead`.
+
+    With a mask the axes are matched against its (B, T); without one the first axis is the sample
+    and the others, in order, are the position.
+    """
+    rows = torch.arange(math.prod(lead), device=device).reshape(lead or (1,))
+    if mask is None:
+        return _without_mask(rows, feature_axis)
+    layout, order = _match(rows, tuple(mask.valid.shape))
+    if order is not None:
+        return _with_mask(_named(layout, feature_axis), order, mask.to(device))
+    return _one_by_one(layout, rows)
+
+
+def _named(layout: str | None, feature_axis: int) -> str | None:
+    """Say in a layout's name that the features are axis 1."""
+    if layout is None or feature_axis == -1:
+        return layout
+    first, *rest = layout.strip("()").split(", ")[:-1]
+    return f"({', '.join([first, 'D', *rest])})"
+
+
+def _match(rows: Tensor, shape: tuple[int, ...]) -> tuple[str | None, Tensor | None]:
+    """Name the layout and give the row numbers as (B, T, heads), None when rows are no tokens."""
+    lead, (samples, length) = tuple(rows.shape), shape
+    if lead == shape:
+        return "(B, T, D)", rows[:, :, None]
+    if lead[:2] == shape:
+        return "(B, T, H, D)", rows.flatten(2)
+    if lead == (samples * length,):
+        return "(B*T, D)", rows.reshape(samples, length, 1)
+    if len(lead) == 3 and (lead[0], lead[2]) == shape:
+        return "(B, H, T, D)", rows.transpose(1, 2)
+    if lead == (length, samples):
+        return "(T, B, D)", rows.T[:, :, None]
+    return (POOLED if lead == (samples,) else None), None
+
+
+def _with_mask(layout: str | None, order: Tensor, mask: TokenMask) -> Alignment:
+    valid = mask.valid[:, :, None].expand_as(order)
+    labels = torch.arange(order.shape[0], device=order.device)[:, None, None].expand_as(order)
+    positions = mask.positions()[:, :, None].expand_as(order)
+    kept = order[valid]
+    whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
+    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid])
+
+
+def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
+    if rows.dim() == 1:
+        return _one_by_one(POOLED, rows)
+    axes = "T" if rows.dim() == 2 else ", ".join(f"T{i}" for i in range(1, rows.dim()))
+    flat = rows.flatten(1)
+    sample = torch.arange(len(flat), device=rows.device)[:, None].expand_as(flat).flatten()
+    position = torch.arange(flat.shape[1], device=rows.device)[None].expand_as(flat).flatten()
+    return _labelled(_named(f"(B, {axes}, D)", feature_axis), ALL, sample, position)
+
+
+def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
+    """Label rows that are no tokens: each stands for itself, at no position."""
+    return _labelled(layout, ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
+
+
+def _labelled(layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor) -> Alignment:
+    # Numbered anew, so that a sample without a valid row is no group of zero rows.
+    sample = torch.unique_consecutive(sample, return_inverse=True)[1]
+    return Alignment(layout, index, sample, position, _counts(sample), _counts(position))
+
+
+def _counts(labels: Tensor) -> Tensor:
+    return torch.bincount(labels).to(torch.float64)[:, None]

@@ -1,0 +1,75 @@
+"""What the moments say: agreement, affine fit, explained variance, first position.
+
+Pure functions of moments; sums run over the valid tokens of the corpus, variances are biased.
+"""
+
+import math
+
+from torch import Tensor
+
+from normscope.accumulator import Accumulator
+from normscope.moments import CoMoments, Moments
+from normscope.report import EffectSize
+from normscope.views import cells, likeness
+
+
+def agreement(moments: Accumulator, view: str) -> float:
+    """Return the cosine in [-1, 1] between the layer's own y and the z that `view` would give.
+
+    sum(y z) / sqrt(sum(y^2) sum(z^2)) with z = (x - mean) / sqrt(variance + eps), the statistics
+    taken over the whole corpus. 1 means: the same output up to one scale. normscope's own.
+    """
+    alike, output = likeness(moments, view), moments.output
+    power = output.m2.sum() + (output.count * output.mean.square()).sum()
+    return ratio(alike.product, (power * alike.square).sqrt())
+
+
+def affine_fit(by_feature: CoMoments, output: Moments) -> float:
+    """Return R^2 = 1 - SSR / SST of the best per-feature line y_d ~ a_d x_d + b_d over all features.
+
+    The best that any fixed per-feature scale and shift, so any BN-style layer, can do. A feature
+    of x without spread predicts nothing. `by_feature` and `output` are (1, D). normscope's own.
+    """
+    m2 = by_feature.x.m2
+    predicted = (by_feature.co.square() / m2.where(m2 > 0, math.inf)).sum()
+    return ratio(predicted, output.m2.sum())
+
+
+def explained(within: Tensor, total: Tensor, count: int, groups: int) -> EffectSize:
+    """Return the one-way ANOVA effect sizes of `groups` groups over `count` D-vectors.
+
+    eta2 = 1 - within / total, from the sums of squares around the groups' means and around the
+    grand mean. It is biased up when groups are many, which epsilon2 = 1 - (1 - eta2)(count - 1) /
+    (count - groups) corrects (Kelley 1935, "An unbiased correlation ratio measure").
+    """
+    unexplained = ratio(within.sum(), total.sum())
+    correction = (count - 1) / (count - groups) if count > groups else math.nan
+    return EffectSize(1 - unexplained, 1 - unexplained * correction)
+
+
+def explained_by_position(moments: Accumulator) -> EffectSize:
+    """Return what position explains of x: groups are the positions that hold any token."""
+    groups = int((moments.table.x.count > 0).sum())
+    return explained(moments.table.x.m2, cells(moments, "feature").x.m2, moments.count, groups)
+
+
+def explained_by_sample(moments: Accumulator) -> EffectSize:
+    """Return what the sample explains of x: groups are the samples."""
+    return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
+
+
+def first_position(by_position: Moments) -> tuple[float, float]:
+    """Return the rms over samples and features of centred tokens at position 0 and after it.
+
+    A token less its own mean over features has the token's variance as its mean square, so both
+    are read off `by_position` (T, 2), column 1. What the works that remove LayerNorm at inference
+    freeze: Heimersheim 2024, arXiv 2409.13710.
+    """
+    variance, count = by_position.mean[:, 1], by_position.count[:, 0]
+    rest = ratio((variance[1:] * count[1:]).sum(), count[1:].sum())
+    return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
+
+
+def ratio(part: Tensor | float, whole: Tensor | float) -> float:
+    """Return part / whole, NaN when the whole is 0."""
+    return float(part) / float(whole) if float(whole) else math.nan

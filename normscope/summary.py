@@ -1,0 +1,126 @@
+"""One layer's moments, read as its part of the report; the only place where they become numpy."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from normscope import metrics
+from normscope.accumulator import Accumulator, Groups
+from normscope.capture import LayerCapture
+from normscope.moments import Moments, Spread
+from normscope.report import (
+    AffineFit,
+    Explained,
+    FeatureOutput,
+    FeatureStats,
+    FirstPosition,
+    GroupStats,
+    LayerReport,
+    PositionStats,
+    Scale,
+    Summary,
+)
+from normscope.views import COMPARED, WITHOUT_POSITIONS, cells
+
+
+def layer_report(capture: LayerCapture) -> LayerReport:
+    """Return everything that was measured at one layer; a layer never called has only its description."""
+    norm, moments = capture.norm, capture.moments
+    measured = _measured(moments, capture.positioned) if moments is not None and moments.count else {}
+    return LayerReport(
+        name=norm.name,
+        index=norm.index,
+        module=type(norm.module).__name__,
+        kind=norm.kind,
+        features=norm.features,
+        eps=norm.eps,
+        affine=norm.affine,
+        calls=capture.calls,
+        layout=capture.layout,
+        count=moments.count if moments is not None else 0,
+        nonfinite=capture.nonfinite,
+        own_error=capture.own_error(),
+        **{**dict.fromkeys(_PARTS), **measured},
+    )
+
+
+_PARTS = (
+    "token", "feature", "position", "sequence", "instance", "global_",
+    "own_output", "agreement", "affine_fit", "explained", "first_position",
+)  # fmt: skip
+
+
+def warnings_of(capture: LayerCapture) -> list[str]:
+    """Say what kept this layer from being measured in full, a sentence each."""
+    name, norm = capture.norm.name, capture.norm
+    notes = []
+    if capture.nonfinite:
+        notes.append(f"{name}: {capture.nonfinite} tokens with NaN or infinity were left out")
+    if capture.calls and None in capture.layouts:
+        notes.append(
+            f"{name}: its input's axes do not match the model's tokens, so rows are pooled, padding "
+            "included, and only the feature and global views are given"
+        )
+    elif capture.calls and not capture.positioned:
+        notes.append(f"{name}: it sees one row a sample, so it has no positions")
+    if capture.calls and norm.settled and norm.formula is None:
+        notes.append(
+            f"{name}: {type(norm.module).__name__} follows no known formula, so its own output is not given"
+        )
+    return notes
+
+
+def _measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
+    by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
+    parts: dict[str, Any] = {
+        "token": _group_stats(moments.token),
+        "feature": FeatureStats(moments.count, _array(by_feature.x.mean), _array(by_feature.x.variance())),
+        "global_": Scale(float(everything.mean), float(everything.variance())),
+        "agreement": _agreement(moments, positioned),
+    }
+    if not math.isnan(float(moments.output.mean.sum())):
+        output = moments.output
+        parts["own_output"] = FeatureOutput(_array(output.mean), _array(output.variance()))
+        parts["affine_fit"] = AffineFit(metrics.affine_fit(by_feature, output))
+    return {**parts, **_by_position(moments)} if positioned else parts
+
+
+def _by_position(moments: Accumulator) -> dict[str, Any]:
+    position, tokens = cells(moments, "position").x, moments.by_position
+    rms, rest = metrics.first_position(tokens)
+    return {
+        "position": PositionStats(
+            count=_array(tokens.count).astype(np.int64),
+            mean=_array(position.known_mean()),
+            variance=_array(position.variance()),
+            token_mean=_array(tokens.known_mean()[:, 0]),
+            token_variance=_array(tokens.known_mean()[:, 1]),
+        ),
+        "sequence": _group_stats(moments.sequence),
+        "instance": _group_stats(moments.instance),
+        "explained": Explained(metrics.explained_by_position(moments), metrics.explained_by_sample(moments)),
+        "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
+    }
+
+
+def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
+    known = COMPARED if positioned else WITHOUT_POSITIONS
+    return {view: metrics.agreement(moments, view) if view in known else math.nan for view in COMPARED}
+
+
+def _group_stats(groups: Groups) -> GroupStats:
+    return GroupStats(_summary(groups.mean), _summary(groups.variance))
+
+
+def _summary(spread: Spread) -> Summary:
+    moments: Moments = spread.moments
+    std = math.sqrt(float(moments.variance()))
+    return Summary(
+        int(moments.count), float(moments.known_mean()), std, float(spread.low), float(spread.high)
+    )
+
+
+def _array(values: Tensor) -> Any:
+    return values.detach().cpu().numpy().reshape(-1).copy()

@@ -1,0 +1,124 @@
+"""Hooks as a context manager: every normalization layer of a model is measured while it runs.
+
+The hooks read and never write: no output of the model changes, and none is left behind when the
+context ends, whatever ended it.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normscope import __version__
+from normscope.capture import LayerCapture
+from normscope.errors import UsageError
+from normscope.layers import find
+from normscope.report import ModelInfo, Report, RunInfo
+from normscope.summary import layer_report, warnings_of
+from normscope.tokens import ForwardTokens, Tally
+
+
+def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Watcher":
+    """Measure the normalization layers of any module, in whatever forward passes you run.
+
+        with normscope.watch(model) as watcher:
+            for batch in loader:
+                model(**batch)
+        report = watcher.report()
+
+    Padding is left out by the forward's own `attention_mask` (B, T); for a model without one, or to
+    leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. The
+    context may be entered again and again, for example every k-th training step; the numbers add
+    up. Raises UsageError when a glob matches no layer.
+    """
+    return Watcher(model, layers, exclude)
+
+
+class Watcher:
+    """The open hooks on a model and what they have measured; made by `watch`."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self.model = model
+        self.mask: Tensor | None = None
+        """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
+        self.captures = [LayerCapture(norm) for norm in find(model, layers, exclude)]
+        self.tally = Tally()
+        self._forward = ForwardTokens(model)
+        self._hooks = ExitStack()
+        self._open = False
+
+    def __enter__(self) -> "Watcher":
+        if self._open:
+            raise UsageError("this watcher is already open; leave its context before entering it again")
+        self._open = True
+        self.tally.start()
+        for capture in self.captures:
+            self._hook(capture.norm.module.register_forward_hook(self._reader(capture), with_kwargs=True))
+        self._hook(self.model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
+        self._hook(self.model.register_forward_hook(self._after, always_call=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.close()
+        self._open = False
+        self._forward.clear()
+        self.tally.stop()
+
+    def report(self) -> Report:
+        """Return what has been measured so far; the watcher may go on afterwards."""
+        run = self.tally.run_info()
+        if not self.tally.slots:  # A model without tokens, an image model say: its layers know what they saw.
+            seen = [capture.moments for capture in self.captures if capture.moments is not None]
+            run = replace(
+                run,
+                texts=max((m.samples for m in seen), default=0),
+                tokens=max((m.count for m in seen), default=0),
+                positions=max((m.positions for m in seen), default=0),
+            )
+        return self.report_as(describe(self.model, type(self.model).__name__), run)
+
+    def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
+        """Return the report under this description of the model and the run."""
+        layers = {capture.norm.name: layer_report(capture) for capture in self.captures}
+        notes = (*warnings, *(note for capture in self.captures for note in warnings_of(capture)))
+        return Report(__version__, model, run, layers, notes)
+
+    def _hook(self, handle: Any) -> None:
+        self._hooks.callback(handle.remove)
+
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._forward.begin(args, kwargs, self.mask)
+        self.tally.add(self._forward.mask)
+
+    def _after(self, *_: Any) -> None:
+        self._forward.clear()
+
+    def _reader(self, capture: LayerCapture) -> Any:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+            if given is not None and given.numel():
+                with torch.no_grad():
+                    capture.add(given, output, self._forward.parts)
+
+        return read
+
+
+def describe(model: nn.Module, name: str) -> ModelInfo:
+    """Return what is known of a model from the object alone."""
+    parameters = list(model.parameters())
+    first = parameters[0] if parameters else torch.zeros(())
+    return ModelInfo(
+        id=name,
+        revision=None,
+        commit=None,
+        architecture=type(model).__name__,
+        dtype=str(first.dtype).removeprefix("torch."),
+        device=str(first.device),
+        parameters=sum(p.numel() for p in parameters),
+    )
