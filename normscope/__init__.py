@@ -11,10 +11,10 @@ _HOMES = {
     "Loading": "normscope.loading",
     "NormscopeError": "normscope.errors",
     "Report": "normscope.report",
-    "Watcher": "normscope.watch",
+    "Watcher": "normscope.watcher",
     "inspect": "normscope.scan",
     "read_report": "normscope.report",
-    "watch": "normscope.watch",
+    "watch": "normscope.watcher",
 }
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from normscope.loading import Loading
     from normscope.report import Report, read_report
     from normscope.scan import inspect
-    from normscope.watch import Watcher, watch
+    from normscope.watcher import Watcher, watch
 
 
 def __getattr__(name: str) -> Any:

@@ -57,12 +57,12 @@ class Accumulator:
 
     def update(self, rows: Rows, y: Tensor, where: Alignment) -> None:
         """Add the rows of one batch, float64, y (V, D) beside x; all rows of a sample at once."""
-        self.table.merge(CoMoments.by_group(rows.x, y, where.position, where.position_count))
+        self.table.merge(CoMoments.by_group(rows.x, y, where.position))
         self.output.merge(Moments.of(y))
         token = torch.cat([rows.mean, rows.variance], dim=1)
-        self.by_position.merge(Moments.by_group(token, where.position, where.position_count))
+        self.by_position.merge(Moments.by_group(token, where.position))
         self.token.add(rows.mean, rows.variance)
-        self._add_samples(CoMoments.by_group(rows.x, y, where.sample, where.sample_count))
+        self._add_samples(CoMoments.by_group(rows.x, y, where.sample))
 
     def _add_samples(self, instances: CoMoments) -> None:
         sequences = instances.pool(1)

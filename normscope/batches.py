@@ -116,6 +116,8 @@ class Batches:
     that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
     keeps a closing [SEP].
 
+    `ended` is true once the texts, or the limit on them, have been reached.
+
     Counted so far: `texts` read and used, `truncated` those of them that were cut, `pending` those of
     them that no batch has handed out yet, and `skipped` the blank ones or without a token to count.
 
@@ -135,9 +137,11 @@ class Batches:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
         self.texts = self.skipped = self.truncated = self.pending = 0
+        self.ended = False
         self._source = enumerate(texts)
         self._tokenizer: Any = tokenizer
         self._batching = batching
+        self.limit = batching.limit
         added = _template(tokenizer)
         self.max_length = _agreed_length(batching.max_length, max_length, len(added))
         self._excluded: set[int] = set()
@@ -179,6 +183,7 @@ class Batches:
             if len(window) == most or characters >= _WINDOW_CHARACTERS:
                 yield window
                 window, characters = [], 0
+        self.ended = True
         if window:
             yield window
 
@@ -206,7 +211,6 @@ class Batches:
         self.texts += sum(counted)
         self.skipped += len(rows) - sum(counted)
         self.truncated += sum(counted[i] for i in long)
-        self.pending += sum(counted)
         return [row for row, counts in zip(rows, counted, strict=True) if counts]
 
     def _encode(self, texts: list[str], **truncation: Any) -> list[_Row]:

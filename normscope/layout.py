@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normscope.moments import Labels
+
 
 @dataclass(frozen=True)
 class TokenMask:
@@ -41,18 +43,15 @@ class TokenMask:
 class Alignment:
     """The rows of a layer's input that count, and where each belongs.
 
-    `index` picks them out of all rows. `sample` and `position` (V,) label them; the rows of one
-    sample stand together, samples are numbered without gaps, and the counts (samples, 1) and
-    (positions, 1) say how many rows each has. A layout of None means that the axes could not be
-    told apart: every row counts and belongs to no known sample or position.
+    `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
+    stand together, and samples are numbered without gaps. A layout of None means that the axes
+    could not be told apart: every row counts and belongs to no known sample or position.
     """
 
     layout: str | None
     index: Tensor | slice
-    sample: Tensor
-    position: Tensor
-    sample_count: Tensor
-    position_count: Tensor
+    sample: Labels
+    position: Labels
 
     @property
     def positioned(self) -> bool:
@@ -68,11 +67,11 @@ class Alignment:
         index = (
             torch.arange(len(chosen), device=chosen.device) if isinstance(self.index, slice) else self.index
         )
-        return _labelled(self.layout, index[chosen], self.sample[chosen], self.position[chosen])
+        return _labelled(self.layout, index[chosen], self.sample.group[chosen], self.position.group[chosen])
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""
-        parts, start, ends = [], 0, self.sample_count.flatten().cumsum(0).long().tolist()
+        parts, start, ends = [], 0, self.sample.count.flatten().cumsum(0).long().tolist()
         for i, end in enumerate(ends):
             following = ends[i + 1] if i + 1 < len(ends) else None
             if following is None or following - start > size:
@@ -82,7 +81,7 @@ class Alignment:
 
     def _slice(self, part: slice) -> "Alignment":
         index = part if isinstance(self.index, slice) else self.index[part]
-        return _labelled(self.layout, index, self.sample[part], self.position[part])
+        return _labelled(self.layout, index, self.sample.group[part], self.position.group[part])
 
 
 POOLED = "(B, D)"
@@ -174,8 +173,4 @@ def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
 def _labelled(layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor) -> Alignment:
     # Numbered anew, so that a sample without a valid row is no group of zero rows.
     sample = torch.unique_consecutive(sample, return_inverse=True)[1]
-    return Alignment(layout, index, sample, position, _counts(sample), _counts(position))
-
-
-def _counts(labels: Tensor) -> Tensor:
-    return torch.bincount(labels).to(torch.float64)[:, None]
+    return Alignment(layout, index, Labels.of(sample), Labels.of(position))

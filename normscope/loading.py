@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,7 @@ def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
     source = _locate(model, options)
     with _quiet():
         device = _device(options.device)
+        source = replace(source, outage=_outage(source))
         commit = _commit(source)
         # Pinned to the commit, later files match the first one and need fewer requests.
         keywords = source.keywords(commit or options.revision)
@@ -96,12 +97,13 @@ def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
 
 @dataclass(frozen=True)
 class _Source:
-    """MODEL understood: what the user wrote, and the folder or the Hub id that it means."""
+    """MODEL understood: what the user wrote, the folder or Hub id it means, why the Hub is out of reach."""
 
     given: str
     place: str
     is_folder: bool
     options: Loading
+    outage: str | None = None
 
     def keywords(self, revision: str | None) -> dict[str, Any]:
         """What every `from_pretrained` is given. An explicit False keeps it from asking on stdin."""
@@ -114,7 +116,7 @@ class _Source:
             "revision": revision,
             "token": options.token,
             "cache_dir": options.cache_dir,
-            "local_files_only": options.local_files_only,
+            "local_files_only": options.local_files_only or self.outage is not None,
         }
 
 
@@ -164,6 +166,26 @@ def _mode(place: str) -> int:
         return Path(place).stat().st_mode if place else 0
     except (OSError, ValueError):
         return 0
+
+
+def _outage(source: _Source) -> str | None:
+    """Why the Hub cannot be reached, if it cannot. Found out file by file, it takes minutes of retries."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    options = source.options
+    if source.is_folder or options.local_files_only or is_offline_mode():
+        return None
+    try:
+        url = hf_hub_url(source.place, "config.json", revision=options.revision)
+        get_hf_file_metadata(url, token=options.token)
+    except HFValidationError:
+        return None  # told better when it is asked for
+    except HfHubHTTPError as refusal:
+        return _reason(refusal, options.token) if refusal.response.status_code >= 500 else None
+    except Exception as error:  # of the HTTP library, which differs between versions of the client
+        return _reason(error, options.token)
+    return None
 
 
 def _commit(source: _Source) -> str | None:
@@ -295,7 +317,10 @@ def _quiet() -> Iterator[None]:
         from huggingface_hub import utils
         from transformers.utils import logging as model_logging
 
-        hub, bars, names = _untyped(utils), _untyped(model_logging), ("transformers", "huggingface_hub")
+        # They export more than their annotations say.
+        hub: Any = utils
+        bars: Any = model_logging
+        names = ("transformers", "huggingface_hub")
         levels = {name: logging.getLogger(name).level for name in names}
         hub_bars, model_bars = not hub.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
         try:
@@ -311,11 +336,6 @@ def _quiet() -> Iterator[None]:
             if model_bars:
                 bars.enable_progress_bar()
             (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
-
-
-def _untyped(module: Any) -> Any:
-    """These modules export more than their annotations say."""
-    return module
 
 
 @contextmanager
@@ -413,6 +433,7 @@ def _hub_words(chain: list[BaseException], source: _Source, part: str) -> str | 
     unreached = any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain)
     if unreached or absent:
         why = "downloads are turned off" if closed else f"none could be downloaded ({_reason(chain[-1])})"
+        why = f"the Hub cannot be reached ({source.outage})" if source.outage else why
         got = f"no {part} of {shown}{at} in the cache, and {why}"
         return f"{got}; expected it to be cached or a connection; {_go_online(source)}"
     if any(type(link).__module__.startswith(("httpx", "huggingface_hub")) for link in chain):

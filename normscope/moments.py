@@ -3,9 +3,9 @@
 A statistic stores counts, means and sums of centred products, and divides only when it is
 read. Two parts are merged by the pairwise formula of Chan, Golub & LeVeque (1979), "Updating
 Formulae and a Pairwise Algorithm for Computing Sample Variances", STAN-CS-79-773; within one
-part the sums are taken around that part's own mean (two passes), so a mean of 1e8 beside a
-variance of 1 does no harm. What is kept is float64; within a part the centred sums are taken in
-the dtype of its values, at least float32. Merging an empty part changes nothing.
+part the sums are taken around one of its own members, so a mean of 1e8 beside a variance of 1
+does no harm. What is kept is float64; within a part the shifted sums are taken in the dtype of
+its values, at least float32. Merging an empty part changes nothing.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,41 @@ import torch
 from torch import Tensor
 
 
-def group_sums(values: Tensor, labels: Tensor, groups: int) -> Tensor:
-    """Sum the rows of `values` (V, D) by their `labels` (V,) into (groups, D) float64."""
-    return values.new_zeros(groups, values.shape[1]).index_add_(0, labels, values).double()
+@dataclass(frozen=True)
+class Labels:
+    """Which of G groups each of V rows belongs to: `group` (V,), the rows per group `count` (G, 1)
+    float64, and `first` (G,), the first row of each group (0 for an empty one)."""
 
+    group: Tensor
+    count: Tensor
+    first: Tensor
 
-def centre_by_group(values: Tensor, mean: Tensor, labels: Tensor) -> Tensor:
-    """Subtract from each row of `values` (V, D) the `mean` (groups, D) of its group, (V, D)."""
-    own = mean.to(values.dtype).index_select(0, labels)
-    return torch.sub(values, own, out=own)
+    @classmethod
+    def of(cls, group: Tensor) -> "Labels":
+        """Count the groups of rows labelled 0, 1, ... by `group` (V,)."""
+        count = torch.bincount(group)
+        rows = torch.arange(len(group), device=group.device)
+        first = rows.new_zeros(len(count)).scatter_reduce_(0, group, rows, "amin", include_self=False)
+        return cls(group, count.double()[:, None], first)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum the rows of `values` (V, D) by group into (G, D) float64."""
+        sums = values.new_zeros(len(self.first), values.shape[1])
+        return sums.index_add_(0, self.group, values).double()
+
+    def means(self, values: Tensor) -> Tensor:
+        """Average the rows of `values` (V, D) by group into (G, D) float64; 0 for an empty group."""
+        return self.sums(values) / self.count.clamp(min=1)
+
+    def shifted(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Subtract its group's first row from each row: (V, D), and those first rows (G, D) float64.
+
+        Sums of squares around a member of the group cancel little, and not at all where the group
+        is constant, as the first token of a corpus often is.
+        """
+        first = values.index_select(0, self.first)
+        own = first.index_select(0, self.group)
+        return torch.sub(values, own, out=own), first.double()
 
 
 def _weights(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,12 +82,12 @@ class Moments:
         return cls(count, mean, (values - mean.to(values.dtype)).square_().sum(0, keepdim=True).double())
 
     @classmethod
-    def by_group(cls, values: Tensor, labels: Tensor, count: Tensor) -> "Moments":
-        """Take the moments of the rows of `values` (V, D) by label; `count` is (groups, 1)."""
-        groups = count.shape[0]
-        mean = group_sums(values, labels, groups) / count.clamp(min=1)
-        centred = centre_by_group(values, mean, labels)
-        return cls(count.clone(), mean, group_sums(centred.square_(), labels, groups))
+    def by_group(cls, values: Tensor, labels: Labels) -> "Moments":
+        """Take the moments of the rows of `values` (V, D) by group."""
+        moved, shift = labels.shifted(values)
+        mean = labels.means(moved)
+        m2 = labels.sums(moved.square_()) - labels.count * mean.square()
+        return cls(labels.count.clone(), shift + mean, m2.clamp_(min=0))
 
     def merge(self, new: "Moments") -> None:
         """Add `new`, whose groups are the first of these (this table grows when it has more)."""
@@ -120,15 +146,13 @@ class CoMoments:
         return cls(x, x.mean.clone(), x.mean.clone())
 
     @classmethod
-    def by_group(cls, x: Tensor, y: Tensor, labels: Tensor, count: Tensor) -> "CoMoments":
-        """Take the co-moments of paired rows x, y (V, D) by label; `count` is (groups, 1)."""
-        groups, size = count.shape[0], count.clamp(min=1)
-        mean_x = group_sums(x, labels, groups) / size
-        mean_y = group_sums(y, labels, groups) / size
-        centred = centre_by_group(x, mean_x, labels)
-        co = group_sums(centred * y, labels, groups)
-        m2 = group_sums(centred.square_(), labels, groups)
-        return cls(Moments(count.clone(), mean_x, m2), mean_y, co)
+    def by_group(cls, x: Tensor, y: Tensor, labels: Labels) -> "CoMoments":
+        """Take the co-moments of paired rows x, y (V, D) by group."""
+        moved, shift = labels.shifted(x)
+        mean, mean_y = labels.means(moved), labels.means(y)
+        co = labels.sums(moved * y) - labels.count * mean * mean_y
+        m2 = labels.sums(moved.square_()) - labels.count * mean.square()
+        return cls(Moments(labels.count.clone(), shift + mean, m2.clamp_(min=0)), mean_y, co)
 
     def merge(self, new: "CoMoments") -> None:
         """Add `new`, whose groups are the first of these (this table grows when it has more)."""

@@ -1,5 +1,6 @@
 """The loop: texts through the model, every normalization layer measured on the way."""
 
+import math
 import operator
 import os
 import time
@@ -19,7 +20,7 @@ from normscope.batches import Batches, Batching, length_limit
 from normscope.errors import NormscopeError, RunError, TextError, UsageError
 from normscope.loading import Loaded, Loading, load
 from normscope.report import Report, RunInfo
-from normscope.watch import Watcher, describe, watch
+from normscope.watcher import Watcher, describe, watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ class Progress:
 
 
 def inspect(
-    model: str | os.PathLike[str] | nn.Module,
+    model: str | os.PathLike[str] | nn.Module | Loaded,
     texts: Iterable[str],
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
@@ -49,8 +50,9 @@ def inspect(
 ) -> Report:
     """Run texts through a model and report the statistics of its normalization layers.
 
-    `model` is a Hub id, a folder in Hugging Face layout, "demo", or a model object, which then
-    needs its `tokenizer` and is used where it is, in evaluation mode for the length of the call.
+    `model` is a Hub id, a folder in Hugging Face layout, "demo", what `load` returned, or a model
+    object, which then needs its `tokenizer`. An object is used where it is, in evaluation mode for
+    the length of the call.
     `texts` is any iterable of strings, one sample each; it is read as a stream. `layers` and
     `exclude` are globs that choose the layers to measure. `progress` is called now and then.
 
@@ -61,11 +63,19 @@ def inspect(
         raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
     clock = _Clock(progress)
     clock.show("load")
-    loaded = _own(model, tokenizer) if not isinstance(model, str | os.PathLike) else load(model, loading)
+    loaded = _loaded(model, tokenizer, loading)
     return _measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
 
 
-def _own(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") -> Loaded:
+def _loaded(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    loading: Loading,
+) -> Loaded:
+    if isinstance(model, Loaded):
+        return model
+    if not isinstance(model, nn.Module):
+        return load(model, loading)
     if tokenizer is None:
         raise UsageError("a model object came without a tokenizer; pass tokenizer=... or the model's id")
     name = getattr(model, "name_or_path", "") or type(model).__name__
@@ -80,15 +90,14 @@ def _measure(
         # Padding would leak into the tokens of a model that cannot be told of it.
         batching = replace(batching, batch_size=1)
     config = getattr(loaded.model, "config", None)
-    expected = operator.length_hint(texts) > 0
     batches = Batches(texts, loaded.tokenizer, batching, max_length=length_limit(loaded.tokenizer, config))
     with watcher, _evaluating(loaded.model), torch.no_grad():
         for batch in batches:
             watcher.mask = batch.valid
             call(batch.inputs)
-            left = batches.pending + operator.length_hint(texts)
-            done = batches.texts - batches.pending
-            clock.show("run", done, watcher.tally.tokens, done + left if expected else None)
+            clock.show(
+                "run", batches.texts - batches.pending, watcher.tally.tokens, _expected(batches, texts)
+            )
     if not watcher.tally.tokens:
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
@@ -99,6 +108,15 @@ def _measure(
         _run_info(watcher, batches, batching, clock.seconds()),
         loaded.warnings,
     )
+
+
+def _expected(batches: Batches, texts: Iterator[str]) -> int | None:
+    """Guess how many texts there are; None while a source that has not ended gives no hint."""
+    if batches.ended:
+        return batches.texts
+    left = operator.length_hint(texts)
+    most = math.inf if batches.limit is None else batches.limit
+    return int(min(batches.texts + left, most)) if left else None
 
 
 def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: float) -> RunInfo:
@@ -145,7 +163,7 @@ class _Call:
 
 def _is_ours(trace: TracebackType | None) -> bool:
     """Whether an exception passed through our hooks: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name == "watch.py" for frame in extract_tb(trace))
+    return any(Path(frame.filename).name == "watcher.py" for frame in extract_tb(trace))
 
 
 def _failure(model: nn.Module, error: Exception) -> str:

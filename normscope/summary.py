@@ -28,7 +28,7 @@ from normscope.views import COMPARED, WITHOUT_POSITIONS, cells
 def layer_report(capture: LayerCapture) -> LayerReport:
     """Return everything that was measured at one layer; a layer never called has only its description."""
     norm, moments = capture.norm, capture.moments
-    measured = _measured(moments, capture.positioned) if moments is not None and moments.count else {}
+    parts = measured(moments, capture.positioned) if moments is not None and moments.count else {}
     return LayerReport(
         name=norm.name,
         index=norm.index,
@@ -42,7 +42,7 @@ def layer_report(capture: LayerCapture) -> LayerReport:
         count=moments.count if moments is not None else 0,
         nonfinite=capture.nonfinite,
         own_error=capture.own_error(),
-        **{**dict.fromkeys(_PARTS), **measured},
+        **{**dict.fromkeys(_PARTS), **parts},
     )
 
 
@@ -72,7 +72,8 @@ def warnings_of(capture: LayerCapture) -> list[str]:
     return notes
 
 
-def _measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
+def measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
+    """Return the measured parts of a layer's report by their field names."""
     by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
     parts: dict[str, Any] = {
         "token": _group_stats(moments.token),

@@ -1,0 +1,60 @@
+"""The `normscope` command: its commands, its version, and how it ends."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from normscope import __version__
+from normscope.cli import inspect
+from normscope.cli.guard import guard
+
+
+class _Guarded(TyperGroup):
+    """A group whose commands end by the exit codes that are documented."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command under the guard."""
+        with guard():
+            return super().invoke(ctx)
+
+
+# Plain help: it starts in half the time of the rich one, and reads the same in a pipe.
+app = typer.Typer(
+    cls=_Guarded,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    # A value for the group's own --help spares typer the import of pydantic, half of the time of a --help.
+    context_settings={"help_option_names": ["--help", "-h"], "default_map": {"help": False}},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"normscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def normscope(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """BatchNorm-style beside LayerNorm-style statistics of a pretrained model.
+
+    Loads a Hugging Face model, feeds it text, and measures every normalization layer.
+    """
+
+
+app.command(
+    "inspect", short_help="Show what every normalization layer does to texts.", epilog=inspect.EPILOG
+)(inspect.inspect)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="normscope")

@@ -1,0 +1,30 @@
+"""How a command ends: the exit code, and one line on standard error for what went wrong."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from normscope.cli.streams import say, silence
+from normscope.errors import NormscopeError
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Turn our own errors, Ctrl-C and a closed pipe into exit codes; any other exception is a bug."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except NormscopeError as error:
+        say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        silence()
+        raise typer.Exit(0) from None

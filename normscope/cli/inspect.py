@@ -1,0 +1,188 @@
+"""`normscope inspect`: run texts through a model and show what its normalization layers do."""
+
+import sys
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from normscope.cli import options
+from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.streams import Output, say, warn
+from normscope.errors import TextError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TextIO
+
+    from normscope.loading import Loaded
+    from normscope.report import Report
+    from normscope.texts import Texts
+
+EPILOG = """\b
+Examples:
+  normscope inspect demo
+  normscope inspect bert-base-uncased "The cat sat." "It rained again."
+  normscope inspect gpt2 -f corpus.txt --limit 2000 --layer "*.ln_1"
+  cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
+
+\b
+The layers (more columns in a wider terminal; a dash is an unknown number):
+  LN mean, LN variance  of each token over its features, as LayerNorm takes
+                        them: average over tokens, +- standard deviation
+  BN variance           of each feature over all tokens, as BatchNorm takes
+                        it: the least .. the greatest of all features
+  agreement with BN     cosine between the layer's own output and BatchNorm's
+                        from the statistics of all texts: 1 is the same up to
+                        scale
+  position explains     share of the input's variance that goes with the
+                        position in the text (epsilon squared)
+  text explains         the same for the text that the token is in
+  best BN fit r2        how much of the output the best fixed scale and shift
+                        per feature can reproduce (R squared)
+  agreement position    the same cosine if one mean and variance were taken
+                        per position
+  agreement text        and per text, over all its tokens and features
+  first position        rms of the centred first token, relative to the rest
+  features, module      size of the last axis, and the layer's Python class
+
+\b
+By position, in one layer (the one that agrees least with BN, or --layer):
+  texts                 how many reach the position; * is under 30
+  LN mean, LN variance  averages of the tokens' own, there
+  BN mean, BN variance  over all texts and features there: BatchNorm with the
+                        position as its channel
+  log scale             the BN variance as a bar
+
+\b
+By feature, in that layer, the K of --top:
+  BN mean, BN variance  of the layer's input, over all tokens
+  LN leaves mean, variance
+                        of the layer's own output before its scale and shift;
+                        BN would leave 0 and 1 in every feature
+  distance              from that: mean^2 + (sd - 1)^2, the squared
+                        Wasserstein distance of the two normal distributions
+
+\b
+--verbose adds, for each layer:
+  calls, tokens         how often it ran, and how many tokens it saw
+  own error             largest gap between our formula for the layer and its
+                        real output, relative to the output's rms
+  layout                the axes of its input: B text, T position, D feature
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+def inspect(  # noqa: PLR0917 (typer reads options from parameters)
+    model: options.Model,
+    text: options.Text = None,
+    file: options.File = None,
+    field: options.Field = None,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = None,
+    batch_size: options.BatchSize = 32,
+    order: options.BatchOrder = options.Order.LENGTH,
+    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
+    exclude: options.Exclude = None,
+    layer: options.Layer = None,
+    top: options.Top = 10,
+    format: options.OutputFormat = options.Format.TABLE,
+    json: options.Json = False,
+    output: options.OutputPath = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    cache_dir: options.CacheDir = None,
+    local_files_only: options.LocalFilesOnly = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.AttnImplementation = None,
+) -> None:
+    """Show BN-style beside LN-style statistics of every normalization layer."""
+    from normscope.batches import Batching
+    from normscope.loading import Loading
+
+    place = Output(output)
+    place.check()
+    loading = Loading(
+        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
+    )
+    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+    format = _chosen(format, json)
+    texts = _texts(text or [], file or [], field, quiet=quiet)
+    with ProgressBar(model, shown=wanted(quiet)) as progress:
+        from normscope.loading import load  # here: importing torch is part of the wait
+        from normscope.scan import inspect as run
+
+        loaded = load(model, loading)
+        shown = _matching(loaded, layer or [], exclude or [])
+        report = run(
+            loaded,
+            texts,
+            batching=batching,
+            layers=layer or () if format is options.Format.JSON else (),
+            exclude=exclude or (),
+            progress=progress,
+        )
+    place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
+    if not quiet:
+        warn(report.warnings, verbose=verbose)
+
+
+def _texts(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
+    """What to feed: what was named, or else what is piped in, or else the built-in sentences."""
+    from normscope.texts import read_texts
+
+    if arguments or files:
+        return read_texts(arguments, files, field=field)
+    if not _is_terminal(sys.stdin):
+        return _piped(read_texts(["-"], field=field))
+    from normscope.samples import SENTENCES
+
+    if field is not None:
+        raise UsageError("--field was given without a --file; name the file that has it")
+    if not quiet:
+        say(f"no text given: using {len(SENTENCES)} built-in sentences")
+    return SENTENCES
+
+
+def _is_terminal(stream: "TextIO | None") -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _piped(lines: "Texts") -> "Iterable[str]":
+    """Ask for the first line now: an empty pipe should not cost the loading of a model."""
+    first = next(lines, None)
+    if first is None:
+        raise TextError(
+            "no text on standard input; expected one text a line; pipe some in, or give TEXT or a --file"
+        )
+    return chain([first], lines)
+
+
+def _chosen(format: options.Format, json: bool) -> options.Format:
+    if json and format is options.Format.MARKDOWN:
+        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
+    return options.Format.JSON if json else format
+
+
+def _matching(loaded: "Loaded", globs: "Sequence[str]", exclude: "Sequence[str]") -> list[str]:
+    """The names of the layers that match; UsageError for a glob that matches none."""
+    from normscope.layers import find
+
+    return [norm.name for norm in find(loaded.model, globs, exclude)] if globs else []
+
+
+def _rendered(
+    report: "Report", format: options.Format, place: Output, *, shown: list[str], top: int, verbose: bool
+) -> str:
+    if format is options.Format.JSON:
+        return place.json(report)
+    if format is options.Format.MARKDOWN:
+        from normscope.render.markdown import render_markdown
+
+        return render_markdown(report, layers=shown, top=top, verbose=verbose)
+    from normscope.render.tables import render_report
+
+    return render_report(report, layers=shown, top=top, verbose=verbose, screen=place.screen())

@@ -1,0 +1,125 @@
+"""The options that commands share, each declared once: name, short form, and one line of help."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Format(str, Enum):
+    """How a result is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+class Order(str, Enum):
+    """How texts are put into batches."""
+
+    LENGTH = "length"
+    GIVEN = "given"
+
+
+class SpecialTokens(str, Enum):
+    """Whether [CLS], [SEP] and the like count in the statistics."""
+
+    INCLUDE = "include"
+    EXCLUDE = "exclude"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo."
+    ),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT", help="Texts to feed, one sample each; - or a pipe: standard input, one a line."
+    ),
+]
+
+File = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="PATH",
+        help="Read texts from a .txt, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
+    ),
+]
+Field = Annotated[
+    str | None, typer.Option("--field", metavar="NAME", help="The member or column that holds the text.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N texts.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; by default to the model's limit."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", help="Texts per batch.")]
+BatchOrder = Annotated[
+    Order,
+    typer.Option("--order", help="Batch texts of like length together, or as given."),
+]
+Special = Annotated[
+    SpecialTokens,
+    typer.Option("--special-tokens", help="Whether [CLS], [SEP] and the like count in the statistics."),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="Show these layers in detail; with JSON, only these. Repeatable.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),
+]
+Top = Annotated[
+    int,
+    typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of the model.")
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN", help="A Hub token; by default the one logged in with."),
+]
+CacheDir = Annotated[
+    str | None, typer.Option("--cache-dir", metavar="PATH", help="Where downloaded models are kept.")
+]
+LocalFilesOnly = Annotated[
+    bool, typer.Option("--local-files-only", help="Download nothing: use what the cache has.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. It can do anything.")
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ..."),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16; auto is the checkpoint's own."
+    ),
+]
+AttnImplementation = Annotated[
+    str | None,
+    typer.Option("--attn-implementation", metavar="NAME", help="eager, sdpa, flash_attention_2, ..."),
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+OutputPath = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Full names, more about each layer, all warnings.")
+]

@@ -1,0 +1,72 @@
+"""How far a run is, drawn on standard error while it is a terminal."""
+
+import os
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from normscope.cli.streams import say, wants_colour
+
+if TYPE_CHECKING:
+    from normscope.scan import Progress
+
+VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
+OFF = {"0", "off", "no", "false", ""}
+
+
+def wanted(quiet: bool) -> bool:
+    """Whether to show progress: at a terminal, unless the user or the Hub's variable says no.
+
+    Being quiet sets that variable, which the Hub reads when it is first imported.
+    """
+    if quiet:
+        os.environ[VARIABLE] = "1"
+    disabled = os.environ.get(VARIABLE, "").lower() not in OFF
+    return not disabled and sys.stderr is not None and sys.stderr.isatty()
+
+
+class ProgressBar:
+    """A context manager to hand to `inspect`: a line while loading, then a bar that erases itself.
+
+    The bar waits for the first batch, since the Hub draws its own bars while it downloads.
+    """
+
+    def __init__(self, model: str, *, shown: bool) -> None:
+        self._model, self._shown = model, shown
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "ProgressBar":
+        if self._shown:
+            say(f"loading {self._model}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: "Progress") -> None:
+        """Redraw the bar."""
+        if not self._shown or progress.stage != "run":
+            return
+        if self._bar is None:
+            self._bar = _bar()
+            self._task = self._bar.add_task("running", total=None, tokens="0")
+            self._bar.start()
+        # The total is a guess, and may turn out to have been too low.
+        expected = progress.expected_texts
+        total = None if expected is None else max(expected, progress.texts)
+        self._bar.update(self._task, completed=progress.texts, total=total, tokens=f"{progress.tokens:,}")
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, no_color=not wants_colour(), highlight=False)
+    columns = ("{task.description}", "{task.completed} texts", "{task.fields[tokens]} tokens")
+    description, texts, tokens = (TextColumn(column) for column in columns)
+    times = (TimeElapsedColumn(), TimeRemainingColumn(compact=True))
+    return Progress(description, BarColumn(20), texts, tokens, *times, console=console, transient=True)

@@ -1,0 +1,144 @@
+"""Where things go: data to standard output or a file, all else to standard error."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normscope.errors import ReportError
+from normscope.render.printable import printable
+
+if TYPE_CHECKING:
+    from normscope.render.tables import Screen
+    from normscope.report import Report
+
+FEW_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class Output:
+    """The place for a command's data: a file, or standard output when `path` is None or "-"."""
+
+    path: str | None
+
+    @property
+    def is_file(self) -> bool:
+        return self.path not in (None, "-")
+
+    def check(self) -> None:
+        """Raise ReportError if the place can be seen not to be writable: before the work, not after."""
+        if self.path is None or not self.is_file:
+            if sys.stdout is None:
+                raise ReportError("standard output is closed; expected it open; name a file with --output")
+            return
+        target = Path(self.path)
+        folder = target.resolve().parent
+        reasons = {
+            "it is empty; name a file": not self.path,
+            "it is a folder; name a file in it": target.is_dir(),
+            f"there is no folder {str(folder)!r}; create it": not folder.is_dir(),
+            "no permission; name a writable place": not os.access(
+                target if target.exists() else folder, os.W_OK
+            ),
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                raise ReportError(f"cannot write {self.path!r}: {reason}")
+
+    def write(self, text: str) -> None:
+        """Write `text`: to a file whole or not at all, or to standard output.
+
+        What standard output cannot encode is written as an escape rather than not at all.
+        Raises ReportError when the place cannot be written, BrokenPipeError when nobody reads it.
+        """
+        if self.path is not None and self.is_file:
+            from normscope.files import write_whole
+
+            write_whole(self.path, text)
+            return
+        try:
+            sys.stdout.write(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            silence()
+            raise ReportError(
+                f"cannot write to standard output: {error.strerror}; free some space"
+            ) from error
+
+    def json(self, report: "Report") -> str:
+        """Return the report as JSON that the place can encode; both forms read as the same values."""
+        text = report.to_json()
+        if self.is_file or _can_encode(text):
+            return text
+        import json
+
+        return json.dumps(report.to_dict(), allow_nan=False) + "\n"
+
+    def screen(self) -> "Screen":
+        """What can be shown there; a file, or a pipe, is 80 columns wide unless COLUMNS says else."""
+        from normscope.render.tables import Screen
+
+        if self.is_file:
+            return Screen(_columns(80))
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size((80, 24)).columns if terminal else _columns(80)
+        return Screen(width, terminal and wants_colour(), _can_encode(_drawing_characters()))
+
+
+def wants_colour() -> bool:
+    """Whether the user's terminal and NO_COLOR allow colour."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def say(line: str) -> None:
+    """Write one line to standard error; whatever is in it stays text on one line."""
+    if sys.stderr is not None:
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
+    """Write what a report warns of, the first few unless `verbose`."""
+    shown = warnings if verbose or len(warnings) <= FEW_WARNINGS else warnings[:FEW_WARNINGS]
+    for warning in shown:
+        say(f"warning: {warning}")
+    if len(shown) < len(warnings):
+        say(f"warning: {len(warnings) - len(shown)} more; --verbose shows them all")
+
+
+def _columns(otherwise: int) -> int:
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and int(given) else otherwise
+
+
+def silence() -> None:
+    """Point streams that fail at nothing, so that the interpreter's own last flush does not complain."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+def _drawing_characters() -> str:
+    from normscope.render.glyphs import UNICODE
+
+    return "".join(vars(UNICODE).values())
+
+
+def _can_encode(text: str) -> bool:
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"

@@ -1,0 +1,65 @@
+"""The characters that draw: bars, sparklines and signs, in Unicode or in plain ASCII."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """One set of drawing characters; `levels` rise from empty to full, `eighths` fill a cell."""
+
+    ellipsis: str
+    plus_minus: str
+    separator: str
+    rule: str
+    levels: str
+    eighths: str
+
+    def bar(self, share: float, width: int) -> str:
+        """Draw `share` in [0, 1] as a bar of at most `width` cells; empty when it is unknown."""
+        if not math.isfinite(share):
+            return ""
+        steps = round(min(max(share, 0.0), 1.0) * width * len(self.eighths))
+        full, rest = divmod(steps, len(self.eighths))
+        return self.eighths[-1] * full + (self.eighths[rest - 1] if rest else "")
+
+    def spark(self, values: ArrayLike, width: int) -> str:
+        """Draw numbers as one line of at most `width` levels, least to greatest; a gap is unknown.
+
+        More numbers than cells are averaged in equal runs.
+        """
+        numbers = np.asarray(values, dtype=np.float64)
+        runs = np.array_split(numbers, min(width, len(numbers))) if len(numbers) else []
+        return "".join(self._level(share) for share in shares([_mean(run) for run in runs]))
+
+    def _level(self, share: float) -> str:
+        if math.isnan(share):
+            return " "
+        return self.levels[min(int(share * len(self.levels)), len(self.levels) - 1)]
+
+
+UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█")
+ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#")
+
+
+def _mean(run: np.ndarray) -> float:
+    known = run[np.isfinite(run)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def shares(values: Sequence[float]) -> list[float]:
+    """Place each number between the least (0) and the greatest (1) of them; NaN stays NaN."""
+    known = [value for value in values if math.isfinite(value)]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    span = high - low
+    return [math.nan if not math.isfinite(v) else (v - low) / span if span > 0 else 0.5 for v in values]
+
+
+def logarithms(values: ArrayLike) -> np.ndarray:
+    """Return log10 of the positive numbers, NaN for the others."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.log10(numbers, out=np.full(numbers.shape, np.nan), where=numbers > 0)

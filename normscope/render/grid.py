@@ -1,0 +1,77 @@
+"""A table before it is drawn: titled columns of written cells, and which of them fit a width."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rich.cells import cell_len
+
+from normscope.render.names import shorten
+
+GAP = 2
+NARROW = 2  # columns up to this rank belong on a screen of 80
+LEAST_NAME = 17  # a layer name may shrink to this before one of those goes
+GOOD_NAME = 34  # and to this before any other
+WHOLE_NAME = 44  # a name that wraps needs this to wrap rarely
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a title, a second line that qualifies it, and its cells, already written.
+
+    `side` colours what belongs to LN and what to BN alike everywhere. Of columns that do not all
+    fit, those of higher `rank` go first; `brief` cells replace the full ones before a NARROW rank
+    goes. A column of `names` may be cut to the room that is left; one that `wraps` breaks.
+    """
+
+    title: str
+    about: str
+    cells: Sequence[str]
+    side: Literal["plain", "ln", "bn"] = "plain"
+    rank: int = 0
+    names: bool = False
+    wraps: bool = False
+    brief: Sequence[str] = ()
+
+    @property
+    def width(self) -> int:
+        """The cells it takes on a screen."""
+        return max(cell_len(text) for text in (self.title, self.about, *self.cells))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: a heading, columns of equal length, rows to stress or to mute, and lines below it."""
+
+    heading: str
+    columns: Sequence[Column]
+    notes: Sequence[str] = ()
+    strong: frozenset[int] = frozenset()
+    faint: frozenset[int] = frozenset()
+
+
+def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
+    """Return `grid` with the columns that fit `width`, its names cut to what room is left."""
+    kept = list(grid.columns)
+    for rank in sorted({column.rank for column in kept if column.rank}, reverse=True):
+        if rank <= NARROW and _needed(kept, rank) > width:
+            kept = [replace(column, cells=column.brief or column.cells) for column in kept]
+        if _needed(kept, rank) <= width:
+            break
+        kept = [column for column in kept if column.rank != rank]
+    room = width - sum(column.width + GAP for column in kept if not column.names)
+    return replace(grid, columns=[_cut(column, max(room, 8), ellipsis) for column in kept])
+
+
+def _needed(columns: Iterable[Column], rank: int) -> int:
+    """The width that the columns ask for; a name gives way sooner to what matters more."""
+    least = LEAST_NAME if rank <= NARROW else GOOD_NAME
+    widths = [
+        min(column.width, least if column.names else WHOLE_NAME if column.wraps else column.width)
+        for column in columns
+    ]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _cut(column: Column, room: int, ellipsis: str) -> Column:
+    return replace(column, cells=shorten(column.cells, room, ellipsis)) if column.names else column

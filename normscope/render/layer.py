@@ -1,0 +1,126 @@
+"""One layer in detail: a table over positions and a table over features, LN beside BN."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from normscope.render.glyphs import Glyphs, logarithms, shares
+from normscope.render.grid import Column, Grid
+from normscope.render.numbers import align, aligned, grouped, percent, short
+from normscope.render.printable import printable
+from normscope.render.summary import agreement
+from normscope.report import FeatureOutput, Floats, LayerReport, PositionStats, Report
+
+FEW = 30  # fewer samples than this at a position, and its variance is a rough guess
+BAR = 10
+SPARK = 40
+SHORT_KINDS = {"layernorm": "LN", "rmsnorm": "RMS"}
+
+
+def least_agreeing(report: Report) -> list[str]:
+    """Name the layer whose output is furthest from BN's, or else the first that was called."""
+    called = [layer for layer in report.layers.values() if layer.calls]
+    known = [layer for layer in called if math.isfinite(agreement(layer))]
+    return [layer.name for layer in ([min(known, key=agreement)] if known else called[:1])]
+
+
+def title(layer: LayerReport) -> list[str]:
+    """Say which layer the tables below are of, and what it is."""
+    if not layer.calls:
+        return [printable(layer.name), "never called"]
+    about = [f"{grouped(layer.features)} features", f"eps {short(layer.eps, 1)}", f"affine {layer.affine}"]
+    return [printable(part) for part in (layer.name, layer.kind, *about)]
+
+
+def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
+    """Return the table of at most `top` positions, None when none were measured."""
+    stats = layer.position
+    if stats is None or not len(stats.count):
+        return None
+    rows = spaced(len(stats.count), top)
+    marks = ["*" if count < FEW else " " for count in stats.count[rows]]
+    counts = align(grouped(int(count)) for count in stats.count[rows])
+    bars = [glyphs.bar(0.1 + 0.9 * share, BAR) for share in shares(logarithms(stats.variance[rows]).tolist())]
+    columns = [
+        Column("position", "", align(str(row) for row in rows)),
+        Column("texts", "", [count + mark for count, mark in zip(counts, marks, strict=True)]),
+        Column("LN mean", "average", aligned(stats.token_mean[rows]), "ln", rank=3),
+        Column("LN variance", "average", aligned(stats.token_variance[rows]), "ln"),
+        Column("BN mean", "per position", aligned(stats.mean[rows]), "bn", rank=2),
+        Column("BN variance", "per position", aligned(stats.variance[rows]), "bn"),
+        Column("", "log scale", bars, "bn", rank=4),
+    ]
+    return Grid("By position", columns, _position_notes(stats, rows, glyphs))
+
+
+def over_features(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
+    """Return the table of the `top` features that {who} leaves furthest from BN's mean 0 and variance 1."""
+    stats, output = layer.feature, layer.own_output
+    if stats is None or not len(stats.mean):
+        return None
+    unknown = np.full(len(stats.mean), math.nan)
+    left = output or FeatureOutput(unknown, unknown)
+    distance = distances(left)
+    rows = _largest(distance if output else stats.variance, top)
+    furthest = float(np.nanmax(distance)) if np.isfinite(distance).any() else math.nan
+    who = SHORT_KINDS.get(layer.kind, "layer")
+    columns = [
+        Column("feature", "", align(str(row) for row in rows)),
+        Column("BN mean", "input", aligned(stats.mean[rows]), "bn", rank=2),
+        Column("BN variance", "input", aligned(stats.variance[rows]), "bn"),
+        Column(f"{who} leaves", "mean", aligned(left.mean[rows]), "ln"),
+        Column(f"{who} leaves", "variance", aligned(left.variance[rows]), "ln"),
+        Column("distance", "from 0, 1", aligned(distance[rows])),
+        Column("", "", [glyphs.bar(d / furthest if furthest else 0.0, BAR) for d in distance[rows]], rank=3),
+    ]
+    return Grid("By feature", columns, _feature_notes(left, len(rows), glyphs) if output else [])
+
+
+def distances(output: FeatureOutput) -> Floats:
+    """How far LN leaves each feature from BN's mean 0 and variance 1: mean^2 + (sd - 1)^2, (D,).
+
+    The squared 2-Wasserstein distance between the normal distributions of these moments.
+    """
+    result: Floats = output.mean**2 + (np.sqrt(output.variance) - 1) ** 2
+    return result
+
+
+def spaced(length: int, most: int) -> list[int]:
+    """Choose at most `most` of 0..length-1: all, or the first four, ever wider steps, and the last."""
+    most = max(most, 1)
+    if length <= most:
+        return list(range(length))
+    start = max(min(4, most - 1), 1)
+    steps = np.geomspace(start, length - 1, most - start + 1)[1:].tolist()
+    return sorted({*range(start), *(round(step) for step in steps)})
+
+
+def _largest(values: Floats, top: int) -> list[int]:
+    order = np.argsort(-np.nan_to_num(values, nan=-math.inf), kind="stable")
+    return [int(row) for row in order[: max(top, 1)]]
+
+
+def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
+    length = len(stats.count)
+    notes = [f"{len(rows)} of {length} positions."] if len(rows) < length else []
+    if (stats.count[list(rows)] < FEW).any():
+        notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
+    if length > 1:
+        spark = glyphs.spark(logarithms(stats.variance), SPARK)
+        notes.append(f"BN variance at 0{glyphs.ellipsis}{length - 1}, log scale: {spark}")
+    return notes
+
+
+def _feature_notes(output: FeatureOutput, rows: int, glyphs: Glyphs) -> list[str]:
+    deviations = np.sort(np.sqrt(output.variance[np.isfinite(output.variance)]))
+    notes = [
+        f"The {rows} of {grouped(len(output.mean))} features that end up furthest from BN's mean 0 "
+        "and variance 1. distance = mean^2 + (sd - 1)^2."
+    ]
+    if len(deviations):
+        within = float(np.mean(np.abs(deviations - 1) <= 0.1))
+        low, high = short(deviations[0], 2), short(deviations[-1], 2)
+        notes.append(f"sd of every feature, sorted: {low} {glyphs.spark(deviations, SPARK)} {high}")
+        notes.append(f"{percent(within)} of the features have an sd within 10% of BN's 1.")
+    return notes

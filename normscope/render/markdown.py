@@ -1,0 +1,76 @@
+"""A report as GitHub-flavoured Markdown, for issues and notes: the tables of the terminal, in full."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from normscope.render.glyphs import UNICODE
+from normscope.render.grid import Column, Grid
+from normscope.render.layer import least_agreeing, over_features, over_positions, title
+from normscope.render.printable import printable
+from normscope.render.summary import details, headline, summary, workload
+from normscope.report import LayerReport, Report
+
+
+def render_markdown(
+    report: Report, *, layers: Sequence[str] = (), top: int = 10, verbose: bool = False
+) -> str:
+    """Return what `render_report` shows as Markdown: every column, no name cut.
+
+    Nothing in the report is taken for Markdown or HTML.
+    """
+    shown = list(layers) or least_agreeing(report)
+    parts = [*_top(report, shown, verbose)]
+    for name in shown:
+        parts += _layer(report.layers[name], top)
+    return "\n\n".join(parts) + "\n"
+
+
+def _top(report: Report, shown: Sequence[str], verbose: bool) -> Iterator[str]:
+    yield f"## {_join(headline(report))}"
+    yield _join(workload(report))
+    yield from _drawn(summary(report, shown, UNICODE))
+    if verbose:
+        yield from _drawn(details(report))
+
+
+def _layer(layer: LayerReport, top: int) -> Iterator[str]:
+    yield f"### {_join(title(layer))}"
+    for grid in (over_positions(layer, top, UNICODE), over_features(layer, top, UNICODE)):
+        if grid is not None:
+            yield from _drawn(grid)
+
+
+def _drawn(grid: Grid) -> Iterator[str]:
+    yield f"**{escape(grid.heading)}**"
+    yield "\n".join(_lines(grid))
+    if grid.notes:
+        yield "  \n".join(escape(note) for note in grid.notes)
+
+
+def _lines(grid: Grid) -> Iterator[str]:
+    yield _row(_title(column) for column in grid.columns)
+    yield _row("--:" if _is_numeric(column) else "---" for column in grid.columns)
+    for cells in zip(*(column.cells for column in grid.columns), strict=True):
+        yield _row(escape(re.sub(" +", " ", cell.strip())) for cell in cells)
+
+
+def _title(column: Column) -> str:
+    return escape(f"{column.title} {column.about}".strip()) or " "
+
+
+def _is_numeric(column: Column) -> bool:
+    return all(cell.strip()[:1] in set("-0123456789") for cell in column.cells)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _join(parts: Iterable[str]) -> str:
+    return escape(UNICODE.separator.join(parts))
+
+
+def escape(text: str) -> str:
+    """Return `text` as Markdown that shows just it: no link, tag, code, mention or cell of its own."""
+    shown = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")

@@ -1,0 +1,53 @@
+"""Numbers in few digits, one way throughout, and columns of them aligned on the decimal point."""
+
+import math
+from collections.abc import Iterable
+
+UNKNOWN = "-"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Write `value` with `digits` significant digits: 0.0123, 1.23, 312, 2.1e-4; `-` when unknown."""
+    if math.isnan(value):
+        return UNKNOWN
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    if not -3 <= power < 5:  # outside, the zeros would take more room than the exponent
+        return f"{value:.{max(digits - 2, 0)}e}".split("e")[0] + f"e{power}"
+    return f"{float(mantissa) * 10.0**power:.{max(digits - 1 - power, 0)}f}"
+
+
+def align(texts: Iterable[str]) -> list[str]:
+    """Pad written numbers to one width, their decimal points below each other."""
+    parts = [(text, *_split(text)) for text in texts]
+    whole = max((len(w) for _, w, _ in parts), default=0)
+    fraction = max((len(f) for _, _, f in parts), default=0)
+    return [" " * (whole - len(w)) + text + " " * (fraction - len(f)) for text, w, f in parts]
+
+
+def aligned(values: Iterable[float], digits: int = 3) -> list[str]:
+    """Write and align a column of numbers."""
+    return align(short(float(value), digits) for value in values)
+
+
+def percent(value: float) -> str:
+    """Write a share in [0, 1] as a percentage: 12.3%, 0.2%; `-` when unknown."""
+    return UNKNOWN if not math.isfinite(value) else f"{100 * value + 0.0:.1f}%".replace("-0.0%", "0.0%")
+
+
+def grouped(count: int) -> str:
+    """Write a count with thousands separated: 12,345."""
+    return f"{count:,}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The parts of a written number before its decimal point, and from there on."""
+    for mark in (".", "e", "%"):
+        place = text.find(mark)
+        if place >= 0 and text[:1].lstrip("-") != "i":
+            return text[:place], text[place:]
+    return text, ""

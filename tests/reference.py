@@ -1,0 +1,164 @@
+"""The definitions once more, as plainly as they can be written: two passes in float64 over everything kept.
+
+Nothing here is shared with normscope: activations are stacked, grouped with masks, and reduced
+by numpy's own mean and var.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+@dataclass
+class Tokens:
+    """Every counted token of a corpus: its input x and own output y (V, D), its sample and position (V,)."""
+
+    x: Array
+    y: Array
+    sample: Array
+    position: Array
+
+
+def stack(samples: list[tuple[Array, Array, Array]]) -> Tokens:
+    """Stack (x, y, positions) of single samples."""
+    return Tokens(
+        np.concatenate([x for x, _, _ in samples]).astype(np.float64),
+        np.concatenate([y for _, y, _ in samples]).astype(np.float64),
+        np.concatenate([np.full(len(x), i) for i, (x, _, _) in enumerate(samples)]),
+        np.concatenate([positions for _, _, positions in samples]),
+    )
+
+
+def layer_norm(x: Array, eps: float) -> Array:
+    x = x.astype(np.float64)
+    return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + eps)
+
+
+def rms_norm(x: Array, eps: float) -> Array:
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(1, keepdims=True) + eps)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    v = np.asarray(values)
+    return {"count": len(v), "mean": v.mean(), "std": v.std(), "min": v.min(), "max": v.max()}
+
+
+def measure(tokens: Tokens, eps: float) -> dict[str, Any]:
+    """Return every number of a layer's report, in the report's JSON shape."""
+    x, y = tokens.x, tokens.y
+    samples = [tokens.sample == i for i in np.unique(tokens.sample)]
+    positions = [tokens.position == t for t in range(tokens.position.max() + 1)]
+    filled = [rows for rows in positions if rows.any()]
+    at = {t: rows for t, rows in enumerate(positions) if rows.any()}
+    return {
+        "count": len(x),
+        "token": _pair(x.mean(1), x.var(1)),
+        "feature": {"count": len(x), "mean": x.mean(0), "variance": x.var(0)},
+        "position": {
+            "count": [int(rows.sum()) for rows in positions],
+            "mean": _each(positions, lambda rows: x[rows].mean()),
+            "variance": _each(positions, lambda rows: x[rows].var()),
+            "token_mean": _each(positions, lambda rows: x[rows].mean(1).mean()),
+            "token_variance": _each(positions, lambda rows: x[rows].var(1).mean()),
+        },
+        "sequence": _pair([x[rows].mean() for rows in samples], [x[rows].var() for rows in samples]),
+        "instance": _pair(
+            np.concatenate([x[rows].mean(0) for rows in samples]),
+            np.concatenate([x[rows].var(0) for rows in samples]),
+        ),
+        "global": {"mean": x.mean(), "variance": x.var()},
+        "own_output": {"mean": y.mean(0), "variance": y.var(0)},
+        "agreement": {
+            "feature": _cosine(y, (x - x.mean(0)) / np.sqrt(x.var(0) + eps)),
+            "position": _cosine(y, _scaled(x, filled, None, eps)),
+            "position_feature": _cosine(y, _scaled(x, filled, 0, eps)),
+            "sequence": _cosine(y, _scaled(x, samples, None, eps)),
+            "instance": _cosine(y, _scaled(x, samples, 0, eps)),
+            "global": _cosine(y, (x - x.mean()) / np.sqrt(x.var() + eps)),
+        },
+        "affine_fit": {"r2": _best_lines(x, y)},
+        "explained": {"position": _effect(x, filled), "sequence": _effect(x, samples)},
+        "first_position": _first(x, at),
+    }
+
+
+def _pair(means: Any, variances: Any) -> dict[str, Any]:
+    return {"mean": summary(means), "variance": summary(variances)}
+
+
+def _each(groups: list[Array], read: Any) -> list[float]:
+    return [float(read(rows)) if rows.any() else math.nan for rows in groups]
+
+
+def _scaled(x: Array, groups: list[Array], axis: int | None, eps: float) -> Array:
+    z = np.empty_like(x)
+    for rows in groups:
+        z[rows] = (x[rows] - x[rows].mean(axis)) / np.sqrt(x[rows].var(axis) + eps)
+    return z
+
+
+def _cosine(y: Array, z: Array) -> float:
+    return float((y * z).sum() / math.sqrt((y**2).sum() * (z**2).sum()))
+
+
+def _best_lines(x: Array, y: Array) -> float:
+    residual = 0.0
+    for d in range(x.shape[1]):
+        design = np.stack([x[:, d] - x[:, d].mean(), np.ones(len(x))], axis=1)
+        line, *_ = np.linalg.lstsq(design, y[:, d], rcond=None)
+        residual += float(((y[:, d] - design @ line) ** 2).sum())
+    return 1 - residual / float(((y - y.mean(0)) ** 2).sum())
+
+
+def _effect(x: Array, groups: list[Array]) -> dict[str, float]:
+    centre, total = x.mean(0), ((x - x.mean(0)) ** 2).sum()
+    between = sum(rows.sum() * ((x[rows].mean(0) - centre) ** 2).sum() for rows in groups)
+    eta2 = between / total
+    spare = len(x) - len(groups)
+    return {"eta2": eta2, "epsilon2": 1 - (1 - eta2) * (len(x) - 1) / spare if spare else math.nan}
+
+
+def _first(x: Array, at: dict[int, Array]) -> dict[str, float]:
+    centred = x - x.mean(1, keepdims=True)
+    rest = np.logical_or.reduce([rows for t, rows in at.items() if t > 0] or [np.zeros(len(x), bool)])
+    first = math.sqrt((centred[at[0]] ** 2).mean()) if 0 in at else math.nan
+    others = math.sqrt((centred[rest] ** 2).mean()) if rest.any() else math.nan
+    return {"rms": first, "rest_rms": others, "ratio": first / others}
+
+
+def worst_error(got: Any, expected: dict[str, Any]) -> tuple[float, str]:
+    """Return the largest relative error of a layer's report (as a dict) and the number that has it.
+
+    A mean averages numbers that cancel, so its error is taken relative to their root mean square,
+    and one among many means relative to the largest; the least of many variances relative to
+    their mean; shares and cosines absolutely; every other number relative to itself.
+    """
+    return max(_errors(got, expected, expected, ""), key=lambda pair: pair[0])
+
+
+def _errors(got: Any, want: Any, parent: dict[str, Any], path: str) -> list[tuple[float, str]]:
+    if isinstance(want, dict):
+        return [e for key in want for e in _errors(got[key], want[key], want, f"{path}.{key}")]
+    got, want = _numbers(got), _numbers(want)
+    assert got.shape == want.shape, f"{path}: {got.shape} is not {want.shape}"
+    assert (np.isnan(got) == np.isnan(want)).all(), f"{path}: unknown numbers differ"
+    scale = np.abs(want)
+    if path.endswith(("mean", "token_mean")) and "variance" in parent:
+        scale = np.sqrt(_numbers(parent["variance"]) + want**2)
+    elif path.endswith(("mean.mean", "mean.min", "mean.max", "mean.std")):
+        scale = np.asarray(max(abs(parent["min"]), abs(parent["max"])))
+    elif path.endswith("variance.min"):
+        scale = np.asarray(parent["mean"])
+    elif ".explained." in path or ".agreement." in path:
+        scale = np.ones_like(want)
+    error = np.abs(got - want) / np.where(scale > 0, scale, 1)
+    return [(float(np.nanmax(error, initial=0)), path)]
+
+
+def _numbers(values: Any) -> Array:
+    return np.asarray([math.nan if v is None else v for v in np.atleast_1d(values)], dtype=np.float64)

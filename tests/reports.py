@@ -1,0 +1,159 @@
+"""Small reports made up by formula, for tests of what shows them: no model, no random numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from normscope.report import (
+    AffineFit,
+    EffectSize,
+    Explained,
+    FeatureOutput,
+    FeatureStats,
+    FirstPosition,
+    GroupStats,
+    LayerReport,
+    ModelInfo,
+    PositionStats,
+    Report,
+    RunInfo,
+    Scale,
+    Summary,
+)
+
+NAN = float("nan")
+MINILM = [
+    "embeddings.LayerNorm",
+    *(f"encoder.layer.{i}.{place}.LayerNorm" for i in range(6) for place in ("attention.output", "output")),
+]
+LLAMA = [
+    *(
+        f"model.layers.{i}.{norm}"
+        for i in range(16)
+        for norm in ("input_layernorm", "post_attention_layernorm")
+    ),
+    "model.norm",
+]
+HOSTILE = [
+    "[red]bold[/red]",
+    "[/]",
+    "\x1b[31mred\x1b[0m",
+    "right\u202etfel",
+    "</script><b>&|`",
+    "two\nlines\r\tand a tab",
+    "\ud800 half a pair",
+    "层归一化.規範化",
+]
+
+
+def layer(
+    name: str, index: int = 0, *, features: int = 48, positions: int = 40, **changes: object
+) -> LayerReport:
+    """One measured layer; `changes` replace its fields."""
+    d = np.arange(features) + index
+    t = np.arange(positions)
+    scale = 0.02 * 1.6**index
+    count = np.maximum(64 - 3 * np.maximum(t - 8, 0) // 2, 1)
+    variance = scale * (1 + 0.5 * np.sin(0.7 * d) + 40 * (d % 17 == 3))
+    own = 1 + 0.6 * np.sin(1.3 * d) + 5 * (d % 17 == 3)
+    token_variance = scale * (1 + 2.0 * (t == 0) + 0.1 * np.cos(t))
+    measured = LayerReport(
+        name=name,
+        index=index,
+        module="LayerNorm",
+        kind="layernorm",
+        features=features,
+        eps=1e-12,
+        affine="weight+bias",
+        calls=2,
+        layout="BTD",
+        count=int(count.sum()),
+        nonfinite=0,
+        own_error=2.5e-7 * (index + 1),
+        token=GroupStats(_summary(-0.001 * index, scale / 9), _summary(scale, scale / 4)),
+        feature=FeatureStats(int(count.sum()), 0.1 * np.cos(0.5 * d) * scale**0.5, variance),
+        position=PositionStats(
+            count, 0.01 * np.sin(t), token_variance * 1.05, 0.01 * np.sin(t), token_variance
+        ),
+        sequence=GroupStats(_summary(0.0, scale / 9), _summary(scale, scale / 8)),
+        instance=GroupStats(_summary(0.0, scale / 3), _summary(scale, scale / 2)),
+        global_=Scale(0.0, scale * 1.2),
+        own_output=FeatureOutput(0.3 * np.cos(0.9 * d), own),
+        agreement={
+            "feature": 0.98 - 0.03 * ((index * 5) % 13),
+            "position": 0.99 - 0.01 * index,
+            "position_feature": 0.9,
+            "sequence": 0.995 - 0.004 * index,
+            "instance": 0.8,
+            "global": 0.97,
+        },
+        affine_fit=AffineFit(0.97 - 0.02 * index),
+        explained=Explained(EffectSize(0.2, 0.15 - 0.013 * index), EffectSize(0.3, 0.05 + 0.02 * index)),
+        first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
+    )
+    return replace(measured, **changes)  # type: ignore[arg-type]
+
+
+def uncalled(name: str, index: int = 0) -> LayerReport:
+    """A layer that the model has and the run did not reach."""
+    parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
+    rest = ("agreement", "affine_fit", "explained", "first_position", "layout")
+    nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
+    return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
+
+
+def report(
+    layers: Iterable[LayerReport], *, id: str = "nreimers/MiniLM", warnings: Sequence[str] = ()
+) -> Report:
+    """A report of such layers."""
+    model = ModelInfo(id, None, None, "BertModel", "float32", "cpu", 22_713_216)
+    run = RunInfo(64, 1536, 0, 3, 40, 256, "include", 32, 2, "length", 0.125, 1.234)
+    return Report("0.1.0", model, run, {each.name: each for each in layers}, tuple(warnings))
+
+
+def minilm() -> Report:
+    """Thirteen LayerNorms, as in all-MiniLM-L6-v2."""
+    return report(
+        (layer(name, i) for i, name in enumerate(MINILM)), id="sentence-transformers/all-MiniLM-L6-v2"
+    )
+
+
+def llama() -> Report:
+    """Thirty-three RMSNorms, the last but one never called."""
+    layers = [
+        layer(name, i % 12, kind="rmsnorm", module="LlamaRMSNorm", affine="weight", eps=1e-5)
+        for i, name in enumerate(LLAMA)
+    ]
+    layers[-2] = replace(uncalled(LLAMA[-2], len(LLAMA) - 2), kind="rmsnorm", module="LlamaRMSNorm")
+    return report(layers, id="meta-llama/Llama-3.2-1B")
+
+
+def mixed() -> Report:
+    """Kinds, axes and parts that were not all measured, under names of 150 characters."""
+    stem = "model.vision_tower.transformer.resblocks"
+    long = [f"{stem}.{i}.{'very_' * 19}deep.norm_{i}" for i in range(4)]
+    assert all(len(name) > 140 for name in long)
+    return report(
+        [
+            layer(long[0], 0),
+            layer(long[1], 1, kind="rmsnorm", positions=4),
+            layer(long[2], 2, kind="batchnorm", position=None, first_position=None),
+            layer(long[3], 3, kind="other", own_output=None, agreement=None, affine_fit=None, own_error=NAN),
+            uncalled("pooler.norm", 4),
+        ]
+    )
+
+
+def hostile() -> Report:
+    """Names and words that try to be markup, escape codes or table syntax."""
+    layers = [
+        layer(name, i, kind=name, module=HOSTILE[i - 1], layout=name, affine=name)
+        for i, name in enumerate(HOSTILE)
+    ]
+    return report(layers, id="".join(HOSTILE), warnings=HOSTILE)
+
+
+def _summary(mean: float, std: float) -> Summary:
+    return Summary(1536, mean, std, mean - 3 * std, mean + 4 * std)
