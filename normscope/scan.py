@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from normscope.batches import Batches, Batching, length_limit
 from normscope.errors import NormscopeError, RunError, TextError, UsageError
+from normscope.layers import find
 from normscope.loading import Loaded, Loading, load
 from normscope.report import Report, RunInfo
 from normscope.watcher import Watcher, describe, watch
@@ -65,6 +66,11 @@ def inspect(
     clock.show("load")
     loaded = _loaded(model, tokenizer, loading)
     return _measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
+
+
+def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
+    """Name the layers that `inspect` would measure, in its order; UsageError for a glob without a match."""
+    return [norm.name for norm in find(loaded.model, only, exclude)]
 
 
 def _loaded(

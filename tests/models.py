@@ -1,4 +1,4 @@
-"""Small models for the tests: the real MiniLM, and randomly initialised ones built from their configurations."""
+"""Models for the tests: the real MiniLM, and small random ones built from their configurations."""
 
 import importlib.metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ def llama(**changes: Any) -> Any:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = transformers.LlamaConfig(vocab_size=100, num_key_value_heads=2, **{**sizes, **changes})
-    return spread_norms(transformers.LlamaForCausalLM(config).eval())
+    return spread_norms(transformers.LlamaForCausalLM(config))
 
 
 def gpt2(**changes: Any) -> Any:
@@ -36,7 +36,7 @@ def gpt2(**changes: Any) -> Any:
     config = transformers.GPT2Config(
         vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=64, **changes
     )
-    return spread_norms(transformers.GPT2LMHeadModel(config).eval())
+    return spread_norms(transformers.GPT2LMHeadModel(config))
 
 
 def bert(**changes: Any) -> Any:
@@ -44,7 +44,7 @@ def bert(**changes: Any) -> Any:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = transformers.BertConfig(vocab_size=100, **{**sizes, **changes})
-    return spread_norms(transformers.BertForMaskedLM(config).eval())
+    return spread_norms(transformers.BertForMaskedLM(config))
 
 
 def spread_norms(model: Any) -> Any:
@@ -54,7 +54,7 @@ def spread_norms(model: Any) -> Any:
             if "Norm" in type(module).__name__:
                 for parameter in module.parameters(recurse=False):
                     parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
+    return model.eval()
 
 
 def prose(count: int) -> list[str]:

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,8 @@ from normscope import __version__
 from normscope.cli import progress as progress_module
 from normscope.cli.app import app
 from normscope.errors import ModelError, RunError, UsageError
+from normscope.layers import select
+from normscope.loading import Loaded, Loading
 from normscope.render.tables import Screen, render_report
 from normscope.report import Report, read_report
 from normscope.samples import SENTENCES
@@ -27,16 +29,20 @@ from tests.reports import MINILM
 # The library's place is taken, so that a subprocess needs no model: MODEL says what happens.
 STUB = """
 import sys, types
+from normscope import loading
 from tests import reports
-scan = types.ModuleType("normscope.scan")
-def inspect(model, texts, **options):
-    texts = list(texts)
+def load(model, options):
     if model == "interrupt":
         raise KeyboardInterrupt
-    if model == "bug":
+    return loading.Loaded(None, None, model, None, None, ())
+def inspect(loaded, texts, **options):
+    texts = list(texts)
+    if loaded.id == "bug":
         raise ZeroDivisionError("a bug")
-    return getattr(reports, model)()
-scan.inspect = inspect
+    return getattr(reports, loaded.id)()
+loading.load = load
+scan = types.ModuleType("normscope.scan")
+scan.inspect, scan.layer_names = inspect, None
 sys.modules["normscope.scan"] = scan
 from normscope.cli.app import main
 main()
@@ -55,15 +61,24 @@ class Moment:
 
 
 class Library:
-    """Stands in for `normscope.scan`: keeps what it was called with, returns or raises what it is told."""
+    """Stands in for `load` and `normscope.scan`: keeps what it was called with, does what it is told."""
 
     def __init__(self) -> None:
         self.report = reports.minilm()
         self.error: BaseException | None = None
         self.calls: list[dict[str, Any]] = []
 
-    def inspect(self, model: str, texts: Iterable[str], **options: Any) -> Report:
-        self.calls.append({"model": model, "texts": list(texts), **options})
+    def load(self, model: str, options: Loading) -> Loaded:
+        self.loading = options
+        return Loaded(None, None, model, None, None, ())  # type: ignore[arg-type]
+
+    def layer_names(self, loaded: Loaded, only: Sequence[str], exclude: Sequence[str]) -> list[str]:
+        return [
+            name for name in self.report.layers if name in select(list(self.report.layers), only, exclude)
+        ]
+
+    def inspect(self, loaded: Loaded, texts: Iterable[str], **options: Any) -> Report:
+        self.calls.append({"model": loaded.id, "texts": list(texts), "loading": self.loading, **options})
         if self.error:
             raise self.error
         return self.report
@@ -72,7 +87,8 @@ class Library:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     fake, module = Library(), ModuleType("normscope.scan")
-    module.inspect = fake.inspect  # type: ignore[attr-defined]
+    module.inspect, module.layer_names = fake.inspect, fake.layer_names  # type: ignore[attr-defined]
+    monkeypatch.setattr("normscope.loading.load", fake.load)
     monkeypatch.setitem(sys.modules, "normscope.scan", module)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv(progress_module.VARIABLE, "")

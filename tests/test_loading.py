@@ -450,8 +450,15 @@ def chatter() -> tuple[object, ...]:
 
 @pytest.mark.parametrize("bars", [True, False])
 def test_loading_is_quiet_and_leaves_the_settings_as_they_were(
-    bert: Path, bars: bool, capfd: pytest.CaptureFixture[str]
+    bert: Path, bars: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_tokenizer = transformers.AutoTokenizer.from_pretrained
+
+    def warn(*arguments: Any, **keywords: Any) -> Any:
+        warnings.warn("soon to be removed", FutureWarning, stacklevel=2)
+        return read_tokenizer(*arguments, **keywords)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", warn)
     levels = logging.getLogger("transformers").level
     switch = transformers.utils.logging
     (switch.enable_progress_bar if bars else switch.disable_progress_bar)()  # type: ignore[no-untyped-call]
@@ -569,7 +576,13 @@ def test_models_of_a_hub(bert: Path, saved_bert: Path, tmp_path: Path) -> None:
         assert "hf_secret" not in message
     assert trusted[0] == "Own"
     assert (tmp_path / "ran").exists()
-    # Weights are fetched once, and an untrusted or wordless model's are not fetched at all.
+    # Only the first file is asked for by branch, the others by the commit it was found at.
+    by_branch = {
+        request.split("/resolve/main/")[1] for request in served.requests if "/resolve/main/" in request
+    }
+    assert by_branch == {"config.json"}
+    assert "GET /api/models/org/tiny" not in served.requests
+    # Weights are fetched once, and a wordless model's are not fetched at all.
     fetched = [
         request for request in served.requests if request.startswith("GET") and "safetensors" in request
     ]

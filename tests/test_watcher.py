@@ -112,7 +112,7 @@ def test_hooks_go_when_the_forward_fails() -> None:
 
 
 def test_training_goes_on_undisturbed() -> None:
-    plain, watched_model = models.gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), None
+    plain = models.gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     watched_model = copy.deepcopy(plain)
     batch = padded("right")
     for model in (plain, watched_model):
@@ -125,10 +125,8 @@ def test_training_goes_on_undisturbed() -> None:
             else:
                 loss = model(**batch, labels=batch["input_ids"]).loss
             loss.backward()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter -= 0.1 * parameter.grad
-                    parameter.grad = None
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+            model.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched_model.parameters(), strict=True))
     assert watched_model.training
     assert watcher.report().run.batches == 2
@@ -148,9 +146,10 @@ def test_a_mask_of_ones_own_leaves_out_more_and_keeps_positions() -> None:
 
 def test_a_mask_of_another_shape_is_refused() -> None:
     model = models.llama()
-    with normscope.watch(model) as watcher, pytest.raises(UsageError, match=r"watcher.mask is \(2, 2\)"):
+    with normscope.watch(model) as watcher:
         watcher.mask = torch.ones(2, 2)
-        model(**padded("right"))
+        with pytest.raises(UsageError, match=r"watcher.mask is \(2, 2\)"):
+            model(**padded("right"))
 
 
 def test_a_key_value_cache_goes_on_counting_positions() -> None:
@@ -190,7 +189,7 @@ def test_a_layer_whose_inputs_are_all_bad_is_null() -> None:
         norm(torch.full((2, 3, 4), float("nan")))
     layer = watcher.report().layers["LayerNorm"]
     assert (layer.calls, layer.count, layer.nonfinite) == (1, 0, 6)
-    assert layer.token is layer.feature is layer.agreement is None
+    assert [layer.token, layer.feature, layer.agreement] == [None, None, None]
 
 
 def test_a_layer_never_called_is_listed() -> None:

@@ -10,10 +10,9 @@ from normscope.cli.streams import Output, say, warn
 from normscope.errors import TextError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import TextIO
 
-    from normscope.loading import Loaded
     from normscope.report import Report
     from normscope.texts import Texts
 
@@ -114,9 +113,10 @@ def inspect(  # noqa: PLR0917 (typer reads options from parameters)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.scan import inspect as run
+        from normscope.scan import layer_names
 
         loaded = load(model, loading)
-        shown = _matching(loaded, layer or [], exclude or [])
+        shown = layer_names(loaded, layer, exclude or ()) if layer else []
         report = run(
             loaded,
             texts,
@@ -165,13 +165,6 @@ def _chosen(format: options.Format, json: bool) -> options.Format:
     if json and format is options.Format.MARKDOWN:
         raise UsageError("--json and --format markdown were both given; expected one format; drop one")
     return options.Format.JSON if json else format
-
-
-def _matching(loaded: "Loaded", globs: "Sequence[str]", exclude: "Sequence[str]") -> list[str]:
-    """The names of the layers that match; UsageError for a glob that matches none."""
-    from normscope.layers import find
-
-    return [norm.name for norm in find(loaded.model, globs, exclude)] if globs else []
 
 
 def _rendered(
