@@ -8,7 +8,7 @@ __all__ = ["Batching", "Loading", "NormscopeError", "Report", "Watcher", "inspec
 
 _HOMES = {
     "Batching": "normscope.batches",
-    "Loading": "normscope.loading",
+    "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
@@ -20,9 +20,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from normscope.batches import Batching
     from normscope.errors import NormscopeError
-    from normscope.loading import Loading
     from normscope.report import Report, read_report
     from normscope.scan import inspect
+    from normscope.source import Loading
     from normscope.watcher import Watcher, watch
 
 

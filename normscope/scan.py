@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from normscope.batches import Batches, Batching, length_limit
 from normscope.errors import NormscopeError, RunError, TextError, UsageError
 from normscope.layers import find
-from normscope.loading import Loaded, Loading, load
+from normscope.loading import Loaded, load
+from normscope.printable import reason
 from normscope.report import Report, RunInfo
+from normscope.source import Loading
 from normscope.watcher import Watcher, describe, watch
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ def inspect(
     texts: Iterable[str],
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-    loading: Loading = Loading(),  # noqa: B008 (frozen)
-    batching: Batching = Batching(),  # noqa: B008 (frozen)
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
@@ -173,12 +175,11 @@ def _is_ours(trace: TracebackType | None) -> bool:
 
 
 def _failure(model: nn.Module, error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    why = reason(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory ({reason}); try a smaller --batch-size or --max-length"
+        return f"out of memory ({why}); try a smaller --batch-size or --max-length"
     name = type(model).__name__
-    return f"{name} failed on the texts ({reason}); check that model and tokenizer belong together"
+    return f"{name} failed on the texts ({why}); check that model and tokenizer belong together"
 
 
 @contextmanager

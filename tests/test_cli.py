@@ -19,10 +19,11 @@ from normscope.cli import progress as progress_module
 from normscope.cli.app import app
 from normscope.errors import ModelError, RunError, UsageError
 from normscope.layers import select
-from normscope.loading import Loaded, Loading
+from normscope.loading import Loaded
 from normscope.render.tables import Screen, render_report
 from normscope.report import Report, read_report
 from normscope.samples import SENTENCES
+from normscope.source import Loading
 from tests import reports
 from tests.reports import MINILM
 
@@ -214,7 +215,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
 
 def test_defaults_are_the_librarys(library: Library) -> None:
     from normscope.batches import Batching
-    from normscope.loading import Loading
+    from normscope.source import Loading
 
     run("m", "a text")
     assert (library.calls[0]["batching"], library.calls[0]["loading"]) == (Batching(), Loading())

@@ -23,7 +23,8 @@ import transformers
 from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
 
 from normscope.errors import ModelError, UsageError
-from normscope.loading import DEMO_HUB_ID, Loading, load
+from normscope.loading import load
+from normscope.source import DEMO_HUB_ID, Loading
 from tests.hub import (
     COMMIT,
     GOOD_TOKEN,
@@ -494,7 +495,8 @@ def test_an_interrupt_passes_and_the_settings_come_back(bert: Path, monkeypatch:
 DRIVER = """
 import json, sys
 from normscope.errors import ModelError
-from normscope.loading import Loading, load
+from normscope.loading import load
+from normscope.source import Loading
 for model, options in json.load(sys.stdin):
     try:
         loaded = load(model, Loading(**options))

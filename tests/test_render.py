@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
+from normscope.printable import printable
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.layer import distances, least_agreeing, spaced
 from normscope.render.markdown import escape, render_markdown
 from normscope.render.names import shorten
 from normscope.render.numbers import align, aligned, percent, short
-from normscope.render.printable import printable
 from normscope.render.tables import Screen, render_report
 from normscope.report import FeatureOutput, FeatureStats, LayerReport, Report
 from tests import reports

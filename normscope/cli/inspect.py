@@ -71,7 +71,7 @@ By feature, in that layer, the K of --top:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
-def inspect(  # noqa: PLR0917 (typer reads options from parameters)
+def inspect(
     model: options.Model,
     text: options.Text = None,
     file: options.File = None,
@@ -100,7 +100,7 @@ def inspect(  # noqa: PLR0917 (typer reads options from parameters)
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
     from normscope.batches import Batching
-    from normscope.loading import Loading
+    from normscope.source import Loading
 
     place = Output(output)
     place.check()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.errors import ReportError
-from normscope.render.printable import printable
+from normscope.printable import printable
 
 if TYPE_CHECKING:
     from normscope.render.tables import Screen

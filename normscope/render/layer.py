@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normscope.printable import printable
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import align, aligned, grouped, percent, short
-from normscope.render.printable import printable
 from normscope.render.summary import agreement
 from normscope.report import FeatureOutput, Floats, LayerReport, PositionStats, Report
 
@@ -103,7 +103,8 @@ def _largest(values: Floats, top: int) -> list[int]:
 
 def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
     length = len(stats.count)
-    notes = [f"{len(rows)} of {length} positions."] if len(rows) < length else []
+    shown = f"{len(rows)} of {length} positions. " if len(rows) < length else ""
+    notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
     if (stats.count[list(rows)] < FEW).any():
         notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
     if length > 1:

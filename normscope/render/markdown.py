@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from normscope.printable import printable
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
 from normscope.render.layer import least_agreeing, over_features, over_positions, title
-from normscope.render.printable import printable
 from normscope.render.summary import details, headline, summary, workload
 from normscope.report import LayerReport, Report
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from normscope.render.printable import printable
+from normscope.printable import printable
 
 
 def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:

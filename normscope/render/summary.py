@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from normscope.printable import printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
 from normscope.render.names import cut_middle
 from normscope.render.numbers import UNKNOWN, align, aligned, grouped, percent, short
-from normscope.render.printable import printable
 from normscope.report import LayerReport, Report, Summary
 
 BAR = 3
