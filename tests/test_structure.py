@@ -1,0 +1,285 @@
+"""The house: who may import whom, what is public, what is documented, what stays unloaded."""
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import normscope
+from tests import reports
+
+PACKAGE = Path(normscope.__file__).parent
+CORE = {"torch"}
+
+# A row says what a module of the package may import: modules of rows above its own, and third parties.
+# `render` and `cli` are one row each; their own files may import each other.
+ARROWS: dict[str, tuple[set[str], set[str]]] = {
+    "errors": (set(), set()),
+    "files": ({"errors"}, set()),
+    "plain": ({"errors"}, {"numpy"}),
+    "report": ({"errors", "files", "plain"}, {"numpy"}),
+    "printable": (set(), set()),
+    "samples": (set(), set()),
+    "texts": ({"errors", "printable"}, set()),
+    "source": ({"errors", "printable"}, {"huggingface_hub"}),
+    "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
+    "loading": (
+        {"errors", "printable", "refusals", "source"},
+        {"huggingface_hub", "torch", "transformers"},
+    ),
+    "batches": ({"errors"}, {"torch", "transformers"}),
+    "moments": (set(), CORE),
+    "layout": ({"errors", "moments"}, CORE),
+    "layers": ({"errors", "moments"}, CORE),
+    "accumulator": ({"layout", "moments"}, CORE),
+    "views": ({"accumulator", "moments"}, CORE),
+    "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
+    "capture": ({"accumulator", "layers", "layout", "moments"}, CORE),
+    "summary": ({"accumulator", "capture", "metrics", "moments", "report", "views"}, CORE | {"numpy"}),
+    "tokens": ({"errors", "layout", "report"}, CORE),
+    "watcher": ({"capture", "errors", "layers", "report", "summary", "tokens"}, CORE),
+    "scan": (
+        {"batches", "errors", "layers", "loading", "printable", "report", "source", "watcher"},
+        CORE,
+    ),
+    "render": ({"printable", "report"}, {"numpy", "rich"}),
+    "cli": (
+        {
+            "batches",
+            "errors",
+            "files",
+            "loading",
+            "printable",
+            "render",
+            "report",
+            "samples",
+            "scan",
+            "source",
+            "texts",
+        },
+        {"rich", "typer"},
+    ),
+    "__main__": ({"cli"}, set()),
+    "__init__": (set(), set()),
+}
+WITHOUT_TORCH = {
+    "cli", "errors", "files", "plain", "printable", "render", "report", "samples", "source", "texts",
+}  # fmt: skip
+
+
+def module_files() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+FILES = dict(module_files())
+
+
+def row_of(module: str) -> str:
+    return module.split(".", maxsplit=1)[0]
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Yield every module imported anywhere in a file, less what only a type checker reads."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        return
+    if isinstance(tree, ast.Import):
+        yield from (alias.name for alias in tree.names)
+    if isinstance(tree, ast.ImportFrom):
+        assert tree.level == 0, "write imports in full"
+        yield from (
+            f"normscope.{alias.name}" if tree.module == "normscope" else str(tree.module)
+            for alias in tree.names
+        )
+    for child in ast.iter_child_nodes(tree):
+        yield from imports_of(child)
+
+
+def own_and_foreign(path: Path) -> tuple[set[str], set[str]]:
+    """Return the rows of the package, and the third parties, that a file imports."""
+    names = set(imports_of(ast.parse(path.read_text(encoding="utf-8")))) - {"normscope.__version__"}
+    own = {name.split(".")[1] for name in names if name.startswith("normscope.")}
+    foreign = {row_of(name) for name in names} - {"normscope"} - set(sys.stdlib_module_names)
+    return own, foreign
+
+
+# Arrows
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = """
+from typing import TYPE_CHECKING
+import torch.nn as nn, rich
+from normscope import __version__, metrics
+if TYPE_CHECKING:
+    import transformers
+def late():
+    try:
+        from normscope.render.tables import Screen
+    except ImportError:
+        import typer
+"""
+    assert set(imports_of(ast.parse(source))) == {
+        "typing", "torch.nn", "rich", "normscope.__version__", "normscope.metrics",
+        "normscope.render.tables", "typer",
+    }  # fmt: skip
+
+
+def test_every_module_has_its_row_and_every_row_a_module() -> None:
+    assert {row_of(module) for module in FILES} == set(ARROWS)
+
+
+def test_the_table_has_no_arrow_upward() -> None:
+    above: set[str] = set()
+    for row, (allowed, _) in ARROWS.items():
+        assert allowed <= above, f"{row} may only use what stands above it"
+        above.add(row)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
+    row = row_of(module)
+    allowed, parties = ARROWS[row]
+    own, foreign = own_and_foreign(FILES[module])
+    assert own <= allowed | ({row} if "." in module else set())
+    assert foreign <= parties
+
+
+def test_each_heavy_library_has_its_place() -> None:
+    users = {
+        library: {row_of(module) for module in FILES if library in own_and_foreign(FILES[module])[1]}
+        for library in ("torch", "transformers", "rich", "typer")
+    }
+    assert users["transformers"] <= {"loading", "batches"}
+    assert users["rich"] == {"render", "cli"}
+    assert users["typer"] == {"cli"}
+    assert users["torch"].isdisjoint(WITHOUT_TORCH)
+
+
+# Public names
+
+
+def test_public_names_are_all_and_nothing_else() -> None:
+    assert sorted(normscope.__all__) == list(normscope.__all__)
+    assert set(normscope._HOMES) == set(normscope.__all__)
+    assert set(normscope.__all__) <= set(dir(normscope))
+    namespace: dict[str, object] = {}
+    exec("from normscope import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(normscope.__all__)
+
+
+@pytest.mark.parametrize("name", normscope.__all__)
+def test_a_public_name_comes_from_its_home(name: str) -> None:
+    value = getattr(normscope, name)
+    assert value is getattr(importlib.import_module(normscope._HOMES[name]), name)
+    assert (value.__name__, value.__module__) == (name, normscope._HOMES[name])
+
+
+def test_what_a_type_checker_sees_is_what_is_public() -> None:
+    tree = ast.parse(FILES["__init__"].read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == normscope._HOMES
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'inspekt'"):
+        _ = normscope.inspekt
+
+
+def test_no_module_hides_a_public_name() -> None:
+    # `import normscope.watch` would put the module where the function is looked up.
+    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE)])}
+    assert modules >= {"report", "watcher", "cli"}
+    assert modules.isdisjoint(normscope.__all__)
+
+
+def test_version_and_type_marker_are_the_packages() -> None:
+    assert normscope.__version__ == importlib.metadata.version("normscope")
+    assert (PACKAGE / "py.typed").is_file()
+
+
+# Documentation
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_opens_with_one_sentence(module: str) -> None:
+    docstring = ast.get_docstring(ast.parse(FILES[module].read_text(encoding="utf-8")), clean=False)
+    assert docstring, f"{module} has no docstring"
+    first = docstring.split("\n", maxsplit=1)[0]
+    assert first == first.strip()
+    assert first.endswith((".", ":"))
+    assert first[0].isalpha() or first[0] == "`"
+
+
+def undocumented(body: list[ast.stmt], where: str) -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield f"{where}.{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{where}.{node.name}")
+
+
+def test_the_search_for_missing_docstrings_finds_them() -> None:
+    source = "class A:\n  def b(self): ...\n  def _c(self): ...\ndef d():\n  'Say.'\ndef _e(): ..."
+    assert list(undocumented(ast.parse(source).body, "m")) == ["m.A", "m.A.b"]
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_public_function_class_and_method_is_documented(module: str) -> None:
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    assert list(undocumented(tree.body, module)) == []
+
+
+def test_every_public_object_says_what_it_is() -> None:
+    for name in normscope.__all__:
+        value = getattr(normscope, name)
+        assert value.__doc__, name
+        # A dataclass without a docstring is given its signature for one.
+        assert not value.__doc__.startswith(f"{name}("), name
+        assert inspect.getdoc(value), name
+
+
+# What stays unloaded
+
+
+def loaded_by(program: str, *arguments: str) -> list[str]:
+    """Run a program in a new interpreter; return what it prints, then which heavy libraries it loaded."""
+    heavy = ("numpy", "rich", "torch", "transformers", "typer")
+    code = f"import sys\n{program}\nprint(*(name for name in {heavy!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_importing_normscope_loads_nothing() -> None:
+    program = "import normscope\nprint('inspect' in dir(normscope), normscope.__version__)"
+    assert loaded_by(program) == [f"True {normscope.__version__}", ""]
+
+
+def test_reading_and_rendering_a_report_needs_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    reports.minilm().to_json(path)
+    program = """
+import normscope
+from normscope.render.tables import render_report
+text = render_report(normscope.read_report(sys.argv[1]))
+print("MiniLM" in text, len(text.splitlines()) > 13)
+"""
+    assert loaded_by(program, str(path)) == ["True True", "numpy rich"]
