@@ -59,7 +59,8 @@ class LayerCapture:
         x = to_rows(given.detach(), norm.feature_axis, norm.features)
         same = isinstance(output, Tensor) and output.shape == given.shape
         out = to_rows(output.detach().to(given.device), norm.feature_axis, norm.features) if same else None
-        for part in parts_of(lead, norm.feature_axis, max(1, PART // norm.features), given.device):
+        size = max(1, PART // norm.features) if norm.by_row else len(x)
+        for part in parts_of(lead, norm.feature_axis, size, given.device):
             if part.layout not in self.layouts:
                 self.layouts.append(part.layout)
             self.positioned &= part.positioned

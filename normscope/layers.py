@@ -76,6 +76,11 @@ class NormLayer:
         return 1 if isinstance(self.module, tuple(kind for kind, _ in CHANNEL_FIRST)) else -1
 
     @property
+    def by_row(self) -> bool:
+        """Whether each row is normalised on its own; not so by BatchNorm from the batch, in training."""
+        return not (self.kind == "batchnorm" and self.module.training)
+
+    @property
     def eps(self) -> float:
         """What the layer adds to the variance, NaN when it does not say."""
         return self.formula.eps if self.formula else module_eps(self.module)

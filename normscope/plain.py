@@ -19,6 +19,17 @@ from normscope.errors import ReportError
 T = TypeVar("T")
 
 
+class Record:
+    """A base for dataclasses of numbers and arrays: equal when their plain values are, so NaN equals NaN."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return bool(to_plain(self) == to_plain(other))
+
+
 def to_plain(value: Any) -> Any:
     """Return `value` as dicts, lists, strings, numbers and None; never NaN or Infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

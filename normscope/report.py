@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from normscope.errors import ReportError
 from normscope.files import write_whole
-from normscope.plain import from_plain, to_plain
+from normscope.plain import Record, from_plain, to_plain
 
 SCHEMA = "normscope.report/1"
 
@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, eq=False)
+class Summary(Record):
     """Many numbers in five: how many, their mean, biased standard deviation, least and largest."""
 
     count: int
@@ -37,16 +37,16 @@ class Summary:
     max: float
 
 
-@dataclass(frozen=True)
-class GroupStats:
+@dataclass(frozen=True, eq=False)
+class GroupStats(Record):
     """Means and variances of groups too many to list (tokens, samples), each summarised."""
 
     mean: Summary
     variance: Summary
 
 
-@dataclass(frozen=True)
-class FeatureStats:
+@dataclass(frozen=True, eq=False)
+class FeatureStats(Record):
     """BatchNorm's statistics, one pair per feature over all tokens: mean (D,), variance (D,)."""
 
     count: int
@@ -54,8 +54,8 @@ class FeatureStats:
     variance: Floats
 
 
-@dataclass(frozen=True)
-class PositionStats:
+@dataclass(frozen=True, eq=False)
+class PositionStats(Record):
     """Per position, BN-style beside LN-style; every array is (T,).
 
     `count` is the number of samples that reach the position. `mean` and `variance` pool samples
@@ -70,47 +70,47 @@ class PositionStats:
     token_variance: Floats
 
 
-@dataclass(frozen=True)
-class Scale:
+@dataclass(frozen=True, eq=False)
+class Scale(Record):
     """One mean and one variance for everything the layer saw."""
 
     mean: float
     variance: float
 
 
-@dataclass(frozen=True)
-class FeatureOutput:
+@dataclass(frozen=True, eq=False)
+class FeatureOutput(Record):
     """What the layer's own normalization, before its affine, leaves per feature: both (D,)."""
 
     mean: Floats
     variance: Floats
 
 
-@dataclass(frozen=True)
-class AffineFit:
+@dataclass(frozen=True, eq=False)
+class AffineFit(Record):
     """R^2 of the best fixed per-feature scale and shift, the most any BN-style layer can do."""
 
     r2: float
 
 
-@dataclass(frozen=True)
-class EffectSize:
+@dataclass(frozen=True, eq=False)
+class EffectSize(Record):
     """One-way ANOVA effect sizes: eta squared and its bias-corrected form epsilon squared."""
 
     eta2: float
     epsilon2: float
 
 
-@dataclass(frozen=True)
-class Explained:
+@dataclass(frozen=True, eq=False)
+class Explained(Record):
     """The share of the variance of x that position, and that sample, account for."""
 
     position: EffectSize
     sequence: EffectSize
 
 
-@dataclass(frozen=True)
-class FirstPosition:
+@dataclass(frozen=True, eq=False)
+class FirstPosition(Record):
     """Root mean square of centred tokens at position 0, at the others, and their ratio."""
 
     rms: float
@@ -118,8 +118,8 @@ class FirstPosition:
     ratio: float
 
 
-@dataclass(frozen=True)
-class LayerReport:
+@dataclass(frozen=True, eq=False)
+class LayerReport(Record):
     """All numbers of one normalization layer. A part that could not be measured is None."""
 
     name: str
@@ -147,8 +147,8 @@ class LayerReport:
     first_position: FirstPosition | None
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+@dataclass(frozen=True, eq=False)
+class ModelInfo(Record):
     """Which model was measured; `parameters` counts its weights."""
 
     id: str
@@ -160,8 +160,8 @@ class ModelInfo:
     parameters: int
 
 
-@dataclass(frozen=True)
-class RunInfo:
+@dataclass(frozen=True, eq=False)
+class RunInfo(Record):
     """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time."""
 
     texts: int
@@ -178,8 +178,8 @@ class RunInfo:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Record):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order."""
 
     normscope: str
@@ -187,6 +187,12 @@ class Report:
     run: RunInfo
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        run = self.run
+        return (
+            f"<Report of {self.model.id}: {len(self.layers)} layers, {run.texts} texts, {run.tokens} tokens>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""

@@ -228,6 +228,18 @@ def test_convolutional_inputs_have_channels_for_features() -> None:
     assert watcher.report().run.texts == 5
 
 
+def test_batchnorm_in_training_normalises_by_the_batch() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4).train()
+    image = torch.randn(9, 4, 200, 200) * 3 + 1  # more than is taken at once
+    with normscope.watch(norm) as watcher:
+        norm(image)
+    layer = watcher.report().layers["BatchNorm2d"]
+    assert layer.own_error < 1e-5
+    assert layer.agreement is not None
+    assert layer.agreement["feature"] == pytest.approx(1, abs=1e-6)
+
+
 def test_globs_choose_layers_and_unknown_ones_are_refused() -> None:
     model = models.gpt2()
     report = watched(model, padded("right"), layers=["*.ln_1", "*ln_f"], exclude=["*.1.*"])

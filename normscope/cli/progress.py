@@ -53,12 +53,13 @@ class ProgressBar:
             return
         if self._bar is None:
             self._bar = _bar()
-            self._task = self._bar.add_task("running", total=None, tokens="0")
+            self._task = self._bar.add_task("running", total=None, rate="0")
             self._bar.start()
         # The total is a guess, and may turn out to have been too low.
         expected = progress.expected_texts
+        rate = progress.tokens / max(progress.seconds, 1e-9)
         total = None if expected is None else max(expected, progress.texts)
-        self._bar.update(self._task, completed=progress.texts, total=total, tokens=f"{progress.tokens:,}")
+        self._bar.update(self._task, completed=progress.texts, total=total, rate=f"{rate:,.0f}")
 
 
 def _bar() -> Any:
@@ -66,7 +67,7 @@ def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color=not wants_colour(), highlight=False)
-    columns = ("{task.description}", "{task.completed} texts", "{task.fields[tokens]} tokens")
-    description, texts, tokens = (TextColumn(column) for column in columns)
+    columns = ("{task.description}", "{task.completed} texts", "{task.fields[rate]} tokens/s")
+    description, texts, rate = (TextColumn(column) for column in columns)
     times = (TimeElapsedColumn(), TimeRemainingColumn(compact=True))
-    return Progress(description, BarColumn(20), texts, tokens, *times, console=console, transient=True)
+    return Progress(description, BarColumn(20), texts, rate, *times, console=console, transient=True)
