@@ -26,6 +26,7 @@ class LayerCapture:
         self.moments: Accumulator | None = None
         self.calls = 0
         self.nonfinite = 0
+        self.misfits = 0
         self.layouts: list[str | None] = []
         self.positioned = True
         self._worst_error = 0.0
@@ -50,12 +51,13 @@ class LayerCapture:
             given = given.cpu()  # Metal has no float64.
         norm, shape = self.norm, tuple(given.shape)
         lead = lead_axes(shape, norm.feature_axis, norm.features)
+        if lead is None and self.moments is not None:
+            self.misfits += 1
+            return
         if lead is None:
             # The class did not tell the width, or not the right one: the input does.
-            norm.features, lead = (
-                shape[norm.feature_axis],
-                lead_axes(shape, norm.feature_axis, shape[-1]) or (),
-            )
+            norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
+            lead = lead_axes(shape, norm.feature_axis, norm.features) or ()
         x = to_rows(given.detach(), norm.feature_axis, norm.features)
         same = isinstance(output, Tensor) and output.shape == given.shape
         out = to_rows(output.detach().to(given.device), norm.feature_axis, norm.features) if same else None

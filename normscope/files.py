@@ -21,7 +21,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
             target.write_text(text, encoding="utf-8")
         else:
             _replace(target.resolve(), text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
 

@@ -23,7 +23,7 @@ CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.GroupNorm, "groupnorm"),
 )
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
-# A formula whose output is further off than this, relative to the output's rms, is not the layer's.
+# A formula whose output is further off than this, rms by rms, is not the layer's.
 WORST_ERROR = 0.02
 
 
@@ -105,10 +105,11 @@ class NormLayer:
     def _errors(self, rows: Rows, output: Tensor | None) -> Iterator[tuple[float, Formula]]:
         if output is None:
             return
-        scale = torch.linalg.vector_norm(output, dtype=torch.float64) / math.sqrt(output.numel())
-        for formula in formulas(self.module):
+        # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
+        scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0
+        for formula in formulas(self.module, rows.x.shape[1], rows.x.dtype):
             expected = formula.affine(self.module, formula.normalise(self.module, rows))
-            yield float((expected - output).abs().max() / scale), formula
+            yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
 
 
 def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
@@ -134,12 +135,13 @@ def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = (
 
 
 def _matches(names: Iterable[str], globs: Iterable[str]) -> set[str]:
-    return {name for glob in globs for name in fnmatch.filter(names, glob)} if globs else set()
+    return {name for glob in globs for name in names if fnmatch.fnmatchcase(name, glob)}
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
-        if _is_norm(module):
+        # Weight normalization is a parametrization: it makes a weight, and sees no tokens.
+        if _is_norm(module) and "parametrizations" not in name.split("."):
             yield name or type(module).__name__, module
 
 
@@ -156,40 +158,46 @@ def _kind(module: nn.Module) -> tuple[str, int]:
     for kind, name in CHANNEL_FIRST:
         if isinstance(module, kind):
             return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))
-    features = (
-        math.prod(getattr(module, "normalized_shape", ())) if hasattr(module, "normalized_shape") else 0
-    )
-    weight = _vector(module, "weight")
-    features = features or (weight.numel() if weight is not None else 0)
+    shape, weight = getattr(module, "normalized_shape", None), _vector(module, "weight")
+    features = math.prod(shape) if isinstance(shape, tuple) else 0 if weight is None else weight.numel()
     if isinstance(module, nn.LayerNorm):
         return "layernorm", features
-    return (
-        "rmsnorm" if "rms" in type(module).__name__.lower() or isinstance(module, nn.RMSNorm) else "other"
-    ), features
+    return ("rmsnorm" if _says_rms(module) else "other"), features
 
 
-def formulas(module: nn.Module) -> list[Formula]:
-    """List the formulas that `module` may follow, the likeliest first."""
-    eps = module_eps(module)
+def _says_rms(module: nn.Module) -> bool:
+    return "rms" in type(module).__name__.lower()
+
+
+def formulas(module: nn.Module, features: int, dtype: torch.dtype) -> list[Formula]:
+    """List the formulas that `module` may follow on rows of `features`, the likeliest first."""
+    eps = module_eps(module, dtype)
+    vectors = [_vector(module, name) for name in ("weight", "bias", "running_mean", "running_var")]
+    if any(vector is not None and vector.numel() not in (1, features) for vector in vectors):
+        return []
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return [Formula("batchnorm", eps)]
     if isinstance(module, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
         return []
     eps = 0.0 if math.isnan(eps) else eps
     offsets = (0.0, 1.0) if _vector(module, "weight") is not None else (0.0,)
-    kinds = ("rmsnorm", "layernorm") if "rms" in type(module).__name__.lower() else ("layernorm", "rmsnorm")
+    kinds = ("rmsnorm", "layernorm") if _says_rms(module) else ("layernorm", "rmsnorm")
     return [Formula(kind, eps, offset) for kind in kinds for offset in offsets]
 
 
-def module_eps(module: nn.Module) -> float:
-    """Return the module's eps, NaN when it holds none; nn.RMSNorm's None means the dtype's own."""
+def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
+    """Return the module's eps, NaN when it holds none.
+
+    nn.RMSNorm's None means the machine epsilon of `dtype`, the one it computes in: float64 for
+    float64, else float32.
+    """
     for name in EPS_NAMES:
         value = getattr(module, name, None)
         if isinstance(value, float | int):
             return float(value)
     if isinstance(module, nn.RMSNorm):
-        weight = module.weight
-        return float(torch.finfo(weight.dtype if weight is not None else torch.get_default_dtype()).eps)
+        own = getattr(module.weight, "dtype", torch.float32)
+        return float(torch.finfo(torch.float64 if (dtype or own) == torch.float64 else torch.float32).eps)
     return math.nan
 
 

@@ -64,9 +64,10 @@ class Alignment:
 
     def keep(self, chosen: Tensor) -> "Alignment":
         """Return the alignment of those of its rows that are `chosen` (V,) bool."""
-        index = (
-            torch.arange(len(chosen), device=chosen.device) if isinstance(self.index, slice) else self.index
-        )
+        index = self.index
+        if isinstance(index, slice):
+            start = index.start or 0
+            index = torch.arange(start, start + len(chosen), device=chosen.device)
         return _labelled(self.layout, index[chosen], self.sample.group[chosen], self.position.group[chosen])
 
     def parts(self, size: int) -> "list[Alignment]":
@@ -92,10 +93,10 @@ def lead_axes(shape: tuple[int, ...], feature_axis: int, features: int) -> tuple
     """Return the sizes of the axes before the features, None when `shape` holds no such feature axes."""
     if feature_axis == 1:
         return (shape[0], *shape[2:]) if len(shape) > 1 and shape[1] == features else None
-    lead = shape
-    while lead and math.prod(shape[len(lead) :]) != features:
+    lead = shape[:-1]
+    while lead and math.prod(shape[len(lead) :]) < features:
         lead = lead[:-1]
-    return lead if math.prod(shape[len(lead) :]) == features and len(lead) < len(shape) else None
+    return lead if shape and math.prod(shape[len(lead) :]) == features else None
 
 
 def to_rows(values: Tensor, feature_axis: int, features: int) -> Tensor:

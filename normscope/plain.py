@@ -15,6 +15,7 @@ from typing import Any, TypeVar, Union
 import numpy as np
 
 from normscope.errors import ReportError
+from normscope.printable import printable
 
 T = TypeVar("T")
 
@@ -56,14 +57,14 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, where)
     if kind is np.ndarray or origin is np.ndarray:
-        return _read_array(value, where)
+        return _read_array(arguments, value, where)
     if origin is tuple:
         return tuple(
             _read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(_expect(list, value, where))
         )
     if origin is not None and issubclass(origin, Mapping):
         members = _expect(dict, value, where).items()
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in members}
+        return {key: _read(arguments[1], item, f"{where}.{printable(key)}") for key, item in members}
     return _read_scalar(kind, value, where)
 
 
@@ -79,17 +80,24 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     return kind(**read)
 
 
-def _read_array(value: Any, where: str) -> np.ndarray:
-    numbers = [_read_scalar(float, item, where) for item in _expect(list, value, where)]
-    whole = bool(value) and all(isinstance(item, int) for item in value)
-    return np.asarray(numbers, dtype=np.int64 if whole else np.float64)
+def _read_array(arguments: tuple[Any, ...], value: Any, where: str) -> np.ndarray:
+    element = typing.get_args(arguments[1])[0]
+    kind = int if issubclass(element, np.integer) else float
+    numbers = [_read_scalar(kind, item, where) for item in _expect(list, value, where)]
+    try:
+        return np.asarray(numbers, dtype=element)
+    except OverflowError:
+        raise ReportError(f"{where} has a number too large; expected 64 bits") from None
 
 
 def _read_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is float and value is None:
         return math.nan
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ReportError(f"{where} is too large; expected a number of 64 bits") from None
     return _expect(kind, value, where)
 
 

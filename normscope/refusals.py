@@ -98,12 +98,14 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
 
 
 def go_online(source: Source) -> str:
+    """Say how to get what the cache lacks."""
     if source.given == DEMO:
         return "run pip install 'normscope[demo]', or go online once"
     return "go online once, look on its page, or name a model folder"
 
 
 def untrusted(source: Source) -> ModelError:
+    """Return the error for a model whose own code was not allowed to run."""
     got = f"{quoted(source.given)} is defined by Python code of its own, which was not run"
     return ModelError(
         f"{got}; expected an architecture of transformers; read it, then pass --trust-remote-code"

@@ -59,6 +59,7 @@ class Source:
         return trust if self.is_folder else {**trust, **self.download_keywords(revision)}
 
     def download_keywords(self, revision: str | None) -> dict[str, Any]:
+        """What every download is given; nothing is downloaded while the Hub is out of reach."""
         options = self.options
         return {
             "revision": revision,
@@ -69,6 +70,7 @@ class Source:
 
 
 def locate(model: str | os.PathLike[str], options: Loading) -> Source:
+    """Tell what MODEL names; ModelError when it can be nothing, UsageError when options clash."""
     given = os.fspath(model)
     if given == DEMO and isinstance(model, str):
         folder = _demo_folder()

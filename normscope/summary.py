@@ -58,6 +58,8 @@ def warnings_of(capture: LayerCapture) -> list[str]:
     notes = []
     if capture.nonfinite:
         notes.append(f"{name}: {capture.nonfinite} tokens with NaN or infinity were left out")
+    if capture.misfits:
+        notes.append(f"{name}: {capture.misfits} calls with another number of features were left out")
     if capture.calls and None in capture.layouts:
         notes.append(
             f"{name}: its input's axes do not match the model's tokens, so rows are pooled, padding "

@@ -22,12 +22,12 @@ CORE = {"torch"}
 # `render` and `cli` are one row each; their own files may import each other.
 ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
-    "files": ({"errors"}, set()),
-    "plain": ({"errors"}, {"numpy"}),
-    "report": ({"errors", "files", "plain"}, {"numpy"}),
     "printable": (set(), set()),
+    "files": ({"errors"}, set()),
+    "plain": ({"errors", "printable"}, {"numpy"}),
+    "report": ({"errors", "files", "plain"}, {"numpy"}),
     "samples": (set(), set()),
-    "texts": ({"errors", "printable"}, set()),
+    "texts": ({"errors"}, set()),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
     "loading": (

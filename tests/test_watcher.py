@@ -192,6 +192,20 @@ def test_a_layer_whose_inputs_are_all_bad_is_null() -> None:
     assert [layer.token, layer.feature, layer.agreement] == [None, None, None]
 
 
+def test_a_call_of_another_width_is_left_out_and_said() -> None:
+    class FreeNorm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.layer_norm(x, x.shape[-1:])
+
+    norm = FreeNorm()
+    with normscope.watch(norm) as watcher:
+        norm(torch.randn(2, 3, 4))
+        norm(torch.randn(2, 3, 5))
+    layer = watcher.report().layers["FreeNorm"]
+    assert (layer.features, layer.count, layer.kind) == (4, 6, "layernorm")
+    assert watcher.report().warnings == ("FreeNorm: 1 calls with another number of features were left out",)
+
+
 def test_a_layer_never_called_is_listed() -> None:
     model = nn.ModuleDict({"used": nn.LayerNorm(4), "spare": nn.LayerNorm(4)})
     model.forward = model["used"].forward

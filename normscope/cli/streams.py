@@ -25,6 +25,7 @@ class Output:
 
     @property
     def is_file(self) -> bool:
+        """Whether it is a file."""
         return self.path not in (None, "-")
 
     def check(self) -> None:
