@@ -95,7 +95,8 @@ class NormLayer:
 
     def settle(self, rows: Rows, output: Tensor | None) -> None:
         """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one."""
-        self.settled = True
+        # An output of zeros fits every formula: choose one for now, and again at the next call.
+        self.settled = output is None or bool(output.any())
         best = min(self._errors(rows, output), key=lambda pair: pair[0], default=(math.inf, None))
         if best[1] is not None and best[0] <= WORST_ERROR:
             self.formula, self.kind = best[1], best[1].kind
@@ -115,8 +116,8 @@ class NormLayer:
 def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
     """List the normalization layers of `model` in registration order, each module once.
 
-    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; an `only`
-    that matches nothing raises UsageError. `index` counts all layers, chosen or not.
+    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; one that matches
+    nothing raises UsageError. `index` counts all layers, chosen or not.
     """
     found = [NormLayer(name, i, m, *_kind(m)) for i, (name, m) in enumerate(_candidates(model))]
     chosen = select([layer.name for layer in found], only, exclude)

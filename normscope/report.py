@@ -220,6 +220,8 @@ class Report(Record):
             raise ReportError(f"not a normscope report: schema is {got!r}; expected {SCHEMA!r}")
         layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
         by_name = {layer.name: layer for layer in layers}
+        if len(by_name) < len(layers):
+            raise ReportError("report.layers has two layers of one name; expected each name once")
         return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
 
     def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
@@ -233,10 +235,14 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(
             f"cannot read {str(path)!r} as a report: {reason}; expected normscope's JSON"
         ) from error
     return Report.from_dict(data)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

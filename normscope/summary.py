@@ -68,9 +68,8 @@ def warnings_of(capture: LayerCapture) -> list[str]:
     elif capture.calls and not capture.positioned:
         notes.append(f"{name}: it sees one row a sample, so it has no positions")
     if capture.calls and norm.settled and norm.formula is None:
-        notes.append(
-            f"{name}: {type(norm.module).__name__} follows no known formula, so its own output is not given"
-        )
+        kind = type(norm.module).__name__
+        notes.append(f"{name}: {kind} matches no formula of ours, so only its input is measured")
     return notes
 
 

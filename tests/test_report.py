@@ -606,3 +606,18 @@ def test_a_failed_write_of_a_report_keeps_the_old_report(tmp_path: Path) -> None
     with pytest.raises(TypeError):
         broken.to_json(path)
     assert differences(read_report(path), reports.minilm()) == []
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_refused(constant: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(f'{{"schema": {constant}}}')
+    with pytest.raises(ReportError, match=f"{constant} is not JSON"):
+        read_report(path)
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    plain = reports.minilm().to_dict()
+    plain["layers"].append(plain["layers"][0])
+    with pytest.raises(ReportError, match="two layers of one name"):
+        Report.from_dict(plain)
