@@ -1,6 +1,7 @@
 """A file is written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -20,10 +21,18 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         if target.exists() and not target.is_file():
             target.write_text(text, encoding="utf-8")
         else:
-            _replace(target.resolve(), text)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+            _replace(_resolved(target), text)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
+
+
+def _resolved(path: Path) -> Path:
+    """Follow links, so that what they lead to is replaced; before Python 3.13 a loop is a RuntimeError."""
+    target = path.resolve()
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def _replace(target: Path, text: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from normscope.errors import ReportError
 from normscope.files import write_whole
@@ -22,8 +21,9 @@ from normscope.plain import Record, from_plain, to_plain
 
 SCHEMA = "normscope.report/1"
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
+# Spelled out, since the readers take the element type off them: numpy's own short form has changed.
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)

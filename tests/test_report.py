@@ -18,14 +18,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from normscope import files
 from normscope import report as report_module
 from normscope.errors import ReportError
 from normscope.files import write_whole
 from normscope.plain import from_plain, to_plain
-from normscope.report import SCHEMA, AffineFit, FeatureStats, LayerReport, Report, Scale, Summary, read_report
+from normscope.report import (
+    SCHEMA,
+    AffineFit,
+    FeatureStats,
+    Floats,
+    LayerReport,
+    Report,
+    Scale,
+    Summary,
+    read_report,
+)
 from tests import reports
 
 RESULTS = [c for c in vars(report_module).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
@@ -416,7 +425,7 @@ class Small:
     sure: bool
     pair: tuple[int, ...]
     named: Mapping[str, Summary]
-    values: NDArray[np.float64]
+    values: Floats
     maybe: Summary | None
 
 
