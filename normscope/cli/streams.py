@@ -86,7 +86,7 @@ class Output:
         if self.is_file:
             return Screen(_columns(80))
         terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size((80, 24)).columns if terminal else _columns(80)
+        width = _terminal_columns() if terminal else _columns(80)
         return Screen(width, terminal and wants_colour(), _can_encode(_drawing_characters()))
 
 
@@ -108,6 +108,11 @@ def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
         say(f"warning: {warning}")
     if len(shown) < len(warnings):
         say(f"warning: {len(warnings) - len(shown)} more; --verbose shows them all")
+
+
+def _terminal_columns() -> int:
+    # A terminal that does not know its size says 0, which Python passes on before 3.11.
+    return shutil.get_terminal_size((80, 24)).columns or 80
 
 
 def _columns(otherwise: int) -> int:
