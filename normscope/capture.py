@@ -27,6 +27,7 @@ class LayerCapture:
         self.calls = 0
         self.nonfinite = 0
         self.misfits = 0
+        self.precision = 0.0
         self.layouts: list[str | None] = []
         self.positioned = True
         self._worst_error = 0.0
@@ -72,9 +73,11 @@ class LayerCapture:
         rows = Rows.of(x)
         finite = rows.finite()
         if not bool(finite.all()):
+            rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
+            finite = rows.finite()
             self.nonfinite += int((~finite).sum())
             x, out, where = x[finite], None if out is None else out[finite], where.keep(finite)
-            rows = Rows.of(x)
+            rows = Rows.of(x.double())
         if len(x):
             self._measure(rows, out, where)
 
@@ -91,6 +94,7 @@ class LayerCapture:
         else:
             y = norm.formula.normalise(norm.module, rows)
             self._compare(norm.formula.affine(norm.module, y), out)
+            self.precision = torch.finfo(out.dtype).eps
         self.moments.update(rows, y, where)
 
     def _compare(self, expected: Tensor, out: Tensor) -> None:

@@ -22,6 +22,8 @@ CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
+# What is tried where a module hard-codes its eps, as OLMo's does.
+UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 # A formula whose output is further off than this, rms by rms, is not the layer's.
 WORST_ERROR = 0.02
@@ -126,6 +128,8 @@ def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()
 
 def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = ()) -> set[str]:
     """Return the names that match a glob of `only` (all when there is none) and none of `exclude`."""
+    if isinstance(only, str) or isinstance(exclude, str):
+        raise UsageError("layer globs came as one string; expected a list of globs: put it in a list")
     for glob in (*only, *exclude):
         if not _matches(names, [glob]):
             known = ", ".join(repr(name) for name in names[:3]) or "none"
@@ -180,10 +184,10 @@ def formulas(module: nn.Module, features: int, dtype: torch.dtype) -> list[Formu
         return [Formula("batchnorm", eps)]
     if isinstance(module, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
         return []
-    eps = 0.0 if math.isnan(eps) else eps
+    choices = UNSAID_EPS if math.isnan(eps) else (eps,)
     offsets = (0.0, 1.0) if _vector(module, "weight") is not None else (0.0,)
     kinds = ("rmsnorm", "layernorm") if _says_rms(module) else ("layernorm", "rmsnorm")
-    return [Formula(kind, eps, offset) for kind in kinds for offset in offsets]
+    return [Formula(kind, eps, offset) for kind in kinds for offset in offsets for eps in choices]
 
 
 def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:

@@ -177,7 +177,7 @@ def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hush log lines, warnings and bars; downloads show the Hub's own bar at a terminal."""
+    """Hush the libraries' log lines, warnings and bars; downloads show the Hub's own bar at a terminal."""
     with warnings.catch_warnings(), _no_conversion():
         warnings.simplefilter("ignore")
         from huggingface_hub import utils

@@ -5,6 +5,7 @@ Pure functions of moments; sums run over the valid tokens of the corpus, varianc
 
 import math
 
+import torch
 from torch import Tensor
 
 from normscope.accumulator import Accumulator
@@ -31,8 +32,9 @@ def affine_fit(by_feature: CoMoments, output: Moments) -> float:
     of x without spread predicts nothing. `by_feature` and `output` are (1, D). normscope's own.
     """
     m2 = by_feature.x.m2
-    predicted = (by_feature.co.square() / m2.where(m2 > 0, math.inf)).sum()
-    return ratio(predicted, output.m2.sum())
+    predicted = by_feature.co.square() / m2.where(m2 > 0, math.inf)
+    # Where x hardly varies, both are rounding: no line explains more than there is.
+    return ratio(torch.minimum(predicted, output.m2).sum(), output.m2.sum())
 
 
 def explained(within: Tensor, total: Tensor, count: int, groups: int) -> EffectSize:

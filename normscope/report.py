@@ -18,6 +18,7 @@ import numpy as np
 from normscope.errors import ReportError
 from normscope.files import write_whole
 from normscope.plain import Record, from_plain, to_plain
+from normscope.printable import quoted
 
 SCHEMA = "normscope.report/1"
 
@@ -222,6 +223,8 @@ class Report(Record):
         by_name = {layer.name: layer for layer in layers}
         if len(by_name) < len(layers):
             raise ReportError("report.layers has two layers of one name; expected each name once")
+        for layer in layers:
+            _check_lengths(layer)
         return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
 
     def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
@@ -246,3 +249,15 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _check_lengths(layer: LayerReport) -> None:
+    """Raise ReportError where arrays over the same axis differ in length."""
+    for part in (layer.feature, layer.position, layer.own_output):
+        lengths = (
+            {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
+        )
+        if len(lengths) > 1:
+            raise ReportError(
+                f"the arrays of layer {quoted(layer.name)} differ in length; expected one length"
+            )

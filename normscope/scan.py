@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from traceback import extract_tb
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from normscope.batches import Batches, Batching, length_limit
 from normscope.errors import NormscopeError, RunError, TextError, UsageError
 from normscope.layers import find
-from normscope.loading import Loaded, load
+from normscope.loading import Loaded, load, quiet
 from normscope.printable import reason
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
@@ -93,13 +93,18 @@ def _loaded(
 def _measure(
     loaded: Loaded, texts: Iterator[str], batching: Batching, watcher: Watcher, clock: "_Clock"
 ) -> Report:
+    if not watcher.captures:
+        name = type(loaded.model).__name__
+        raise UsageError(
+            f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
+        )
     call = _Call(loaded.model)
     if not call.takes_mask:
         # Padding would leak into the tokens of a model that cannot be told of it.
         batching = replace(batching, batch_size=1)
     config = getattr(loaded.model, "config", None)
     batches = Batches(texts, loaded.tokenizer, batching, max_length=length_limit(loaded.tokenizer, config))
-    with watcher, _evaluating(loaded.model), torch.no_grad():
+    with quiet(), watcher, _evaluating(loaded.model), torch.no_grad():
         for batch in batches:
             watcher.mask = batch.valid
             call(batch.inputs)
@@ -110,12 +115,22 @@ def _measure(
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
         )
+    _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
         replace(model, revision=loaded.revision, commit=loaded.commit),
         _run_info(watcher, batches, batching, clock.seconds()),
         loaded.warnings,
     )
+
+
+def _require_numbers(watcher: Watcher) -> None:
+    called = [capture for capture in watcher.captures if capture.calls]
+    if called and all(capture.moments is None for capture in called):
+        raise RunError(
+            f"every token at all {len(called)} layers is NaN or infinite; expected finite activations; "
+            "check the weights, or try --dtype float32"
+        )
 
 
 def _expected(batches: Batches, texts: Iterator[str]) -> int | None:
@@ -148,6 +163,11 @@ class _Call:
         self.model = model
         self.device = next(model.parameters(), torch.zeros(())).device
         self.parameters = signature(model.forward).parameters
+        if "input_ids" not in self.parameters and "kwargs" not in self.parameters:
+            raise RunError(
+                f"{type(model).__name__} takes no text; expected a text model; use normscope.watch in Python"
+            )
+        self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         wanted = {"use_cache": False, "logits_to_keep": 1}
         self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
 
@@ -158,6 +178,8 @@ class _Call:
 
     def __call__(self, inputs: dict[str, Tensor]) -> None:
         """Run one batch; what the model says when it fails becomes a RunError."""
+        if self.decodes:
+            inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
         given = {name: value.to(self.device) for name, value in inputs.items() if name in self.parameters}
         try:
             self.model(**given, **self.extra)
@@ -167,6 +189,18 @@ class _Call:
             if _is_ours(error.__traceback__):
                 raise
             raise RunError(_failure(self.model, error)) from error
+
+
+def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training."""
+    config: Any = model.config
+    ids, starts = (
+        inputs["input_ids"],
+        (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id, 0),
+    )
+    start = next(number for number in starts if number is not None)
+    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+    return {"decoder_input_ids": shifted, "decoder_attention_mask": inputs["attention_mask"]}
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

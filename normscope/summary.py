@@ -70,6 +70,11 @@ def warnings_of(capture: LayerCapture) -> list[str]:
     if capture.calls and norm.settled and norm.formula is None:
         kind = type(norm.module).__name__
         notes.append(f"{name}: {kind} matches no formula of ours, so only its input is measured")
+    if capture.own_error() > 1e-3 + 64 * capture.precision:
+        notes.append(
+            f"{name}: its output is up to {capture.own_error():.1g} rms from what its formula gives, "
+            "so its own output and agreement are approximate"
+        )
     return notes
 
 

@@ -52,6 +52,8 @@ class Watcher:
         self._open = False
 
     def __enter__(self) -> "Watcher":
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
         self._open = True
@@ -103,7 +105,8 @@ class Watcher:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
             if given is not None and given.numel():
-                with torch.no_grad():
+                # Outside inference mode, whose tensors could not be updated in a later forward.
+                with torch.inference_mode(False), torch.no_grad():
                     capture.add(given, output, self._forward.parts)
 
         return read

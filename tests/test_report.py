@@ -100,7 +100,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 def _arrays(arguments: Any) -> st.SearchStrategy[Any]:
     dtype = typing.get_args(arguments[1])[0]
     member = st.integers(0, 2**40) if issubclass(dtype, np.integer) else SCALARS[float]
-    return st.lists(member, min_size=1, max_size=3).map(lambda v: np.array(v, dtype=dtype))
+    return st.lists(member, min_size=2, max_size=2).map(lambda v: np.array(v, dtype=dtype))
 
 
 def _mappings(kind: Any) -> st.SearchStrategy[Any]:
@@ -235,7 +235,7 @@ def test_whole_numbers_of_other_writers_fit_float_fields() -> None:
     assert type(back.run.seconds) is float
 
 
-@pytest.mark.parametrize("mean", [[0, 1, -2], [0, 1.5, None], []], ids=["whole", "mixed", "empty"])
+@pytest.mark.parametrize("mean", [[0, 1, -2], [0, 1.5, None]], ids=["whole", "mixed"])
 def test_arrays_have_their_fields_type_whatever_the_numbers(mean: list[Any]) -> None:
     # JavaScript and jq write 0 for 0.0.
     data = reports.report([reports.layer("a", features=3, positions=2)]).to_dict()
@@ -629,4 +629,11 @@ def test_two_layers_of_one_name_are_refused() -> None:
     plain = reports.minilm().to_dict()
     plain["layers"].append(plain["layers"][0])
     with pytest.raises(ReportError, match="two layers of one name"):
+        Report.from_dict(plain)
+
+
+def test_arrays_of_one_layer_that_differ_in_length_are_refused() -> None:
+    plain = reports.minilm().to_dict()
+    plain["layers"][1]["feature"]["mean"] = [0.5]
+    with pytest.raises(ReportError, match="arrays of layer 'encoder.layer.0.attention.output.LayerNorm' differ"):
         Report.from_dict(plain)

@@ -25,7 +25,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "printable": (set(), set()),
     "files": ({"errors"}, set()),
     "plain": ({"errors", "printable"}, {"numpy"}),
-    "report": ({"errors", "files", "plain"}, {"numpy"}),
+    "report": ({"errors", "files", "plain", "printable"}, {"numpy"}),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),

@@ -7,11 +7,16 @@ from typer.core import TyperGroup
 
 from normscope import __version__
 from normscope.cli import inspect
-from normscope.cli.guard import guard
+from normscope.cli.guard import full_disk, guard
 
 
 class _Guarded(TyperGroup):
     """A group whose commands end by the exit codes that are documented."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run with a full disk in mind: help and version are printed before any command begins."""
+        with full_disk():
+            return super().main(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command under the guard."""

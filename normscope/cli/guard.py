@@ -1,5 +1,6 @@
 """How a command ends: the exit code, and one line on standard error for what went wrong."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +29,16 @@ def guard() -> Iterator[None]:
     except BrokenPipeError:
         silence()
         raise typer.Exit(0) from None
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Turn a standard output that takes no more into one line and exit code 1."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        silence()
+        say("error: cannot write to standard output: no space is left; free some space")
+        sys.exit(1)

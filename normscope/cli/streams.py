@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.errors import ReportError
-from normscope.printable import printable
+from normscope.printable import printable, quoted
 
 if TYPE_CHECKING:
     from normscope.render.tables import Screen
@@ -34,19 +34,12 @@ class Output:
             if sys.stdout is None:
                 raise ReportError("standard output is closed; expected it open; name a file with --output")
             return
-        target = Path(self.path)
-        folder = target.resolve().parent
-        reasons = {
-            "it is empty; name a file": not self.path,
-            "it is a folder; name a file in it": target.is_dir(),
-            f"there is no folder {str(folder)!r}; create it": not folder.is_dir(),
-            "no permission; name a writable place": not os.access(
-                target if target.exists() else folder, os.W_OK
-            ),
-        }
-        for reason, applies in reasons.items():
-            if applies:
-                raise ReportError(f"cannot write {self.path!r}: {reason}")
+        try:
+            refusal = _refusal(Path(self.path)) if self.path else "it is empty; name a file"
+        except (OSError, ValueError) as error:
+            refusal = f"{getattr(error, 'strerror', None) or error}; name another file"
+        if refusal:
+            raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
 
     def write(self, text: str) -> None:
         """Write `text`: to a file whole or not at all, or to standard output.
@@ -88,6 +81,17 @@ class Output:
         terminal = sys.stdout.isatty()
         width = _terminal_columns() if terminal else _columns(80)
         return Screen(width, terminal and wants_colour(), _can_encode(_drawing_characters()))
+
+
+def _refusal(target: Path) -> str | None:
+    folder = target.resolve().parent
+    if target.is_dir():
+        return "it is a folder; name a file in it"
+    if not folder.is_dir():
+        return f"there is no folder {quoted(folder)}; create it"
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        return "no permission; name a writable place"
+    return None
 
 
 def wants_colour() -> bool:

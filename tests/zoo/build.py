@@ -1,0 +1,131 @@
+"""A tiny random model of a type of transformers, and inputs that it runs on."""
+
+import importlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
+
+from tests.zoo.inputs import candidates
+from tests.zoo.shrink import shrink
+
+
+@dataclass
+class Specimen:
+    """A model type: its tiny model and inputs that it ran on, or why there are none."""
+
+    type: str
+    model: Any = None
+    inputs: dict[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def built(self) -> bool:
+        """Whether there is a model."""
+        return self.model is not None
+
+    @property
+    def ran(self) -> bool:
+        """Whether a forward pass ended well."""
+        return self.inputs is not None
+
+
+def types() -> list[str]:
+    """Return every model type of the installed transformers."""
+    return sorted(CONFIG_MAPPING.keys())
+
+
+def build(kind: str) -> Specimen:
+    """Build the type's model, of the first of its classes that runs, and inputs for it."""
+    specimen = Specimen(kind)
+    try:
+        config = shrink(CONFIG_MAPPING[kind])
+    except Exception as error:
+        specimen.error = f"config: {_line(error)}"
+        return specimen
+    for cls in _classes(config):
+        try:
+            torch.manual_seed(0)
+            model = spread(cls(config)).eval()
+        except Exception as error:
+            specimen.error = specimen.error or f"{cls.__name__}: {_line(error)}"
+            continue
+        inputs, problem = _run(model)
+        if specimen.model is None or inputs is not None:
+            specimen.model, specimen.inputs, specimen.error = model, inputs, problem
+        if inputs is not None:
+            break
+    return specimen
+
+
+def _classes(config: Any) -> Iterator[type[PreTrainedModel]]:
+    """Give the model classes of a configuration, the plain one first, at most five."""
+    first = []
+    try:
+        found = MODEL_MAPPING[type(config)]
+        first = list(found) if isinstance(found, list | tuple) else [found]
+    except KeyError:
+        pass
+    home = type(config).__module__.replace(".configuration_", ".modeling_")
+    try:
+        module = importlib.import_module(home)
+    except ImportError:
+        module = None
+    others = [
+        v
+        for v in vars(module or object).values()
+        if isinstance(v, type)
+        and issubclass(v, PreTrainedModel)
+        and getattr(v, "config_class", None) is type(config)
+        and v.__module__ == home
+        and not v.__name__.endswith("PreTrainedModel")
+    ]
+    yield from list(dict.fromkeys([*first, *others]))[:5]
+
+
+def spread(model: nn.Module) -> nn.Module:
+    """Give norms weights, biases and running statistics that differ, so that a wrong formula shows.
+
+    Matrices that start at zero, or were never filled, become small and random: a layer that only
+    sees zeros proves nothing.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            norm = "norm" in type(module).__name__.lower()
+            for name, tensor in module.named_parameters(recurse=False):
+                if not tensor.is_floating_point():
+                    continue
+                if not bool(tensor.isfinite().all()):
+                    tensor.copy_(torch.randn_like(tensor) * 0.05)
+                if norm and tensor.dim() <= 1:
+                    tensor.add_(torch.randn_like(tensor) * 0.3)
+                elif tensor.dim() > 1 and not bool(tensor.any()):
+                    tensor.copy_(torch.randn_like(tensor) / math.sqrt(tensor.shape[-1]))
+            for name in ("running_mean", "running_var"):
+                held = getattr(module, name, None)
+                if isinstance(held, torch.Tensor):
+                    held.add_(torch.rand_like(held) * 0.5)
+    return model
+
+
+def _run(model: nn.Module) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the first inputs that the model runs on, or what the first of them met."""
+    problem = None
+    for inputs in candidates(model):
+        try:
+            with torch.no_grad():
+                model(**inputs)
+        except Exception as error:
+            problem = problem or f"{type(model).__name__}: {_line(error)}"
+            continue
+        return inputs, None
+    return None, problem or f"{type(model).__name__}: no input that it takes"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"
