@@ -9,13 +9,13 @@ from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.layers import NormLayer
-from normscope.layout import Alignment, lead_axes, to_rows
+from normscope.layout import UNALIGNED, Alignment, lead_axes, to_rows
 from normscope.moments import Rows
 
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
 PART = 1 << 20
 
-Aligner = Callable[[tuple[int, ...], int, int, torch.device], Sequence[Alignment]]
+Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
 
 
 class LayerCapture:
@@ -30,6 +30,8 @@ class LayerCapture:
         self.precision = 0.0
         self.layouts: list[str | None] = []
         self.positioned = True
+        self.known_layout: str | None = None
+        self.guesses: set[str | None] = set()
         self._worst_error = 0.0
         self._output_square = 0.0
         self._output_size = 0
@@ -39,33 +41,56 @@ class LayerCapture:
         """The axes of the layer's input in order, None when unknown or not called."""
         return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
 
+    @property
+    def unaligned(self) -> bool:
+        """Whether a probe has shown that the layer does not see one row a token."""
+        return self.known_layout == UNALIGNED
+
     def own_error(self) -> float:
         """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
         if self.norm.formula is None or not self._output_square:
             return math.nan
         return self._worst_error / math.sqrt(self._output_square / self._output_size)
 
-    def add(self, given: Tensor, output: Any, parts_of: Aligner) -> None:
-        """Add one call of the layer; `parts_of` tells which rows of its input count, in parts."""
-        self.calls += 1
+    def add(self, given: Tensor, output: Any, parts_of: Aligner, *, probe: bool = False) -> None:
+        """Add one call of the layer; `parts_of` tells which rows of its input count, in parts.
+
+        A `probe` is a call that only tells the layout of the layer's input.
+        """
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
-        norm, shape = self.norm, tuple(given.shape)
-        lead = lead_axes(shape, norm.feature_axis, norm.features)
-        if lead is None and self.moments is not None:
+        norm, lead = self.norm, self._lead_axes(tuple(given.shape))
+        if lead is None:
             self.misfits += 1
             return
-        if lead is None:
-            # The class did not tell the width, or not the right one: the input does.
-            norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
-            lead = lead_axes(shape, norm.feature_axis, norm.features) or ()
-        x = to_rows(given.detach(), norm.feature_axis, norm.features)
+        size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
+        parts = parts_of(lead, norm.feature_axis, size, given.device, self.known_layout)
+        if parts and parts[0].sure:
+            self.known_layout = parts[0].layout or (UNALIGNED if probe else None)
+        if not probe:
+            self._add_parts(given, output, parts)
+
+    def _lead_axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the sizes of the axes before the features; None when another width was seen before."""
+        norm = self.norm
+        lead = lead_axes(shape, norm.feature_axis, norm.features)
+        if lead is not None or self.moments is not None:
+            return lead
+        # The class did not tell the width, or not the right one: the input does.
+        norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
+        return lead_axes(shape, norm.feature_axis, norm.features)
+
+    def _add_parts(self, given: Tensor, output: Any, parts: Sequence[Alignment]) -> None:
+        self.calls += 1
+        axis, features = self.norm.feature_axis, self.norm.features
+        x = to_rows(given.detach(), axis, features)
         same = isinstance(output, Tensor) and output.shape == given.shape
-        out = to_rows(output.detach().to(given.device), norm.feature_axis, norm.features) if same else None
-        size = max(1, PART // norm.features) if norm.by_row else len(x)
-        for part in parts_of(lead, norm.feature_axis, size, given.device):
+        out = to_rows(output.detach().to(given.device), axis, features) if same else None
+        for part in parts:
             if part.layout not in self.layouts:
                 self.layouts.append(part.layout)
+            if not part.sure and self.known_layout is None:
+                self.guesses.add(part.layout)
             self.positioned &= part.positioned
             self._add(part.take(x), None if out is None else part.take(out), part)
 

@@ -6,7 +6,8 @@ from 0, so left padding does not shift them.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,13 +46,15 @@ class Alignment:
 
     `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
     stand together, and samples are numbered without gaps. A layout of None means that the axes
-    could not be told apart: every row counts and belongs to no known sample or position.
+    could not be told apart: every row counts and belongs to no known sample or position. It is
+    not `sure` where sizes that coincide would have allowed another layout.
     """
 
     layout: str | None
     index: Tensor | slice
     sample: Labels
     position: Labels
+    sure: bool = True
 
     @property
     def positioned(self) -> bool:
@@ -82,10 +85,12 @@ class Alignment:
 
     def _slice(self, part: slice) -> "Alignment":
         index = part if isinstance(self.index, slice) else self.index[part]
-        return _labelled(self.layout, index, self.sample.group[part], self.position.group[part])
+        labels = self.sample.group[part], self.position.group[part]
+        return replace(_labelled(self.layout, index, *labels), sure=self.sure)
 
 
 POOLED = "(B, D)"
+UNALIGNED = "unaligned"
 ALL = slice(None)
 
 
@@ -107,47 +112,64 @@ def to_rows(values: Tensor, feature_axis: int, features: int) -> Tensor:
 
 
 def align(
-    lead: tuple[int, ...], mask: TokenMask | None, feature_axis: int, device: torch.device
+    lead: tuple[int, ...],
+    mask: TokenMask | None,
+    feature_axis: int,
+    device: torch.device,
+    known: str | None = None,
 ) -> Alignment:
     """Label the rows of an input whose axes other than the features are `lead`.
 
     With a mask the axes are matched against its (B, T); without one the first axis is the sample
-    and the others, in order, are the position.
+    and the others, in order, are the position. Where sizes coincide and several layouts match, the
+    one that is `known` from another call is taken, else the first, and the alignment is not `sure`.
+    What is known to be UNALIGNED stays so, even where sizes happen to match.
     """
     rows = torch.arange(math.prod(lead), device=device).reshape(lead or (1,))
     if mask is None:
         return _without_mask(rows, feature_axis)
-    layout, order = _match(rows, tuple(mask.valid.shape))
-    if order is not None:
-        return _with_mask(_named(layout, feature_axis), order, mask.to(device))
-    return _one_by_one(layout, rows)
+    if known == UNALIGNED:
+        return _one_by_one(None, rows)
+    layouts = {_named(name, feature_axis): reorder for name, reorder in _matches(lead, *mask.valid.shape)}
+    if not layouts:
+        return _one_by_one(None, rows)
+    layout = known if known in layouts else next(iter(layouts))
+    sure = len(layouts) == 1 or rows.numel() == 1
+    if layout == POOLED:
+        return replace(_one_by_one(POOLED, rows), sure=sure)
+    return replace(_with_mask(layout, layouts[layout](rows), mask.to(device)), sure=sure)
 
 
-def _named(layout: str | None, feature_axis: int) -> str | None:
+def _named(layout: str, feature_axis: int) -> str:
     """Say in a layout's name that the features are axis 1."""
-    if layout is None or feature_axis == -1:
+    if feature_axis == -1:
         return layout
     first, *rest = layout.strip("()").split(", ")[:-1]
     return f"({', '.join([first, 'D', *rest])})"
 
 
-def _match(rows: Tensor, shape: tuple[int, ...]) -> tuple[str | None, Tensor | None]:
-    """Name the layout and give the row numbers as (B, T, heads), None when rows are no tokens."""
-    lead, (samples, length) = tuple(rows.shape), shape
-    if lead == shape:
-        return "(B, T, D)", rows[:, :, None]
-    if lead[:2] == shape:
-        return "(B, T, H, D)", rows.flatten(2)
-    if lead == (samples * length,):
-        return "(B*T, D)", rows.reshape(samples, length, 1)
-    if len(lead) == 3 and (lead[0], lead[2]) == shape:
-        return "(B, H, T, D)", rows.transpose(1, 2)
+def _matches(
+    lead: tuple[int, ...], samples: int, length: int
+) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Name the layouts that the sizes allow, each with what brings row numbers into (B, T, heads)."""
+    tokens = samples * length
+    if lead == (samples, length):
+        yield "(B, T, D)", lambda rows: rows[:, :, None]
+    if lead[:2] == (samples, length) and len(lead) > 2:
+        yield "(B, T, H, D)", lambda rows: rows.flatten(2)
+    if len(lead) == 3 and (lead[0], lead[2]) == (samples, length):
+        yield "(B, H, T, D)", lambda rows: rows.transpose(1, 2)
     if lead == (length, samples):
-        return "(T, B, D)", rows.T[:, :, None]
-    return (POOLED if lead == (samples,) else None), None
+        yield "(T, B, D)", lambda rows: rows.T[:, :, None]
+    if lead == (tokens,):
+        yield "(B*T, D)", lambda rows: rows.reshape(samples, length, 1)
+    if lead == (samples,) and length > 1:
+        yield POOLED, lambda rows: rows
+    if len(lead) == 1 and tokens and lead[0] > tokens and lead[0] % tokens == 0:
+        yield "(B*T*H, D)", lambda rows: rows.reshape(samples, length, -1)
 
 
-def _with_mask(layout: str | None, order: Tensor, mask: TokenMask) -> Alignment:
+def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     valid = mask.valid[:, :, None].expand_as(order)
     labels = torch.arange(order.shape[0], device=order.device)[:, None, None].expand_as(order)
     positions = mask.positions()[:, :, None].expand_as(order)

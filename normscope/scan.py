@@ -5,28 +5,27 @@ import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from inspect import signature
-from pathlib import Path
-from traceback import extract_tb
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from normscope.batches import Batches, Batching, length_limit
-from normscope.errors import NormscopeError, RunError, TextError, UsageError
+from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.errors import RunError, TextError, UsageError
+from normscope.forward import Forward, evaluating, shifted
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
-from normscope.printable import reason
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
 from normscope.watcher import Watcher, describe, watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Texts and tokens of the probe: no head count, no other size of a model is likely to be either.
+PROBE = (3, 11)
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,20 @@ def _measure(
         raise UsageError(
             f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
         )
-    call = _Call(loaded.model)
-    if not call.takes_mask:
-        # Padding would leak into the tokens of a model that cannot be told of it.
-        batching = replace(batching, batch_size=1)
-    config = getattr(loaded.model, "config", None)
-    batches = Batches(texts, loaded.tokenizer, batching, max_length=length_limit(loaded.tokenizer, config))
-    with quiet(), watcher, _evaluating(loaded.model), torch.no_grad():
+    forward = Forward(loaded.model)
+    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
+        notes = _probe(watcher, forward, loaded.tokenizer)
+        if notes or not forward.takes_mask:
+            # Where padding cannot be told from tokens, or to the model, there must be none.
+            batching = replace(batching, batch_size=1)
+        limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
+        batches = Batches(texts, loaded.tokenizer, batching, max_length=limit)
         for batch in batches:
             watcher.mask = batch.valid
-            call(batch.inputs)
-            clock.show(
-                "run", batches.texts - batches.pending, watcher.tally.tokens, _expected(batches, texts)
-            )
+            watcher.decoder_mask = _decoder_valid(batch, batching)
+            forward(batch.inputs)
+            done = batches.texts - batches.pending
+            clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
     if not watcher.tally.tokens:
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
@@ -120,8 +120,34 @@ def _measure(
     return watcher.report_as(
         replace(model, revision=loaded.revision, commit=loaded.commit),
         _run_info(watcher, batches, batching, clock.seconds()),
-        loaded.warnings,
+        (*loaded.warnings, *notes),
     )
+
+
+def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Run a batch whose sizes are all different, so that every layer tells its input's axes apart.
+
+    Returns why texts must be run one by one, if they must.
+    """
+    word = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
+    ids = torch.tensor(word).expand(PROBE)
+    watcher.probing = True
+    try:
+        forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    except RunError:
+        return []  # The texts themselves will tell.
+    finally:
+        watcher.probing = False
+    lost = [capture.norm.name for capture in watcher.captures if capture.unaligned]
+    if not lost:
+        return [] if forward.takes_mask else ["the model takes no attention mask: texts were run one by one"]
+    return [f"{lost[0]} and {len(lost) - 1} more do not see one row a token: texts were run one by one"]
+
+
+def _decoder_valid(batch: Batch, batching: Batching) -> Tensor:
+    """Tell which tokens of the shifted text count: its start token is a special one."""
+    first = int(batching.special_tokens == "include")
+    return (shifted(batch.valid.int(), first) != 0) & batch.mask
 
 
 def _require_numbers(watcher: Watcher) -> None:
@@ -154,78 +180,6 @@ def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: f
         order=batching.order,
         seconds=seconds,
     )
-
-
-class _Call:
-    """How a model is run for its norm layers alone: no cache, no logits that nobody reads."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.device = next(model.parameters(), torch.zeros(())).device
-        self.parameters = signature(model.forward).parameters
-        if "input_ids" not in self.parameters and "kwargs" not in self.parameters:
-            raise RunError(
-                f"{type(model).__name__} takes no text; expected a text model; use normscope.watch in Python"
-            )
-        self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        wanted = {"use_cache": False, "logits_to_keep": 1}
-        self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
-
-    @property
-    def takes_mask(self) -> bool:
-        """Whether the model can be told which tokens are padding."""
-        return "attention_mask" in self.parameters
-
-    def __call__(self, inputs: dict[str, Tensor]) -> None:
-        """Run one batch; what the model says when it fails becomes a RunError."""
-        if self.decodes:
-            inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
-        given = {name: value.to(self.device) for name, value in inputs.items() if name in self.parameters}
-        try:
-            self.model(**given, **self.extra)
-        except NormscopeError:
-            raise
-        except Exception as error:
-            if _is_ours(error.__traceback__):
-                raise
-            raise RunError(_failure(self.model, error)) from error
-
-
-def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training."""
-    config: Any = model.config
-    ids, starts = (
-        inputs["input_ids"],
-        (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id, 0),
-    )
-    start = next(number for number in starts if number is not None)
-    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
-    return {"decoder_input_ids": shifted, "decoder_attention_mask": inputs["attention_mask"]}
-
-
-def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an exception passed through our hooks: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name == "watcher.py" for frame in extract_tb(trace))
-
-
-def _failure(model: nn.Module, error: Exception) -> str:
-    why = reason(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory ({why}); try a smaller --batch-size or --max-length"
-    name = type(model).__name__
-    return f"{name} failed on the texts ({why}); check that model and tokenizer belong together"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode and give every module its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class _Clock:

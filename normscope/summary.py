@@ -58,6 +58,9 @@ def warnings_of(capture: LayerCapture) -> list[str]:
     notes = []
     if capture.nonfinite:
         notes.append(f"{name}: {capture.nonfinite} tokens with NaN or infinity were left out")
+    if capture.guesses - {capture.known_layout}:
+        guess = " or ".join(map(str, capture.guesses))
+        notes.append(f"{name}: sizes coincide, so its axes were taken as {guess}, which may be wrong")
     if capture.misfits:
         notes.append(f"{name}: {capture.misfits} calls with another number of features were left out")
     if capture.calls and None in capture.layouts:

@@ -1,121 +1,146 @@
-"""The tokens of the forward pass under way: read off its arguments, shared by its layers, counted."""
+"""Whose tokens a layer sees: each module that is given tokens opens a scope for the layers within it.
+
+An encoder and a decoder, a text tower and an image tower, each call their layers in a forward of
+their own, with their own tokens and mask. The innermost scope is the one that a layer belongs to.
+"""
 
 import inspect
-import math
-import time
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from normscope.errors import UsageError
 from normscope.layout import Alignment, TokenMask, align
-from normscope.report import RunInfo
+
+TEXT = ("input_ids", "inputs_embeds")
+MEDIA = ("pixel_values", "input_values", "input_features")
 
 
-class ForwardTokens:
-    """The tokens of the forward pass under way, and the alignments that its layers share."""
+class Chosen(NamedTuple):
+    """The user's own masks, (B, T): of the text, and of an encoder-decoder's decoder."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.mask: TokenMask | None = None
-        self._signature = inspect.signature(model.forward)
-        self._known: dict[Any, list[Alignment]] = {}
+    text: Tensor | None
+    decoder: Tensor | None
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Tensor | None) -> None:
-        """Read which tokens are real off a forward's arguments; `chosen` (B, T) says which count."""
-        self.clear()
-        try:
-            given = self._signature.bind_partial(*args, **kwargs).arguments
-        except TypeError:
-            given = kwargs  # A call that does not fit the signature: the model's own error is the better one.
-        self.mask = _token_mask({**given, **given.get("kwargs", {})}, chosen)
 
-    def clear(self) -> None:
-        """Forget the forward pass."""
-        self.mask = None
-        self._known.clear()
+@dataclass
+class Scope:
+    """The tokens of one forward, None where it has none, and the alignments that its layers share."""
+
+    mask: TokenMask | None
+    source: Tensor | None = None
+    known: dict[Any, list[Alignment]] = field(default_factory=dict)
+
+    def is_of(self, shape: tuple[int, int]) -> bool:
+        """Whether its tokens are (B, T)."""
+        return self.mask is not None and self.mask.valid.shape == shape
 
     def parts(
-        self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device
+        self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
     ) -> list[Alignment]:
-        """Return the alignment of an input with these axes before its features, in parts of `size` rows."""
-        key = (lead, feature_axis, size, device)
-        if key not in self._known:
-            self._known[key] = align(lead, self.mask, feature_axis, device).parts(size)
-        return self._known[key]
+        """Return the alignment of an input with these axes before its features, in parts of `size` rows.
+
+        `layout` is the one to read ambiguous sizes by, if it is known.
+        """
+        key = (lead, feature_axis, size, device, layout)
+        if key not in self.known:
+            self.known[key] = align(lead, self.mask, feature_axis, device, layout).parts(size)
+        return self.known[key]
 
 
-def _token_mask(given: dict[str, Any], chosen: Tensor | None) -> TokenMask | None:
-    """Make a mask of a forward's arguments: the attention mask, else every token, else `chosen` alone."""
-    tokens = next(
-        (given[k] for k in ("input_ids", "inputs_embeds") if isinstance(given.get(k), Tensor)), None
-    )
-    real = given.get("attention_mask")
-    if not (isinstance(real, Tensor) and real.dim() == 2):
-        real = (
-            torch.ones(tokens.shape[:2], device=tokens.device)
-            if tokens is not None and tokens.dim() > 1
-            else chosen
-        )
-    if real is None:
-        return None
-    # With a key-value cache the mask also covers earlier tokens: the forward's own are the last.
-    length = min(real.shape[1], tokens.shape[1]) if tokens is not None and tokens.dim() > 1 else real.shape[1]
-    valid = real[:, -length:] if chosen is None else chosen.to(real.device)
-    if valid.shape != (real.shape[0], length):
-        raise UsageError(
-            f"watcher.mask is {tuple(valid.shape)} and the forward's tokens are {(real.shape[0], length)}; "
-            "set a (batch, tokens) mask for each batch, or None"
-        )
-    return TokenMask(real.detach() != 0, (valid.detach() != 0) & (real[:, -length:].detach() != 0))
-
-
-class Tally:
-    """What a watcher has been shown: forwards, samples, tokens, and the time they took."""
+class Scopes:
+    """The scopes that are open, outermost first."""
 
     def __init__(self) -> None:
-        self.batches = self.samples = self.tokens = self.real = self.slots = self.positions = 0
-        self.seconds = 0.0
-        self._since = 0.0
+        self._open: list[Scope] = []
+        self._signatures: dict[type[nn.Module], inspect.Signature] = {}
 
-    def start(self) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+    @property
+    def depth(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
-    def stop(self) -> None:
-        """Stop the clock."""
-        self.seconds += time.perf_counter() - self._since
+    @property
+    def current(self) -> Scope | None:
+        """The innermost one."""
+        return self._open[-1] if self._open else None
 
-    def add(self, mask: TokenMask | None) -> None:
-        """Count one forward."""
-        self.batches += 1
-        if mask is not None:
-            real = mask.current()
-            self.samples += len(real)
-            self.slots += real.numel()
-            self.real += int(real.sum())
-            self.tokens += int(mask.valid.sum())
-            self.positions = max(
-                self.positions, int(mask.positions()[mask.valid].max()) + 1 if mask.valid.any() else 0
-            )
+    def opens_one(self, module: nn.Module) -> bool:
+        """Whether the module's forward is given tokens."""
+        return not {*TEXT, *MEDIA}.isdisjoint(self._signature(module).parameters)
 
-    def run_info(self) -> RunInfo:
-        """Return it as a report's account of a run whose batches the user made."""
-        return RunInfo(
-            texts=self.samples,
-            tokens=self.tokens,
-            skipped_texts=0,
-            truncated_texts=0,
-            positions=self.positions,
-            max_length=None,
-            special_tokens=None,
-            batch_size=None,
-            batches=self.batches,
-            order=None,
-            padding_share=self.padding_share(),
-            seconds=self.seconds,
+    def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
+        """Open the scope of a module's forward; `chosen` are the user's own masks."""
+        try:
+            given = dict(self._signature(module).bind_partial(*args, **kwargs).arguments)
+        except TypeError:
+            given = dict(kwargs)  # A call that does not fit: the model's own error is the better one.
+        given.update(given.get("kwargs", {}))
+        self._open.append(self._scope(given, chosen))
+
+    def close(self) -> None:
+        """Close the innermost scope."""
+        if self._open:
+            self._open.pop()
+
+    def clear(self) -> None:
+        """Close all."""
+        self._open.clear()
+
+    def _signature(self, module: nn.Module) -> inspect.Signature:
+        # A forward that was replaced on the instance is not its class's.
+        if "forward" in vars(module):
+            return inspect.signature(module.forward)
+        kind = type(module)
+        if kind not in self._signatures:
+            own = inspect.signature(kind.forward)
+            self._signatures[kind] = own.replace(parameters=list(own.parameters.values())[1:])
+        return self._signatures[kind]
+
+    def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
+        outer, tokens = self.current, _first(given, TEXT)
+        mask = given.get("attention_mask")
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if tokens is None and _first(given, MEDIA) is not None:
+            return Scope(None)
+        if tokens is None or tokens.dim() < 2:
+            return outer or Scope(_chosen_only(chosen.text))
+        shape = (tokens.shape[0], tokens.shape[1])
+        decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
+        handed_down = mask is None or (outer is not None and mask is outer.source)
+        if outer is not None and handed_down and not decodes and outer.is_of(shape):
+            return outer  # The same tokens: on the way down their mask may have become 4-D.
+        if mask is None or mask.shape[0] != shape[0] or mask.shape[1] < shape[1]:
+            mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
+        picked = chosen.decoder if decodes else chosen.text
+        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask)
+
+
+def _earlier(given: dict[str, Any]) -> int:
+    """How many tokens a key-value cache holds, which come before the forward's own."""
+    length = getattr(given.get("past_key_values"), "get_seq_length", None)
+    return int(length()) if callable(length) else 0
+
+
+def _first(given: dict[str, Any], names: tuple[str, ...]) -> Tensor | None:
+    return next((given[name] for name in names if isinstance(given.get(name), Tensor)), None)
+
+
+def _chosen_only(chosen: Tensor | None) -> TokenMask | None:
+    return None if chosen is None else TokenMask(chosen.detach() != 0, chosen.detach() != 0)
+
+
+def _token_mask(mask: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:
+    """Join the attention mask with the user's. With a key-value cache it covers earlier tokens, too."""
+    real = mask.detach() != 0
+    valid = real[:, -shape[1] :]
+    if chosen is not None and tuple(chosen.shape) == shape:
+        valid = valid & (chosen.detach().to(real.device) != 0)
+    elif chosen is not None and strict:
+        raise UsageError(
+            f"watcher.mask is {tuple(chosen.shape)} and the forward's tokens are {shape}; "
+            "set a (batch, tokens) mask for each batch, or None"
         )
-
-    def padding_share(self) -> float:
-        """Return padding over all token slots, NaN without any."""
-        return 1 - self.real / self.slots if self.slots else math.nan
+    return TokenMask(real, valid)

@@ -19,7 +19,8 @@ from normscope.errors import UsageError
 from normscope.layers import find
 from normscope.report import ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, warnings_of
-from normscope.tokens import ForwardTokens, Tally
+from normscope.tally import Tally
+from normscope.tokens import Chosen, Scope, Scopes
 
 
 def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Watcher":
@@ -45,9 +46,14 @@ class Watcher:
         self.model = model
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
+        self.decoder_mask: Tensor | None = None
+        """The same for the tokens of an encoder-decoder's decoder."""
+        self.probing = False
+        """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
         self.captures = [LayerCapture(norm) for norm in find(model, layers, exclude)]
         self.tally = Tally()
-        self._forward = ForwardTokens(model)
+        self._scopes = Scopes()
+        self._has_run = False
         self._hooks = ExitStack()
         self._open = False
 
@@ -60,8 +66,11 @@ class Watcher:
         self.tally.start()
         for capture in self.captures:
             self._hook(capture.norm.module.register_forward_hook(self._reader(capture), with_kwargs=True))
-        self._hook(self.model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
-        self._hook(self.model.register_forward_hook(self._after, always_call=True))
+        for module in self.model.modules():
+            if module is self.model or self._scopes.opens_one(module):
+                self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
+                self._hook(module.register_forward_hook(self._done))
+                self._hook(module.register_forward_hook(self._after, always_call=True))
         return self
 
     def __exit__(
@@ -69,7 +78,7 @@ class Watcher:
     ) -> None:
         self._hooks.close()
         self._open = False
-        self._forward.clear()
+        self._scopes.clear()
         self.tally.stop()
 
     def report(self) -> Report:
@@ -94,20 +103,28 @@ class Watcher:
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._forward.begin(args, kwargs, self.mask)
-        self.tally.add(self._forward.mask)
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+
+    def _done(self, *_: Any) -> None:
+        scope = self._scopes.current
+        if self._scopes.depth == 1 and scope is not None and not self.probing:
+            self.tally.add(scope.mask)
+            self._has_run = True
 
     def _after(self, *_: Any) -> None:
-        self._forward.clear()
+        self._scopes.close()
 
     def _reader(self, capture: LayerCapture) -> Any:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            scope = self._scopes.current
+            if scope is None and self._has_run:
+                return  # Gradient checkpointing calls layers once more, outside any forward.
             given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
             if given is not None and given.numel():
                 # Outside inference mode, whose tensors could not be updated in a later forward.
                 with torch.inference_mode(False), torch.no_grad():
-                    capture.add(given, output, self._forward.parts)
+                    capture.add(given, output, (scope or Scope(None)).parts, probe=self.probing)
 
         return read
 

@@ -635,5 +635,5 @@ def test_two_layers_of_one_name_are_refused() -> None:
 def test_arrays_of_one_layer_that_differ_in_length_are_refused() -> None:
     plain = reports.minilm().to_dict()
     plain["layers"][1]["feature"]["mean"] = [0.5]
-    with pytest.raises(ReportError, match="arrays of layer 'encoder.layer.0.attention.output.LayerNorm' differ"):
+    with pytest.raises(ReportError, match=r"arrays of layer 'encoder.*' differ in length"):
         Report.from_dict(plain)

@@ -148,7 +148,7 @@ def test_a_model_that_fails_is_one_line_and_restored(minilm: Any) -> None:
 
 
 def test_our_own_bugs_keep_their_traceback(minilm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setattr("normscope.capture.LayerCapture.add", broken)
@@ -169,12 +169,12 @@ def test_progress_counts_up_to_the_end(minilm: Any) -> None:
 
 
 def test_a_causal_models_logits_are_not_computed() -> None:
-    from normscope.scan import _Call
+    from normscope.forward import Forward
 
     model = models.llama()
     widths: list[int] = []
     handle = model.lm_head.register_forward_hook(lambda *args: widths.append(args[2].shape[1]))
-    _Call(model)({"input_ids": torch.ones(2, 9, dtype=torch.long)})
+    Forward(model)({"input_ids": torch.ones(2, 9, dtype=torch.long)})
     handle.remove()
     assert widths == [1]
 
