@@ -109,7 +109,7 @@ class LayerCapture:
     def _measure(self, rows: Rows, out: Tensor | None, where: Alignment) -> None:
         norm = self.norm
         if not norm.settled:
-            norm.settle(rows, out)
+            norm.settle(rows, out, where.sample)
         if self.moments is None:
             self.moments = Accumulator(
                 norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
@@ -117,7 +117,7 @@ class LayerCapture:
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
-            y = norm.formula.normalise(norm.module, rows)
+            y = norm.formula.normalise(norm.module, rows, where.sample)
             self._compare(norm.formula.affine(norm.module, y), out)
             self.precision = torch.finfo(out.dtype).eps
         self.moments.update(rows, y, where)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import UsageError
-from normscope.moments import Rows
+from normscope.formulas import Formula, formulas, module_eps, says_rms, vector
+from normscope.moments import Labels, Rows
 
 # The torch classes whose features are axis 1, whatever follows.
 CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
@@ -22,42 +23,8 @@ CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
-# What is tried where a module hard-codes its eps, as OLMo's does.
-UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
-EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 # A formula whose output is further off than this, rms by rms, is not the layer's.
 WORST_ERROR = 0.02
-
-
-@dataclass(frozen=True)
-class Formula:
-    """One way to normalise a row x of D features: y = (x - centre) / sqrt(power + eps).
-
-    `kind` "layernorm" has the row's mean as centre and its variance as power, "rmsnorm" has 0 and
-    the mean square, "batchnorm" the running statistics per feature. The affine is y * (offset +
-    weight) + bias, with the parts that the module has.
-    """
-
-    kind: str
-    eps: float
-    offset: float = 0.0
-
-    def normalise(self, module: nn.Module, rows: Rows) -> Tensor:
-        """Return y (V, D), what the module makes of the rows before its affine."""
-        if self.kind == "layernorm":
-            return rows.centred * (rows.variance + self.eps).rsqrt()
-        if self.kind == "rmsnorm":
-            return rows.x * (rows.variance + rows.mean.square() + self.eps).rsqrt()
-        mean, power = (_vector(module, name, rows.x.dtype) for name in ("running_mean", "running_var"))
-        if mean is None or power is None or module.training:
-            mean, power = rows.x.mean(0), rows.x.var(0, correction=0)
-        return (rows.x - mean) * (power + self.eps).rsqrt()
-
-    def affine(self, module: nn.Module, y: Tensor) -> Tensor:
-        """Return the layer's output (V, D) as this formula has it."""
-        weight, bias = (_vector(module, name, y.dtype) for name in ("weight", "bias"))
-        scale = torch.ones((), dtype=y.dtype, device=y.device) if weight is None else self.offset + weight
-        return y * scale if bias is None else torch.addcmul(bias, y, scale)
 
 
 @dataclass
@@ -90,28 +57,29 @@ class NormLayer:
     @property
     def affine(self) -> str:
         """The layer's affine in words: "none", "weight", "1+weight", "weight+bias", ..."""
-        names = [name for name in ("weight", "bias") if _vector(self.module, name) is not None]
+        names = [name for name in ("weight", "bias") if vector(self.module, name) is not None]
         if names and names[0] == "weight" and self.formula and self.formula.offset:
             names[0] = "1+weight"
         return "+".join(names) or "none"
 
-    def settle(self, rows: Rows, output: Tensor | None) -> None:
+    def settle(self, rows: Rows, output: Tensor | None, sample: Labels) -> None:
         """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one."""
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
-        best = min(self._errors(rows, output), key=lambda pair: pair[0], default=(math.inf, None))
+        best = min(self._errors(rows, output, sample), key=lambda pair: pair[0], default=(math.inf, None))
         if best[1] is not None and best[0] <= WORST_ERROR:
-            self.formula, self.kind = best[1], best[1].kind
+            self.formula = best[1]
+            self.kind = best[1].kind if self.feature_axis == -1 else self.kind
         elif self.feature_axis == -1:
             self.kind = "other"
 
-    def _errors(self, rows: Rows, output: Tensor | None) -> Iterator[tuple[float, Formula]]:
+    def _errors(self, rows: Rows, output: Tensor | None, sample: Labels) -> Iterator[tuple[float, Formula]]:
         if output is None:
             return
         # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
         scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0
         for formula in formulas(self.module, rows.x.shape[1], rows.x.dtype):
-            expected = formula.affine(self.module, formula.normalise(self.module, rows))
+            expected = formula.affine(self.module, formula.normalise(self.module, rows, sample))
             yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
 
 
@@ -163,50 +131,8 @@ def _kind(module: nn.Module) -> tuple[str, int]:
     for kind, name in CHANNEL_FIRST:
         if isinstance(module, kind):
             return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))
-    shape, weight = getattr(module, "normalized_shape", None), _vector(module, "weight")
+    shape, weight = getattr(module, "normalized_shape", None), vector(module, "weight")
     features = math.prod(shape) if isinstance(shape, tuple) else 0 if weight is None else weight.numel()
     if isinstance(module, nn.LayerNorm):
         return "layernorm", features
-    return ("rmsnorm" if _says_rms(module) else "other"), features
-
-
-def _says_rms(module: nn.Module) -> bool:
-    return "rms" in type(module).__name__.lower()
-
-
-def formulas(module: nn.Module, features: int, dtype: torch.dtype) -> list[Formula]:
-    """List the formulas that `module` may follow on rows of `features`, the likeliest first."""
-    eps = module_eps(module, dtype)
-    vectors = [_vector(module, name) for name in ("weight", "bias", "running_mean", "running_var")]
-    if any(vector is not None and vector.numel() not in (1, features) for vector in vectors):
-        return []
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return [Formula("batchnorm", eps)]
-    if isinstance(module, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
-        return []
-    choices = UNSAID_EPS if math.isnan(eps) else (eps,)
-    offsets = (0.0, 1.0) if _vector(module, "weight") is not None else (0.0,)
-    kinds = ("rmsnorm", "layernorm") if _says_rms(module) else ("layernorm", "rmsnorm")
-    return [Formula(kind, eps, offset) for kind in kinds for offset in offsets for eps in choices]
-
-
-def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
-    """Return the module's eps, NaN when it holds none.
-
-    nn.RMSNorm's None means the machine epsilon of `dtype`, the one it computes in: float64 for
-    float64, else float32.
-    """
-    for name in EPS_NAMES:
-        value = getattr(module, name, None)
-        if isinstance(value, float | int):
-            return float(value)
-    if isinstance(module, nn.RMSNorm):
-        own = getattr(module.weight, "dtype", torch.float32)
-        return float(torch.finfo(torch.float64 if (dtype or own) == torch.float64 else torch.float32).eps)
-    return math.nan
-
-
-def _vector(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> Tensor | None:
-    """Return a parameter or buffer of the module as a flat vector, None when it has none."""
-    value = getattr(module, name, None)
-    return value.detach().to(dtype).reshape(-1) if isinstance(value, Tensor) else None
+    return ("rmsnorm" if says_rms(module) else "other"), features
