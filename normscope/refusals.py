@@ -31,7 +31,8 @@ _NEXT_STEPS = {
 
 def _explained(error: Exception, source: Source, part: str) -> ModelError:
     chain, shown = list(_chain(error)), quoted(source.given)
-    if not source.is_folder and (words := _hub_words(chain, source, part)):
+    words = None if source.is_folder else _hub_words(chain, source, part)
+    if words := words or _attention_words(chain, source):
         return ModelError(words)
     if any("trust_remote_code" in str(link) for link in chain):
         return untrusted(source)
@@ -50,6 +51,17 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
         )
     why = reason(error, source.options.token)
     return ModelError(f"cannot read the {part} of {shown}: {why}; {_NEXT_STEPS[part]}")
+
+
+def _attention_words(chain: list[BaseException], source: Source) -> str | None:
+    """What to say when the attention that was asked for is the trouble."""
+    asked = source.options.attn_implementation
+    if asked is None or not any(
+        re.search("attn_implementation|flash_?attention", str(e), re.I) for e in chain
+    ):
+        return None
+    got = f"{quoted(source.given)} cannot run with the attention {quoted(asked)} here"
+    return f"{got}; expected eager, sdpa or one that is installed; change --attn-implementation"
 
 
 def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | None:

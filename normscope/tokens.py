@@ -55,6 +55,8 @@ class Scopes:
 
     def __init__(self) -> None:
         self._open: list[Scope] = []
+        self.notes: dict[str, None] = {}
+        """What was not understood, once each, in order."""
         self._signatures: dict[type[nn.Module], inspect.Signature] = {}
 
     @property
@@ -102,6 +104,10 @@ class Scopes:
     def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
         outer, tokens = self.current, _first(given, TEXT)
         mask = given.get("attention_mask")
+        if outer is None and isinstance(mask, Tensor) and mask.dim() != 2 and chosen.text is None:
+            self.notes[
+                f"attention_mask has {mask.dim()} axes, not 2: padding counts unless watcher.mask is set"
+            ] = None
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if tokens is None and _first(given, MEDIA) is not None:
             return Scope(None)

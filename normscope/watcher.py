@@ -97,7 +97,11 @@ class Watcher:
     def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
         """Return the report under this description of the model and the run."""
         layers = {capture.norm.name: layer_report(capture) for capture in self.captures}
-        notes = (*warnings, *(note for capture in self.captures for note in warnings_of(capture)))
+        notes = (
+            *warnings,
+            *self._scopes.notes,
+            *(note for capture in self.captures for note in warnings_of(capture)),
+        )
         return Report(__version__, model, run, layers, notes)
 
     def _hook(self, handle: Any) -> None:

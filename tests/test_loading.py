@@ -604,3 +604,9 @@ def test_without_a_connection_the_cache_serves(bert: Path, tmp_path: Path) -> No
     assert cached == ["BertForMaskedLM", None, COMMIT]
     assert "no configuration of 'org/unknown' in the cache, and the Hub cannot be reached (" in unknown
     assert "no weights of 'org/weightless' in the cache, and the Hub cannot be reached (" in partial
+
+
+@pytest.mark.parametrize("attention", ["nonsense", "flash_attention_2"])
+def test_an_attention_that_cannot_be_is_named(attention: str) -> None:
+    with pytest.raises(ModelError, match=f"cannot run with the attention '{attention}' here; expected eager"):
+        load("demo", Loading(attn_implementation=attention))

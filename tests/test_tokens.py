@@ -234,3 +234,11 @@ def test_an_encoder_decoder_runs_from_text_alone() -> None:
     encoder, decoder = (report.layers[f"{part}.final_layer_norm"] for part in ("encoder", "decoder"))
     assert (encoder.count, decoder.count) == (6, 6)
     assert decoder.own_error < 1e-5
+
+
+def test_a_mask_that_cannot_be_read_is_said() -> None:
+    model = models.bert()
+    with normscope.watch(model) as watcher, torch.no_grad():
+        model(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=torch.ones(2, 1, 3, 3))
+    (warning,) = watcher.report().warnings
+    assert warning == "attention_mask has 4 axes, not 2: padding counts unless watcher.mask is set"

@@ -24,6 +24,10 @@ Examples:
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
 \b
+Layers are named as in the model's own code; -v shows the names in full, and
+the globs of --layer and --exclude match those; upper and lower case differ.
+
+\b
 The layers (more columns in a wider terminal; a dash is an unknown number):
   LN mean, LN variance  of each token over its features, as LayerNorm takes
                         them: average over tokens, +- standard deviation
@@ -33,7 +37,8 @@ The layers (more columns in a wider terminal; a dash is an unknown number):
                         from the statistics of all texts: 1 is the same up to
                         scale
   position explains     share of the input's variance that goes with the
-                        position in the text (epsilon squared)
+                        position in the text (epsilon squared; below 0 is
+                        less than chance would give)
   text explains         the same for the text that the token is in
   best BN fit r2        how much of the output the best fixed scale and shift
                         per feature can reproduce (R squared)
@@ -41,7 +46,9 @@ The layers (more columns in a wider terminal; a dash is an unknown number):
                         per position
   agreement text        and per text, over all its tokens and features
   first position        rms of the centred first token, relative to the rest
-  features, module      size of the last axis, and the layer's Python class
+  kind                  layernorm, rmsnorm, ...: shown where they differ; told
+                        by what the layer does, not by its name
+  features, module      how many features, and the layer's Python class
 
 \b
 By position, in one layer (the one that agrees least with BN, or --layer):
@@ -65,7 +72,9 @@ By feature, in that layer, the K of --top:
   calls, tokens         how often it ran, and how many tokens it saw
   own error             largest gap between our formula for the layer and its
                         real output, relative to the output's rms
-  layout                the axes of its input: B text, T position, D feature
+  layout                the axes of its input: B text, T position, H head, D
+                        feature
+  eps, affine           what it adds to the variance, and its scale and shift
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
