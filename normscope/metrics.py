@@ -72,6 +72,19 @@ def first_position(by_position: Moments) -> tuple[float, float]:
     return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
 
 
+def stored_gap(by_feature: Moments, mean: Tensor, variance: Tensor) -> tuple[float, float]:
+    """Return how far stored statistics (D,) are from the corpus's, in the norm-ratio form of TID.
+
+    ||mu - mean||_2 / ||sd||_2 and ||sd_corpus - sd||_2 / ||sd||_2 with the stored sd = sqrt(variance):
+    the domain shift that a BatchNorm in evaluation is exposed to. Training Inference Discrepancy:
+    Wang et al., NeurIPS 2022, arXiv 2210.05153.
+    """
+    sd = variance.double().sqrt()
+    shift = by_feature.mean[0] - mean
+    spread = by_feature.variance()[0].sqrt() - sd
+    return ratio(shift.norm(), sd.norm()), ratio(spread.norm(), sd.norm())
+
+
 def ratio(part: Tensor | float, whole: Tensor | float) -> float:
     """Return part / whole, NaN when the whole is 0."""
     return float(part) / float(whole) if float(whole) else math.nan

@@ -74,6 +74,8 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     read = {}
     for field in dataclasses.fields(kind):
         key = field.name.rstrip("_")
+        if key not in members and field.default is not dataclasses.MISSING:
+            continue  # A later version's field, in an earlier version's report.
         if key not in members:
             raise ReportError(f"{where} has no member {key!r}; expected a report that normscope wrote")
         read[field.name] = _read(hints[field.name], members[key], f"{where}.{key}")

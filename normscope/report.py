@@ -120,6 +120,14 @@ class FirstPosition(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class StoredGap(Record):
+    """How far a BatchNorm's stored statistics are from the corpus's, relative to the stored sds."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, eq=False)
 class LayerReport(Record):
     """All numbers of one normalization layer. A part that could not be measured is None."""
 
@@ -146,6 +154,7 @@ class LayerReport(Record):
     affine_fit: AffineFit | None
     explained: Explained | None
     first_position: FirstPosition | None
+    stored_gap: StoredGap | None = None
 
 
 @dataclass(frozen=True, eq=False)

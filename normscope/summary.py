@@ -4,11 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from normscope import metrics
 from normscope.accumulator import Accumulator, Groups
 from normscope.capture import LayerCapture
+from normscope.formulas import vector
 from normscope.moments import Moments, Spread
 from normscope.report import (
     AffineFit,
@@ -20,6 +22,7 @@ from normscope.report import (
     LayerReport,
     PositionStats,
     Scale,
+    StoredGap,
     Summary,
 )
 from normscope.views import COMPARED, WITHOUT_POSITIONS, cells
@@ -43,6 +46,7 @@ def layer_report(capture: LayerCapture) -> LayerReport:
         nonfinite=capture.nonfinite,
         own_error=capture.own_error(),
         **{**dict.fromkeys(_PARTS), **parts},
+        stored_gap=_stored_gap(capture),
     )
 
 
@@ -79,6 +83,15 @@ def warnings_of(capture: LayerCapture) -> list[str]:
             "so its own output and agreement are approximate"
         )
     return notes
+
+
+def _stored_gap(capture: LayerCapture) -> StoredGap | None:
+    """Compare a BatchNorm's running statistics with the corpus's, where it has them."""
+    stored = [vector(capture.norm.module, name, torch.float64) for name in ("running_mean", "running_var")]
+    moments = capture.moments
+    if moments is None or capture.norm.kind != "batchnorm" or stored[0] is None or stored[1] is None:
+        return None
+    return StoredGap(*metrics.stored_gap(cells(moments, "feature").x, stored[0], stored[1]))
 
 
 def measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:

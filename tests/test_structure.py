@@ -43,7 +43,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
     "capture": ({"accumulator", "layers", "layout", "moments"}, CORE),
-    "summary": ({"accumulator", "capture", "metrics", "moments", "report", "views"}, CORE | {"numpy"}),
+    "summary": (
+        {"formulas", "accumulator", "capture", "metrics", "moments", "report", "views"},
+        CORE | {"numpy"},
+    ),
     "tokens": ({"errors", "layout"}, CORE),
     "tally": ({"layout", "report"}, CORE),
     "watcher": ({"capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),

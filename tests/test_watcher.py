@@ -242,6 +242,21 @@ def test_convolutional_inputs_have_channels_for_features() -> None:
     assert watcher.report().run.texts == 5
 
 
+def test_stored_statistics_are_compared_with_the_corpus() -> None:
+    norm = nn.BatchNorm1d(3).eval()
+    stored, variance = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 9.0, 16.0])
+    norm.load_state_dict({**norm.state_dict(), "running_mean": stored, "running_var": variance})
+    x = torch.randn(50, 3, 7) * 2 + 1
+    with normscope.watch(norm) as watcher:
+        norm(x)
+    gap = watcher.report().layers["BatchNorm1d"].stored_gap
+    assert gap is not None
+    rows, sd = x.movedim(1, 2).reshape(-1, 3).double().numpy(), np.array([2.0, 3.0, 4.0])
+    scale = np.linalg.norm(sd)
+    assert gap.mean == pytest.approx(np.linalg.norm(rows.mean(0) - [1, 2, 3]) / scale, rel=1e-6)
+    assert gap.variance == pytest.approx(np.linalg.norm(rows.std(0) - sd) / scale, rel=1e-6)
+
+
 def test_batchnorm_in_training_normalises_by_the_batch() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4).train()
