@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 
 from tests.zoo.inputs import candidates
 from tests.zoo.shrink import shrink
+
+# A parameter beyond this was never filled.
+HUGE = 1e4
 
 
 @dataclass
@@ -42,11 +46,19 @@ def types() -> list[str]:
 def build(kind: str) -> Specimen:
     """Build the type's model, of the first of its classes that runs, and inputs for it."""
     specimen = Specimen(kind)
-    try:
-        config = shrink(CONFIG_MAPPING[kind])
-    except Exception as error:
-        specimen.error = f"config: {_line(error)}"
-        return specimen
+    for wide, own in ((False, True), (True, True), (True, False)):
+        try:
+            config = shrink(CONFIG_MAPPING[kind], wide=wide, own=own)
+        except Exception as error:
+            specimen.error = specimen.error or f"config: {_line(error)}"
+            continue
+        if _try_classes(specimen, config):
+            break
+    return specimen
+
+
+def _try_classes(specimen: Specimen, config: Any) -> bool:
+    """Build the first class of this configuration that runs; the first that is built stays otherwise."""
     for cls in _classes(config):
         try:
             torch.manual_seed(0)
@@ -58,8 +70,8 @@ def build(kind: str) -> Specimen:
         if specimen.model is None or inputs is not None:
             specimen.model, specimen.inputs, specimen.error = model, inputs, problem
         if inputs is not None:
-            break
-    return specimen
+            return True
+    return False
 
 
 def _classes(config: Any) -> Iterator[type[PreTrainedModel]]:
@@ -68,23 +80,25 @@ def _classes(config: Any) -> Iterator[type[PreTrainedModel]]:
     try:
         found = MODEL_MAPPING[type(config)]
         first = list(found) if isinstance(found, list | tuple) else [found]
-    except KeyError:
+    except (KeyError, ValueError):  # No such class, or one that is named and not there.
         pass
-    home = type(config).__module__.replace(".configuration_", ".modeling_")
-    try:
-        module = importlib.import_module(home)
-    except ImportError:
-        module = None
-    others = [
-        v
-        for v in vars(module or object).values()
-        if isinstance(v, type)
-        and issubclass(v, PreTrainedModel)
-        and getattr(v, "config_class", None) is type(config)
-        and v.__module__ == home
-        and not v.__name__.endswith("PreTrainedModel")
-    ]
+    others = [v for home in _homes(type(config)) for v in vars(home).values() if _takes(v, type(config))]
     yield from list(dict.fromkeys([*first, *others]))[:5]
+
+
+def _homes(config: type[Any]) -> Iterator[Any]:
+    """Give the modules beside the configuration that define models."""
+    package, name = config.__module__.rsplit(".", 1)
+    near = name.replace("configuration_", "modeling_")
+    folder = Path(importlib.import_module(package).__file__ or "").parent
+    for path in sorted(folder.glob("modeling_*.py"), key=lambda path: path.stem != near):
+        yield importlib.import_module(f"{package}.{path.stem}")
+
+
+def _takes(value: Any, config: type[Any]) -> bool:
+    if not (isinstance(value, type) and issubclass(value, PreTrainedModel)):
+        return False
+    return getattr(value, "config_class", None) is config and not value.__name__.endswith("PreTrainedModel")
 
 
 def spread(model: nn.Module) -> nn.Module:
@@ -96,10 +110,10 @@ def spread(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             norm = "norm" in type(module).__name__.lower()
-            for name, tensor in module.named_parameters(recurse=False):
+            for tensor in module.parameters(recurse=False):
                 if not tensor.is_floating_point():
                     continue
-                if not bool(tensor.isfinite().all()):
+                if not bool((tensor.abs() < HUGE).all()):
                     tensor.copy_(torch.randn_like(tensor) * 0.05)
                 if norm and tensor.dim() <= 1:
                     tensor.add_(torch.randn_like(tensor) * 0.3)

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from tests.zoo.overrides import FACTORS, OVERRIDES
+from tests.zoo.overrides import OVERRIDES
 
 # Sizes that differ from each other and from a batch of 3 texts of 7 tokens.
 WIDTH, HEADS, KEY_VALUE_HEADS, HEAD_WIDTH, INNER, LAYERS, VOCABULARY = 64, 4, 2, 16, 48, 2, 128
-IMAGE, PATCH, POSITIONS = 64, 16, 128
+IMAGE, PATCH, POSITIONS, WIDEST = 64, 16, 128, 1536
 
 # The first pattern that is found in a field's name gives the most that an integer there may be.
 LIMITS = (
@@ -36,33 +36,47 @@ LIMITS = (
     (r"proj.*_dim|projection_size|^dim$|^latent_dim$|pooler_output|out_dim|text_dim|vision_dim", WIDTH),
     (r"codebook_size|num_embeddings|num_queries|index_topk|num_proposals", POSITIONS),
 )
-INDEX_LISTS = re.compile(r"index(es|ices)?$|_layers$|indices$|hook_ids|extract_layers")
+WIDTHS = re.compile(r"head|hidden|model|emb|proj|dim|inter|ffn|d_ff|dff|lora|rank|unit|pooler|key_value|feed")
+INDEX_LISTS = re.compile(
+    r"index(es|ices)?$|indices$|hook_ids|extract_layers|mlp_only_layers|feature_layer|target_layers"
+)
+STAGES = re.compile(
+    r"^depths$|^num_heads$|^num_attention_heads$|^stage_|^hidden_sizes$|^block_(sizes|configs)$|^patch_sizes$"
+)
 
 
-def shrink(kind: type[PretrainedConfig], default: PretrainedConfig | None = None) -> PretrainedConfig:
-    """Return a small configuration of class `kind`; one that differs from its defaults keeps how it does."""
+def shrink(
+    kind: type[PretrainedConfig],
+    default: PretrainedConfig | None = None,
+    wide: bool = False,
+    own: bool = True,
+) -> Any:
+    """Return a small configuration of class `kind`; one that differs from its defaults keeps how it does.
+
+    A `wide` one keeps all widths and heads and has fewer layers only: some widths hang together in ways
+    that no rule knows. With `own` a type's own needs are heeded.
+    """
     plain = kind()
-    default = default or plain
-    extra = dict(OVERRIDES.get(kind.model_type, {}))
-    layers = extra.pop("LAYERS", None) or _layers(default)
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = _read(default, field.name)
+    if wide and max(size for size in (0, _read(plain, "hidden_size")) if isinstance(size, int)) > WIDEST:
+        raise ValueError(f"{kind.__name__} is too wide to keep its widths")
+    extra = dict(OVERRIDES.get(kind.model_type, {})) if own else {}
+    given, changes, rule = default or plain, dict[str, Any](), _Rule(default or plain, wide)
+    for field in dataclasses.fields(kind):
+        value = _read(given, field.name)
         if not field.init or field.name in ("chunk_size_feed_forward", "_out_features", "_out_indices"):
             continue
-        small = _small(field.name, value, layers, _limits(extra))
-        if small is not value or (default is not plain and _differs(value, _read(plain, field.name))):
+        changed = default is not None and _differs(value, _read(plain, field.name))
+        derived = field.default is None and not changed and not _lists_kinds(field.name, value)
+        small = shrink(type(value), value, wide, own) if isinstance(value, PretrainedConfig) else value
+        if small is value and not derived:
+            small = rule.small(field.name, value)
+        if small is not value or changed:
             changes[field.name] = small
-    if getattr(default, "_out_features", None) and default is not plain:
+    if "mrope_section" in kind.ignore_keys_at_rope_validation and not wide:
+        changes["rope_parameters"] = _rope(given)
+    if default is not None and getattr(default, "_out_features", None):
         changes.update(_outputs(default))
-    changes.update(extra)
-    if "layer_types" in changes and "layer_types" not in extra:
-        changes["layer_types"] = changes["layer_types"]
-    return kind(**{name: value for name, value in changes.items() if name not in FACTORS})
-
-
-def _limits(extra: dict[str, Any]) -> dict[str, int]:
-    return {name: extra[name] for name in FACTORS if name in extra}
+    return kind(**{**changes, **extra})
 
 
 def _read(config: PretrainedConfig, name: str) -> Any:
@@ -76,11 +90,8 @@ def _differs(value: Any, plain: Any) -> bool:
     return not isinstance(value, PretrainedConfig) and bool(value != plain)
 
 
-def _layers(config: PretrainedConfig) -> int:
-    """Return how many layers show every kind that the configuration has."""
-    kinds = [_read(config, name) for name in ("layer_types", "mlp_layer_types", "layers_block_type")]
-    outputs = 0 if getattr(config, "depths", None) else len(getattr(config, "out_indices", None) or ())
-    return max([LAYERS, outputs, *(len(set(k)) for k in kinds if isinstance(k, list | tuple))])
+def _lists_kinds(name: str, value: Any) -> bool:
+    return "type" in name and isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
 
 
 def _outputs(config: PretrainedConfig) -> dict[str, Any]:
@@ -90,44 +101,70 @@ def _outputs(config: PretrainedConfig) -> dict[str, Any]:
     return {"out_indices": list(range(1, count + 1))}
 
 
-def _small(name: str, value: Any, layers: int, limits: dict[str, int]) -> Any:
-    """Return a small value for the field, `value` itself where it may stay."""
-    if isinstance(value, PretrainedConfig):
-        return shrink(type(value), value)
-    if isinstance(value, bool) or value is None:
+def _rope(config: PretrainedConfig) -> dict[str, Any]:
+    """Return rotary parameters whose three sections fill half a head."""
+    held = dict(_read(config, "rope_parameters") or {})
+    half = int(HEAD_WIDTH * held.get("partial_rotary_factor", 1.0)) // 2
+    third = (half + 1) // 3
+    sections = [third, third, half - 2 * third]
+    return {"rope_type": "default", "rope_theta": 1e4, **held, "mrope_section": sections}
+
+
+class _Rule:
+    """How the fields of one configuration become small."""
+
+    def __init__(self, config: PretrainedConfig, wide: bool) -> None:
+        fields = {f.name: _read(config, f.name) for f in dataclasses.fields(config)}
+        staged = any(isinstance(v, list | tuple) and STAGES.search(n) for n, v in fields.items())
+        self.staged = staged
+        self.keep_widths = wide or staged
+        kinds = [fields.get(name) for name in ("layer_types", "mlp_layer_types", "layers_block_type")]
+        outputs = 0 if staged else len(getattr(config, "out_indices", None) or ())
+        self.layers = max([LAYERS, outputs, *(len(set(k)) for k in kinds if isinstance(k, list | tuple))])
+        keys, heads = fields.get("num_key_value_heads"), fields.get("num_attention_heads")
+        self.grouped = keys != heads and "qk_nope_head_dim" not in fields
+
+    def small(self, name: str, value: Any) -> Any:
+        """Return a small value for the field, `value` itself where it may stay."""
+        if isinstance(value, bool) or value is None:
+            return value
+        if isinstance(value, int):
+            return self._int(name, value)
+        if isinstance(value, list | tuple) and value:
+            return self._list(name, value)
         return value
-    if isinstance(value, int):
-        return _small_int(name, value, layers)
-    if isinstance(value, list | tuple) and value:
-        return _small_list(name, value, layers)
-    if isinstance(value, dict) and "mrope_section" in value:
-        return {**value, "mrope_section": [4, 2, 2]}
-    return value
 
+    def _int(self, name: str, value: int) -> int:
+        if re.search(r"_(token_id|token_index|id|index)$", name) or name.endswith("_token"):
+            return value if value < VOCABULARY else 100 + sum(name.encode()) % 28
+        if self.keep_widths and WIDTHS.search(name) and not re.search(r"layers$|position|vocab", name):
+            return value
+        if name == "num_key_value_heads" and not self.grouped:
+            return min(value, HEADS)
+        if self.staged and re.search(r"layers$|patch_size|depth|_size$", name) and "image_size" not in name:
+            return value
+        limit = next((limit for pattern, limit in LIMITS if re.search(pattern, name)), None)
+        if limit == LAYERS and re.search("layers?$", name):
+            limit = self.layers
+        return value if limit is None else min(value, limit)
 
-def _small_int(name: str, value: int, layers: int) -> int:
-    if re.search(r"_(token_id|token_index|id|index)$", name) or name.endswith("_token"):
-        return value if value < VOCABULARY else 100 + sum(name.encode()) % 28
-    for pattern, limit in LIMITS:
-        if re.search(pattern, name):
-            limit = max(limit, layers) if limit == LAYERS and "num_hidden" in name else limit
-            return value if limit is None or value <= limit else limit
-    return value
+    def _list(self, name: str, value: Any) -> Any:
+        if isinstance(value[0], str):
+            kinds = list(dict.fromkeys(value))
+            long = _lists_kinds(name, value) and len(value) > self.layers
+            return [kinds[i % len(kinds)] for i in range(self.layers)] if long else value
+        return self._numbers(name, value) if isinstance(value[0], int | float) else value
 
-
-def _small_list(name: str, value: Any, layers: int) -> Any:
-    first = value[0]
-    if isinstance(first, str) and len(value) > layers and "type" in name:
-        kinds = list(dict.fromkeys(value))
-        return [kinds[i % len(kinds)] for i in range(layers)]
-    if name.endswith("token_id"):
-        return [v if v < VOCABULARY else 2 for v in value]
-    if name in ("depths", "num_block_repeats", "stage_num_blocks"):
-        return type(value)(min(v, 1 if len(value) > 2 else 2) for v in value)
-    if name in ("image_size", "img_size", "pretrain_image_size"):
-        return type(value)(min(v, IMAGE) for v in value)
-    if INDEX_LISTS.search(name) and isinstance(first, int) and min(value) >= 0:
-        return type(value)(sorted({min(v, layers - 1) for v in value}))
-    if isinstance(first, int | float) and len(value) > 8 and len(set(value)) < 3:
-        return type(value)(value[:layers])
-    return value
+    def _numbers(self, name: str, value: Any) -> Any:
+        small = value
+        if name.endswith("token_id"):
+            small = [v if v < VOCABULARY else 2 for v in value]
+        elif name in ("depths", "num_block_repeats", "stage_num_blocks"):
+            small = [min(v, 1 if len(value) > 2 else 2) for v in value]
+        elif name in ("image_size", "img_size", "pretrain_image_size"):
+            small = [min(v, IMAGE) for v in value]
+        elif not self.staged and INDEX_LISTS.search(name) and min(value) >= 0:
+            small = sorted({min(v, self.layers - 1) for v in value})
+        elif len(value) > 8 and len(set(value)) < 3:
+            small = value[: self.layers]
+        return value if small is value else type(value)(small)
