@@ -10,7 +10,7 @@ from torch import Tensor
 from normscope.accumulator import Accumulator
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, lead_axes, to_rows
-from normscope.moments import Rows
+from normscope.moments import Labels, Rows
 
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
 PART = 1 << 20
@@ -59,6 +59,8 @@ class LayerCapture:
         """
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
+        if not self.norm.settled:
+            self._choose_axis(given.detach(), output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
         if lead is None:
             self.misfits += 1
@@ -69,6 +71,20 @@ class LayerCapture:
             self.known_layout = parts[0].layout or (UNALIGNED if probe else None)
         if not probe:
             self._add_parts(given, output, parts)
+
+    def _choose_axis(self, given: Tensor, output: Any) -> None:
+        """Find the features of a class that may have them on axis 1, by their number or by what it does."""
+        norm = self.norm
+        if norm.axis_is_known() or given.dim() < 3:
+            return
+        fits = [axis for axis in (-1, 1) if lead_axes(tuple(given.shape), axis, norm.features) is not None]
+        if len(fits) == 2 and isinstance(output, Tensor) and output.shape == given.shape:
+            fits.sort(key=lambda axis: self._axis_error(given, output.detach(), axis))
+        norm.feature_axis = fits[0] if fits else norm.feature_axis
+
+    def _axis_error(self, given: Tensor, output: Tensor, axis: int) -> float:
+        x, out = (to_rows(values, axis, self.norm.features) for values in (given, output.to(given.device)))
+        return self.norm.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
 
     def _lead_axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the sizes of the axes before the features; None when another width was seen before."""

@@ -62,7 +62,8 @@ class Formula:
 def batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return BatchNorm's mean and variance (D,): the running ones, or the rows' in training."""
     mean, power = (vector(module, name, rows.x.dtype) for name in ("running_mean", "running_var"))
-    if mean is None or power is None or module.training:
+    learns = module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    if mean is None or power is None or learns:
         return rows.x.mean(0), rows.x.var(0, correction=0)
     return mean, power
 
@@ -78,9 +79,11 @@ def formulas(module: nn.Module, features: int, dtype: torch.dtype) -> list[Formu
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         running = module.track_running_stats and not module.training
         return [Formula("batchnorm", eps) if running else Formula("instancenorm", eps, groups=features)]
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return [Formula("batchnorm", eps)]
     choices = UNSAID_EPS if math.isnan(eps) else (eps,)
+    # Frozen BatchNorms are classes of their own, known by what they store.
+    stores = vectors[2] is not None and vectors[3] is not None
+    if stores or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return [Formula("batchnorm", eps) for eps in choices]
     offsets = (0.0, 1.0) if vector(module, "weight") is not None else (0.0,)
     kinds = ("rmsnorm", "layernorm") if says_rms(module) else ("layernorm", "rmsnorm")
     return [Formula(kind, eps, offset) for kind in kinds for offset in offsets for eps in choices]

@@ -23,8 +23,8 @@ CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
-# A formula whose output is further off than this, rms by rms, is not the layer's.
-WORST_ERROR = 0.02
+# A formula whose output is further off than this plus rounding, rms by rms, is not the layer's.
+WORST_ERROR = 1e-3
 
 
 @dataclass
@@ -38,11 +38,8 @@ class NormLayer:
     features: int
     formula: Formula | None = None
     settled: bool = False
-
-    @property
-    def feature_axis(self) -> int:
-        """Where the features are in the layer's input: 1 for convolutional kinds, else the last axis."""
-        return 1 if isinstance(self.module, tuple(kind for kind, _ in CHANNEL_FIRST)) else -1
+    feature_axis: int = -1
+    """Where the features are in the layer's input: the last axis, or 1 as in convolutions."""
 
     @property
     def by_row(self) -> bool:
@@ -67,11 +64,20 @@ class NormLayer:
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
         best = min(self._errors(rows, output, sample), key=lambda pair: pair[0], default=(math.inf, None))
-        if best[1] is not None and best[0] <= WORST_ERROR:
+        rounding = 0.0 if output is None else 2 * torch.finfo(output.dtype).eps
+        if best[1] is not None and best[0] <= WORST_ERROR + rounding:
             self.formula = best[1]
-            self.kind = best[1].kind if self.feature_axis == -1 else self.kind
-        elif self.feature_axis == -1:
+            self.kind = self.kind if _is_channel_first(self.module) else best[1].kind
+        elif not _is_channel_first(self.module):
             self.kind = "other"
+
+    def axis_is_known(self) -> bool:
+        """Whether the class settles where the features are; other classes may have them on axis 1."""
+        return _is_channel_first(self.module) or type(self.module) in (nn.LayerNorm, nn.RMSNorm)
+
+    def error(self, rows: Rows, output: Tensor, sample: Labels) -> float:
+        """Return how far the best formula is from the module's real output (V, D), rms by rms."""
+        return min((error for error, _ in self._errors(rows, output, sample)), default=math.inf)
 
     def _errors(self, rows: Rows, output: Tensor | None, sample: Labels) -> Iterator[tuple[float, Formula]]:
         if output is None:
@@ -89,7 +95,10 @@ def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()
     `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; one that matches
     nothing raises UsageError. `index` counts all layers, chosen or not.
     """
-    found = [NormLayer(name, i, m, *_kind(m)) for i, (name, m) in enumerate(_candidates(model))]
+    found = [
+        NormLayer(name, i, m, *_kind(m), feature_axis=1 if _is_channel_first(m) else -1)
+        for i, (name, m) in enumerate(_candidates(model))
+    ]
     chosen = select([layer.name for layer in found], only, exclude)
     return [layer for layer in found if layer.name in chosen]
 
@@ -116,6 +125,10 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         # Weight normalization is a parametrization: it makes a weight, and sees no tokens.
         if _is_norm(module) and "parametrizations" not in name.split("."):
             yield name or type(module).__name__, module
+
+
+def _is_channel_first(module: nn.Module) -> bool:
+    return isinstance(module, tuple(kind for kind, _ in CHANNEL_FIRST))
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -13,15 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# One float32 sum of more rows than this would lose digits that matter.
+MANY_ROWS = 128
+
 
 @dataclass(frozen=True)
 class Labels:
     """Which of G groups each of V rows belongs to: `group` (V,), the rows per group `count` (G, 1)
-    float64, and `first` (G,), the first row of each group (0 for an empty one)."""
+    float64, `first` (G,), the first row of each group (0 for an empty one), and whether some group
+    has `many` rows."""
 
     group: Tensor
     count: Tensor
     first: Tensor
+    many: bool
 
     @classmethod
     def of(cls, group: Tensor) -> "Labels":
@@ -29,10 +34,12 @@ class Labels:
         count = torch.bincount(group)
         rows = torch.arange(len(group), device=group.device)
         first = rows.new_zeros(len(count)).scatter_reduce_(0, group, rows, "amin", include_self=False)
-        return cls(group, count.double()[:, None], first)
+        many = len(count) > 0 and int(count.max()) > MANY_ROWS
+        return cls(group, count.double()[:, None], first, many)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum the rows of `values` (V, D) by group into (G, D) float64."""
+        values = values.double() if self.many else values
         sums = values.new_zeros(len(self.first), values.shape[1])
         return sums.index_add_(0, self.group, values).double()
 

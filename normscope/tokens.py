@@ -27,10 +27,14 @@ class Chosen(NamedTuple):
 
 @dataclass
 class Scope:
-    """The tokens of one forward, None where it has none, and the alignments that its layers share."""
+    """The tokens of one forward, None where it has none, and the alignments that its layers share.
+
+    `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
+    """
 
     mask: TokenMask | None
     source: Tensor | None = None
+    decoder: Tensor | None = None
     known: dict[Any, list[Alignment]] = field(default_factory=dict)
 
     def is_of(self, shape: tuple[int, int]) -> bool:
@@ -109,6 +113,8 @@ class Scopes:
                 f"attention_mask has {mask.dim()} axes, not 2: padding counts unless watcher.mask is set"
             ] = None
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if tokens is None and mask is not None:
+            tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
         if tokens is None and _first(given, MEDIA) is not None:
             return Scope(None)
         if tokens is None or tokens.dim() < 2:
@@ -118,10 +124,13 @@ class Scopes:
         handed_down = mask is None or (outer is not None and mask is outer.source)
         if outer is not None and handed_down and not decodes and outer.is_of(shape):
             return outer  # The same tokens: on the way down their mask may have become 4-D.
-        if mask is None or mask.shape[0] != shape[0] or mask.shape[1] < shape[1]:
+        if decodes and mask is None and outer is not None and outer.decoder is not None:
+            mask = outer.decoder
+        if mask is None or mask.shape[0] != shape[0] or mask.shape[1] < shape[1] or not mask.any():
             mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked = chosen.decoder if decodes else chosen.text
-        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask)
+        decoder = given.get("decoder_attention_mask")
+        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask, decoder)
 
 
 def _earlier(given: dict[str, Any]) -> int:
@@ -132,6 +141,11 @@ def _earlier(given: dict[str, Any]) -> int:
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Tensor | None:
     return next((given[name] for name in names if isinstance(given.get(name), Tensor)), None)
+
+
+def _is_sequence(value: Any, mask: Tensor) -> bool:
+    """Whether a forward's argument is (B, T, D) for this (B, T) mask."""
+    return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == mask.shape
 
 
 def _chosen_only(chosen: Tensor | None) -> TokenMask | None:

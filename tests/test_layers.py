@@ -253,11 +253,11 @@ def test_a_subclass_that_does_something_else_is_other() -> None:
 
 def test_own_error_is_the_worst_miss_relative_to_the_outputs_rms() -> None:
     module, first, second = spread(Scaled(D)), noise(3, 5, D), noise(4, 2, D, seed=1)
-    module.factor = 1.004
+    module.factor = 1.0004
     _, layer = run(module, first, second)
     outputs = [module(x).detach().double().numpy().ravel() for x in (first, second)]
     rms = np.sqrt((np.concatenate(outputs) ** 2).mean())
-    worst = np.abs(np.concatenate(outputs)).max() * (1 - 1 / 1.004)
+    worst = np.abs(np.concatenate(outputs)).max() * (1 - 1 / 1.0004)
     assert layer.kind == "layernorm"
     assert layer.own_error == pytest.approx(worst / rms, rel=1e-3)
     assert layer.own_error < WORST_ERROR
@@ -473,3 +473,28 @@ def test_no_glob_matches_a_model_without_layers() -> None:
     assert select([], []) == set()
     with pytest.raises(UsageError, match="none"):
         find(nn.Linear(D, D), ["*"])
+
+
+class ChannelFirstNorm(nn.Module):
+    """A LayerNorm over axis 1, as convolutional models write it."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(features) + 0.5), nn.Parameter(torch.rand(features))
+        self.eps = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(
+            x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps
+        ).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, D, 5, 4), (3, D, 7), (3, D, D), (3, D, 5, D)], ids=str)
+def test_the_axis_of_the_features_is_told_by_what_the_layer_does(shape: tuple[int, ...]) -> None:
+    x = noise(*shape)
+    _, layer = run(ChannelFirstNorm(D), x)
+    assert (layer.kind, layer.features) == ("layernorm", D)
+    assert layer.own_error < 1e-5
+    assert layer.layout is not None
+    assert layer.layout.startswith("(B, D, T")
+    assert_feature_statistics(layer, x.movedim(1, -1))

@@ -181,3 +181,11 @@ def test_likeness_of_a_cell_without_spread_adds_nothing() -> None:
     x = torch.full((6, FEATURES), 3.0, dtype=torch.float64)
     alike = Likeness.of(co_moments(x, x, torch.zeros(6, dtype=torch.long)), eps=0.0)
     assert (alike.product.item(), alike.square.item()) == (0.0, 0.0)
+
+
+def test_many_float32_rows_in_one_group_keep_their_digits() -> None:
+    """A first row far out, and then more rows than float32 can add up one by one."""
+    x = torch.randn(200_000, FEATURES)
+    x[0] = 300.0
+    m = Moments.by_group(x, Labels.of(torch.zeros(len(x), dtype=torch.long)))
+    np.testing.assert_allclose(m.variance()[0], x.double().numpy().var(0), rtol=1e-5)
