@@ -4,15 +4,28 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Batching", "Loading", "NormscopeError", "Report", "Watcher", "inspect", "read_report", "watch"]
+__all__ = [
+    "Batching",
+    "Loading",
+    "NormscopeError",
+    "Outline",
+    "Report",
+    "Watcher",
+    "inspect",
+    "list_layers",
+    "read_report",
+    "watch",
+]
 
 _HOMES = {
     "Batching": "normscope.batches",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
+    "Outline": "normscope.outline",
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
     "inspect": "normscope.scan",
+    "list_layers": "normscope.layer_list",
     "read_report": "normscope.report",
     "watch": "normscope.watcher",
 }
@@ -20,6 +33,8 @@ _HOMES = {
 if TYPE_CHECKING:
     from normscope.batches import Batching
     from normscope.errors import NormscopeError
+    from normscope.layer_list import list_layers
+    from normscope.outline import Outline
     from normscope.report import Report, read_report
     from normscope.scan import inspect
     from normscope.source import Loading

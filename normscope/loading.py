@@ -1,4 +1,4 @@
-"""MODEL -> model and tokenizer, ready to run."""
+"""MODEL -> model and tokenizer, ready to run; or the model's skeleton, without weights."""
 
 import logging
 import os
@@ -33,6 +33,16 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without weights (evaluation mode, on torch's meta device) and its origin."""
+
+    model: "PreTrainedModel"
+    id: str
+    revision: str | None
+    commit: str | None
+
+
 def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
     """Load MODEL by the head class its configuration names, with its tokenizer.
 
@@ -43,14 +53,8 @@ def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
     source = locate(model, options)
     with quiet():
         device = _device(options.device)
-        source = replace(source, outage=outage_of(source))
-        commit = _commit(source)
-        # Pinned to the commit, later files match the first one and need fewer requests.
+        source, config, commit = _configuration(source)
         keywords = source.keywords(commit or options.revision)
-        with in_our_words(source, "configuration"):
-            from transformers import AutoConfig
-
-            config = AutoConfig.from_pretrained(source.place, **keywords)
         loader = _loader(source, config)
         tokenizer = _tokenizer(source, config, keywords)
         network, notes = _network(source, loader, config, keywords)
@@ -58,6 +62,47 @@ def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
         with in_our_words(source, "weights"):
             network.requires_grad_(False).to(device)  # type: ignore[arg-type]
     return Loaded(network, tokenizer, source.given, options.revision, commit, notes)
+
+
+def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Skeleton:
+    """Build MODEL from its configuration alone, by the same class as `load`, on torch's meta device.
+
+    No weights and no tokenizer are read or downloaded. Raises the errors of `load`.
+    """
+    source = locate(model, options)
+    with quiet():
+        source, config, commit = _configuration(source)
+        loader = _loader(source, config)
+        with in_our_words(source, "configuration"):
+            import torch
+
+            made = _maker(source, loader, config, commit)
+            with torch.device("meta"):
+                network = made(config)
+    return Skeleton(network.eval(), source.given, options.revision, commit)
+
+
+def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | None]":
+    """Read config.json; return it, the commit it is of, and the source, which now knows of an outage."""
+    source = replace(source, outage=outage_of(source))
+    commit = _commit(source)
+    # Pinned to the commit, later files match the first one and need fewer requests.
+    keywords = source.keywords(commit or source.options.revision)
+    with in_our_words(source, "configuration"):
+        from transformers import AutoConfig
+
+        return source, AutoConfig.from_pretrained(source.place, **keywords), commit
+
+
+def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
+    """What makes a model of a configuration: a class of transformers or, if trusted, of the repository."""
+    own_code = getattr(config, "auto_map", None) or {}
+    if source.options.trust_remote_code and loader.__name__ in own_code:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
+        return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
+    return getattr(loader, "from_config", loader)
 
 
 def _commit(source: Source) -> str | None:

@@ -26,6 +26,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"errors"}, set()),
     "plain": ({"errors", "printable"}, {"numpy"}),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy"}),
+    "outline": ({"errors", "files", "plain"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
@@ -55,13 +56,21 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},
         CORE,
     ),
-    "render": ({"printable", "report"}, {"numpy", "rich"}),
+    "flow": (set(), CORE),
+    "places": ({"flow"}, CORE),
+    "layer_list": (
+        {"layers", "loading", "outline", "places", "source", "watcher"},
+        CORE,
+    ),
+    "render": ({"outline", "printable", "report"}, {"numpy", "rich"}),
     "cli": (
         {
             "batches",
             "errors",
             "files",
+            "layer_list",
             "loading",
+            "outline",
             "printable",
             "render",
             "report",
@@ -76,7 +85,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "plain", "printable", "render", "report", "samples", "source", "texts",
+    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source", "texts",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope import __version__
-from normscope.cli import inspect
+from normscope.cli import inspect, layers
 from normscope.cli.guard import full_disk, guard
 
 
@@ -58,6 +58,9 @@ def normscope(
 app.command(
     "inspect", short_help="Show what every normalization layer does to texts.", epilog=inspect.EPILOG
 )(inspect.inspect)
+app.command("layers", short_help="List the normalization layers; no weights are read.", epilog=layers.EPILOG)(
+    layers.layers
+)
 
 
 def main() -> None:
