@@ -1,0 +1,266 @@
+"""What a method does with a norm, read off its code: x + f(norm(x)), or norm(x + f(x)), or neither.
+
+The method's statements are followed in order with a symbol for every value, and each `if` that asks
+for a flag of the module takes the side that the module takes. Nothing is run, so it costs the same
+for a model of any size.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+# A call that hands its one value on, near enough: what it returns stands for what it was given.
+PASSING = ("drop", "scale")
+# Methods of a tensor that give the same numbers in another form, and what is no number of it.
+RESHAPING = ("contiguous", "expand", "flatten", "permute", "reshape", "to", "transpose", "type_as", "view")
+ABOUT = ("device", "dim", "dtype", "shape", "size")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What an expression gives: `kind` is norm, add, pass (one value handed on), tuple, call or given."""
+
+    kind: str
+    inputs: tuple["Value", ...] = ()
+
+    def bare(self) -> "Value":
+        """Return the value that was handed on to become this one."""
+        return self.inputs[0].bare() if self.kind == "pass" else self
+
+    def terms(self) -> "list[Value]":
+        """List what was added up, sums within the sum taken apart and kept as well."""
+        found = []
+        for term in (value.bare() for value in self.inputs):
+            found += [term, *(term.terms() if term.kind == "add" else ())]
+        return found
+
+    def comes_from(self, other: "Value") -> bool:
+        """Whether `other` went into this value, however far back."""
+        ahead, seen = [self], set()
+        while ahead:
+            value = ahead.pop()
+            if value is other:
+                return True
+            if id(value) not in seen:
+                seen.add(id(value))
+                ahead += value.inputs
+        return False
+
+
+def side_of(module: nn.Module, name: str) -> str:
+    """Tell on which side of a residual addition the methods of `module` apply its norm `self.name`.
+
+    "pre-norm": its input is also added to what is made of its output, x + f(norm(x)). "post-norm":
+    its input is a sum, norm(x + f(x)), or its output is a term of one, x + norm(f(x)). "" if neither
+    can be seen.
+    """
+    for method in methods(module):
+        if name in method.mentions:
+            reading = _Reading(module, name)
+            reading.follow(method.code)
+            if side := reading.side():
+                return side
+    return ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method's code, and the attributes of `self` in it, in the order of their first mention."""
+
+    code: ast.FunctionDef
+    mentions: tuple[str, ...]
+
+
+def methods(module: nn.Module) -> tuple[Method, ...]:
+    """Parse the methods that the module's class adds to torch's, `forward` first, less those without source."""
+    kind: Any = type(module)
+    return _methods(kind)
+
+
+@lru_cache(maxsize=512)
+def _methods(kind: type[nn.Module]) -> tuple[Method, ...]:
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if base.__module__.split(".", maxsplit=1)[0] != "torch" and issubclass(base, nn.Module):
+            for name, value in vars(base).items():
+                # The initialiser makes the parts and uses none.
+                if inspect.isfunction(value) and name != "__init__":
+                    found.setdefault(name, value)
+    parsed = (_parsed(found[name]) for name in sorted(found, key=lambda name: name != "forward"))
+    return tuple(method for method in parsed if method)
+
+
+def _parsed(function: object) -> Method | None:
+    try:
+        source = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]
+        (code,) = ast.parse(source).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    if not isinstance(code, ast.FunctionDef):
+        return None
+    uses = [node for node in ast.walk(code) if isinstance(node, ast.Attribute) and _is_self(node.value)]
+    uses.sort(key=lambda node: (node.lineno, node.col_offset))
+    return Method(code, tuple(dict.fromkeys(node.attr for node in uses)))
+
+
+def _is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+class _Reading:
+    """One method, followed from top to bottom; loops once, both sides of what cannot be told."""
+
+    def __init__(self, module: nn.Module, norm: str) -> None:
+        self.module, self.norm = module, norm
+        self.known: dict[str, Value] = {}
+        self.made: list[Value] = []
+
+    def side(self) -> str:
+        """Return the first side that a use of the norm tells."""
+        sums = [value for value in self.made if value.kind in ("add", "call")]
+        return next((side for n in self.made if n.kind == "norm" and (side := _side(n, sums))), "")
+
+    def follow(self, code: ast.FunctionDef) -> None:
+        """Read the whole method."""
+        given = [*code.args.posonlyargs, *code.args.args, *code.args.kwonlyargs]
+        self.known = {argument.arg: self._make("given") for argument in given if argument.arg != "self"}
+        self._block(code.body)
+
+    def _block(self, statements: Sequence[ast.stmt]) -> None:
+        for statement in statements:
+            self._statement(statement)
+
+    def _statement(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.If):
+            flag = self._flag(node.test)
+            self._block(() if flag is False else node.body)
+            self._block(() if flag is True else node.orelse)
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                self._assign(target, node.value)
+        elif isinstance(node, ast.AugAssign):
+            value = self._binary(node.target, node.op, node.value)
+            if isinstance(node.target, ast.Name) and value:
+                self.known[node.target.id] = value
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            self._assign(node.target, node.value)
+        elif isinstance(node, ast.Return | ast.Expr) and node.value:
+            self._value(node.value)
+        elif isinstance(node, ast.For):
+            self._bind(node.target, self._value(node.iter))
+            self._block(node.body)
+        elif isinstance(node, ast.While | ast.With | ast.Try):
+            self._block(node.body)
+
+    def _flag(self, test: ast.expr) -> bool | None:
+        """What a condition on the module's own flags comes to; None when it asks for anything else."""
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            inner = self._flag(test.operand)
+            return None if inner is None else not inner
+        if isinstance(test, ast.Attribute) and (path := _path(test)):
+            value: object = self.module
+            for name in path:
+                value = getattr(value, name, None)
+            return value if isinstance(value, bool) else None
+        return None
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            values = [self._value(item) for item in value.elts]
+            for item, new in zip(target.elts, values, strict=False):
+                self._bind(item, new)
+        else:
+            self._bind(target, self._value(value))
+
+    def _bind(self, target: ast.expr, value: Value | None) -> None:
+        if isinstance(target, ast.Tuple | ast.List):
+            for item in target.elts:
+                self._bind(item, value)
+        elif isinstance(target, ast.Name):
+            self.known.pop(target.id, None)
+            if value:
+                self.known[target.id] = value
+
+    def _value(self, node: ast.expr) -> Value | None:
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, ast.BinOp):
+            return self._binary(node.left, node.op, node.right)
+        if isinstance(node, ast.IfExp):
+            flag = self._flag(node.test)
+            first, second = (node.orelse, node.body) if flag is False else (node.body, node.orelse)
+            return self._value(first) or (self._value(second) if flag is None else None)
+        if isinstance(node, ast.Attribute | ast.Subscript):
+            about = isinstance(node, ast.Attribute) and node.attr in ABOUT
+            return None if about or _path(node) else self._value(node.value)
+        values = self._values(ast.iter_child_nodes(node))
+        return self._make("tuple", values) if values else None
+
+    def _values(self, nodes: "Iterator[ast.AST] | Sequence[ast.AST]") -> list[Value]:
+        found = (self._value(node) for node in nodes if isinstance(node, ast.expr))
+        return [value for value in found if value]
+
+    def _binary(self, left: ast.expr, op: ast.operator, right: ast.expr) -> Value | None:
+        values = self._values([left, right])
+        if len(values) < 2:
+            return self._make("pass", values) if values else None
+        lists = any(isinstance(node, ast.Tuple | ast.List) for node in (left, right))
+        adds = isinstance(op, ast.Add | ast.Sub)
+        return self._make("tuple" if lists else "add" if adds else "call", values)
+
+    def _call(self, node: ast.Call) -> Value | None:
+        path = _path(node.func)
+        given = self._values([*node.args, *(keyword.value for keyword in node.keywords)])
+        if path == [self.norm]:
+            return self._make("norm", given[:1]) if given else None
+        name = path[-1] if path else _name(node.func)
+        if isinstance(node.func, ast.Attribute) and not path and (owner := self._value(node.func.value)):
+            # A method of a tensor: x.to(...), x.view(...), x.add(y).
+            if name in ABOUT:
+                return None
+            if not given or name in RESHAPING:
+                return self._make("pass", [owner])
+            given = [owner, *given]
+        if name in ("add", "add_") and len(given) > 1:
+            return self._make("add", given)
+        passing = len(given) == 1 and any(word in name.lower() for word in PASSING)
+        return self._make("pass" if passing else "call", given)
+
+    def _make(self, kind: str, inputs: Sequence[Value] = ()) -> Value:
+        value = Value(kind, tuple(inputs))
+        self.made.append(value)
+        return value
+
+
+def _side(norm: Value, sums: Sequence[Value]) -> str:
+    given = norm.inputs[0].bare()
+    # A module that is handed both x and f(norm(x)) adds them up inside.
+    added = [value.terms() for value in sums]
+    if any(given in terms and any(t is not given and t.comes_from(norm) for t in terms) for terms in added):
+        return "pre-norm"
+    terms_with = [value.terms() for value in sums if value.kind == "add" and norm in value.terms()]
+    if given.kind == "add" or any(not t.comes_from(norm) for terms in terms_with for t in terms):
+        return "post-norm"
+    return ""
+
+
+def _name(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _path(node: ast.AST) -> list[str]:
+    """The attributes that lead from `self` to a part, an index passed over; empty for anything else."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+        node = node.value
+    return names if _is_self(node) else []

@@ -1,0 +1,74 @@
+"""What a model's normalization layers are, before anything has run: frozen, plain, to JSON and back."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from normscope.errors import ReportError
+from normscope.files import write_whole
+from normscope.plain import Record, from_plain, to_plain
+
+OUTLINE_SCHEMA = "normscope.layers/1"
+
+
+@dataclass(frozen=True, eq=False)
+class OutlinedModel(Record):
+    """Which model it is; `parameters` counts its weights."""
+
+    id: str
+    revision: str | None
+    commit: str | None
+    architecture: str
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class OutlinedLayer(Record):
+    """One normalization layer.
+
+    `features` is None where only its input will tell, `eps` NaN where it has none. `place` is one of
+    embeddings, pre-norm, post-norm, final, per-head, head, other: see `normscope.places.Places`.
+    """
+
+    name: str
+    index: int
+    module: str
+    kind: str
+    features: int | None
+    eps: float
+    affine: str
+    parameters: int
+    place: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outline(Record):
+    """The normalization layers of one model, in model order."""
+
+    normscope: str
+    model: OutlinedModel
+    layers: tuple[OutlinedLayer, ...]
+
+    def __repr__(self) -> str:
+        return f"<Outline of {self.model.id}: {len(self.layers)} layers>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outline as plain JSON values, in the documented schema `normscope.layers/1`."""
+        return {"schema": OUTLINE_SCHEMA, **to_plain(self)}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
+        """Return the outline as strict JSON text and, given a path, write it there whole or not at all."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        if path is not None:
+            write_whole(path, text)
+        return text
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Outline":
+        """Build an outline from what `to_dict` returns; ReportError says what does not fit."""
+        if not isinstance(data, dict) or data.get("schema") != OUTLINE_SCHEMA:
+            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise ReportError(f"not a list of layers: schema is {got!r}; expected {OUTLINE_SCHEMA!r}")
+        return from_plain(cls, data, "layers")

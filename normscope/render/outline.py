@@ -1,0 +1,106 @@
+"""The list of a model's normalization layers as a table, for a terminal or in Markdown."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from normscope.outline import Outline, OutlinedLayer
+from normscope.printable import printable
+from normscope.render.grid import Column, Grid
+from normscope.render.markdown import _drawn as drawn_markdown
+from normscope.render.markdown import _join
+from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
+from normscope.render.tables import LEAST_WIDTH, Screen, _flow
+from normscope.render.tables import _drawn as drawn
+
+
+def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
+    """Return one row a layer, as text with line ends; what all layers share stands above the table.
+
+    Nothing in the outline is taken for markup, and no escape codes are in the text but the colours
+    that `screen` asks for.
+    """
+    screen = Screen(max(screen.width, LEAST_WIDTH), screen.colour, screen.unicode)
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=screen.width,
+        force_terminal=screen.colour,
+        color_system="standard" if screen.colour else None,
+        no_color=not screen.colour,
+        legacy_windows=False,
+        emoji=False,
+        markup=False,
+        highlight=False,
+    )
+    grid, shared = outline_grid(outline, verbose)
+    top = [_flow(about(outline), screen, "bold")] + ([_flow(shared, screen, "")] if shared else [])
+    console.print(*top, *drawn(grid, screen), sep="\n", soft_wrap=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+
+
+def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
+    """Return what `render_outline` shows as GitHub-flavoured Markdown, no name cut."""
+    grid, shared = outline_grid(outline, verbose)
+    parts = [f"## {_join(about(outline))}", *([_join(shared)] if shared else []), *drawn_markdown(grid)]
+    return "\n\n".join(parts) + "\n"
+
+
+def about(outline: Outline) -> list[str]:
+    """Say which model it is."""
+    model = outline.model
+    revision = [f"revision {model.revision}"] if model.revision else []
+    parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
+    return [printable(part) for part in parts]
+
+
+def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
+    """Return the table, and in words what is the same in all of its layers and so not in it."""
+    layers = outline.layers
+    columns = {
+        "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
+        "features": Column("features", "", align(_features(layer) for layer in layers)),
+        "eps": Column("eps", "", aligned((layer.eps for layer in layers), 1), rank=2),
+        "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
+        "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
+    }
+    alike = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
+    shared = [_words(name, columns[name].cells[0].strip()) for name in alike]
+    grid = Grid(
+        f"{len(layers)} normalization layer{'' if len(layers) == 1 else 's'}",
+        [
+            *_names(layers, verbose),
+            *(column for name, column in columns.items() if name not in alike),
+            Column("place", "", [printable(layer.place) for layer in layers]),
+            Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
+        ],
+    )
+    return grid, [f"{_each(layers)}: {shared[0]}", *shared[1:]] if shared else []
+
+
+def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
+    if not verbose:
+        return [Column("layer", "", [layer.name for layer in layers], names=True)]
+    full = [printable(layer.name) for layer in layers]
+    return [
+        Column("#", "", align(str(layer.index) for layer in layers)),
+        Column("layer", "", full, wraps=True),
+    ]
+
+
+def _each(layers: Sequence[OutlinedLayer]) -> str:
+    return "the layer" if len(layers) == 1 else "each"
+
+
+def _words(name: str, cell: str) -> str:
+    words = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
+    return words.get(name, f"{name} {cell}")
+
+
+def _features(layer: OutlinedLayer) -> str:
+    return UNKNOWN if layer.features is None else grouped(layer.features)
+
+
+def _size(parameters: int) -> str:
+    return f"{short(parameters / 1e9)}B" if parameters >= 1e9 else f"{short(parameters / 1e6)}M"
