@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normscope.accumulator import Accumulator
+from normscope.gates import GATES, Gate
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, lead_axes, to_rows
 from normscope.moments import Labels, Rows
@@ -52,10 +53,19 @@ class LayerCapture:
             return math.nan
         return self._worst_error / math.sqrt(self._output_square / self._output_size)
 
-    def add(self, given: Tensor, output: Any, parts_of: Aligner, *, probe: bool = False) -> None:
+    def add(
+        self,
+        given: Tensor,
+        output: Any,
+        parts_of: Aligner,
+        *,
+        gate: Tensor | None = None,
+        probe: bool = False,
+    ) -> None:
         """Add one call of the layer; `parts_of` tells which rows of its input count, in parts.
 
-        A `probe` is a call that only tells the layout of the layer's input.
+        `gate` is a second input of the same shape, if there is one. A `probe` is a call that only
+        tells the layout of the layer's input.
         """
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
@@ -69,8 +79,14 @@ class LayerCapture:
         parts = parts_of(lead, norm.feature_axis, size, given.device, self.known_layout)
         if parts and parts[0].sure:
             self.known_layout = parts[0].layout or (UNALIGNED if probe else None)
-        if not probe:
-            self._add_parts(given, output, parts)
+        if probe:
+            return
+        if gate is not None and not norm.settled:
+            self._choose_gate(given.detach(), output, gate.to(given.device))
+        factor = None if gate is None or norm.gate is None else norm.gate.factor(gate.to(given.device))
+        if factor is not None and norm.gate is not None and norm.gate.before:
+            given, factor = given.detach() * factor, None
+        self._add_parts(given, output, factor, parts)
 
     def _choose_axis(self, given: Tensor, output: Any) -> None:
         """Find the features of a class that may have them on axis 1, by their number or by what it does."""
@@ -86,6 +102,20 @@ class LayerCapture:
         x, out = (to_rows(values, axis, self.norm.features) for values in (given, output.to(given.device)))
         return self.norm.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
 
+    def _choose_gate(self, given: Tensor, output: Any, gate: Tensor) -> None:
+        """Find how the layer uses its second input: the way that gives its real output, or not at all."""
+        if not isinstance(output, Tensor) or output.shape != given.shape:
+            return
+        norm, (axis, features) = self.norm, (self.norm.feature_axis, self.norm.features)
+        x, out = (to_rows(values.detach(), axis, features) for values in (given, output.to(given.device)))
+        sample = Labels.of(torch.arange(len(x), device=x.device))
+        errors: dict[Gate | None, float] = {None: norm.error(Rows.of(x), out, sample)}
+        for way in GATES:
+            factor = to_rows(way.factor(gate), axis, features)
+            rows, after = (Rows.of(x * factor), None) if way.before else (Rows.of(x), factor)
+            errors[way] = norm.error(rows, out, sample, after)
+        norm.gate = min(errors, key=lambda way: errors[way])
+
     def _lead_axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the sizes of the axes before the features; None when another width was seen before."""
         norm = self.norm
@@ -96,36 +126,41 @@ class LayerCapture:
         norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
         return lead_axes(shape, norm.feature_axis, norm.features)
 
-    def _add_parts(self, given: Tensor, output: Any, parts: Sequence[Alignment]) -> None:
+    def _add_parts(
+        self, given: Tensor, output: Any, factor: Tensor | None, parts: Sequence[Alignment]
+    ) -> None:
         self.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
         x = to_rows(given.detach(), axis, features)
         same = isinstance(output, Tensor) and output.shape == given.shape
         out = to_rows(output.detach().to(given.device), axis, features) if same else None
+        factor = None if factor is None else to_rows(factor, axis, features)
         for part in parts:
             if part.layout not in self.layouts:
                 self.layouts.append(part.layout)
             if not part.sure and self.known_layout is None:
                 self.guesses.add(part.layout)
             self.positioned &= part.positioned
-            self._add(part.take(x), None if out is None else part.take(out), part)
+            kept = [None if values is None else part.take(values) for values in (out, factor)]
+            self._add(part.take(x), kept[0], kept[1], part)
 
-    def _add(self, x: Tensor, out: Tensor | None, where: Alignment) -> None:
+    def _add(self, x: Tensor, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
         rows = Rows.of(x)
         finite = rows.finite()
         if not bool(finite.all()):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
             self.nonfinite += int((~finite).sum())
-            x, out, where = x[finite], None if out is None else out[finite], where.keep(finite)
+            out, factor = (None if v is None else v[finite] for v in (out, factor))
+            x, where = x[finite], where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
-            self._measure(rows, out, where)
+            self._measure(rows, out, factor, where)
 
-    def _measure(self, rows: Rows, out: Tensor | None, where: Alignment) -> None:
+    def _measure(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
         norm = self.norm
         if not norm.settled:
-            norm.settle(rows, out, where.sample)
+            norm.settle(rows, out, where.sample, factor)
         if self.moments is None:
             self.moments = Accumulator(
                 norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
@@ -134,7 +169,8 @@ class LayerCapture:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
             y = norm.formula.normalise(norm.module, rows, where.sample)
-            self._compare(norm.formula.affine(norm.module, y), out)
+            expected = norm.formula.affine(norm.module, y)
+            self._compare(expected if factor is None else expected * factor, out)
             self.precision = torch.finfo(out.dtype).eps
         self.moments.update(rows, y, where)
 

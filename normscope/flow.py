@@ -78,7 +78,7 @@ class Method:
 
 
 def methods(module: nn.Module) -> tuple[Method, ...]:
-    """Parse the methods that the module's class adds to torch's, `forward` first, less those without source."""
+    """Parse the methods that the module's class adds to torch's, `forward` first; those that have source."""
     kind: Any = type(module)
     return _methods(kind)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from normscope.errors import UsageError
 from normscope.formulas import Formula, formulas, module_eps, says_rms, vector
+from normscope.gates import Gate
 from normscope.moments import Labels, Rows
 
 # The torch classes whose features are axis 1, whatever follows.
@@ -38,6 +39,7 @@ class NormLayer:
     features: int
     formula: Formula | None = None
     settled: bool = False
+    gate: Gate | None = None
     feature_axis: int = -1
     """Where the features are in the layer's input: the last axis, or 1 as in convolutions."""
 
@@ -59,11 +61,16 @@ class NormLayer:
             names[0] = "1+weight"
         return "+".join(names) or "none"
 
-    def settle(self, rows: Rows, output: Tensor | None, sample: Labels) -> None:
-        """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one."""
+    def settle(self, rows: Rows, output: Tensor | None, sample: Labels, factor: Tensor | None = None) -> None:
+        """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one.
+
+        `factor` (V, D) is what a gate multiplies the formula's output by.
+        """
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
-        best = min(self._errors(rows, output, sample), key=lambda pair: pair[0], default=(math.inf, None))
+        best = min(
+            self._errors(rows, output, sample, factor), key=lambda pair: pair[0], default=(math.inf, None)
+        )
         rounding = 0.0 if output is None else 2 * torch.finfo(output.dtype).eps
         if best[1] is not None and best[0] <= WORST_ERROR + rounding:
             self.formula = best[1]
@@ -75,17 +82,20 @@ class NormLayer:
         """Whether the class settles where the features are; other classes may have them on axis 1."""
         return _is_channel_first(self.module) or type(self.module) in (nn.LayerNorm, nn.RMSNorm)
 
-    def error(self, rows: Rows, output: Tensor, sample: Labels) -> float:
+    def error(self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None = None) -> float:
         """Return how far the best formula is from the module's real output (V, D), rms by rms."""
-        return min((error for error, _ in self._errors(rows, output, sample)), default=math.inf)
+        return min((error for error, _ in self._errors(rows, output, sample, factor)), default=math.inf)
 
-    def _errors(self, rows: Rows, output: Tensor | None, sample: Labels) -> Iterator[tuple[float, Formula]]:
+    def _errors(
+        self, rows: Rows, output: Tensor | None, sample: Labels, factor: Tensor | None
+    ) -> Iterator[tuple[float, Formula]]:
         if output is None:
             return
         # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
         scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0
         for formula in formulas(self.module, rows.x.shape[1], rows.x.dtype):
             expected = formula.affine(self.module, formula.normalise(self.module, rows, sample))
+            expected = expected if factor is None else expected * factor
             yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
 
 

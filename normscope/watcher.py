@@ -124,11 +124,14 @@ class Watcher:
             scope = self._scopes.current
             if scope is None and self._has_run:
                 return  # Gradient checkpointing calls layers once more, outside any forward.
-            given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-            if given is not None and given.numel():
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            if tensors and tensors[0].numel():
+                given, *others = tensors
+                gate = next((other for other in others if other.shape == given.shape), None)
                 # Outside inference mode, whose tensors could not be updated in a later forward.
                 with torch.inference_mode(False), torch.no_grad():
-                    capture.add(given, output, (scope or Scope(None)).parts, probe=self.probing)
+                    parts = (scope or Scope(None)).parts
+                    capture.add(given, output, parts, gate=gate, probe=self.probing)
 
         return read
 

@@ -39,11 +39,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "moments": (set(), CORE),
     "layout": ({"errors", "moments"}, CORE),
     "formulas": ({"moments"}, CORE),
-    "layers": ({"errors", "formulas", "moments"}, CORE),
+    "gates": (set(), CORE),
+    "layers": ({"errors", "formulas", "gates", "moments"}, CORE),
     "accumulator": ({"layout", "moments"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
-    "capture": ({"accumulator", "layers", "layout", "moments"}, CORE),
+    "capture": ({"accumulator", "gates", "layers", "layout", "moments"}, CORE),
     "summary": (
         {"formulas", "accumulator", "capture", "metrics", "moments", "report", "views"},
         CORE | {"numpy"},
@@ -85,7 +86,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source", "texts",
+    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source",
+    "texts",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -15,13 +16,14 @@ from normscope.render.tables import LEAST_WIDTH, Screen, _flow
 from normscope.render.tables import _drawn as drawn
 
 
-def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
+def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | None = None) -> str:
     """Return one row a layer, as text with line ends; what all layers share stands above the table.
 
     Nothing in the outline is taken for markup, and no escape codes are in the text but the colours
     that `screen` asks for.
     """
-    screen = Screen(max(screen.width, LEAST_WIDTH), screen.colour, screen.unicode)
+    screen = screen or Screen()
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
     file = io.StringIO()
     console = Console(
         file=file,
