@@ -20,7 +20,8 @@ from normscope.cli.app import app
 from normscope.errors import ModelError, RunError, UsageError
 from normscope.layers import select
 from normscope.loading import Loaded
-from normscope.render.tables import Screen, render_report
+from normscope.render.screen import Screen
+from normscope.render.tables import render_report
 from normscope.report import Report, read_report
 from normscope.samples import SENTENCES
 from normscope.source import Loading

@@ -22,7 +22,7 @@ from normscope.layer_list import list_layers
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.places import PLACES, head_sizes
 from normscope.render.outline import render_outline, render_outline_markdown
-from normscope.render.tables import Screen
+from normscope.render.screen import Screen
 from normscope.source import Loading
 from tests.hub import COMMIT, fill_cache, save_bert, save_gpt2, save_llama
 from tests.test_readme import README, blocks, shell

@@ -18,7 +18,8 @@ from normscope.render.layer import distances, least_agreeing, spaced
 from normscope.render.markdown import escape, render_markdown
 from normscope.render.names import shorten
 from normscope.render.numbers import align, aligned, percent, short
-from normscope.render.tables import Screen, render_report
+from normscope.render.screen import Screen
+from normscope.render.tables import render_report
 from normscope.report import FeatureOutput, FeatureStats, LayerReport, Report
 from tests import reports
 from tests.reports import LLAMA, MINILM, NAN

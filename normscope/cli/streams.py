@@ -11,7 +11,7 @@ from normscope.errors import ReportError
 from normscope.printable import printable, quoted
 
 if TYPE_CHECKING:
-    from normscope.render.tables import Screen
+    from normscope.render.screen import Screen
     from normscope.report import Report
 
 FEW_WARNINGS = 5
@@ -74,7 +74,7 @@ class Output:
 
     def screen(self) -> "Screen":
         """What can be shown there; a file, or a pipe, is 80 columns wide unless COLUMNS says else."""
-        from normscope.render.tables import Screen
+        from normscope.render.screen import Screen
 
         if self.is_file:
             return Screen(_columns(80))

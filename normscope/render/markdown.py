@@ -26,21 +26,22 @@ def render_markdown(
 
 
 def _top(report: Report, shown: Sequence[str], verbose: bool) -> Iterator[str]:
-    yield f"## {_join(headline(report))}"
-    yield _join(workload(report))
-    yield from _drawn(summary(report, shown, UNICODE))
+    yield f"## {joined(headline(report))}"
+    yield joined(workload(report))
+    yield from markdown_table(summary(report, shown, UNICODE))
     if verbose:
-        yield from _drawn(details(report))
+        yield from markdown_table(details(report))
 
 
 def _layer(layer: LayerReport, top: int) -> Iterator[str]:
-    yield f"### {_join(title(layer))}"
+    yield f"### {joined(title(layer))}"
     for grid in (over_positions(layer, top, UNICODE), over_features(layer, top, UNICODE)):
         if grid is not None:
-            yield from _drawn(grid)
+            yield from markdown_table(grid)
 
 
-def _drawn(grid: Grid) -> Iterator[str]:
+def markdown_table(grid: Grid) -> Iterator[str]:
+    """Return a grid's heading, table and notes."""
     yield f"**{escape(grid.heading)}**"
     yield "\n".join(_lines(grid))
     if grid.notes:
@@ -66,7 +67,8 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _join(parts: Iterable[str]) -> str:
+def joined(parts: Iterable[str]) -> str:
+    """Return facts on one line."""
     return escape(UNICODE.separator.join(parts))
 
 

@@ -1,19 +1,14 @@
 """The list of a model's normalization layers as a table, for a terminal or in Markdown."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
-
-from rich.console import Console
 
 from normscope.outline import Outline, OutlinedLayer
 from normscope.printable import printable
 from normscope.render.grid import Column, Grid
-from normscope.render.markdown import _drawn as drawn_markdown
-from normscope.render.markdown import _join
+from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
-from normscope.render.tables import LEAST_WIDTH, Screen, _flow
-from normscope.render.tables import _drawn as drawn
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 
 
 def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | None = None) -> str:
@@ -24,28 +19,15 @@ def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | 
     """
     screen = screen or Screen()
     screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=screen.width,
-        force_terminal=screen.colour,
-        color_system="standard" if screen.colour else None,
-        no_color=not screen.colour,
-        legacy_windows=False,
-        emoji=False,
-        markup=False,
-        highlight=False,
-    )
     grid, shared = outline_grid(outline, verbose)
-    top = [_flow(about(outline), screen, "bold")] + ([_flow(shared, screen, "")] if shared else [])
-    console.print(*top, *drawn(grid, screen), sep="\n", soft_wrap=False)
-    return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+    top = [flow(about(outline), screen, "bold")] + ([flow(shared, screen, "")] if shared else [])
+    return printed([*top, *drawn(grid, screen)], screen)
 
 
 def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
     """Return what `render_outline` shows as GitHub-flavoured Markdown, no name cut."""
     grid, shared = outline_grid(outline, verbose)
-    parts = [f"## {_join(about(outline))}", *([_join(shared)] if shared else []), *drawn_markdown(grid)]
+    parts = [f"## {joined(about(outline))}", *([joined(shared)] if shared else []), *markdown_table(grid)]
     return "\n\n".join(parts) + "\n"
 
 

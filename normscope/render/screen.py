@@ -1,0 +1,90 @@
+"""Grids and lines of facts on a terminal, coloured or plain, in the width there is."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rich.box import Box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from normscope.render.glyphs import ASCII, UNICODE, Glyphs
+from normscope.render.grid import GAP, Column, Grid, fit
+
+STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
+LEAST_WIDTH = 60  # a narrower screen wraps lines; cutting numbers would change them
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a rendering is for: its width, and whether colours and Unicode can be shown.
+
+    80 columns is what every terminal, log viewer and issue thread shows without wrapping.
+    """
+
+    width: int = 80
+    colour: bool = False
+    unicode: bool = True
+
+    @property
+    def glyphs(self) -> Glyphs:
+        """The characters to draw with."""
+        return UNICODE if self.unicode else ASCII
+
+
+def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
+    """Return what a screen shows, as text with line ends; no string is taken for markup."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=max(screen.width, LEAST_WIDTH),
+        force_terminal=screen.colour,
+        color_system="standard" if screen.colour else None,
+        no_color=not screen.colour,
+        legacy_windows=False,
+        emoji=False,
+        markup=False,
+        highlight=False,
+    )
+    console.print(*parts, sep="\n", soft_wrap=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+
+
+def drawn(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
+    """Return a grid as a table that fits the screen, under its heading and above its notes."""
+    yield Text()
+    yield Text(grid.heading, "bold")
+    yield _table(fit(grid, screen.width, screen.glyphs.ellipsis), screen)
+    if grid.notes:
+        yield Text()
+    yield from (Text(note, "dim") for note in grid.notes)
+
+
+def _table(grid: Grid, screen: Screen) -> Table:
+    rule = screen.glyphs.rule
+    box = Box("    \n    \n" + f" {rule * 2} \n" + "    \n" * 5, ascii=not screen.unicode)
+    table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), collapse_padding=True)
+    qualified = any(column.about for column in grid.columns)
+    for column in grid.columns:
+        table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")
+    for row, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
+        style = "bold" if row in grid.strong else "dim" if row in grid.faint else ""
+        table.add_row(*(Text(cell, style) for cell in cells))
+    return table
+
+
+def _head(column: Column, qualified: bool) -> Text:
+    about = Text("\n" + column.about if qualified else "", "dim")
+    return Text(column.title, STYLES[column.side]).append_text(about)
+
+
+def flow(parts: Iterable[str], screen: Screen, style: str) -> Text:
+    """Join facts on as few lines as they need; only one that is wider than the screen is broken."""
+    separator = screen.glyphs.separator
+    lines = [""]
+    for part in parts:
+        longer = lines[-1] + separator + part if lines[-1] else part
+        lines[-1:] = [longer] if Text(longer).cell_len <= screen.width or not lines[-1] else [lines[-1], part]
+    first, *rest = lines
+    return Text("\n").join([Text(first, style), *(Text(line) for line in rest)])
