@@ -2,11 +2,22 @@
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from normscope.errors import ReportError
+
+
+def write_json(data: Any, path: str | os.PathLike[str] | None, indent: int | None) -> str:
+    """Return `data` as strict JSON text and, given a path, write it there whole or not at all."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a UTF-16 pair stays an escape
+    if path is not None:
+        write_whole(path, text)
+    return text
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:

@@ -1,12 +1,11 @@
 """What a model's normalization layers are, before anything has run: frozen, plain, to JSON and back."""
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from normscope.errors import ReportError
-from normscope.files import write_whole
+from normscope.files import write_json
 from normscope.plain import Record, from_plain, to_plain
 
 OUTLINE_SCHEMA = "normscope.layers/1"
@@ -59,11 +58,7 @@ class Outline(Record):
 
     def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
         """Return the outline as strict JSON text and, given a path, write it there whole or not at all."""
-        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
-        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-        if path is not None:
-            write_whole(path, text)
-        return text
+        return write_json(self.to_dict(), path, indent)
 
     @classmethod
     def from_dict(cls, data: Any) -> "Outline":
