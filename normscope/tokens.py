@@ -135,8 +135,9 @@ class Scopes:
 
 def _earlier(given: dict[str, Any]) -> int:
     """How many tokens a key-value cache holds, which come before the forward's own."""
-    length = getattr(given.get("past_key_values"), "get_seq_length", None)
-    return int(length()) if callable(length) else 0
+    # By what it does: releases of transformers have called it `past_key_values` and `cache`.
+    lengths = (getattr(value, "get_seq_length", None) for value in given.values())
+    return next((int(length()) for length in lengths if callable(length)), 0)
 
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Tensor | None:
