@@ -14,6 +14,7 @@ __all__ = [
     "inspect",
     "list_layers",
     "read_report",
+    "register",
     "watch",
 ]
 
@@ -27,6 +28,7 @@ _HOMES = {
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
     "read_report": "normscope.report",
+    "register": "normscope.registry",
     "watch": "normscope.watcher",
 }
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from normscope.errors import NormscopeError
     from normscope.layer_list import list_layers
     from normscope.outline import Outline
+    from normscope.registry import register
     from normscope.report import Report, read_report
     from normscope.scan import inspect
     from normscope.source import Loading

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normscope.accumulator import Accumulator
+from normscope.formulas import vector
 from normscope.gates import GATES, Gate
 from normscope.layers import NormLayer
-from normscope.layout import UNALIGNED, Alignment, lead_axes, to_rows
+from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
 
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
@@ -45,7 +46,7 @@ class LayerCapture:
     @property
     def unaligned(self) -> bool:
         """Whether a probe has shown that the layer does not see one row a token."""
-        return self.known_layout == UNALIGNED
+        return self.known_layout == UNALIGNED or is_own_sequence(self.known_layout)
 
     def own_error(self) -> float:
         """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
@@ -67,10 +68,12 @@ class LayerCapture:
         `gate` is a second input of the same shape, if there is one. A `probe` is a call that only
         tells the layout of the layer's input.
         """
+        given = given.detach()
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
+        output = real_output(given, output)
         if not self.norm.settled:
-            self._choose_axis(given.detach(), output)
+            self._choose_axis(given, output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
         if lead is None:
             self.misfits += 1
@@ -82,32 +85,37 @@ class LayerCapture:
         if probe:
             return
         if gate is not None and not norm.settled:
-            self._choose_gate(given.detach(), output, gate.to(given.device))
+            self._choose_gate(given, output, gate.to(given.device))
         factor = None if gate is None or norm.gate is None else norm.gate.factor(gate.to(given.device))
         if factor is not None and norm.gate is not None and norm.gate.before:
-            given, factor = given.detach() * factor, None
+            given, factor = given * factor, None
         self._add_parts(given, output, factor, parts)
 
-    def _choose_axis(self, given: Tensor, output: Any) -> None:
+    def _choose_axis(self, given: Tensor, output: Tensor | None) -> None:
         """Find the features of a class that may have them on axis 1, by their number or by what it does."""
         norm = self.norm
         if norm.axis_is_known() or given.dim() < 3:
             return
+        weight = vector(norm.module, "weight")
+        wide = 0 if weight is None else weight.numel()
+        if self.moments is None and given.shape[-1] < wide == math.prod(given.shape[-2:]):
+            norm.per_head, norm.features = True, given.shape[-1]
+            return
         fits = [axis for axis in (-1, 1) if lead_axes(tuple(given.shape), axis, norm.features) is not None]
-        if len(fits) == 2 and isinstance(output, Tensor) and output.shape == given.shape:
-            fits.sort(key=lambda axis: self._axis_error(given, output.detach(), axis))
+        if len(fits) == 2 and output is not None:
+            fits.sort(key=lambda axis: self._axis_error(given, output, axis))
         norm.feature_axis = fits[0] if fits else norm.feature_axis
 
     def _axis_error(self, given: Tensor, output: Tensor, axis: int) -> float:
-        x, out = (to_rows(values, axis, self.norm.features) for values in (given, output.to(given.device)))
+        x, out = (to_rows(values, axis, self.norm.features) for values in (given, output))
         return self.norm.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
 
-    def _choose_gate(self, given: Tensor, output: Any, gate: Tensor) -> None:
+    def _choose_gate(self, given: Tensor, output: Tensor | None, gate: Tensor) -> None:
         """Find how the layer uses its second input: the way that gives its real output, or not at all."""
-        if not isinstance(output, Tensor) or output.shape != given.shape:
+        if output is None:
             return
         norm, (axis, features) = self.norm, (self.norm.feature_axis, self.norm.features)
-        x, out = (to_rows(values.detach(), axis, features) for values in (given, output.to(given.device)))
+        x, out = (to_rows(values, axis, features) for values in (given, output))
         sample = Labels.of(torch.arange(len(x), device=x.device))
         errors: dict[Gate | None, float] = {None: norm.error(Rows.of(x), out, sample)}
         for way in GATES:
@@ -127,13 +135,14 @@ class LayerCapture:
         return lead_axes(shape, norm.feature_axis, norm.features)
 
     def _add_parts(
-        self, given: Tensor, output: Any, factor: Tensor | None, parts: Sequence[Alignment]
+        self, given: Tensor, output: Tensor | None, factor: Tensor | None, parts: Sequence[Alignment]
     ) -> None:
         self.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
-        x = to_rows(given.detach(), axis, features)
-        same = isinstance(output, Tensor) and output.shape == given.shape
-        out = to_rows(output.detach().to(given.device), axis, features) if same else None
+        if self.norm.per_head and output is not None:
+            output = before_affine(self.norm.module, output)
+        x = to_rows(given, axis, features)
+        out = None if output is None else to_rows(output, axis, features)
         factor = None if factor is None else to_rows(factor, axis, features)
         for part in parts:
             if part.layout not in self.layouts:
@@ -179,3 +188,27 @@ class LayerCapture:
         self._output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         self._worst_error = max(self._worst_error, float(high), -float(low))
+
+
+def real_output(given: Tensor, output: Any) -> Tensor | None:
+    """Return what a layer made of `given`, in its shape; None where its output does not tell.
+
+    Of several outputs it is the first, as of several inputs. One number a row is what the row is to
+    be multiplied by; as many numbers in another shape have heads joined or taken apart.
+    """
+    several = output if isinstance(output, tuple | list) else (output,)
+    first = next((value for value in several if isinstance(value, Tensor)), None)
+    if first is None or not first.is_floating_point():
+        return None
+    first = first.detach().to(given.device)
+    if first.shape == (*given.shape[:-1], 1) != given.shape:
+        return first * given
+    return first.reshape(given.shape) if first.numel() == given.numel() else None
+
+
+def before_affine(module: nn.Module, output: Tensor) -> Tensor:
+    """Undo an affine whose weight and bias are one a head and feature, (H, d) or flat, on (..., H, d)."""
+    shape = output.shape[-2:]
+    weight, bias = (vector(module, name) for name in ("weight", "bias"))
+    wide = output.float() if bias is None else output.float() - bias.reshape(shape)
+    return wide if weight is None else wide / weight.reshape(shape)

@@ -1,19 +1,24 @@
 """The ways to normalise: a formula turns rows x into y, and its affine y into a layer's output.
 
-PyTorch's definitions: nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d, nn.GroupNorm, nn.InstanceNorm1d.
+PyTorch's definitions: nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d, nn.GroupNorm, nn.InstanceNorm1d,
+nn.functional.normalize.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from normscope.moments import Labels, Moments, Rows
+from normscope.registry import Normalise, registered
 
 # What is tried where a module hard-codes its eps, as OLMo's does.
 UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
+ACTIVATION_NAMES = ("activation", "act", "act_fn")
 
 
 @dataclass(frozen=True)
@@ -21,28 +26,49 @@ class Formula:
     """One way to normalise rows x of D features: y = (x - centre) / sqrt(power + eps).
 
     `kind` "layernorm" has the row's mean as centre and its variance as power, "rmsnorm" 0 and the
-    mean square, "batchnorm" the running statistics per feature (in training the batch's), and
-    "groupnorm" the statistics of the row's sample over all its positions and one of the `groups`
-    that its features fall into; with a group for each feature that is "instancenorm". The affine
-    is y * (offset + weight) + bias, with the parts that the module has.
+    mean square, both of each of the `groups` that the row's features fall into; "l2norm" is
+    x / max(||x||, eps). "batchnorm" has the running statistics per feature (in training the
+    batch's), and "groupnorm" the statistics of the row's sample over all its positions and one of
+    the `groups`; with a group for each feature that is "instancenorm".
+
+    The affine is y * (offset + weight) + bias, with the parts that the module has. It is the
+    module's `activation` that comes last where that is set; a `prescaled` formula normalises
+    x * (offset + weight) and has no affine, and a `bare` one is compared before the affine. `own` is
+    a registered class's own way to y.
     """
 
     kind: str
     eps: float
     offset: float = 0.0
     groups: int = 1
+    prescaled: bool = False
+    bare: bool = False
+    activation: str | None = None
+    own: Normalise | None = None
 
     def normalise(self, module: nn.Module, rows: Rows, sample: Labels) -> Tensor:
         """Return y (V, D), what the module makes of the rows before its affine."""
-        if self.kind == "layernorm":
-            return rows.centred * (rows.variance + self.eps).rsqrt()
-        if self.kind == "rmsnorm":
-            return rows.x * (rows.variance + rows.mean.square() + self.eps).rsqrt()
+        if self.own is not None:
+            return self.own(module, rows.x)
+        if self.prescaled:
+            rows = Rows.of(rows.x * self._scale(module, rows.x))
         if self.kind == "batchnorm":
             mean, power = batch_statistics(module, rows)
             return (rows.x - mean) * (power + self.eps).rsqrt()
-        mean, power = self._by_sample(rows, sample)
-        return (rows.x - mean[sample.group]) * (power + self.eps).rsqrt()[sample.group]
+        if self.kind in ("groupnorm", "instancenorm"):
+            mean, power = self._by_sample(rows, sample)
+            return (rows.x - mean[sample.group]) * (power + self.eps).rsqrt()[sample.group]
+        if self.groups == 1:
+            return self._by_row(rows)
+        return self._by_row(Rows.of(rows.x.reshape(-1, rows.x.shape[1] // self.groups))).reshape(rows.x.shape)
+
+    def _by_row(self, rows: Rows) -> Tensor:
+        if self.kind == "layernorm":
+            return rows.centred * (rows.variance + self.eps).rsqrt()
+        square = rows.variance + rows.mean.square()
+        if self.kind == "rmsnorm":
+            return rows.x * (square + self.eps).rsqrt()
+        return rows.x / (square * rows.x.shape[1]).sqrt().clamp(min=self.eps)
 
     def _by_sample(self, rows: Rows, sample: Labels) -> tuple[Tensor, Tensor]:
         cells = Moments.by_group(rows.x, sample)  # (B, D)
@@ -54,9 +80,17 @@ class Formula:
 
     def affine(self, module: nn.Module, y: Tensor) -> Tensor:
         """Return the layer's output (V, D) as this formula has it."""
-        weight, bias = (vector(module, name, y.dtype) for name in ("weight", "bias"))
-        scale = torch.ones((), dtype=y.dtype, device=y.device) if weight is None else self.offset + weight
-        return y * scale if bias is None else torch.addcmul(bias, y, scale)
+        if self.bare or self.prescaled:
+            return y
+        scale, bias = self._scale(module, y), fitting(module, "bias", y.shape[1], y.dtype)
+        out = y * scale if bias is None else torch.addcmul(bias, y, scale)
+        return out if self.activation is None else getattr(module, self.activation)(out)
+
+    def _scale(self, module: nn.Module, like: Tensor) -> Tensor:
+        weight = fitting(module, "weight", like.shape[1], like.dtype)
+        return (
+            torch.ones((), dtype=like.dtype, device=like.device) if weight is None else self.offset + weight
+        )
 
 
 def batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -68,25 +102,60 @@ def batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
     return mean, power
 
 
-def formulas(module: nn.Module, features: int, dtype: torch.dtype) -> list[Formula]:
+def formulas(module: nn.Module, features: int, dtype: torch.dtype, *, bare: bool = False) -> list[Formula]:
     """List the formulas that `module` may follow on rows of `features`, the likeliest first."""
     eps = module_eps(module, dtype)
-    vectors = [vector(module, name) for name in ("weight", "bias", "running_mean", "running_var")]
-    if any(v is not None and v.numel() not in (1, features) for v in vectors):
-        return []
+    own = registered(module)
+    if own is not None and own.normalise is not None:
+        return [Formula(own.kind, eps, offset, own=own.normalise) for offset in _offsets(module)]
     if isinstance(module, nn.GroupNorm):
         return [Formula("groupnorm", eps, groups=module.num_groups)]
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         running = module.track_running_stats and not module.training
         return [Formula("batchnorm", eps) if running else Formula("instancenorm", eps, groups=features)]
-    choices = UNSAID_EPS if math.isnan(eps) else (eps,)
+    choices = _eps_choices(eps)
+    stored = [vector(module, name) for name in ("running_mean", "running_var")]
+    if any(v is not None and v.numel() != features for v in stored):
+        return []
     # Frozen BatchNorms are classes of their own, known by what they store.
-    stores = vectors[2] is not None and vectors[3] is not None
-    if stores or isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if all(v is not None for v in stored) or isinstance(module, nn.modules.batchnorm._BatchNorm):
         return [Formula("batchnorm", eps) for eps in choices]
-    offsets = (0.0, 1.0) if vector(module, "weight") is not None else (0.0,)
     kinds = ("rmsnorm", "layernorm") if says_rms(module) else ("layernorm", "rmsnorm")
-    return [Formula(kind, eps, offset) for kind in kinds for offset in offsets for eps in choices]
+    offsets = (0.0,) if bare else _offsets(module)
+    return [Formula(kind, e, o, bare=bare) for kind, o, e in product(kinds, offsets, choices)]
+
+
+def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iterator[Formula]:
+    """Give the formulas to try where none of `formulas` fits: by groups, by length, scaled before."""
+    for name in ACTIVATION_NAMES:
+        if callable(getattr(module, name, None)):
+            for known in formulas(module, features, dtype):
+                yield Formula(known.kind, known.eps, known.offset, known.groups, activation=name)
+    if isinstance(module, nn.GroupNorm | nn.modules.batchnorm._NormBase):
+        return
+    choices, offsets = _eps_choices(module_eps(module, dtype)), _offsets(module)
+    for eps, offset in product(choices, offsets):
+        yield Formula("l2norm", eps, offset)
+        for groups in _group_counts(module, features):
+            yield from (Formula(kind, eps, offset, groups) for kind in ("rmsnorm", "layernorm", "l2norm"))
+        if fitting(module, "weight", features) is not None:
+            yield Formula("rmsnorm", eps, offset, prescaled=True)
+            yield Formula("layernorm", eps, offset, prescaled=True)
+
+
+def _eps_choices(eps: float) -> tuple[float, ...]:
+    return UNSAID_EPS if math.isnan(eps) else (eps,)
+
+
+def _offsets(module: nn.Module) -> tuple[float, ...]:
+    return (0.0, 1.0) if vector(module, "weight") is not None else (0.0,)
+
+
+def _group_counts(module: nn.Module, features: int) -> list[int]:
+    """Into how many equal groups the features may fall: the module's own whole numbers say it."""
+    held = [v for v in vars(module).values() if isinstance(v, int) and not isinstance(v, bool)]
+    whole = [n for n in held if 1 < n < features and features % n == 0]
+    return list(dict.fromkeys(count for n in whole for count in (n, features // n)))
 
 
 def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
@@ -114,3 +183,9 @@ def vector(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> 
     """Return a parameter or buffer of the module as a flat vector, None when it has none."""
     value = getattr(module, name, None)
     return value.detach().to(dtype).reshape(-1) if isinstance(value, Tensor) else None
+
+
+def fitting(module: nn.Module, name: str, features: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
+    """Return the same where it is a number, or one a feature: a vector of another size is not used."""
+    value = vector(module, name, dtype)
+    return value if value is not None and value.numel() in (1, features) else None

@@ -1,6 +1,5 @@
 """MODEL -> its normalization layers, from the configuration alone: no weights are read, nothing runs."""
 
-import copy
 import json
 import math
 import os
@@ -16,11 +15,11 @@ from normscope.loading import quiet, skeleton
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.places import Places
 from normscope.source import Loading
+from normscope.trial import ANY_WIDTH, filled
 from normscope.watcher import watch
 
 # The input that a norm is tried on: texts and positions; then the same for channels on axis 1.
 TRIED = (1, 3)
-ANY_WIDTH = 8
 
 
 def list_layers(
@@ -109,7 +108,7 @@ def _called(norm: NormLayer) -> NormLayer:
     told, features = norm, norm.features or ANY_WIDTH
     dice = torch.Generator().manual_seed(0)
     try:
-        module = _filled(norm.module, dice)
+        module = filled(norm.module, dice)
         x = _input(features, norm, dice)
     except Exception:  # a foreign class, copied out of its model: anything may go wrong
         return norm
@@ -124,15 +123,6 @@ def _called(norm: NormLayer) -> NormLayer:
         if told.formula is not None:
             break
     return told
-
-
-def _filled(module: nn.Module, dice: torch.Generator) -> nn.Module:
-    """Return a copy in memory with weights and buffers that differ in every feature."""
-    filled = copy.deepcopy(module).to_empty(device="cpu").float().eval()
-    for tensor in (*filled.parameters(), *filled.buffers()):
-        values = torch.rand(tensor.shape, generator=dice) + 0.5
-        tensor.copy_(values if tensor.is_floating_point() else torch.zeros(()))
-    return filled
 
 
 def _input(features: int, norm: NormLayer, dice: torch.Generator) -> Tensor:

@@ -1,12 +1,13 @@
 """Which modules of a model normalise, of what kind, with what eps and affine.
 
-A module is a candidate by its structure; which formula it follows is decided by what it does:
-the candidate formulas are tried on its first real input, and the one that gives the module's
-real output wins. PyTorch's definitions: nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d.
+A module is a candidate by its class, its structure, or by what it does to random rows; which
+formula it follows is decided by what it does: the candidate formulas are tried on its first real
+input, and the one that gives the module's real output wins.
 """
 
 import fnmatch
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import UsageError
-from normscope.formulas import Formula, formulas, module_eps, says_rms, vector
+from normscope.formulas import Formula, formulas, module_eps, rarer_formulas, says_rms, vector
 from normscope.gates import Gate
 from normscope.moments import Labels, Rows
+from normscope.registry import registered
+from normscope.trial import normalises
 
 # The torch classes whose features are axis 1, whatever follows.
 CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
@@ -24,8 +27,14 @@ CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
+# What norms are called; GRN and CMVN are response and mean-variance normalizations.
+NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
 # A formula whose output is further off than this plus rounding, rms by rms, is not the layer's.
 WORST_ERROR = 1e-3
+# One that is closer than this share of it leaves no doubt.
+CLEAR = 0.01
+# The rarer formulas go row by row, so that a few rows will do.
+FEW_ROWS = 512
 
 
 @dataclass
@@ -42,6 +51,8 @@ class NormLayer:
     gate: Gate | None = None
     feature_axis: int = -1
     """Where the features are in the layer's input: the last axis, or 1 as in convolutions."""
+    per_head: bool = False
+    """Whether each head has an affine of its own, so that outputs are compared before the affine."""
 
     @property
     def by_row(self) -> bool:
@@ -68,13 +79,10 @@ class NormLayer:
         """
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
-        best = min(
-            self._errors(rows, output, sample, factor), key=lambda pair: pair[0], default=(math.inf, None)
-        )
-        rounding = 0.0 if output is None else 2 * torch.finfo(output.dtype).eps
-        if best[1] is not None and best[0] <= WORST_ERROR + rounding:
-            self.formula = best[1]
-            self.kind = self.kind if _is_channel_first(self.module) else best[1].kind
+        error, formula = (math.inf, None) if output is None else self._best(rows, output, sample, factor)
+        if formula is not None and output is not None and error <= _worst(output):
+            self.formula = formula
+            self.kind = self.kind if _is_channel_first(self.module) else formula.kind
         elif not _is_channel_first(self.module):
             self.kind = "other"
 
@@ -84,19 +92,46 @@ class NormLayer:
 
     def error(self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None = None) -> float:
         """Return how far the best formula is from the module's real output (V, D), rms by rms."""
-        return min((error for error, _ in self._errors(rows, output, sample, factor)), default=math.inf)
+        return self._best(rows, output, sample, factor)[0]
+
+    def _best(
+        self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None
+    ) -> tuple[float, Formula | None]:
+        features, dtype = rows.x.shape[1], rows.x.dtype
+        usual = formulas(self.module, features, dtype, bare=self.per_head)
+        best = _least(self._errors(usual, rows, output, sample, factor))
+        # Another formula may come close, as one over all features does where their groups are alike.
+        if best[0] <= _worst(output) * CLEAR or self.per_head:
+            return best
+        if not _is_channel_first(self.module):
+            rows, output = Rows.of(rows.x[:FEW_ROWS]), output[:FEW_ROWS]
+            factor = None if factor is None else factor[:FEW_ROWS]
+        rarer = rarer_formulas(self.module, features, dtype)
+        return _least(iter([best, _least(self._errors(rarer, rows, output, sample, factor))]))
 
     def _errors(
-        self, rows: Rows, output: Tensor | None, sample: Labels, factor: Tensor | None
+        self,
+        choices: Iterable[Formula],
+        rows: Rows,
+        output: Tensor,
+        sample: Labels,
+        factor: Tensor | None,
     ) -> Iterator[tuple[float, Formula]]:
-        if output is None:
-            return
         # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
         scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0
-        for formula in formulas(self.module, rows.x.shape[1], rows.x.dtype):
+        for formula in choices:
             expected = formula.affine(self.module, formula.normalise(self.module, rows, sample))
             expected = expected if factor is None else expected * factor
             yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
+
+
+def _least(errors: Iterator[tuple[float, Formula | None]]) -> tuple[float, Formula | None]:
+    return min(errors, key=lambda pair: pair[0], default=(math.inf, None))
+
+
+def _worst(output: Tensor) -> float:
+    """Return how far a formula may be from an output, rms by rms: rounding in the output's dtype counts."""
+    return WORST_ERROR + 2 * torch.finfo(output.dtype).eps
 
 
 def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
@@ -142,11 +177,19 @@ def _is_channel_first(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in CHANNEL_FIRST))):
+    known = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in CHANNEL_FIRST))
+    if isinstance(module, known) or registered(module):
         return True
-    named = "norm" in type(module).__name__.lower()
-    leaf = next(module.children(), None) is None
-    return named and leaf and all(p.dim() <= 1 for p in module.parameters(recurse=False))
+    below = [child for child in module.modules() if child is not module]
+    if any(NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
+        return False  # It only contains norms, or does more than to normalise.
+    if NAMES.search(type(module).__name__) and not _holds_matrix(module):
+        return True
+    return not below and normalises(module)
+
+
+def _holds_matrix(module: nn.Module) -> bool:
+    return any(p.numel() > max(p.shape, default=1) for p in module.parameters(recurse=False))
 
 
 def _kind(module: nn.Module) -> tuple[str, int]:
@@ -158,4 +201,7 @@ def _kind(module: nn.Module) -> tuple[str, int]:
     features = math.prod(shape) if isinstance(shape, tuple) else 0 if weight is None else weight.numel()
     if isinstance(module, nn.LayerNorm):
         return "layernorm", features
+    known = registered(module)
+    if known is not None and known.normalise is not None:
+        return known.kind, features
     return ("rmsnorm" if says_rms(module) else "other"), features

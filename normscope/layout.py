@@ -124,20 +124,44 @@ def align(
     and the others, in order, are the position. Where sizes coincide and several layouts match, the
     one that is `known` from another call is taken, else the first, and the alignment is not `sure`.
     What is known to be UNALIGNED stays so, even where sizes happen to match.
+
+    Where only the first axis is the texts', or is the samples of a layer with its features on axis 1,
+    the others are the layer's own sequence, N: pooled or added tokens, whatever padding they hold.
     """
     rows = torch.arange(math.prod(lead), device=device).reshape(lead or (1,))
     if mask is None:
         return _without_mask(rows, feature_axis)
-    if known == UNALIGNED:
-        return _one_by_one(None, rows)
-    layouts = {_named(name, feature_axis): reorder for name, reorder in _matches(lead, *mask.valid.shape)}
+    own = _own_sequence(lead, mask, feature_axis)
+    told = known == UNALIGNED or (own is not None and known == own)
+    found = () if told else _matches(lead, *mask.valid.shape)
+    layouts = {_named(name, feature_axis): reorder for name, reorder in found}
     if not layouts:
-        return _one_by_one(None, rows)
+        alone = known == UNALIGNED or own is None
+        return _one_by_one(None, rows) if alone else replace(_without_mask(rows, feature_axis), layout=own)
     layout = known if known in layouts else next(iter(layouts))
     sure = len(layouts) == 1 or rows.numel() == 1
     if layout == POOLED:
         return replace(_one_by_one(POOLED, rows), sure=sure)
     return replace(_with_mask(layout, layouts[layout](rows), mask.to(device)), sure=sure)
+
+
+def fits(lead: tuple[int, ...], mask: TokenMask) -> bool:
+    """Whether these axes can be those of the mask's tokens."""
+    return any(_matches(lead, *mask.valid.shape))
+
+
+def is_own_sequence(layout: str | None) -> bool:
+    """Whether a layout is of a layer's own sequence, and not of the model's tokens."""
+    return layout is not None and "N" in layout
+
+
+def _own_sequence(lead: tuple[int, ...], mask: TokenMask, feature_axis: int) -> str | None:
+    """Name the layout of a layer's own sequence, None where not even the sample is known."""
+    if len(lead) < 2 or (lead[0] != mask.valid.shape[0] and feature_axis == -1):
+        return None
+    axes = "N" if len(lead) == 2 else ", ".join(f"N{i}" for i in range(1, len(lead)))
+    sample = "B" if lead[0] == mask.valid.shape[0] else "N0"
+    return _named(f"({sample}, {axes}, D)", feature_axis)
 
 
 def _named(layout: str, feature_axis: int) -> str:
@@ -163,6 +187,8 @@ def _matches(
         yield "(T, B, D)", lambda rows: rows.T[:, :, None]
     if lead == (tokens,):
         yield "(B*T, D)", lambda rows: rows.reshape(samples, length, 1)
+    if len(lead) == 2 and lead[0] == tokens != samples:
+        yield "(B*T, H, D)", lambda rows: rows.reshape(samples, length, -1)
     if lead == (samples,) and length > 1:
         yield POOLED, lambda rows: rows
     if len(lead) == 1 and tokens and lead[0] > tokens and lead[0] % tokens == 0:

@@ -11,6 +11,7 @@ from normscope import metrics
 from normscope.accumulator import Accumulator, Groups
 from normscope.capture import LayerCapture
 from normscope.formulas import vector
+from normscope.layout import is_own_sequence
 from normscope.moments import Moments, Spread
 from normscope.report import (
     AffineFit,
@@ -71,6 +72,11 @@ def warnings_of(capture: LayerCapture) -> list[str]:
         notes.append(
             f"{name}: its input's axes do not match the model's tokens, so rows are pooled, padding "
             "included, and only the feature and global views are given"
+        )
+    elif any(is_own_sequence(layout) for layout in capture.layouts):
+        notes.append(
+            f"{name}: its rows are a sequence of its own, {capture.layout}, not the model's tokens, "
+            "so padding counts where there is any"
         )
     elif capture.calls and not capture.positioned:
         notes.append(f"{name}: it sees one row a sample, so it has no positions")

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import UsageError
-from normscope.layout import Alignment, TokenMask, align
+from normscope.layout import Alignment, TokenMask, align, fits
 
 TEXT = ("input_ids", "inputs_embeds")
-MEDIA = ("pixel_values", "input_values", "input_features")
+MEDIA = (
+    "pixel_values",
+    "pixel_values_videos",
+    "pixel_values_images",
+    "input_values",
+    "input_features",
+    "audio_values",
+)
 
 
 class Chosen(NamedTuple):
@@ -30,11 +37,13 @@ class Scope:
     """The tokens of one forward, None where it has none, and the alignments that its layers share.
 
     `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
+    A layer whose axes are not those of these tokens may see the `outer` ones, as cross-attention does.
     """
 
     mask: TokenMask | None
     source: Tensor | None = None
     decoder: Tensor | None = None
+    outer: "Scope | None" = None
     known: dict[Any, list[Alignment]] = field(default_factory=dict)
 
     def is_of(self, shape: tuple[int, int]) -> bool:
@@ -48,6 +57,10 @@ class Scope:
 
         `layout` is the one to read ambiguous sizes by, if it is known.
         """
+        if self.mask is not None and self.outer is not None and not fits(lead, self.mask):
+            enclosing = self.outer.mask
+            if enclosing is not None and fits(lead, enclosing):
+                return self.outer.parts(lead, feature_axis, size, device, layout)
         key = (lead, feature_axis, size, device, layout)
         if key not in self.known:
             self.known[key] = align(lead, self.mask, feature_axis, device, layout).parts(size)
@@ -130,7 +143,7 @@ class Scopes:
             mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked = chosen.decoder if decodes else chosen.text
         decoder = given.get("decoder_attention_mask")
-        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask, decoder)
+        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask, decoder, outer)
 
 
 def _earlier(given: dict[str, Any]) -> int:

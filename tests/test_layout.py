@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from normscope.layout import Alignment, TokenMask, align, lead_axes, to_rows
+from normscope.layout import UNALIGNED, Alignment, TokenMask, align, is_own_sequence, lead_axes, to_rows
 
 CPU = torch.device("cpu")
 B, T, H, D = 3, 5, 2, 7
@@ -162,7 +162,7 @@ def test_a_mask_moves_as_a_whole() -> None:
 # Inputs that are no tokens
 
 
-@pytest.mark.parametrize("lead", [(4, 4), (B, T + 1), (B * T + 1,), (B, H, T, 2), (T,), (2, B, T)])
+@pytest.mark.parametrize("lead", [(4, 4), (B * T + 1,), (T,), (2, B, T)])
 def test_axes_that_match_nothing_have_no_layout(lead: tuple[int, ...]) -> None:
     where = align(lead, RIGHT, -1, CPU)
     count = math.prod(lead)
@@ -171,6 +171,33 @@ def test_axes_that_match_nothing_have_no_layout(lead: tuple[int, ...]) -> None:
     assert where.sample.group.tolist() == list(range(count))
     assert where.position.group.tolist() == [0] * count
     assert torch.equal(where.take(torch.eye(count)), torch.eye(count))
+
+
+@pytest.mark.parametrize(
+    ("lead", "axis", "layout"),
+    [
+        ((B, T + 1), -1, "(B, N, D)"),
+        ((B, H, T, 2), -1, "(B, N1, N2, N3, D)"),
+        ((B, T + 1), 1, "(B, D, N)"),
+        ((2 * B, T + 1), 1, "(N0, D, N)"),
+    ],
+)
+def test_samples_with_other_rows_than_tokens_are_a_sequence_of_their_own(
+    lead: tuple[int, ...], axis: int, layout: str
+) -> None:
+    where = align(lead, RIGHT, axis, CPU)
+    rest = math.prod(lead[1:])
+    assert where.layout == layout
+    assert is_own_sequence(layout)
+    assert where.sample.group.tolist() == [n for n in range(lead[0]) for _ in range(rest)]
+    assert where.position.group.tolist() == list(range(rest)) * lead[0]
+
+
+def test_what_a_probe_has_shown_holds_where_sizes_happen_to_match() -> None:
+    assert align((B, T), RIGHT, -1, CPU, "(B, N, D)").layout == "(B, N, D)"
+    assert align((B, T), RIGHT, -1, CPU, UNALIGNED).layout is None
+    assert not is_own_sequence("(B, T, D)")
+    assert not is_own_sequence(None)
 
 
 @pytest.mark.parametrize("mask", [RIGHT, None])

@@ -26,6 +26,7 @@ class Witness:
     name: str
     module: nn.Module
     calls: list[tuple[Tensor, Any]] = field(default_factory=list)
+    gates: list[Tensor] = field(default_factory=list)
 
     @property
     def cls(self) -> str:
@@ -78,7 +79,17 @@ class Witness:
             for expected in self._affines(base):
                 if float((expected - self.rows(y)).square().mean().sqrt()) <= CLOSE * scale:
                     return name
-        return None
+        # What grows with its input is no norm, whatever it is called.
+        return "other" if not self.gates and not _ignores_scale(self) else None
+
+    def gated(self) -> "Witness | None":
+        """Return the same with its gated input for input, if it gates by silu before it normalises."""
+        if not self.gates or len(self.gates) < len(self.calls):
+            return None
+        calls = [
+            (x * torch.nn.functional.silu(g), y) for (x, y), g in zip(self.calls, self.gates, strict=True)
+        ]
+        return Witness(self.name, self.module, calls)
 
     def _bases(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         centred, square = x - x.mean(-1, keepdim=True), x.square().mean(-1, keepdim=True)
@@ -155,6 +166,8 @@ def _recorder(witness: Witness) -> Any:
         if given is not None and given.is_floating_point() and given.numel():
             kept = output.detach().clone() if isinstance(output, Tensor) else output
             witness.calls.append((given.detach().double(), kept))
+            tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+            witness.gates += [v.detach().double() for v in tensors[1:2] if v.shape == given.shape]
 
     return record
 

@@ -1,0 +1,51 @@
+"""Norm classes that users have named: found by class, whatever their names and structure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from normscope.errors import UsageError
+
+KINDS = ("layernorm", "rmsnorm", "l2norm", "batchnorm", "groupnorm", "instancenorm", "other")
+
+Normalise = Callable[[nn.Module, Tensor], Tensor]
+Class = TypeVar("Class", bound=type[nn.Module])
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What a user has said of a class: its kind, and how it normalises, if that is known."""
+
+    kind: str
+    normalise: Normalise | None
+
+
+_KNOWN: dict[type[nn.Module], Registered] = {}
+
+
+def register(module_class: Class, normalise: Normalise | None = None, *, kind: str = "other") -> Class:
+    """Count every module of this class, or of one derived from it, as a normalization layer.
+
+        normscope.register(MyNorm)
+        normscope.register(MyNorm, lambda module, x: x / x.abs().mean(-1, keepdim=True))
+
+    Without `normalise` the known formulas are tried on the module's real input and output, as for
+    any norm. `normalise(module, x)` turns rows x (V, D), at least float32, into y (V, D) before the
+    affine y * weight + bias (or y * (1 + weight) + bias) of the parameters with those names; the
+    report's `own_error` says how well it fits. `kind` is what reports call such layers, one of
+    layernorm, rmsnorm, l2norm, batchnorm, groupnorm, instancenorm, other. Returns the class, so that
+    it also serves as a decorator. Raises UsageError for what is no module class, and for other kinds.
+    """
+    if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
+        raise UsageError(f"{module_class!r} is no class of modules; expected a subclass of torch.nn.Module")
+    if kind not in KINDS:
+        raise UsageError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    _KNOWN[module_class] = Registered(kind, normalise)
+    return module_class
+
+
+def registered(module: nn.Module) -> Registered | None:
+    """Return what was said of the module's class, or of the nearest one that it derives from."""
+    return next((_KNOWN[base] for base in type(module).__mro__ if base in _KNOWN), None)
