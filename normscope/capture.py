@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
 
+# Two readings of the axes that are both this close to a layer's output are the same.
+CLOSE = 1e-5
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
 PART = 1 << 20
 
@@ -96,19 +99,24 @@ class LayerCapture:
         norm = self.norm
         if norm.axis_is_known() or given.dim() < 3:
             return
-        weight = vector(norm.module, "weight")
-        wide = 0 if weight is None else weight.numel()
-        if self.moments is None and given.shape[-1] < wide == math.prod(given.shape[-2:]):
-            norm.per_head, norm.features = True, given.shape[-1]
-            return
-        fits = [axis for axis in (-1, 1) if lead_axes(tuple(given.shape), axis, norm.features) is not None]
-        if len(fits) == 2 and output is not None:
-            fits.sort(key=lambda axis: self._axis_error(given, output, axis))
-        norm.feature_axis = fits[0] if fits else norm.feature_axis
+        shape, weight = tuple(given.shape), vector(norm.module, "weight")
+        wide = norm.features if weight is None else weight.numel()
+        fits = [(axis, False) for axis in (-1, 1) if lead_axes(shape, axis, norm.features) is not None]
+        if output is not None and self.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
+            fits.insert(0, (-1, True))
+        if len(fits) > 1 and output is not None:
+            fits.sort(key=lambda way: max(CLOSE, self._axis_error(given, output, *way)))
+        if fits:
+            norm.feature_axis, norm.per_head = fits[0]
+        if norm.per_head:
+            norm.features = shape[-1]
 
-    def _axis_error(self, given: Tensor, output: Tensor, axis: int) -> float:
-        x, out = (to_rows(values, axis, self.norm.features) for values in (given, output))
-        return self.norm.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
+    def _axis_error(self, given: Tensor, output: Tensor, axis: int, per_head: bool) -> float:
+        norm, features = self.norm, given.shape[-1] if per_head else self.norm.features
+        output = before_affine(norm.module, output) if per_head else output
+        x, out = (to_rows(values, axis, features) for values in (given, output))
+        trial = replace(norm, per_head=per_head)
+        return trial.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
 
     def _choose_gate(self, given: Tensor, output: Tensor | None, gate: Tensor) -> None:
         """Find how the layer uses its second input: the way that gives its real output, or not at all."""

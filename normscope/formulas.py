@@ -27,9 +27,10 @@ class Formula:
 
     `kind` "layernorm" has the row's mean as centre and its variance as power, "rmsnorm" 0 and the
     mean square, both of each of the `groups` that the row's features fall into; "l2norm" is
-    x / max(||x||, eps). "batchnorm" has the running statistics per feature (in training the
-    batch's), and "groupnorm" the statistics of the row's sample over all its positions and one of
-    the `groups`; with a group for each feature that is "instancenorm".
+    x / max(||x||, eps) or, with the eps `inside` the root, x / sqrt(||x||^2 + eps). "batchnorm" has
+    the running statistics per feature (in training the batch's), and "groupnorm" the statistics of
+    the row's sample over all its positions and one of the `groups`; with a group for each feature
+    that is "instancenorm".
 
     The affine is y * (offset + weight) + bias, with the parts that the module has. It is the
     module's `activation` that comes last where that is set; a `prescaled` formula normalises
@@ -41,6 +42,7 @@ class Formula:
     eps: float
     offset: float = 0.0
     groups: int = 1
+    inside: bool = False
     prescaled: bool = False
     bare: bool = False
     activation: str | None = None
@@ -68,7 +70,10 @@ class Formula:
         square = rows.variance + rows.mean.square()
         if self.kind == "rmsnorm":
             return rows.x * (square + self.eps).rsqrt()
-        return rows.x / (square * rows.x.shape[1]).sqrt().clamp(min=self.eps)
+        squared = square * rows.x.shape[1]
+        if self.inside:
+            return rows.x * (squared + self.eps).rsqrt()
+        return rows.x / squared.sqrt().clamp(min=self.eps)
 
     def _by_sample(self, rows: Rows, sample: Labels) -> tuple[Tensor, Tensor]:
         cells = Moments.by_group(rows.x, sample)  # (B, D)
@@ -136,6 +141,7 @@ def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iter
     choices, offsets = _eps_choices(module_eps(module, dtype)), _offsets(module)
     for eps, offset in product(choices, offsets):
         yield Formula("l2norm", eps, offset)
+        yield Formula("l2norm", eps, offset, inside=True)
         for groups in _group_counts(module, features):
             yield from (Formula(kind, eps, offset, groups) for kind in ("rmsnorm", "layernorm", "l2norm"))
         if fitting(module, "weight", features) is not None:

@@ -93,6 +93,9 @@ POOLED = "(B, D)"
 UNALIGNED = "unaligned"
 ALL = slice(None)
 
+# Brings the row numbers of an input, in its own axes, into the order of samples and positions.
+_Order = Callable[[Tensor], Tensor]
+
 
 def lead_axes(shape: tuple[int, ...], feature_axis: int, features: int) -> tuple[int, ...] | None:
     """Return the sizes of the axes before the features, None when `shape` holds no such feature axes."""
@@ -117,32 +120,40 @@ def align(
     feature_axis: int,
     device: torch.device,
     known: str | None = None,
+    samples: int | None = None,
 ) -> Alignment:
     """Label the rows of an input whose axes other than the features are `lead`.
 
-    With a mask the axes are matched against its (B, T); without one the first axis is the sample
-    and the others, in order, are the position. Where sizes coincide and several layouts match, the
-    one that is `known` from another call is taken, else the first, and the alignment is not `sure`.
-    What is known to be UNALIGNED stays so, even where sizes happen to match.
+    With a mask the axes are matched against its (B, T). Where they are not those of its tokens, but one
+    of them holds the B texts, the others are the layer's own sequence, N: pooled or added tokens,
+    windows, whatever padding they hold. Without a mask they are matched against the number of
+    `samples` alone, and if that is unknown, too, the first axis is the sample and the others, in
+    order, are the position.
 
-    Where only the first axis is the texts', or is the samples of a layer with its features on axis 1,
-    the others are the layer's own sequence, N: pooled or added tokens, whatever padding they hold.
+    Where sizes coincide and several layouts match, the one that is `known` from another call is
+    taken, else the first, and the alignment is not `sure`. What is known to be UNALIGNED stays so,
+    even where sizes happen to match.
     """
     rows = torch.arange(math.prod(lead), device=device).reshape(lead or (1,))
-    if mask is None:
+    if known == UNALIGNED and mask is not None:
+        return _one_by_one(None, rows)
+    if mask is None and (samples is None or rows.dim() == 1):
         return _without_mask(rows, feature_axis)
-    own = _own_sequence(lead, mask, feature_axis)
-    told = known == UNALIGNED or (own is not None and known == own)
-    found = () if told else _matches(lead, *mask.valid.shape)
-    layouts = {_named(name, feature_axis): reorder for name, reorder in found}
+    tokens: dict[str, _Order] = {}
+    if mask is not None and not is_own_sequence(known):
+        tokens = _by_name(_matches(lead, *mask.valid.shape), feature_axis)
+    samples = samples if mask is None else len(mask.valid)
+    letter = "T" if mask is None else "N"
+    layouts = tokens or _by_name(_sequences(lead, samples or 1, feature_axis, letter), feature_axis)
     if not layouts:
-        alone = known == UNALIGNED or own is None
-        return _one_by_one(None, rows) if alone else replace(_without_mask(rows, feature_axis), layout=own)
+        return _one_by_one(None, rows)
     layout = known if known in layouts else next(iter(layouts))
-    sure = len(layouts) == 1 or rows.numel() == 1
+    sure = len(layouts) == 1 or rows.numel() == 1 or (samples == 1 and not tokens)
     if layout == POOLED:
         return replace(_one_by_one(POOLED, rows), sure=sure)
-    return replace(_with_mask(layout, layouts[layout](rows), mask.to(device)), sure=sure)
+    order = layouts[layout](rows)
+    where = _with_mask(layout, order, mask.to(device)) if tokens and mask else _in_order(layout, order)
+    return replace(where, sure=sure)
 
 
 def fits(lead: tuple[int, ...], mask: TokenMask) -> bool:
@@ -155,13 +166,25 @@ def is_own_sequence(layout: str | None) -> bool:
     return layout is not None and "N" in layout
 
 
-def _own_sequence(lead: tuple[int, ...], mask: TokenMask, feature_axis: int) -> str | None:
-    """Name the layout of a layer's own sequence, None where not even the sample is known."""
-    if len(lead) < 2 or (lead[0] != mask.valid.shape[0] and feature_axis == -1):
-        return None
-    axes = "N" if len(lead) == 2 else ", ".join(f"N{i}" for i in range(1, len(lead)))
-    sample = "B" if lead[0] == mask.valid.shape[0] else "N0"
-    return _named(f"({sample}, {axes}, D)", feature_axis)
+def _by_name(found: "Iterator[tuple[str, _Order]]", feature_axis: int) -> "dict[str, _Order]":
+    return {_named(name, feature_axis): order for name, order in found}
+
+
+def _sequences(
+    lead: tuple[int, ...], samples: int, feature_axis: int, letter: str
+) -> "Iterator[tuple[str, _Order]]":
+    """Name the layouts of a sequence of any length, each with what brings row numbers into (B, N)."""
+    if len(lead) < 2:
+        return
+    rest = letter if len(lead) == 2 else ", ".join(f"{letter}{i}" for i in range(1, len(lead)))
+    if lead[0] == samples:
+        yield f"(B, {rest}, D)", lambda rows: rows.flatten(1)
+    if len(lead) == 2 and lead[1] == samples and feature_axis == -1:
+        yield f"({letter}, B, D)", lambda rows: rows.T
+    if samples and lead[0] != samples and lead[0] % samples == 0:
+        yield f"(B*W, {rest}, D)", lambda rows: rows.reshape(samples, -1)
+    elif lead[0] != samples and feature_axis == 1:
+        yield f"(N0, {rest}, D)", lambda rows: rows.flatten(1)
 
 
 def _named(layout: str, feature_axis: int) -> str:
@@ -172,9 +195,7 @@ def _named(layout: str, feature_axis: int) -> str:
     return f"({', '.join([first, 'D', *rest])})"
 
 
-def _matches(
-    lead: tuple[int, ...], samples: int, length: int
-) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def _matches(lead: tuple[int, ...], samples: int, length: int) -> "Iterator[tuple[str, _Order]]":
     """Name the layouts that the sizes allow, each with what brings row numbers into (B, T, heads)."""
     tokens = samples * length
     if lead == (samples, length):
@@ -189,9 +210,11 @@ def _matches(
         yield "(B*T, D)", lambda rows: rows.reshape(samples, length, 1)
     if len(lead) == 2 and lead[0] == tokens != samples:
         yield "(B*T, H, D)", lambda rows: rows.reshape(samples, length, -1)
+    if len(lead) == 2 and lead[1] == length and 0 < samples < lead[0] and lead[0] % samples == 0:
+        yield "(B*H, T, D)", lambda rows: rows.reshape(samples, -1, length).transpose(1, 2)
     if lead == (samples,) and length > 1:
         yield POOLED, lambda rows: rows
-    if len(lead) == 1 and tokens and lead[0] > tokens and lead[0] % tokens == 0:
+    if len(lead) == 1 and 0 < tokens < lead[0] and lead[0] % tokens == 0:
         yield "(B*T*H, D)", lambda rows: rows.reshape(samples, length, -1)
 
 
@@ -208,10 +231,16 @@ def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
     if rows.dim() == 1:
         return _one_by_one(POOLED, rows)
     axes = "T" if rows.dim() == 2 else ", ".join(f"T{i}" for i in range(1, rows.dim()))
-    flat = rows.flatten(1)
-    sample = torch.arange(len(flat), device=rows.device)[:, None].expand_as(flat).flatten()
-    position = torch.arange(flat.shape[1], device=rows.device)[None].expand_as(flat).flatten()
-    return _labelled(_named(f"(B, {axes}, D)", feature_axis), ALL, sample, position)
+    return _in_order(_named(f"(B, {axes}, D)", feature_axis), rows.flatten(1))
+
+
+def _in_order(layout: str, order: Tensor) -> Alignment:
+    """Label rows whose numbers are in `order` (B, N): all of them count, at positions 0 to N - 1."""
+    sample = torch.arange(len(order), device=order.device)[:, None].expand_as(order).flatten()
+    position = torch.arange(order.shape[1], device=order.device)[None].expand_as(order).flatten()
+    index = order.flatten()
+    whole = torch.equal(index, torch.arange(len(index), device=index.device))
+    return _labelled(layout, ALL if whole else index, sample, position)
 
 
 def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:

@@ -15,6 +15,8 @@ from normscope.errors import UsageError
 from normscope.layout import Alignment, TokenMask, align, fits
 
 TEXT = ("input_ids", "inputs_embeds")
+# What a decoder is given that has its own names for its tokens and their mask.
+DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 MEDIA = (
     "pixel_values",
     "pixel_values_videos",
@@ -38,12 +40,14 @@ class Scope:
 
     `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
     A layer whose axes are not those of these tokens may see the `outer` ones, as cross-attention does.
+    `samples` is how many images or sounds a tower is given, None where that is unknown.
     """
 
     mask: TokenMask | None
     source: Tensor | None = None
     decoder: Tensor | None = None
     outer: "Scope | None" = None
+    samples: int | None = None
     known: dict[Any, list[Alignment]] = field(default_factory=dict)
 
     def is_of(self, shape: tuple[int, int]) -> bool:
@@ -57,14 +61,25 @@ class Scope:
 
         `layout` is the one to read ambiguous sizes by, if it is known.
         """
-        if self.mask is not None and self.outer is not None and not fits(lead, self.mask):
-            enclosing = self.outer.mask
-            if enclosing is not None and fits(lead, enclosing):
-                return self.outer.parts(lead, feature_axis, size, device, layout)
+        enclosing = self._enclosing(lead)
+        if enclosing is not None:
+            return enclosing.parts(lead, feature_axis, size, device, layout)
         key = (lead, feature_axis, size, device, layout)
         if key not in self.known:
-            self.known[key] = align(lead, self.mask, feature_axis, device, layout).parts(size)
+            self.known[key] = align(lead, self.mask, feature_axis, device, layout, self.samples).parts(size)
         return self.known[key]
+
+    def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":
+        """Return the nearest scope around whose tokens, or texts, these axes hold if they are not ours."""
+        ours, outer = self.mask, self.outer
+        if ours is None or fits(lead, ours):
+            return None
+        while outer is not None and outer.mask is not None:
+            theirs = lead[:1] == outer.mask.valid.shape[:1] != ours.valid.shape[:1]
+            if theirs or fits(lead, outer.mask):
+                return outer
+            outer = outer.outer
+        return None
 
 
 class Scopes:
@@ -88,7 +103,7 @@ class Scopes:
 
     def opens_one(self, module: nn.Module) -> bool:
         """Whether the module's forward is given tokens."""
-        return not {*TEXT, *MEDIA}.isdisjoint(self._signature(module).parameters)
+        return not {*TEXT, *DECODER, *MEDIA}.isdisjoint(self._signature(module).parameters)
 
     def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
         """Open the scope of a module's forward; `chosen` are the user's own masks."""
@@ -121,6 +136,9 @@ class Scopes:
     def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
         outer, tokens = self.current, _first(given, TEXT)
         mask = given.get("attention_mask")
+        decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
+        if outer is not None and tokens is None and _first(given, DECODER) is not None:
+            tokens, mask, decodes = _first(given, DECODER), given.get("decoder_attention_mask"), True
         if outer is None and isinstance(mask, Tensor) and mask.dim() != 2 and chosen.text is None:
             self.notes[
                 f"attention_mask has {mask.dim()} axes, not 2: padding counts unless watcher.mask is set"
@@ -128,12 +146,12 @@ class Scopes:
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if tokens is None and mask is not None:
             tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
-        if tokens is None and _first(given, MEDIA) is not None:
-            return Scope(None)
+        media = _first(given, MEDIA)
+        if tokens is None and media is not None:
+            return Scope(None, samples=len(media) if media.dim() > 2 else None)
         if tokens is None or tokens.dim() < 2:
             return outer or Scope(_chosen_only(chosen.text))
         shape = (tokens.shape[0], tokens.shape[1])
-        decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
         handed_down = mask is None or (outer is not None and mask is outer.source)
         if outer is not None and handed_down and not decodes and outer.is_of(shape):
             return outer  # The same tokens: on the way down their mask may have become 4-D.

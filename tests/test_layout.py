@@ -48,6 +48,9 @@ LAYOUTS: dict[str, tuple[int | None, Any]] = {
     "(B*T, D)": (None, lambda x: x.reshape(B * T, D)),
     "(B, T, H, D)": (H, lambda x: x),
     "(B, H, T, D)": (H, lambda x: x.transpose(1, 2)),
+    "(B*H, T, D)": (H, lambda x: x.transpose(1, 2).reshape(B * H, T, D)),
+    "(B*T, H, D)": (H, lambda x: x.reshape(B * T, H, D)),
+    "(B*T*H, D)": (H, lambda x: x.reshape(B * T * H, D)),
 }
 
 
@@ -162,7 +165,7 @@ def test_a_mask_moves_as_a_whole() -> None:
 # Inputs that are no tokens
 
 
-@pytest.mark.parametrize("lead", [(4, 4), (B * T + 1,), (T,), (2, B, T)])
+@pytest.mark.parametrize("lead", [(4, 4), (B * T + 1,), (T,), (2, B + 1, T)])
 def test_axes_that_match_nothing_have_no_layout(lead: tuple[int, ...]) -> None:
     where = align(lead, RIGHT, -1, CPU)
     count = math.prod(lead)
@@ -173,24 +176,43 @@ def test_axes_that_match_nothing_have_no_layout(lead: tuple[int, ...]) -> None:
     assert torch.equal(where.take(torch.eye(count)), torch.eye(count))
 
 
-@pytest.mark.parametrize(
-    ("lead", "axis", "layout"),
-    [
-        ((B, T + 1), -1, "(B, N, D)"),
-        ((B, H, T, 2), -1, "(B, N1, N2, N3, D)"),
-        ((B, T + 1), 1, "(B, D, N)"),
-        ((2 * B, T + 1), 1, "(N0, D, N)"),
-    ],
-)
-def test_samples_with_other_rows_than_tokens_are_a_sequence_of_their_own(
-    lead: tuple[int, ...], axis: int, layout: str
-) -> None:
+# Sequences of a layer's own: their sizes, the layout, and how to bring them into (B, N).
+SEQUENCES: dict[str, tuple[tuple[int, ...], int, Any]] = {
+    "(B, N, D)": ((B, T + 1), -1, lambda rows: rows),
+    "(B, N1, N2, N3, D)": ((B, H, T, 2), -1, lambda rows: rows.flatten(1)),
+    "(N, B, D)": ((T + 2, B), -1, lambda rows: rows.T),
+    "(B*W, N, D)": ((4 * B, T + 2), -1, lambda rows: rows.reshape(B, -1)),
+    "(B, D, N)": ((B, T + 1), 1, lambda rows: rows),
+    "(N0, D, N)": ((2 * B + 1, T + 1), 1, lambda rows: rows),
+}
+
+
+@pytest.mark.parametrize("layout", SEQUENCES)
+def test_samples_with_other_rows_than_tokens_are_a_sequence_of_their_own(layout: str) -> None:
+    lead, axis, bring = SEQUENCES[layout]
     where = align(lead, RIGHT, axis, CPU)
-    rest = math.prod(lead[1:])
     assert where.layout == layout
+    assert where.sure
     assert is_own_sequence(layout)
-    assert where.sample.group.tolist() == [n for n in range(lead[0]) for _ in range(rest)]
-    assert where.position.group.tolist() == list(range(rest)) * lead[0]
+    order = bring(torch.arange(math.prod(lead)).reshape(lead))
+    assert where.take(torch.arange(math.prod(lead))[:, None]).flatten().tolist() == order.flatten().tolist()
+    assert where.sample.group.tolist() == [n for n in range(len(order)) for _ in order[n]]
+    assert where.position.group.tolist() == list(range(order.shape[1])) * len(order)
+
+
+@pytest.mark.parametrize(
+    ("lead", "layout"),
+    [((B, 4), "(B, T, D)"), ((4, B), "(T, B, D)"), ((2 * B, 4), "(B*W, T, D)"), ((4, 4), None)],
+)
+def test_images_are_told_by_their_number(lead: tuple[int, ...], layout: str | None) -> None:
+    where = align(lead, None, -1, CPU, samples=B)
+    assert where.layout == layout
+    assert len(where.sample.count) == (math.prod(lead) if layout is None else B)
+
+
+def test_the_number_of_images_may_leave_a_doubt() -> None:
+    assert not align((2 * B, B), None, -1, CPU, samples=B).sure
+    assert align((2, 1), None, -1, CPU, samples=1).sure
 
 
 def test_what_a_probe_has_shown_holds_where_sizes_happen_to_match() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def _homes(config: type[Any]) -> Iterator[Any]:
     near = name.replace("configuration_", "modeling_")
     folder = Path(importlib.import_module(package).__file__ or "").parent
     for path in sorted(folder.glob("modeling_*.py"), key=lambda path: path.stem != near):
-        yield importlib.import_module(f"{package}.{path.stem}")
+        with suppress(ImportError):  # It wants a package that is not here.
+            yield importlib.import_module(f"{package}.{path.stem}")
 
 
 def _takes(value: Any, config: type[Any]) -> bool:

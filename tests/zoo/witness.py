@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 NAMES = re.compile(r"norm|GRN|CMVN|L2Clip", re.IGNORECASE)
 BY_CLASS = (
@@ -73,22 +74,27 @@ class Witness:
         x, y = self.calls[0]
         if not isinstance(y, Tensor) or y.shape != x.shape or not bool(y.any()):
             return None
-        y = y.double()
-        scale = float(y.square().mean().sqrt())
-        for name, base in self._bases(self.rows(x)):
-            for expected in self._affines(base):
-                if float((expected - self.rows(y)).square().mean().sqrt()) <= CLOSE * scale:
-                    return name
         # What grows with its input is no norm, whatever it is called.
-        return "other" if not self.gates and not _ignores_scale(self) else None
+        return self._fitting() or ("other" if not self.gates and not _ignores_scale(self) else None)
+
+    def _fitting(self, factor: Tensor | None = None) -> str | None:
+        """Name what gives the first call's output, times a factor if there is one."""
+        x, y = self.calls[0]
+        scale = float(y.double().square().mean().sqrt())
+        for name, base in self._bases(self.rows(x)):
+            for affine in self._affines(base):
+                expected = affine if factor is None else affine * factor
+                if float((expected - self.rows(y.double())).square().mean().sqrt()) <= CLOSE * scale:
+                    return name
+        return None
 
     def gated(self) -> "Witness | None":
         """Return the same with its gated input for input, if it gates by silu before it normalises."""
         if not self.gates or len(self.gates) < len(self.calls):
             return None
-        calls = [
-            (x * torch.nn.functional.silu(g), y) for (x, y), g in zip(self.calls, self.gates, strict=True)
-        ]
+        if any(self._fitting(gate(self.gates[0])) for gate in (functional.silu, torch.sigmoid)):
+            return None  # It gates what it has normalised.
+        calls = [(x * functional.silu(g), y) for (x, y), g in zip(self.calls, self.gates, strict=True)]
         return Witness(self.name, self.module, calls)
 
     def _bases(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
