@@ -129,7 +129,11 @@ class StoredGap(Record):
 
 @dataclass(frozen=True, eq=False)
 class LayerReport(Record):
-    """All numbers of one normalization layer. A part that could not be measured is None."""
+    """All numbers of one normalization layer. A part that could not be measured is None.
+
+    `call` tells which of a forward's calls of the module this is, from 1; None when all were pooled.
+    `calls_per_forward` is the most calls in one forward, `calls` the calls that are in these numbers.
+    """
 
     name: str
     index: int
@@ -155,6 +159,13 @@ class LayerReport(Record):
     explained: Explained | None
     first_position: FirstPosition | None
     stored_gap: StoredGap | None = None
+    call: int | None = None
+    calls_per_forward: int = 1
+
+    @property
+    def module_name(self) -> str:
+        """The name of the layer's module in the model: without the number of the call."""
+        return self.name.removesuffix(f"#{self.call}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """One layer's moments, read as its part of the report; the only place where they become numpy."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -57,38 +58,51 @@ _PARTS = (
 )  # fmt: skip
 
 
-def warnings_of(capture: LayerCapture) -> list[str]:
+def notes_on(capture: LayerCapture) -> list[str]:
     """Say what kept this layer from being measured in full, a sentence each."""
-    name, norm = capture.norm.name, capture.norm
+    norm = capture.norm
     notes = []
     if capture.nonfinite:
-        notes.append(f"{name}: {capture.nonfinite} tokens with NaN or infinity were left out")
+        notes.append(f"{capture.nonfinite} tokens with NaN or infinity were left out")
     if capture.guesses - {capture.known_layout}:
         guess = " or ".join(map(str, capture.guesses))
-        notes.append(f"{name}: sizes coincide, so its axes were taken as {guess}, which may be wrong")
+        notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")
     if capture.misfits:
-        notes.append(f"{name}: {capture.misfits} calls with another number of features were left out")
+        notes.append(f"{capture.misfits} calls with another number of features were left out")
     if capture.calls and None in capture.layouts:
         notes.append(
-            f"{name}: its input's axes do not match the model's tokens, so rows are pooled, padding "
+            "its input's axes do not match the model's tokens, so rows are pooled, padding "
             "included, and only the feature and global views are given"
         )
     elif any(is_own_sequence(layout) for layout in capture.layouts):
         notes.append(
-            f"{name}: its rows are a sequence of its own, {capture.layout}, not the model's tokens, "
+            f"its rows are a sequence of its own, {capture.layout}, not the model's tokens, "
             "so padding counts where there is any"
         )
     elif capture.calls and not capture.positioned:
-        notes.append(f"{name}: it sees one row a sample, so it has no positions")
+        notes.append("it sees one row a sample, so it has no positions")
     if capture.calls and norm.settled and norm.formula is None:
         kind = type(norm.module).__name__
-        notes.append(f"{name}: {kind} matches no formula of ours, so only its input is measured")
+        notes.append(f"{kind} matches no formula of ours, so only its input is measured")
     if capture.own_error() > 1e-3 + 64 * capture.precision:
         notes.append(
-            f"{name}: its output is up to {capture.own_error():.1g} rms from what its formula gives, "
+            f"its output is up to {capture.own_error():.1g} rms from what its formula gives, "
             "so its own output and agreement are approximate"
         )
     return notes
+
+
+def pooled(layers: Iterable[LayerReport]) -> list[str]:
+    """Say of which layers several calls of one forward were pooled, in a sentence for all."""
+    several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
+    if not several:
+        return []
+    most, more = max(layer.calls_per_forward for layer in several), len(several) - 1
+    others = f" and {more} more" if more else ""
+    return [
+        f"{several[0].name}{others}: called up to {most} times in a forward, all calls pooled; "
+        "per_call (--per-call) tells them apart"
+    ]
 
 
 def _stored_gap(capture: LayerCapture) -> StoredGap | None:

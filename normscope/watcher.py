@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from normscope import __version__
+from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.layers import find
-from normscope.report import ModelInfo, Report, RunInfo
-from normscope.summary import layer_report, warnings_of
+from normscope.report import LayerReport, ModelInfo, Report, RunInfo
+from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
 
 
-def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Watcher":
+def watch(
+    model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = (), per_call: bool = False
+) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
         with normscope.watch(model) as watcher:
@@ -32,17 +35,25 @@ def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str
         report = watcher.report()
 
     Padding is left out by the forward's own `attention_mask` (B, T); for a model without one, or to
-    leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. The
-    context may be entered again and again, for example every k-th training step; the numbers add
-    up. Raises UsageError when a glob matches no layer.
+    leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. A layer
+    that is called several times in a forward has its calls pooled or, `per_call`, reported one by
+    one, as "name#1", "name#2". The context may be entered again and again, for example every k-th
+    training step; the numbers add up. Raises UsageError when a glob matches no layer.
     """
-    return Watcher(model, layers, exclude)
+    return Watcher(model, layers, exclude, per_call=per_call)
 
 
 class Watcher:
     """The open hooks on a model and what they have measured; made by `watch`."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        *,
+        per_call: bool = False,
+    ) -> None:
         self.model = model
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
@@ -50,12 +61,17 @@ class Watcher:
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False
         """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
-        self.captures = [LayerCapture(norm) for norm in find(model, layers, exclude)]
+        self._layers = [LayerCalls(norm, apart=per_call) for norm in find(model, layers, exclude)]
         self.tally = Tally()
         self._scopes = Scopes()
         self._has_run = False
         self._hooks = ExitStack()
         self._open = False
+
+    @property
+    def captures(self) -> list[LayerCapture]:
+        """What each layer has seen so far; per call where calls are told apart."""
+        return [capture for layer in self._layers for capture in layer.captures]
 
     def __enter__(self) -> "Watcher":
         if any(parameter.is_meta for parameter in self.model.parameters()):
@@ -64,8 +80,8 @@ class Watcher:
             raise UsageError("this watcher is already open; leave its context before entering it again")
         self._open = True
         self.tally.start()
-        for capture in self.captures:
-            self._hook(capture.norm.module.register_forward_hook(self._reader(capture), with_kwargs=True))
+        for layer in self._layers:
+            self._hook(layer.norm.module.register_forward_hook(self._reader(layer), with_kwargs=True))
         for module in self.model.modules():
             if module is self.model or self._scopes.opens_one(module):
                 self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
@@ -96,18 +112,22 @@ class Watcher:
 
     def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
         """Return the report under this description of the model and the run."""
-        layers = {capture.norm.name: layer_report(capture) for capture in self.captures}
-        notes = (
-            *warnings,
-            *self._scopes.notes,
-            *(note for capture in self.captures for note in warnings_of(capture)),
-        )
-        return Report(__version__, model, run, layers, notes)
+        layers: dict[str, LayerReport] = {}
+        notes = [*warnings, *self._scopes.notes]
+        for layer in self._layers:
+            for name, call, capture in layer.named():
+                measured = layer_report(capture)
+                layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
+                notes += [f"{name}: {note}" for note in notes_on(capture)]
+        return Report(__version__, model, run, layers, tuple(notes + pooled(layers.values())))
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._scopes.depth == 0:
+            for layer in self._layers:
+                layer.start()
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
 
     def _done(self, *_: Any) -> None:
@@ -119,11 +139,14 @@ class Watcher:
     def _after(self, *_: Any) -> None:
         self._scopes.close()
 
-    def _reader(self, capture: LayerCapture) -> Any:
+    def _reader(self, layer: LayerCalls) -> Any:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             scope = self._scopes.current
             if scope is None and self._has_run:
                 return  # Gradient checkpointing calls layers once more, outside any forward.
+            if scope is None:
+                layer.start()  # A layer that is called on its own.
+            capture = layer.next()
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             if tensors and tensors[0].numel():
                 given, *others = tensors

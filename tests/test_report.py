@@ -158,7 +158,7 @@ def test_members_are_the_documented_ones_in_order() -> None:
     assert " ".join(layer) == (
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
-        "agreement affine_fit explained first_position stored_gap"
+        "agreement affine_fit explained first_position stored_gap call calls_per_forward"
     )
     assert list(layer["token"]) == ["mean", "variance"]
     assert list(layer["token"]["mean"]) == ["count", "mean", "std", "min", "max"]

@@ -47,13 +47,14 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
     "capture": ({"accumulator", "formulas", "gates", "layers", "layout", "moments"}, CORE),
+    "calls": ({"capture", "layers"}, set()),
     "summary": (
         {"formulas", "accumulator", "capture", "layout", "metrics", "moments", "report", "views"},
         CORE | {"numpy"},
     ),
     "tokens": ({"errors", "layout"}, CORE),
     "tally": ({"layout", "report"}, CORE),
-    "watcher": ({"capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
+    "watcher": ({"calls", "capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
     "forward": ({"errors", "printable"}, CORE),
     "scan": (
         {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},

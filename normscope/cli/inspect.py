@@ -26,6 +26,8 @@ Examples:
 \b
 Layers are named as in the model's own code; -v shows the names in full, and
 the globs of --layer and --exclude match those; upper and lower case differ.
+With --per-call, name#2 is the second call of a layer in each forward; without
+it all calls of a layer are pooled, and a line on standard error says so.
 
 \b
 The layers (more columns in a wider terminal; a dash is an unknown number):
@@ -92,6 +94,7 @@ def inspect(
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     exclude: options.Exclude = None,
     layer: options.Layer = None,
+    per_call: options.PerCall = False,
     top: options.Top = 10,
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
@@ -132,8 +135,10 @@ def inspect(
             batching=batching,
             layers=layer or () if format is options.Format.JSON else (),
             exclude=exclude or (),
+            per_call=per_call,
             progress=progress,
         )
+        shown = [name for name, found in report.layers.items() if found.module_name in shown]
     place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
     if not quiet:
         warn(report.warnings, verbose=verbose)

@@ -79,6 +79,12 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),
 ]
+PerCall = Annotated[
+    bool,
+    typer.Option(
+        "--per-call", help="Tell the calls of a layer that is used several times in a forward apart."
+    ),
+]
 Top = Annotated[
     int,
     typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),

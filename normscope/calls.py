@@ -1,0 +1,46 @@
+"""Which of a forward's calls of a layer goes where: all of them into one capture, or each into its own."""
+
+from copy import copy
+
+from normscope.capture import LayerCapture
+from normscope.layers import NormLayer
+
+
+class LayerCalls:
+    """The captures of one layer: one for all its calls or, `apart`, one for each call of a forward.
+
+    A module that is used several times in a forward, as ALBERT's are, sees another input each time.
+    """
+
+    def __init__(self, norm: NormLayer, *, apart: bool = False) -> None:
+        self.norm = norm
+        self.captures = [LayerCapture(norm)]
+        self.per_forward = 0
+        """The most calls in one forward."""
+        self._apart = apart
+        self._calls = 0
+
+    def start(self) -> None:
+        """Begin a forward: the next call is its first."""
+        self._calls = 0
+
+    def next(self) -> LayerCapture:
+        """Count a call, and return the capture that it goes into."""
+        self._calls += 1
+        self.per_forward = max(self.per_forward, self._calls)
+        if not self._apart:
+            return self.captures[0]
+        if len(self.captures) < self._calls:
+            self.captures.append(LayerCapture(copy(self.norm)))
+        return self.captures[self._calls - 1]
+
+    def named(self) -> list[tuple[str, int | None, LayerCapture]]:
+        """Name the captures, each with the number of its call from 1; None where all calls are pooled.
+
+        Only where a layer has several do their names end in a number: "layer#1", "layer#2".
+        """
+        name = self.norm.name
+        if not self._apart:
+            return [(name, None, self.captures[0])]
+        several = len(self.captures) > 1
+        return [(f"{name}#{i}" if several else name, i, c) for i, c in enumerate(self.captures, start=1)]
