@@ -11,6 +11,7 @@ __all__ = [
     "Outline",
     "Report",
     "Watcher",
+    "explain",
     "inspect",
     "list_layers",
     "read_report",
@@ -25,6 +26,7 @@ _HOMES = {
     "Outline": "normscope.outline",
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
+    "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
     "read_report": "normscope.report",
@@ -35,6 +37,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from normscope.batches import Batching
     from normscope.errors import NormscopeError
+    from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers
     from normscope.outline import Outline
     from normscope.registry import register

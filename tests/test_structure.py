@@ -27,6 +27,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "plain": ({"errors", "printable"}, {"numpy"}),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy"}),
     "outline": ({"errors", "files", "plain"}, set()),
+    "glossary": ({"errors", "files", "printable"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
@@ -66,12 +67,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"layers", "loading", "outline", "places", "source", "trial", "watcher"},
         CORE,
     ),
-    "render": ({"outline", "printable", "report"}, {"numpy", "rich"}),
+    "render": ({"glossary", "outline", "printable", "report"}, {"numpy", "rich"}),
     "cli": (
         {
             "batches",
             "errors",
             "files",
+            "glossary",
             "layer_list",
             "loading",
             "outline",
@@ -89,8 +91,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source",
-    "texts",
+    "cli", "errors", "files", "glossary", "outline", "plain", "printable", "render", "report", "samples",
+    "source", "texts",
 }  # fmt: skip
 
 

@@ -79,7 +79,8 @@ By feature, in that layer, the K of --top:
   eps, affine           what it adds to the variance, and its scale and shift
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+normscope explain NAME has the formula and source of each number."""
 
 
 def inspect(
@@ -120,7 +121,7 @@ def inspect(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    format = _chosen(format, json)
+    format = options.chosen(format, json)
     texts = _texts(text or [], file or [], field, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
@@ -173,12 +174,6 @@ def _piped(lines: "Texts") -> "Iterable[str]":
             "no text on standard input; expected one text a line; pipe some in, or give TEXT or a --file"
         )
     return chain([first], lines)
-
-
-def _chosen(format: options.Format, json: bool) -> options.Format:
-    if json and format is options.Format.MARKDOWN:
-        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
-    return options.Format.JSON if json else format
 
 
 def _rendered(

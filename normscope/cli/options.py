@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from normscope.errors import UsageError
+
 
 class Format(str, Enum):
     """How a result is written."""
@@ -129,3 +131,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no w
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Full names, more about each layer, all warnings.")
 ]
+
+
+def chosen(format: Format, json: bool) -> Format:
+    """Return the one format that `--format` and `--json` ask for; UsageError when they ask for two."""
+    if json and format is Format.MARKDOWN:
+        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
+    return Format.JSON if json else format

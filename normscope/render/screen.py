@@ -64,7 +64,14 @@ def drawn(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
 def _table(grid: Grid, screen: Screen) -> Table:
     rule = screen.glyphs.rule
     box = Box("    \n    \n" + f" {rule * 2} \n" + "    \n" * 5, ascii=not screen.unicode)
-    table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), collapse_padding=True)
+    table = Table(
+        box=box,
+        show_edge=False,
+        show_header=any(column.title for column in grid.columns),
+        pad_edge=False,
+        padding=(0, GAP - 1, 0, 0),
+        collapse_padding=True,
+    )
     qualified = any(column.about for column in grid.columns)
     for column in grid.columns:
         table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")

@@ -1,0 +1,87 @@
+"""A name, a path in the JSON or a column's title -> its entry; what is unknown gets near names."""
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from normscope.errors import UsageError
+from normscope.glossary.comparison import COMPARISON
+from normscope.glossary.entry import Entry
+from normscope.glossary.explained import EXPLAINED
+from normscope.glossary.layer import LAYER
+from normscope.glossary.noise import NOISE
+from normscope.glossary.outliers import OUTLIERS
+from normscope.glossary.run import RUN
+from normscope.glossary.views import VIEWS
+from normscope.printable import quoted
+
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE)
+ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
+
+# The lists of the reports, whose names are no part of an entry's, and the members of a summary.
+LISTS = ("layers", "sizes")
+SUMMARY = ("count", "mean", "std", "min", "max")
+
+
+def explain(name: str) -> Entry:
+    """Return what there is to know about one number of the reports.
+
+    `name` is its path in the JSON, with or without the lists on the way (`agreement.feature`,
+    `.layers[0].agreement.feature`), or what it is called in a table (`LN mean`, of which there are
+    two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
+    Raises UsageError when there is no such number.
+    """
+    return found(name)[0]
+
+
+def found(name: str) -> tuple[Entry, ...]:
+    """Return the entries that a name stands for: the one of that name first, then those with such a column.
+
+    A member of a summary (`token.mean.std`) is explained by the number that is summarised and by
+    what a summary is. Raises UsageError when there is none, with the names that come near.
+    """
+    key = _key(name)
+    matches = tuple(entry for entry in ENTRIES.values() if key == _key(entry.name))
+    matches += tuple(entry for entry in ENTRIES.values() if key in map(_key, entry.columns))
+    stem, _, member = key.rpartition(".")
+    if not matches and member in SUMMARY:
+        matches = tuple(
+            entry for entry in ENTRIES.values() if stem == _key(entry.name) and _summarised(entry)
+        )
+        matches += (ENTRIES["summary"],) if matches else ()
+    if matches:
+        return tuple(dict.fromkeys(matches))
+    raise UsageError(
+        f"there is no number {quoted(name)}; expected a path in the JSON or a column's title"
+        f"{_near(key)}; run normscope explain for all of them"
+    )
+
+
+def children(entry: Entry) -> tuple[Entry, ...]:
+    """Return the entries below an entry: those whose names it begins."""
+    return tuple(below for below in ENTRIES.values() if below.name.startswith(entry.name + "."))
+
+
+def _key(name: str) -> str:
+    """Write a name in the one way that all its spellings share."""
+    path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")
+    parts = path.split(".")
+    parts = parts[next((i for i, part in enumerate(parts) if part not in LISTS), 0) :]
+    return re.sub(r"[\s_-]+", " ", ".".join(parts)).strip()
+
+
+def _summarised(entry: Entry) -> bool:
+    return "summary" in entry.see_also
+
+
+def _near(key: str) -> str:
+    """Name the entries that end or begin with what was asked for, or else those spelled like it."""
+    names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
+    near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
+    near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]
+    near = near or [names[spelled] for spelled in difflib.get_close_matches(key, names, n=4)]
+    return f" (is it {', '.join([*dict.fromkeys(near)][:4])}?)" if near else ""
+
+
+def _spellings(entry: Entry) -> Iterator[str]:
+    yield from map(_key, (entry.name, *entry.columns))

@@ -1,0 +1,104 @@
+"""The glossary on a terminal or in Markdown: a list of all numbers, or some of them in full."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from normscope.glossary.entry import NOTATION, Entry
+from normscope.glossary.lookup import ENTRIES, TOPICS
+from normscope.render.glyphs import UNICODE
+from normscope.render.grid import Column, Grid
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, printed
+
+# Prose on longer lines is hard to read.
+MEASURE = 100
+HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
+
+
+def render_glossary(screen: Screen | None = None) -> str:
+    """Return one line for every number of every report, by topic, as text with line ends."""
+    screen = _at_least(screen or Screen())
+    parts = [part for grid in _topics() for part in drawn(grid, screen)]
+    return printed([*parts[1:], Text(), Text(HINT, "dim")], screen)
+
+
+def render_glossary_markdown() -> str:
+    """Return what `render_glossary` shows as GitHub-flavoured Markdown."""
+    return _markdown(_topics(), HINT)
+
+
+def render_entries(
+    entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen | None = None
+) -> str:
+    """Return entries in full, then those `below` the first in a line each, as text with line ends."""
+    screen = _at_least(screen or Screen())
+    screen = replace(screen, width=min(screen.width, MEASURE))
+    return printed([*_in_full(entries, below, screen)][1:], screen)
+
+
+def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = ()) -> str:
+    """Return what `render_entries` shows as GitHub-flavoured Markdown."""
+    return _markdown(
+        [_facts(entry, UNICODE.separator, "; ") for entry in entries] + _below(entries, below), NOTATION
+    )
+
+
+def _markdown(grids: Iterable[Grid], note: str) -> str:
+    from normscope.render.markdown import escape, markdown_table  # it is slow to import: it knows reports
+
+    return "\n\n".join([*(part for grid in grids for part in markdown_table(grid)), escape(note)]) + "\n"
+
+
+def _at_least(screen: Screen) -> Screen:
+    return replace(screen, width=max(screen.width, LEAST_WIDTH))
+
+
+def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -> Iterator[RenderableType]:
+    grids = [_facts(entry, screen.glyphs.separator, "\n") for entry in entries] + _below(entries, below)
+    for grid in grids:
+        yield from drawn(grid, screen)
+    yield Text()
+    yield Text(NOTATION, "dim")
+
+
+def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
+    """One entry as a table of two columns without titles."""
+    facts = {
+        "definition": entry.definition,
+        "formula": entry.formula.replace("; ", line_end),
+        "range": entry.range,
+        "how to read": entry.reading,
+        "source": entry.source,
+        "printed by": _commands(entry),
+        "in tables": ", ".join(entry.columns),
+        "see also": ", ".join(entry.see_also),
+    }
+    said = {name: text for name, text in facts.items() if text}
+    columns = [Column("", "", [*said]), Column("", "", [*said.values()], wraps=True)]
+    return Grid(f"{entry.name}{separator}{entry.title}", columns)
+
+
+def _below(entries: Sequence[Entry], below: Sequence[Entry]) -> list[Grid]:
+    return [_lines(f"The numbers of {entries[0].name}", below)] if below else []
+
+
+def _topics() -> Iterator[Grid]:
+    widest = max(map(len, ENTRIES))
+    yield from (_lines(topic.title, topic.entries, widest) for topic in TOPICS)
+
+
+def _lines(heading: str, entries: Sequence[Entry], widest: int = 0) -> Grid:
+    """Entries in a line each; what comes after the names lines up with other tables of this `widest`."""
+    columns = [
+        Column("name", "", [entry.name.ljust(widest) for entry in entries]),
+        Column("what it is", "", [entry.title for entry in entries], wraps=True),
+        Column("printed by", "", [", ".join(entry.commands) for entry in entries], rank=2),
+        Column("in tables", "", [", ".join(entry.columns) for entry in entries], rank=3),
+    ]
+    return Grid(heading, columns)
+
+
+def _commands(entry: Entry) -> str:
+    return ", ".join(f"normscope {command}" for command in entry.commands)
