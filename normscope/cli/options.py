@@ -30,6 +30,13 @@ class SpecialTokens(str, Enum):
     EXCLUDE = "exclude"
 
 
+def chosen(format: Format, json: bool) -> Format:
+    """Join --format and --json; UsageError when they contradict each other."""
+    if json and format is Format.MARKDOWN:
+        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
+    return Format.JSON if json else format
+
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -131,10 +138,3 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no w
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Full names, more about each layer, all warnings.")
 ]
-
-
-def chosen(format: Format, json: bool) -> Format:
-    """Return the one format that `--format` and `--json` ask for; UsageError when they ask for two."""
-    if json and format is Format.MARKDOWN:
-        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
-    return Format.JSON if json else format

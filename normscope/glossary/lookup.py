@@ -8,6 +8,7 @@ from normscope.errors import UsageError
 from normscope.glossary.comparison import COMPARISON
 from normscope.glossary.entry import Entry
 from normscope.glossary.explained import EXPLAINED
+from normscope.glossary.filling import FILLING
 from normscope.glossary.layer import LAYER
 from normscope.glossary.noise import NOISE
 from normscope.glossary.outliers import OUTLIERS
@@ -15,11 +16,11 @@ from normscope.glossary.run import RUN
 from normscope.glossary.views import VIEWS
 from normscope.printable import quoted
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE)
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The lists of the reports, whose names are no part of an entry's, and the members of a summary.
-LISTS = ("layers", "sizes")
+LISTS = ("layers", "sizes", "batches")
 SUMMARY = ("count", "mean", "std", "min", "max")
 
 
@@ -66,7 +67,8 @@ def _key(name: str) -> str:
     """Write a name in the one way that all its spellings share."""
     path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")
     parts = path.split(".")
-    parts = parts[next((i for i, part in enumerate(parts) if part not in LISTS), 0) :]
+    while len(parts) > 1 and parts[0] in LISTS:
+        del parts[0]
     return re.sub(r"[\s_-]+", " ", ".".join(parts)).strip()
 
 
