@@ -3,8 +3,9 @@
     NormscopeError
     ├── UsageError     the call itself cannot be right: exit code 2
     ├── TextError      texts that cannot be read or hold nothing to measure
-    ├── ModelError     a model or a tokenizer that cannot be found or loaded
-    ├── RunError       a model that loaded but could not be run on the texts
+    ├── MediaError     images or sounds that cannot be read
+    ├── ModelError     a model, tokenizer or processor that cannot be found or loaded
+    ├── RunError       a model that loaded but could not be run on what it was given
     └── ReportError    a report file that cannot be read or written
 
 A message says what was got, what was expected and what to do next, on one line.
@@ -29,12 +30,16 @@ class TextError(NormscopeError):
     """A text source that cannot be read, or that holds no text."""
 
 
+class MediaError(NormscopeError):
+    """An image or a sound that cannot be read, or that the model's processor does not take."""
+
+
 class ModelError(NormscopeError):
-    """A model or tokenizer that cannot be found, trusted or loaded."""
+    """A model, tokenizer or processor that cannot be found, trusted or loaded."""
 
 
 class RunError(NormscopeError):
-    """A loaded model that could not be run on the texts."""
+    """A loaded model that could not be run on what it was given."""
 
 
 class ReportError(NormscopeError):

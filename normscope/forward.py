@@ -1,6 +1,6 @@
 """How a model is run for its norm layers alone, and what it says when it fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import NormscopeError, RunError
+from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
 
 class Forward:
-    """How a model is run for its norm layers alone: no cache, no logits that nobody reads."""
+    """How a model is run for its norm layers alone: no cache, no logits that nobody reads.
 
-    def __init__(self, model: nn.Module) -> None:
+    `kinds` are those of the inputs to come.
+    """
+
+    def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,)) -> None:
         self.model = model
+        self.kinds = kinds
         self.device = next(model.parameters(), torch.zeros(())).device
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.parameters = signature(model.forward).parameters
-        if getattr(model, "main_input_name", "input_ids") not in ("input_ids", "inputs_embeds", "inputs"):
-            raise RunError(
-                f"{type(model).__name__} takes no text; expected a text model; use normscope.watch in Python"
-            )
         self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         wanted = {"use_cache": False, "logits_to_keep": 1}
         self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
@@ -38,7 +40,7 @@ class Forward:
         """Run one batch; what the model says when it fails becomes a RunError."""
         if self.decodes:
             inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
-        given = {name: value.to(self.device) for name, value in inputs.items() if name in self.parameters}
+        given = self._given(inputs)
         try:
             self.model(**given, **self.extra)
         except NormscopeError:
@@ -46,18 +48,44 @@ class Forward:
         except Exception as error:
             if _is_ours(error.__traceback__):
                 raise
-            raise RunError(_failure(self.model, error)) from error
+            raise RunError(_failure(self.model, error, self.kinds)) from error
+
+    def _given(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs that the model takes, on its device, images and sounds in its dtype."""
+        given = {name: value for name, value in inputs.items() if name in self.parameters}
+        if self.kinds != (TEXT,) and inputs.keys().isdisjoint(self.parameters):
+            # A model for many kinds of input calls whatever it is given by one name, Perceiver `inputs`.
+            given[getattr(self.model, "main_input_name", "input_ids")] = next(iter(inputs.values()))
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in given.items()
+        }
 
 
 def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training."""
+    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training.
+
+    Where there is no text, it is fed the start token alone.
+    """
+    start = _start_token(model)
+    if "input_ids" not in inputs:
+        first = next(iter(inputs.values()))
+        return {"decoder_input_ids": torch.full((len(first), 1), start, dtype=torch.int64)}
+    own = {"decoder_input_ids": shifted(inputs["input_ids"], start)}
+    mask = inputs.get("attention_mask")
+    return own if mask is None else {**own, "decoder_attention_mask": mask}
+
+
+def _start_token(model: nn.Module) -> int:
+    """The token that a decoder begins with, 0 where nothing says."""
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-    ids = (getattr(model.config, name, None) for name in names)
-    start = next((number for number in ids if number is not None), 0)
-    return {
-        "decoder_input_ids": shifted(inputs["input_ids"], start),
-        "decoder_attention_mask": inputs["attention_mask"],
-    }
+    holders = (
+        model.config,
+        getattr(model.config, "decoder", None),
+        getattr(model, "generation_config", None),
+    )
+    ids = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((number for number in ids if isinstance(number, int)), 0)
 
 
 def shifted(values: Tensor, first: int) -> Tensor:
@@ -70,12 +98,15 @@ def _is_ours(trace: TracebackType | None) -> bool:
     return any(Path(frame.filename).name == "watcher.py" for frame in extract_tb(trace))
 
 
-def _failure(model: nn.Module, error: Exception) -> str:
+def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:
     why = reason(error)
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of memory ({why}); try a smaller --batch-size or --max-length"
-    name = type(model).__name__
-    return f"{name} failed on the texts ({why}); check that model and tokenizer belong together"
+    got = f"{type(model).__name__} failed on the {' and '.join(WORDS[kind] for kind in kinds)} ({why})"
+    if others := [WORDS[kind] for kind in kinds_of(model) if kind not in kinds]:
+        return f"{got}; it takes {' and '.join(others)} too: give it as many of each"
+    processor = "tokenizer" if kinds == (TEXT,) else "processor"
+    return f"{got}; check that model and {processor} belong together"
 
 
 @contextmanager

@@ -1,17 +1,18 @@
-"""MODEL -> model and tokenizer, ready to run; or the model's skeleton, without weights."""
+"""MODEL -> model and tokenizer or processor, ready to run; or the model's skeleton, without weights."""
 
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import ModelError
+from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
 from normscope.refusals import go_online, in_our_words, untrusted
 from normscope.source import Loading, Source, locate, outage_of
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run (evaluation mode, on its device, frozen), its tokenizer, and their origin."""
+    """A model ready to run (evaluation mode, on its device, frozen), its tokenizer, and their origin.
+
+    For images and audio there is a `processor` of transformers in the tokenizer's place.
+    """
 
     model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: "PreTrainedTokenizerBase | None"
     id: str
     revision: str | None
     commit: str | None
     warnings: tuple[str, ...]
+    processor: Any = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,15 @@ class Skeleton:
     commit: str | None
 
 
-def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
-    """Load MODEL by the head class its configuration names, with its tokenizer.
+def load(
+    model: str | os.PathLike[str], options: Loading = Loading(), kinds: Collection[str] = (TEXT,)
+) -> Loaded:
+    """Load MODEL by the head class its configuration names, with what makes inputs of these `kinds`.
 
     MODEL is a Hub id, a folder in Hugging Face layout, or `demo`. The small files come first, so
     that most mistakes are reported before any weights are downloaded. Raises ModelError when the
-    model cannot be found, trusted, read or placed on the device, UsageError when options clash.
+    model cannot be found, trusted, read or placed on the device, UsageError when options clash or
+    the model does not take inputs of these kinds.
     """
     source = locate(model, options)
     with quiet():
@@ -56,12 +64,17 @@ def load(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
         source, config, commit = _configuration(source)
         keywords = source.keywords(commit or options.revision)
         loader = _loader(source, config)
-        tokenizer = _tokenizer(source, config, keywords)
+        if hasattr(loader, "forward"):
+            require_kinds(loader, kinds)
+        of_text = set(kinds) == {TEXT}
+        tokenizer = _tokenizer(source, config, keywords) if of_text else None
+        processor = None if of_text else _processor(source, config, keywords, kinds)
         network, notes = _network(source, loader, config, keywords)
-        _set_padding(network, tokenizer)
+        if tokenizer is not None:
+            _set_padding(network, tokenizer)
         with in_our_words(source, "weights"):
             network.requires_grad_(False).to(device)  # type: ignore[arg-type]
-    return Loaded(network, tokenizer, source.given, options.revision, commit, notes)
+    return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
 
 
 def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Skeleton:
@@ -169,6 +182,22 @@ def _tokenizer(
         then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
         raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _processor(
+    source: Source, config: "PreTrainedConfig", keywords: dict[str, Any], kinds: Collection[str]
+) -> Any:
+    """The part of transformers for one kind of media, or the one that joins several kinds."""
+    with in_our_words(source, "processor"):
+        import transformers
+
+        auto: Any = transformers
+        if set(kinds) == {IMAGE}:
+            # The backend that needs pillow alone: the same numbers with and without torchvision.
+            maker, keywords = auto.AutoImageProcessor, {**keywords, "backend": "pil"}
+        else:
+            maker = auto.AutoFeatureExtractor if set(kinds) == {AUDIO} else auto.AutoProcessor
+        return maker.from_pretrained(source.place, config=config, **keywords)
 
 
 def _network(

@@ -25,6 +25,7 @@ _NEXT_STEPS = {
     "configuration": "expected a config.json that transformers knows; check it or update transformers",
     "model class": "expected an architecture that can be imported; check transformers and torch",
     "tokenizer": "expected tokenizer files beside the weights; save them with tokenizer.save_pretrained",
+    "processor": "expected preprocessor_config.json beside the weights; save it with its save_pretrained",
     "weights": "expected whole weights and a config.json that fits them; download or save both again",
 }
 

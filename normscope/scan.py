@@ -1,4 +1,4 @@
-"""The loop: texts through the model, every normalization layer measured on the way."""
+"""The loop: texts, images or sounds through the model, every normalization layer measured on the way."""
 
 import math
 import operator
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from normscope.batches import Batch, Batches, Batching, length_limit
 from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating, shifted
+from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
+from normscope.media import Given, Place
+from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
 from normscope.watcher import Watcher, describe, watch
@@ -41,9 +44,12 @@ class Progress:
 
 def inspect(
     model: str | os.PathLike[str] | nn.Module | Loaded,
-    texts: Iterable[str],
+    texts: Iterable[str] | None = None,
     *,
+    images: Sequence[Place] = (),
+    audio: Sequence[Place] = (),
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    processor: Any = None,
     loading: Loading = Loading(),
     batching: Batching = Batching(),
     layers: Sequence[str] = (),
@@ -51,25 +57,28 @@ def inspect(
     per_call: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Run texts through a model and report the statistics of its normalization layers.
+    """Run texts, images or sounds through a model and report on its normalization layers.
 
     `model` is a Hub id, a folder in Hugging Face layout, "demo", what `load` returned, or a model
-    object, which then needs its `tokenizer`. An object is used where it is, in evaluation mode for
-    the length of the call.
-    `texts` is any iterable of strings, one sample each; it is read as a stream. `layers` and
-    `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a layer that
-    is used several times in a forward apart. `progress` is called now and then.
+    object, which then needs its `tokenizer`, or its `processor` for images and audio. An object is
+    used where it is, in evaluation mode for the length of the call.
+    `texts` is any iterable of strings, one sample each; it is read as a stream. `images` and `audio`
+    are paths of files, one sample each, run in their order; the model's own processor scales and
+    normalises them. Of several kinds as many of each are run side by side: texts[i] with images[i].
+    `layers` and `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a
+    layer that is used several times in a forward apart. `progress` is called now and then.
 
-    Raises ModelError when the model cannot be loaded, TextError when there is nothing to measure,
-    UsageError for options that cannot be, and RunError when the model fails on the texts.
+    Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
+    to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
+    model does not take, and RunError when it fails on them.
     """
-    if isinstance(texts, str):
-        raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
+    given = Given(texts, images, audio)
     clock = _Clock(progress)
     clock.show("load")
-    loaded = _loaded(model, tokenizer, loading)
+    loaded = _loaded(model, tokenizer, processor, loading, given.kinds)
+    require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call)
-    return _measure(loaded, iter(texts), batching, watcher, clock)
+    return _measure(loaded, given, batching, watcher, clock)
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -80,51 +89,79 @@ def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str]
 def _loaded(
     model: str | os.PathLike[str] | nn.Module | Loaded,
     tokenizer: "PreTrainedTokenizerBase | None",
+    processor: Any,
     loading: Loading,
+    kinds: tuple[str, ...],
 ) -> Loaded:
+    needed = "tokenizer" if kinds == (TEXT,) else "processor"
     if isinstance(model, Loaded):
+        if getattr(model, needed) is None:
+            raise UsageError(f"the model was loaded without its {needed}; load it for {' and '.join(kinds)}")
         return model
     if not isinstance(model, nn.Module):
-        return load(model, loading)
-    if tokenizer is None:
-        raise UsageError("a model object came without a tokenizer; pass tokenizer=... or the model's id")
+        return load(model, loading, kinds)
+    if (tokenizer if needed == "tokenizer" else processor) is None:
+        raise UsageError(f"a model object came without a {needed}; pass {needed}=... or the model's id")
     name = getattr(model, "name_or_path", "") or type(model).__name__
-    return Loaded(model=model, tokenizer=tokenizer, id=name, revision=None, commit=None, warnings=())  # type: ignore[arg-type]
+    # A module of torch's own will do for what is asked of it here.
+    return Loaded(model, tokenizer, name, None, None, (), processor)  # type: ignore[arg-type]
 
 
-def _measure(
-    loaded: Loaded, texts: Iterator[str], batching: Batching, watcher: Watcher, clock: "_Clock"
-) -> Report:
+def _measure(loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, clock: "_Clock") -> Report:
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
             f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
         )
-    forward = Forward(loaded.model)
+    forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
-        notes = _probe(watcher, forward, loaded.tokenizer)
-        if notes or not forward.takes_mask:
-            # Where padding cannot be told from tokens, or to the model, there must be none.
-            batching = replace(batching, batch_size=1)
-        limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
-        batches = Batches(texts, loaded.tokenizer, batching, max_length=limit)
-        for batch in batches:
-            watcher.mask = batch.valid
-            watcher.decoder_mask = _decoder_valid(batch, batching)
-            forward(batch.inputs)
-            done = batches.texts - batches.pending
-            clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
-    if not watcher.tally.tokens:
-        raise TextError(
-            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
-        )
+        if given.kinds == (TEXT,):
+            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock)
+        else:
+            run, notes = _run_media(loaded, given, batching, watcher, forward, clock)
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
         replace(model, revision=loaded.revision, commit=loaded.commit),
-        _run_info(watcher, batches, batching, clock.seconds()),
+        replace(run, seconds=clock.seconds()),
         (*loaded.warnings, *notes),
     )
+
+
+def _run_texts(
+    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "_Clock"
+) -> tuple[RunInfo, list[str]]:
+    assert given.texts is not None
+    assert loaded.tokenizer is not None
+    texts = iter(given.texts)
+    notes = _probe(watcher, forward, loaded.tokenizer)
+    if notes or not forward.takes_mask:
+        # Where padding cannot be told from tokens, or to the model, there must be none.
+        batching = replace(batching, batch_size=1)
+    limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
+    batches = Batches(texts, loaded.tokenizer, batching, max_length=limit)
+    for batch in batches:
+        watcher.mask = batch.valid
+        watcher.decoder_mask = _decoder_valid(batch, batching)
+        forward(batch.inputs)
+        done = batches.texts - batches.pending
+        clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
+    if not watcher.tally.tokens:
+        raise TextError(
+            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
+        )
+    return _run_info(watcher, batches, batching), notes
+
+
+def _run_media(
+    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "_Clock"
+) -> tuple[RunInfo, list[str]]:
+    batches = MediaBatches(given, loaded.processor, batching)
+    for inputs in batches:
+        forward(inputs)
+        clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
+    run = watcher.run_info()
+    return replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given"), []
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -171,7 +208,7 @@ def _expected(batches: Batches, texts: Iterator[str]) -> int | None:
     return int(min(batches.texts + left, most)) if left else None
 
 
-def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: float) -> RunInfo:
+def _run_info(watcher: Watcher, batches: Batches, batching: Batching) -> RunInfo:
     return replace(
         watcher.tally.run_info(),
         texts=batches.texts,
@@ -181,7 +218,6 @@ def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: f
         special_tokens=batching.special_tokens,
         batch_size=batching.batch_size,
         order=batching.order,
-        seconds=seconds,
     )
 
 

@@ -99,16 +99,21 @@ class Watcher:
 
     def report(self) -> Report:
         """Return what has been measured so far; the watcher may go on afterwards."""
+        return self.report_as(describe(self.model, type(self.model).__name__), self.run_info())
+
+    def run_info(self) -> RunInfo:
+        """Return an account of what has been run so far."""
         run = self.tally.run_info()
-        if not self.tally.slots:  # A model without tokens, an image model say: its layers know what they saw.
-            seen = [capture.moments for capture in self.captures if capture.moments is not None]
-            run = replace(
-                run,
-                texts=max((m.samples for m in seen), default=0),
-                tokens=max((m.count for m in seen), default=0),
-                positions=max((m.positions for m in seen), default=0),
-            )
-        return self.report_as(describe(self.model, type(self.model).__name__), run)
+        if self.tally.slots:
+            return run
+        # A model without tokens, an image model say: its layers know what they saw.
+        seen = [capture.moments for capture in self.captures if capture.moments is not None]
+        return replace(
+            run,
+            texts=max((m.samples for m in seen), default=0),
+            tokens=max((m.count for m in seen), default=0),
+            positions=max((m.positions for m in seen), default=0),
+        )
 
     def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
         """Return the report under this description of the model and the run."""

@@ -33,7 +33,7 @@ STUB = """
 import sys, types
 from normscope import loading
 from tests import reports
-def load(model, options):
+def load(model, options, kinds):
     if model == "interrupt":
         raise KeyboardInterrupt
     return loading.Loaded(None, None, model, None, None, ())
@@ -70,7 +70,7 @@ class Library:
         self.error: BaseException | None = None
         self.calls: list[dict[str, Any]] = []
 
-    def load(self, model: str, options: Loading) -> Loaded:
+    def load(self, model: str, options: Loading, kinds: Sequence[str]) -> Loaded:
         self.loading = options
         return Loaded(None, None, model, None, None, ())  # type: ignore[arg-type]
 

@@ -80,6 +80,7 @@ def test_a_folder_loads_ready_to_measure(bert: Path) -> None:
     assert isinstance(loaded.model, transformers.BertForMaskedLM)
     assert not any(module.training for module in loaded.model.modules())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.tokenizer is not None
     assert loaded.tokenizer.tokenize("the cat") == ["the", "cat"]
     assert (loaded.id, loaded.revision, loaded.commit, loaded.warnings) == (str(bert), None, None, ())
 
@@ -169,6 +170,7 @@ def test_missing_weights_are_counted_and_normalization_is_named_first(bert: Path
 
 def test_a_classifier_of_the_last_token_learns_its_padding(tmp_path: Path) -> None:
     loaded = load(save_gpt2(tmp_path / "model", transformers.GPT2ForSequenceClassification))
+    assert loaded.tokenizer is not None
     assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
     loaded.model(input_ids=torch.ones(2, 3, dtype=torch.int64))  # a ValueError without padding
 

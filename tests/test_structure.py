@@ -30,13 +30,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "glossary": ({"errors", "files", "printable"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
+    "kinds": ({"errors"}, set()),
+    "media": ({"errors", "kinds", "printable"}, {"PIL", "numpy", "soundfile", "soxr"}),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
     "loading": (
-        {"errors", "printable", "refusals", "source"},
+        {"errors", "kinds", "printable", "refusals", "source"},
         {"huggingface_hub", "torch", "transformers"},
     ),
     "batches": ({"errors"}, {"torch", "transformers"}),
+    "media_batches": ({"batches", "errors", "kinds", "media", "printable"}, CORE),
     "moments": (set(), CORE),
     "layout": ({"errors", "moments"}, CORE),
     "registry": ({"errors"}, CORE),
@@ -56,9 +59,21 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "tokens": ({"errors", "layout"}, CORE),
     "tally": ({"layout", "report"}, CORE),
     "watcher": ({"calls", "capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
-    "forward": ({"errors", "printable"}, CORE),
+    "forward": ({"errors", "kinds", "printable"}, CORE),
     "scan": (
-        {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},
+        {
+            "batches",
+            "errors",
+            "forward",
+            "kinds",
+            "layers",
+            "loading",
+            "media",
+            "media_batches",
+            "report",
+            "source",
+            "watcher",
+        },
         CORE,
     ),
     "flow": (set(), CORE),
@@ -76,6 +91,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "glossary",
             "layer_list",
             "loading",
+            "media",
             "outline",
             "printable",
             "render",
@@ -91,8 +107,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "glossary", "outline", "plain", "printable", "render", "report", "samples",
-    "source", "texts",
+    "cli", "errors", "files", "glossary", "kinds", "media", "outline", "plain", "printable", "render",
+    "report", "samples", "source", "texts",
 }  # fmt: skip
 
 

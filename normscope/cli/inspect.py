@@ -21,6 +21,8 @@ Examples:
   normscope inspect demo
   normscope inspect bert-base-uncased "The cat sat." "It rained again."
   normscope inspect gpt2 -f corpus.txt --limit 2000 --layer "*.ln_1"
+  normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg
+  normscope inspect openai/whisper-tiny --audio speech.wav
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
 \b
@@ -28,6 +30,12 @@ Layers are named as in the model's own code; -v shows the names in full, and
 the globs of --layer and --exclude match those; upper and lower case differ.
 With --per-call, name#2 is the second call of a layer in each forward; without
 it all calls of a layer are pooled, and a line on standard error says so.
+
+\b
+Images and sounds run in their order, each through the model's own processor,
+unpadded. Their tokens and positions are patches, places on a feature map, or
+frames of sound. A model that takes text beside them needs one TEXT for each
+file: the first TEXT goes with the first file.
 
 \b
 The layers (more columns in a wider terminal; a dash is an unknown number):
@@ -88,6 +96,8 @@ def inspect(
     text: options.Text = None,
     file: options.File = None,
     field: options.Field = None,
+    image: options.Image = None,
+    audio: options.Audio = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
@@ -113,6 +123,7 @@ def inspect(
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
     from normscope.batches import Batching
+    from normscope.media import Given
     from normscope.source import Loading
 
     place = Output(output)
@@ -122,17 +133,20 @@ def inspect(
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
     format = options.chosen(format, json)
-    texts = _texts(text or [], file or [], field, quiet=quiet)
+    texts = _texts(text or [], file or [], field, beside=bool(image or audio), quiet=quiet)
+    given = Given(texts, image or [], audio or [])
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.scan import inspect as run
         from normscope.scan import layer_names
 
-        loaded = load(model, loading)
+        loaded = load(model, loading, given.kinds)
         shown = layer_names(loaded, layer, exclude or ()) if layer else []
         report = run(
             loaded,
-            texts,
+            given.texts,
+            images=given.images,
+            audio=given.audio,
             batching=batching,
             layers=layer or () if format is options.Format.JSON else (),
             exclude=exclude or (),
@@ -145,12 +159,19 @@ def inspect(
         warn(report.warnings, verbose=verbose)
 
 
-def _texts(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
-    """What to feed: what was named, or else what is piped in, or else the built-in sentences."""
+def _texts(
+    arguments: list[str], files: list[str], field: str | None, *, beside: bool, quiet: bool
+) -> "Iterable[str] | None":
+    """What to feed: what was named, or else what is piped in, or else the built-in sentences.
+
+    Only what was named goes `beside` images or sounds; None is no text.
+    """
     from normscope.texts import read_texts
 
     if arguments or files:
         return read_texts(arguments, files, field=field)
+    if beside and field is None:
+        return None
     if not _is_terminal(sys.stdin):
         return _piped(read_texts(["-"], field=field))
     from normscope.samples import SENTENCES

@@ -59,15 +59,29 @@ File = Annotated[
         help="Read texts from a .txt, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
     ),
 ]
+Image = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image", metavar="FILE", help="Feed an image; the model's own processor scales it. Repeatable."
+    ),
+]
+Audio = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--audio",
+        metavar="FILE",
+        help="Feed a sound, as one channel at the model's rate. Repeatable.",
+    ),
+]
 Field = Annotated[
     str | None, typer.Option("--field", metavar="NAME", help="The member or column that holds the text.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N texts.")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N samples.")]
 MaxLength = Annotated[
     int | None,
     typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; by default to the model's limit."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", help="Texts per batch.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", help="Samples per batch.")]
 BatchOrder = Annotated[
     Order,
     typer.Option("--order", help="Batch texts of like length together, or as given."),
