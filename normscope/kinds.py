@@ -47,5 +47,8 @@ def require_kinds(model: Any, given: Collection[str]) -> None:
         raise UsageError(f"{got}; expected a model of texts, images or sounds; use normscope.watch in Python")
     expected = " and ".join(WORDS[kind] for kind in taken)
     missing = [_OPTIONS[kind] for kind in taken if kind in _OPTIONS and kind not in given]
-    then = f"give {' or '.join(missing)}, once for each file" if missing else "leave it out"
+    then = f"give {' or '.join(missing)}, once for each file" if missing else "leave them out"
+    if unwanted == [TEXT] and not missing:
+        # As of `--image *.png`, where the shell makes texts of all files but the first.
+        then += ", and repeat the option for each file"
     raise UsageError(f"{got}; expected {expected}; {then}")

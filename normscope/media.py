@@ -37,9 +37,9 @@ class Given:
     audio: Sequence[Place] = ()
 
     def __post_init__(self) -> None:
-        _require_sequence("texts", self.texts)
-        _require_sequence("images", self.images)
-        _require_sequence("audio", self.audio)
+        _require_several("texts", self.texts)
+        _require_several("images", self.images)
+        _require_several("audio", self.audio)
         if not self.kinds:
             raise UsageError("there is nothing to feed; expected texts, images or audio; give some")
         for files, expected in ((self.images, _IMAGES), (self.audio, _SOUNDS)):
@@ -82,7 +82,7 @@ def read_audio(path: Place, rate: int | None) -> Waveform:
     another rate where soxr, which resamples, is not installed.
     """
     with _in_our_words(path, _SOUNDS):
-        import soundfile  # type: ignore[import-untyped]
+        import soundfile
 
         channels, own_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)  # (N, channels)
     if not len(channels):
@@ -111,7 +111,7 @@ def _rgb(picture: "Image", path: Place) -> "Image":
 
 def _resampled(wave: Waveform, own_rate: int, rate: int, path: Place) -> Waveform:
     try:
-        import soxr  # type: ignore[import-untyped]
+        import soxr
     except ImportError as error:
         got = f"{_shown(path)} has {own_rate} samples a second"
         then = "run pip install 'normscope[audio]', or resample it"
@@ -120,10 +120,14 @@ def _resampled(wave: Waveform, own_rate: int, rate: int, path: Place) -> Wavefor
     return resampled
 
 
-def _require_sequence(name: str, values: Any) -> None:
+def _require_several(name: str, values: Any) -> None:
+    kind, expected = (
+        (Iterable, "an iterable of strings") if name == "texts" else (Sequence, "a list of paths")
+    )
     if isinstance(values, str | os.PathLike):
-        expected = "an iterable of strings" if name == "texts" else "a sequence of paths"
         raise UsageError(f"{name} is one string; expected {expected}: put it in a list")
+    if not isinstance(values, kind | None):
+        raise UsageError(f"{name} is {type(values).__name__}; expected {expected}; make it one")
 
 
 def _require_file(path: Place, expected: str) -> None:
@@ -133,8 +137,11 @@ def _require_file(path: Place, expected: str) -> None:
         )
     try:
         mode = Path(path).stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise MediaError(f"{_shown(path)} is a directory; expected {expected}; name the files in it")
+        if not stat.S_ISREG(mode):
+            got, then = (
+                ("a directory", "name the files in it") if stat.S_ISDIR(mode) else ("a device", "name a file")
+            )
+            raise MediaError(f"{_shown(path)} is {got}; expected {expected}; {then}")
         if not os.access(path, os.R_OK):
             raise PermissionError(None, "permission denied")
     except (OSError, ValueError) as error:
@@ -159,7 +166,9 @@ def _in_our_words(path: Place, expected: str) -> Iterator[None]:
     except MediaError:
         raise
     except Exception as error:
-        why = "it is none" if type(error).__name__ == "UnidentifiedImageError" else reason(error)
+        # Both name the file once more where they only mean that it is in no format they know.
+        unknown = "its format is unknown" if type(error).__name__ == "UnidentifiedImageError" else None
+        why = getattr(error, "error_string", unknown) or reason(error)
         raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; check the file") from error
 
 

@@ -125,10 +125,12 @@ def _shown(value: Any) -> str:
 
 
 def _require_no_text_options(batching: Batching) -> None:
-    got = "max length" if batching.max_length is not None else None
-    got = "special tokens excluded" if batching.special_tokens == "exclude" else got
-    if got:
-        raise UsageError(f"{got} with images or audio; expected it with text alone; leave it out")
+    for name, given in (
+        ("max length", batching.max_length is not None),
+        ("special tokens", batching.special_tokens == "exclude"),
+    ):
+        if given:
+            raise UsageError(f"{name} was given with images or sounds; expected texts alone; leave it out")
 
 
 def _require_equal_numbers(columns: dict[str, Sequence[Any]]) -> None:
@@ -141,5 +143,5 @@ def _require_equal_numbers(columns: dict[str, Sequence[Any]]) -> None:
         counts = {kind: str(len(column)) for kind, column in columns.items()}
         if len(texts) > most:
             counts[TEXT] = f"more than {most}"
-        got = " and ".join(f"{count} {WORDS[kind]}" for kind, count in counts.items())
-        raise UsageError(f"{got} were given; expected as many of each, for they are run in pairs; even them")
+        got = ", ".join(f"{count} of {WORDS[kind]}" for kind, count in counts.items())
+        raise UsageError(f"got {got}; expected as many of each, to run side by side; add or leave out some")

@@ -131,15 +131,14 @@ def _measure(loaded: Loaded, given: Given, batching: Batching, watcher: Watcher,
 def _run_texts(
     loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "_Clock"
 ) -> tuple[RunInfo, list[str]]:
-    assert given.texts is not None
-    assert loaded.tokenizer is not None
-    texts = iter(given.texts)
-    notes = _probe(watcher, forward, loaded.tokenizer)
+    texts = iter(() if given.texts is None else given.texts)
+    tokenizer: Any = loaded.tokenizer
+    notes = _probe(watcher, forward, tokenizer)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.
         batching = replace(batching, batch_size=1)
-    limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
-    batches = Batches(texts, loaded.tokenizer, batching, max_length=limit)
+    limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
+    batches = Batches(texts, tokenizer, batching, max_length=limit)
     for batch in batches:
         watcher.mask = batch.valid
         watcher.decoder_mask = _decoder_valid(batch, batching)

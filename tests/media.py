@@ -14,6 +14,16 @@ from tests.models import spread_norms
 
 RATE = 16000
 
+# Its classes take more than their annotations say.
+tf: Any = transformers
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
 
 # Files
 
@@ -37,77 +47,62 @@ def save_sound(path: Path, seconds: float = 0.2, rate: int = RATE, channels: int
     return path
 
 
-# Models
+# Models, each saved beside its processor
 
 
 def save_vit(folder: Path) -> Path:
-    config = transformers.ViTConfig(image_size=16, patch_size=4, **_sizes())
-    size = {"height": 16, "width": 16}
-    return _save(folder, transformers.ViTForImageClassification(config), transformers.ViTImageProcessorPil(size=size))
+    processor = tf.ViTImageProcessorPil(size={"height": 16, "width": 16})
+    config = tf.ViTConfig(image_size=16, patch_size=4, **SIZES)
+    return _save(folder, tf.ViTForImageClassification, config, processor)
 
 
 def save_convnext(folder: Path) -> Path:
-    config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32)
-    # Without cropping, so that images of other sizes stay of other sizes.
-    processor = transformers.ConvNextImageProcessorPil(size={"shortest_edge": 384})
-    return _save(folder, transformers.ConvNextModel(config), processor)
+    """Save a model of feature maps that takes images of any size, and a processor that leaves it."""
+    processor = tf.ConvNextImageProcessorPil(do_resize=False)
+    config = tf.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
+    return _save(folder, tf.ConvNextModel, config, processor)
 
 
 def save_clip(folder: Path) -> Path:
-    tokenizer = word_tokenizer()
-    end = tokenizer.sep_token_id
-    text = {**_sizes(), "vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": end}
-    vision = {**_sizes(), "image_size": 16, "patch_size": 4}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    size = {"height": 16, "width": 16}
-    images = transformers.CLIPImageProcessorPil(size=size, crop_size=size)
-    processor = transformers.CLIPProcessor(images, tokenizer)
-    return _save(folder, transformers.CLIPModel(config), processor)
+    tokenizer, size = word_tokenizer(), {"height": 16, "width": 16}
+    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
+    config = tf.CLIPConfig(
+        text_config={**SIZES, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 32},
+        vision_config={**SIZES, "image_size": 16, "patch_size": 4},
+        projection_dim=8,
+    )
+    images = tf.CLIPImageProcessorPil(size=size, crop_size=size)
+    return _save(folder, tf.CLIPModel, config, tf.CLIPProcessor(images, tokenizer))
 
 
 def save_whisper(folder: Path) -> Path:
-    config = transformers.WhisperConfig(
-        vocab_size=60,
-        num_mel_bins=20,
+    sizes = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
+    config = tf.WhisperConfig(
+        **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()},
         d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
+        num_mel_bins=20,
         max_source_positions=50,
         max_target_positions=8,
+        vocab_size=60,
         decoder_start_token_id=3,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
     )
-    extractor = transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=1)
-    return _save(folder, transformers.WhisperForConditionalGeneration(config), extractor)
+    extractor = tf.WhisperFeatureExtractor(feature_size=20, chunk_length=1)
+    return _save(folder, tf.WhisperForConditionalGeneration, config, extractor)
 
 
 def save_wav2vec2(folder: Path) -> Path:
-    config = transformers.Wav2Vec2Config(
-        **_sizes(),
-        conv_dim=(16, 16),
-        conv_kernel=(10, 3),
-        conv_stride=(5, 2),
-        num_feat_extract_layers=2,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        vocab_size=10,
-    )
-    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    return _save(folder, transformers.Wav2Vec2ForCTC(config), extractor)
+    convolutions = {"conv_dim": (16, 16), "conv_kernel": (10, 3), "conv_stride": (5, 2)}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    config = tf.Wav2Vec2Config(**SIZES, **convolutions, **positions, num_feat_extract_layers=2, vocab_size=10)
+    extractor = tf.Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    return _save(folder, tf.Wav2Vec2ForCTC, config, extractor)
 
 
-def _sizes() -> dict[str, int]:
-    return {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def _save(folder: Path, model: Any, processor: Any) -> Path:
+def _save(folder: Path, head: Any, config: Any, processor: Any) -> Path:
     torch.manual_seed(0)
-    spread_norms(model).save_pretrained(folder)
+    spread_norms(head(config)).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
