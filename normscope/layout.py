@@ -185,6 +185,8 @@ def _sequences(
         yield f"(B*W, {rest}, D)", lambda rows: rows.reshape(samples, -1)
     elif lead[0] != samples and feature_axis == 1:
         yield f"(N0, {rest}, D)", lambda rows: rows.flatten(1)
+    elif math.prod(lead) == samples:
+        yield POOLED, lambda rows: rows  # Frames of a video, say, that are samples of their own.
 
 
 def _named(layout: str, feature_axis: int) -> str:

@@ -210,6 +210,12 @@ def test_images_are_told_by_their_number(lead: tuple[int, ...], layout: str | No
     assert len(where.sample.count) == (math.prod(lead) if layout is None else B)
 
 
+def test_frames_may_be_samples_in_two_axes() -> None:
+    where = align((B, 4), None, -1, CPU, samples=4 * B)
+    assert where.layout == "(B, D)"
+    assert where.sample.group.tolist() == list(range(4 * B))
+
+
 def test_the_number_of_images_may_leave_a_doubt() -> None:
     assert not align((2 * B, B), None, -1, CPU, samples=B).sure
     assert align((2, 1), None, -1, CPU, samples=1).sure
