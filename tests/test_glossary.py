@@ -47,7 +47,6 @@ from tests import models, reports
 
 # Entries, columns and commands that nothing prints yet. Empty them, name by name, as these come.
 PLANNED = {
-    "call", "calls_per_forward",
     "batch_size",
     "tid", "tid.mean", "tid.variance",
     "tid_elementwise", "tid_elementwise.mean", "tid_elementwise.variance",
