@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from normscope import __version__
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
-from normscope.layers import find
+from normscope.functional_norms import FunctionalNorms
+from normscope.layers import find, select
 from normscope.report import ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, warnings_of
 from normscope.tally import Tally
@@ -50,10 +51,14 @@ class Watcher:
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False
         """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
-        self.captures = [LayerCapture(norm) for norm in find(model, layers, exclude)]
+        norms = find(model)
+        chosen = select([norm.name for norm in norms], layers, exclude)
+        self.captures = [LayerCapture(norm) for norm in norms if norm.name in chosen]
         self.tally = Tally()
         self._scopes = Scopes()
-        self._has_run = False
+        self._functional = FunctionalNorms(model, [norm.module for norm in norms])
+        self._looking = ExitStack()
+        self._looked = self._has_run = False
         self._hooks = ExitStack()
         self._open = False
 
@@ -77,6 +82,7 @@ class Watcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
+        self._looking.close()
         self._open = False
         self._scopes.clear()
         self.tally.stop()
@@ -100,6 +106,7 @@ class Watcher:
         notes = (
             *warnings,
             *self._scopes.notes,
+            *self._functional.notes(self.model.named_modules()),
             *(note for capture in self.captures for note in warnings_of(capture)),
         )
         return Report(__version__, model, run, layers, notes)
@@ -109,15 +116,20 @@ class Watcher:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        if self._scopes.depth == 1 and not self._looked:
+            self._looking.enter_context(self._functional)
 
     def _done(self, *_: Any) -> None:
         scope = self._scopes.current
+        self._looked |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
             self.tally.add(scope.mask)
             self._has_run = True
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
+        if not self._scopes.depth:
+            self._looking.close()
 
     def _reader(self, capture: LayerCapture) -> Any:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -53,7 +53,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tokens": ({"errors", "layout"}, CORE),
     "tally": ({"layout", "report"}, CORE),
-    "watcher": ({"capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
+    "degrees": (set(), CORE),
+    "functional_norms": ({"degrees"}, CORE),
+    "watcher": (
+        {"capture", "errors", "functional_norms", "layers", "report", "summary", "tally", "tokens"},
+        CORE,
+    ),
     "forward": ({"errors", "printable"}, CORE),
     "scan": (
         {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},
