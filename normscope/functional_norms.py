@@ -6,6 +6,7 @@ that are written out, by the degrees of what they divide by.
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -49,6 +50,7 @@ class FunctionalNorms(TorchFunctionMode):
         self._norms = {id(norm) for norm in norms}
         self._places: dict[Place, dict[int, nn.Module]] = {}
         self._degrees = Degrees()
+        self._paused = False
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
@@ -60,6 +62,8 @@ class FunctionalNorms(TorchFunctionMode):
         """Call the function, and look at what it did."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if self._paused:
+            return result
         name = getattr(func, "__name__", "").strip("_")
         written_out = self._degrees.follow(name, args, kwargs, result)
         if name in NAMED:
@@ -69,6 +73,15 @@ class FunctionalNorms(TorchFunctionMode):
         elif written_out:
             self._note(WRITTEN_OUT, sys._getframe(1))
         return result
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take no note of what is done meanwhile, which is not the model's."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def notes(self, names: Iterable[tuple[str, nn.Module]]) -> list[str]:
         """Say where, a sentence a line of code; `names` are those of the model's modules."""

@@ -141,7 +141,7 @@ class Watcher:
                 given, *others = tensors
                 gate = next((other for other in others if other.shape == given.shape), None)
                 # Outside inference mode, whose tensors could not be updated in a later forward.
-                with torch.inference_mode(False), torch.no_grad():
+                with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
                     parts = (scope or Scope(None)).parts
                     capture.add(given, output, parts, gate=gate, probe=self.probing)
 
