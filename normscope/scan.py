@@ -19,6 +19,7 @@ from normscope.loading import Loaded, load, quiet
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
 from normscope.watcher import Watcher, describe, watch
+from normscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ def _loaded(
         return load(model, loading)
     if tokenizer is None:
         raise UsageError("a model object came without a tokenizer; pass tokenizer=... or the model's id")
+    model = unwrapped(model)
     name = getattr(model, "name_or_path", "") or type(model).__name__
     return Loaded(model=model, tokenizer=tokenizer, id=name, revision=None, commit=None, warnings=())  # type: ignore[arg-type]
 

@@ -22,6 +22,7 @@ from normscope.report import ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, warnings_of
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
+from normscope.wrappers import as_written, named_modules, unwrapped
 
 
 def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Watcher":
@@ -35,7 +36,12 @@ def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str
     Padding is left out by the forward's own `attention_mask` (B, T); for a model without one, or to
     leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. The
     context may be entered again and again, for example every k-th training step; the numbers add
-    up. Raises UsageError when a glob matches no layer.
+    up.
+
+    A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
+    names; what is compiled runs as it was written while the context is open. A process sees its own
+    part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
+    Raises UsageError when a glob matches no layer, and for models that take no hooks.
     """
     return Watcher(model, layers, exclude)
 
@@ -44,7 +50,8 @@ class Watcher:
     """The open hooks on a model and what they have measured; made by `watch`."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        self.model = model
+        self._given = model
+        self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
         self.decoder_mask: Tensor | None = None
@@ -67,6 +74,7 @@ class Watcher:
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
+        self._hooks.enter_context(as_written(self._given))
         self._open = True
         self.tally.start()
         for capture in self.captures:
@@ -106,7 +114,7 @@ class Watcher:
         notes = (
             *warnings,
             *self._scopes.notes,
-            *self._functional.notes(self.model.named_modules()),
+            *self._functional.notes(named_modules(self.model)),
             *(note for capture in self.captures for note in warnings_of(capture)),
         )
         return Report(__version__, model, run, layers, notes)
