@@ -32,6 +32,7 @@ class LayerCapture:
         self.calls = 0
         self.nonfinite = 0
         self.misfits = 0
+        self.unreadable = 0
         self.precision = 0.0
         self.layouts: list[str | None] = []
         self.positioned = True
@@ -71,6 +72,9 @@ class LayerCapture:
         `gate` is a second input of the same shape, if there is one. A `probe` is a call that only
         tells the layout of the layer's input.
         """
+        if not _is_plain(given):
+            self.unreadable += 1
+            return
         given = given.detach()
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
@@ -196,6 +200,11 @@ class LayerCapture:
         self._output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         self._worst_error = max(self._worst_error, float(high), -float(low))
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a tensor's elements are real numbers in rows: integers and float8 are, and become float32."""
+    return x.layout == torch.strided and not (x.is_nested or x.is_quantized or x.is_complex())
 
 
 def real_output(given: Tensor, output: Any) -> Tensor | None:

@@ -20,6 +20,7 @@ from normscope.gates import Gate
 from normscope.moments import Labels, Rows
 from normscope.registry import registered
 from normscope.trial import normalises
+from normscope.wrappers import named_modules
 
 # The torch classes whose features are axis 1, whatever follows.
 CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
@@ -166,7 +167,7 @@ def _matches(names: Iterable[str], globs: Iterable[str]) -> set[str]:
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         # Weight normalization is a parametrization: it makes a weight, and sees no tokens.
         if _is_norm(module) and "parametrizations" not in name.split("."):
             yield name or type(module).__name__, module

@@ -22,6 +22,7 @@ from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
 from normscope.watcher import Watcher, describe, watch
+from normscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,6 +103,7 @@ def _loaded(
         return load(model, loading, kinds)
     if (tokenizer if needed == "tokenizer" else processor) is None:
         raise UsageError(f"a model object came without a {needed}; pass {needed}=... or the model's id")
+    model = unwrapped(model)
     name = getattr(model, "name_or_path", "") or type(model).__name__
     # A module of torch's own will do for what is asked of it here.
     return Loaded(model, tokenizer, name, None, None, (), processor)  # type: ignore[arg-type]

@@ -69,6 +69,9 @@ def notes_on(capture: LayerCapture) -> list[str]:
         notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")
     if capture.misfits:
         notes.append(f"{capture.misfits} calls with another number of features were left out")
+    if capture.unreadable:
+        odd = "a nested, sparse, quantized or complex input"
+        notes.append(f"{capture.unreadable} calls with {odd} were left out")
     if capture.calls and None in capture.layouts:
         notes.append(
             "its input's axes do not match the model's tokens, so rows are pooled, padding "

@@ -13,6 +13,8 @@ ANY_WIDTH = 8
 MOST_WEIGHTS = 1 << 20
 # Rows so long that no eps and no threshold matters; and how much a norm's output may change with their scale.
 LONG, SAME = 1e3, 1e-3
+# By how much each element is changed to see that the output follows.
+NUDGE = 0.01
 
 _TOLD: dict[tuple[object, ...], bool] = {}
 
@@ -21,7 +23,8 @@ def normalises(module: nn.Module) -> bool:
     """Whether a small module of a class of its own gives the same for x and for 2 x, as norms do.
 
     A copy is tried on long rows, features last or on axis 1; torch's own classes are known and are
-    not tried. What does not depend on its input at all does not normalise it.
+    not tried. What does not depend on its input does not normalise it, nor does what is constant but
+    for jumps, as sign, a mask of the largest, and a softmax of long rows are.
     """
     tensors = [*module.parameters(), *module.buffers()]
     if type(module).__module__.startswith("torch.") or sum(t.numel() for t in tensors) > MOST_WEIGHTS:
@@ -60,14 +63,19 @@ def _ignores_scale(module: nn.Module, x: Tensor) -> bool:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tried = filled(module, torch.Generator().manual_seed(0))
-            once, twice, other = (tried(value) for value in (x, 2 * x, x.roll(1, 0)))
+            dice = torch.Generator().manual_seed(0)
+            tried = filled(module, dice)
+            nudged = x * (1 + NUDGE * torch.randn(x.shape, generator=dice))
+            with torch.random.fork_rng(devices=()):  # What it draws at random is not taken from the user.
+                once, twice, near, other = (tried(value) for value in (x, 2 * x, nudged, x.roll(1, 0)))
     except Exception:  # A foreign class, copied out of its model: anything may go wrong.
         return False
     if not isinstance(once, Tensor) or once.shape != x.shape or not once.is_floating_point():
         return False
     scale = float(once.double().square().mean().sqrt())
-    return bool(_gap(once, twice) < SAME * scale < _gap(once, other))
+    # Jumps move few elements, if any.
+    follows = float((near - once).abs().median()) > SAME * scale
+    return follows and _gap(once, twice) < SAME * scale < _gap(once, other)
 
 
 def _gap(one: Tensor, another: Tensor) -> float:

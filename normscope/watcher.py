@@ -17,11 +17,13 @@ from normscope import __version__
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
-from normscope.layers import find
+from normscope.functional_norms import FunctionalNorms
+from normscope.layers import find, select
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
+from normscope.wrappers import as_written, named_modules, unwrapped
 
 
 def watch(
@@ -38,7 +40,12 @@ def watch(
     leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. A layer
     that is called several times in a forward has its calls pooled or, `per_call`, reported one by
     one, as "name#1", "name#2". The context may be entered again and again, for example every k-th
-    training step; the numbers add up. Raises UsageError when a glob matches no layer.
+    training step; the numbers add up.
+
+    A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
+    names; what is compiled runs as it was written while the context is open. A process sees its own
+    part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
+    Raises UsageError when a glob matches no layer, and for models that take no hooks.
     """
     return Watcher(model, layers, exclude, per_call=per_call)
 
@@ -54,17 +61,22 @@ class Watcher:
         *,
         per_call: bool = False,
     ) -> None:
-        self.model = model
+        self._given = model
+        self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
         self.decoder_mask: Tensor | None = None
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False
         """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
-        self._layers = [LayerCalls(norm, apart=per_call) for norm in find(model, layers, exclude)]
+        norms = find(model)
+        chosen = select([norm.name for norm in norms], layers, exclude)
+        self._layers = [LayerCalls(norm, apart=per_call) for norm in norms if norm.name in chosen]
         self.tally = Tally()
         self._scopes = Scopes()
-        self._has_run = False
+        self._functional = FunctionalNorms(model, [norm.module for norm in norms])
+        self._looking = ExitStack()
+        self._looked = self._has_run = False
         self._hooks = ExitStack()
         self._open = False
 
@@ -78,6 +90,7 @@ class Watcher:
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
+        self._hooks.enter_context(as_written(self._given))
         self._open = True
         self.tally.start()
         for layer in self._layers:
@@ -93,6 +106,7 @@ class Watcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
+        self._looking.close()
         self._open = False
         self._scopes.clear()
         self.tally.stop()
@@ -118,7 +132,8 @@ class Watcher:
     def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
         """Return the report under this description of the model and the run."""
         layers: dict[str, LayerReport] = {}
-        notes = [*warnings, *self._scopes.notes]
+        functional = self._functional.notes(named_modules(self.model))
+        notes = [*warnings, *self._scopes.notes, *functional]
         for layer in self._layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
@@ -134,15 +149,20 @@ class Watcher:
             for layer in self._layers:
                 layer.start()
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        if self._scopes.depth == 1 and not self._looked:
+            self._looking.enter_context(self._functional)
 
     def _done(self, *_: Any) -> None:
         scope = self._scopes.current
+        self._looked |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
             self.tally.add(scope.mask)
             self._has_run = True
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
+        if not self._scopes.depth:
+            self._looking.close()
 
     def _reader(self, layer: LayerCalls) -> Any:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -157,7 +177,7 @@ class Watcher:
                 given, *others = tensors
                 gate = next((other for other in others if other.shape == given.shape), None)
                 # Outside inference mode, whose tensors could not be updated in a later forward.
-                with torch.inference_mode(False), torch.no_grad():
+                with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
                     parts = (scope or Scope(None)).parts
                     capture.add(given, output, parts, gate=gate, probe=self.probing)
 

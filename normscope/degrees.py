@@ -1,0 +1,137 @@
+"""With which power of an activation x a tensor grows, followed from step to step of a computation.
+
+x / sqrt(mean(x^2)) no longer grows with x, nor does (x - mean) / sqrt(var): x times a statistic of x
+that together have degree 0 is a norm, however it is written out. A softmax, a scale of attention, a
+rotary embedding and a gate have no such statistic.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+# The same numbers in another form.
+RESHAPING = frozenset(
+    (
+        *("bfloat16", "clone", "contiguous", "detach", "double", "expand", "expand_as", "flatten", "float"),
+        *("half", "movedim", "permute", "reshape", "reshape_as", "squeeze", "to", "transpose", "type"),
+        *("type_as", "unflatten", "unsqueeze", "view", "view_as"),
+    )
+)
+# What keeps a statistic away from 0.
+GUARDING = frozenset(("add", "clamp", "clamp_min", "max", "maximum", "nan_to_num", "where"))
+PRODUCTS = {"mul": 1.0, "multiply": 1.0, "div": -1.0, "divide": -1.0, "true_divide": -1.0, "truediv": -1.0}
+POWERS = {"rdiv": -1.0, "reciprocal": -1.0, "rsqrt": -0.5, "rtruediv": -1.0, "sqrt": 0.5, "square": 2.0}
+STATISTICS = {"linalg_norm": 1.0, "linalg_vector_norm": 1.0, "norm": 1.0, "std": 1.0, "var": 2.0}
+EUCLIDEAN = (None, 2, "fro")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A tensor that grows as x ** degree, x being the `origin`th activation; a statistic once reduced."""
+
+    origin: int
+    degree: float = 1.0
+    reduced: bool = False
+
+    def power(self, exponent: float) -> "Term":
+        """Return the term of this tensor's power."""
+        return replace(self, degree=self.degree * exponent)
+
+
+class Degrees:
+    """The terms of the tensors that are alive, and which of them are made of weights alone."""
+
+    def __init__(self) -> None:
+        self._terms: Any = WeakIdKeyDictionary()
+        self._weights: Any = WeakIdKeyDictionary()
+        self._origins = 0
+
+    def is_weight(self, value: Any) -> bool:
+        """Whether a tensor is a weight or made of weights alone."""
+        return isinstance(value, nn.Parameter) or value in self._weights
+
+    def follow(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> bool:
+        """Take note of one step, a tensor function without its underscores; whether it completes a norm."""
+        if isinstance(result, tuple) and name in ("std_mean", "var_mean"):
+            name, result = name.removesuffix("_mean"), result[0]
+        if not isinstance(result, Tensor):
+            return False
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        made_of_weights = bool(tensors) and all(map(self.is_weight, tensors))
+        term = self._step(name, args, kwargs) if tensors and not made_of_weights and args else None
+        for kept in (self._terms, self._weights):  # The result may be an argument, changed in place.
+            kept.pop(result, None)
+        if made_of_weights:
+            self._weights[result] = True
+        elif term is not None and term.degree != 0:
+            self._terms[result] = term
+        return term is not None and term.degree == 0
+
+    def _step(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Term | None:
+        first, second = args[0], args[1] if len(args) > 1 else None
+        term = None
+        if name in PRODUCTS:
+            term = self._product(first, second, PRODUCTS[name])
+        elif name in GUARDING:
+            term = self._guarded(args)
+        elif name == "pow" and isinstance(second, int | float):
+            term = self._power(first, second)
+        elif name in POWERS:
+            term = self._power(first, POWERS[name])
+        elif name in ("mean", "sum"):
+            known = self._known(first)
+            term = replace(known, reduced=True) if known and known.degree == 2 else None
+        elif name in STATISTICS:
+            order = kwargs.get("p", kwargs.get("ord", second if name.endswith("norm") else None))
+            term = self._statistic(first, STATISTICS[name]) if order in EUCLIDEAN else None
+        elif name == "sub":
+            term = self._less(first, second)
+        elif name in RESHAPING:
+            term = self._term(first)
+        return term
+
+    def _product(self, first: Any, second: Any, sign: float) -> Term | None:
+        one, two = self._term(first), self._term(second)
+        if one is None or two is None:  # Scaled by a number or a weight.
+            return one or (two and two.power(sign))
+        if one.origin != two.origin:
+            return None
+        degree = one.degree + sign * two.degree
+        if degree == 0 and (one.reduced == two.reduced or 1 not in (one.degree, two.degree)):
+            return None
+        return Term(one.origin, degree, one.reduced and two.reduced)
+
+    def _power(self, value: Any, exponent: float) -> Term | None:
+        term = self._term(value)
+        return term.power(exponent) if term else None
+
+    def _statistic(self, value: Any, degree: float) -> Term | None:
+        term = self._term(value)
+        return Term(term.origin, degree, reduced=True) if term and term.degree == 1 else None
+
+    def _guarded(self, values: Sequence[Any]) -> Term | None:
+        """A statistic beside numbers, weights and others of the same activation is one still."""
+        terms = {self._term(value) for value in values if isinstance(value, Tensor)} - {None}
+        return next(iter(terms)) if len(terms) == 1 and all(t and t.reduced for t in terms) else None
+
+    def _less(self, value: Tensor, other: Any) -> Term | None:
+        """x less its mean is still x; x less another activation is not."""
+        term = self._term(value)
+        smaller = not isinstance(other, Tensor) or other.numel() < value.numel()
+        return term if term and (smaller or term.reduced) else None
+
+    def _known(self, value: Any) -> Term | None:
+        return self._terms.get(value) if isinstance(value, Tensor) else None
+
+    def _term(self, value: Any) -> Term | None:
+        """Return a tensor's term, a new activation's where it has none; None for numbers and weights."""
+        if not isinstance(value, Tensor) or self.is_weight(value):
+            return None
+        term = self._known(value)
+        if term is None and value.dim() and value.is_floating_point():
+            self._origins += 1
+            term = self._terms[value] = Term(self._origins)
+        return term
