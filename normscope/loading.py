@@ -64,7 +64,7 @@ def load(
         source, config, commit = _configuration(source)
         keywords = source.keywords(commit or options.revision)
         loader = _loader(source, config)
-        if hasattr(loader, "forward"):
+        if _has_forward(loader):
             require_kinds(loader, kinds)
         of_text = set(kinds) == {TEXT}
         tokenizer = _tokenizer(source, config, keywords) if of_text else None
@@ -166,6 +166,13 @@ def _loader(source: Source, config: "PreTrainedConfig") -> Any:
     if own_code:
         raise untrusted(source)
     return transformers.AutoModel
+
+
+def _has_forward(loader: Any) -> bool:
+    """Whether it can be told what a loader's models take: an auto class or a mere base has no forward."""
+    from torch import nn
+
+    return getattr(loader, "forward", nn.Module.forward) is not nn.Module.forward
 
 
 def _tokenizer(
