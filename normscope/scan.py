@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normscope.batches import Batch, Batches, Batching, length_limit
 from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating, shifted
+from normscope.kept import Kept
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
 from normscope.report import Report, RunInfo
@@ -63,10 +64,10 @@ def inspect(
     """
     if isinstance(texts, str):
         raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
-    clock = _Clock(progress)
+    clock = Clock(progress)
     clock.show("load")
-    loaded = _loaded(model, tokenizer, loading)
-    return _measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
+    loaded = as_loaded(model, tokenizer, loading)
+    return measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -74,11 +75,12 @@ def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str]
     return [norm.name for norm in find(loaded.model, only, exclude)]
 
 
-def _loaded(
+def as_loaded(
     model: str | os.PathLike[str] | nn.Module | Loaded,
     tokenizer: "PreTrainedTokenizerBase | None",
     loading: Loading,
 ) -> Loaded:
+    """Load a model, unless it is loaded; UsageError for an object without its tokenizer."""
     if isinstance(model, Loaded):
         return model
     if not isinstance(model, nn.Module):
@@ -89,9 +91,15 @@ def _loaded(
     return Loaded(model=model, tokenizer=tokenizer, id=name, revision=None, commit=None, warnings=())  # type: ignore[arg-type]
 
 
-def _measure(
-    loaded: Loaded, texts: Iterator[str], batching: Batching, watcher: Watcher, clock: "_Clock"
+def measure(
+    loaded: Loaded,
+    texts: Iterator[str],
+    batching: Batching,
+    watcher: Watcher,
+    clock: "Clock",
+    kept: Kept | None = None,
 ) -> Report:
+    """Run texts through a model under a watcher; `kept` takes the moments of single texts, too."""
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
@@ -103,9 +111,15 @@ def _measure(
         if notes or not forward.takes_mask:
             # Where padding cannot be told from tokens, or to the model, there must be none.
             batching = replace(batching, batch_size=1)
+        if kept is not None:
+            kept.fit(capture.norm.features for capture in watcher.captures)
+            for capture in watcher.captures:
+                capture.kept = kept.layer(capture.norm.name)
         limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
         batches = Batches(texts, loaded.tokenizer, batching, max_length=limit)
         for batch in batches:
+            if kept is not None:
+                kept.begin(batch)
             watcher.mask = batch.valid
             watcher.decoder_mask = _decoder_valid(batch, batching)
             forward(batch.inputs)
@@ -182,7 +196,7 @@ def _run_info(watcher: Watcher, batches: Batches, batching: Batching, seconds: f
     )
 
 
-class _Clock:
+class Clock:
     """Tells a caller how far the run is."""
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:

@@ -26,6 +26,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"errors"}, set()),
     "plain": ({"errors", "printable"}, {"numpy"}),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy"}),
+    "batch_report": ({"errors", "files", "plain", "report"}, set()),
     "outline": ({"errors", "files", "plain"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
@@ -36,8 +37,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"huggingface_hub", "torch", "transformers"},
     ),
     "batches": ({"errors"}, {"torch", "transformers"}),
+    "draws": ({"batches", "errors"}, {"numpy"}),
+    "filling": ({"draws", "report"}, {"numpy"}),
     "moments": (set(), CORE),
     "layout": ({"errors", "moments"}, CORE),
+    "kept": ({"batches", "draws", "errors", "layout", "moments"}, CORE | {"numpy"}),
+    "noise": ({"moments"}, CORE),
     "registry": ({"errors"}, CORE),
     "trial": (set(), CORE),
     "formulas": ({"moments", "registry"}, CORE),
@@ -46,7 +51,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "accumulator": ({"layout", "moments"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
-    "capture": ({"accumulator", "formulas", "gates", "layers", "layout", "moments"}, CORE),
+    "capture": ({"accumulator", "formulas", "gates", "kept", "layers", "layout", "moments"}, CORE),
     "summary": (
         {"formulas", "accumulator", "capture", "layout", "metrics", "moments", "report", "views"},
         CORE | {"numpy"},
@@ -56,8 +61,27 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "watcher": ({"capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
     "forward": ({"errors", "printable"}, CORE),
     "scan": (
-        {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},
+        {"batches", "errors", "forward", "kept", "layers", "loading", "report", "source", "watcher"},
         CORE,
+    ),
+    "batch_scan": (
+        {
+            "batch_report",
+            "batches",
+            "draws",
+            "errors",
+            "filling",
+            "kept",
+            "loading",
+            "moments",
+            "noise",
+            "report",
+            "scan",
+            "source",
+            "summary",
+            "watcher",
+        },
+        CORE | {"numpy"},
     ),
     "flow": (set(), CORE),
     "places": ({"flow"}, CORE),
@@ -65,10 +89,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"layers", "loading", "outline", "places", "source", "trial", "watcher"},
         CORE,
     ),
-    "render": ({"outline", "printable", "report"}, {"numpy", "rich"}),
+    "render": ({"batch_report", "outline", "printable", "report"}, {"numpy", "rich"}),
     "cli": (
         {
+            "batch_report",
+            "batch_scan",
             "batches",
+            "draws",
             "errors",
             "files",
             "layer_list",
@@ -88,8 +115,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source",
-    "texts",
+    "batch_report", "cli", "draws", "errors", "files", "filling", "outline", "plain", "printable", "render",
+    "report", "samples", "source", "texts",
 }  # fmt: skip
 
 

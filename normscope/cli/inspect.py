@@ -1,20 +1,14 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-import sys
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, say, warn
-from normscope.errors import TextError, UsageError
+from normscope.cli.streams import Output, warn
+from normscope.cli.texts import texts_to_feed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import TextIO
-
     from normscope.report import Report
-    from normscope.texts import Texts
 
 EPILOG = """\b
 Examples:
@@ -117,8 +111,8 @@ def inspect(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    format = _chosen(format, json)
-    texts = _texts(text or [], file or [], field, quiet=quiet)
+    format = options.chosen(format, json)
+    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.scan import inspect as run
@@ -137,43 +131,6 @@ def inspect(
     place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
     if not quiet:
         warn(report.warnings, verbose=verbose)
-
-
-def _texts(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
-    """What to feed: what was named, or else what is piped in, or else the built-in sentences."""
-    from normscope.texts import read_texts
-
-    if arguments or files:
-        return read_texts(arguments, files, field=field)
-    if not _is_terminal(sys.stdin):
-        return _piped(read_texts(["-"], field=field))
-    from normscope.samples import SENTENCES
-
-    if field is not None:
-        raise UsageError("--field was given without a --file; name the file that has it")
-    if not quiet:
-        say(f"no text given: using {len(SENTENCES)} built-in sentences")
-    return SENTENCES
-
-
-def _is_terminal(stream: "TextIO | None") -> bool:
-    return stream is not None and stream.isatty()
-
-
-def _piped(lines: "Texts") -> "Iterable[str]":
-    """Ask for the first line now: an empty pipe should not cost the loading of a model."""
-    first = next(lines, None)
-    if first is None:
-        raise TextError(
-            "no text on standard input; expected one text a line; pipe some in, or give TEXT or a --file"
-        )
-    return chain([first], lines)
-
-
-def _chosen(format: options.Format, json: bool) -> options.Format:
-    if json and format is options.Format.MARKDOWN:
-        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
-    return options.Format.JSON if json else format
 
 
 def _rendered(

@@ -1,13 +1,12 @@
 """`normscope layers`: list a model's normalization layers from its configuration alone."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normscope.cli import options
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output
-from normscope.errors import UsageError
 
 if TYPE_CHECKING:
     from normscope.outline import Outline
@@ -78,9 +77,7 @@ def layers(
     place = Output(output)
     place.check()
     loading = Loading(revision, token, cache_dir, local_files_only, trust_remote_code)
-    if json and format is options.Format.MARKDOWN:
-        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
-    format = options.Format.JSON if json else format
+    format = options.chosen(format, json)
     with ProgressBar(model, shown=wanted(quiet)):
         from normscope.layer_list import list_layers  # here: importing torch is part of the wait
 
@@ -90,8 +87,7 @@ def layers(
 
 def _rendered(outline: "Outline", format: options.Format, place: Output, *, verbose: bool) -> str:
     if format is options.Format.JSON:
-        anything: Any = outline
-        return place.json(anything)
+        return place.json(outline)
     from normscope.render.outline import render_outline, render_outline_markdown
 
     if format is options.Format.MARKDOWN:

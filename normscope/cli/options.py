@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from normscope.errors import UsageError
+
 
 class Format(str, Enum):
     """How a result is written."""
@@ -26,6 +28,13 @@ class SpecialTokens(str, Enum):
 
     INCLUDE = "include"
     EXCLUDE = "exclude"
+
+
+def chosen(format: Format, json: bool) -> Format:
+    """Join --format and --json; UsageError when they contradict each other."""
+    if json and format is Format.MARKDOWN:
+        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
+    return Format.JSON if json else format
 
 
 Model = Annotated[
@@ -79,6 +88,14 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),
 ]
+Samples = Annotated[
+    int, typer.Option("--samples", metavar="N", help="Keep the statistics of at most N single texts.")
+]
+TableMemory = Annotated[
+    str,
+    typer.Option("--table-memory", metavar="SIZE", help="Keep no more than this, such as 512MiB or 2GB."),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is left to chance.")]
 Top = Annotated[
     int,
     typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),
