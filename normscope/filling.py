@@ -44,7 +44,8 @@ def filling(counted: Sequence[Flags], texts: Indices) -> Filling:
     longest = lengths[texts].max(1)
     reached = _reached(counted, lengths, texts)  # (batches, T)
     has = reached > 0
-    late = has & (np.arange(reached.shape[1]) >= LATE * longest[:, None])
+    there = np.arange(reached.shape[1])
+    late = has & (there >= LATE * (1 + (has * there).max(1, keepdims=True)))
     samples = float(np.median(reached[late])) if late.any() else np.nan
     with np.errstate(invalid="ignore"):
         positions = reached.sum(0) / np.where(has.any(0), has.sum(0), np.nan)

@@ -81,7 +81,8 @@ class Kept:
         self.choice.most = min(self.samples, self.memory // max(each, 1))
         if self.choice.most < min(2, self.samples):
             raise UsageError(
-                f"table memory of {self.memory:,} bytes; expected at least {2 * each:,} for two texts; raise it"
+                f"table memory of {self.memory:,} bytes; expected at least {2 * each:,}, for two texts; "
+                "raise it"
             )
 
     def layer(self, name: str) -> "KeptLayer":

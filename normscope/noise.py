@@ -80,15 +80,23 @@ def merged(samples: Moments, texts: Tensor) -> Moments:
     counts = samples.count[:, 0][texts]  # (batches, size)
     count = counts.sum(1, keepdim=True)
     mean = embedding_bag(texts, samples.count * samples.mean, mode="sum") / count.clamp(min=1)
-    each = samples.mean.index_select(0, texts.flatten()).unflatten(0, tuple(texts.shape))
+    # (batches * size, D) -> (batches, size, D)
+    each = samples.mean.index_select(0, texts.flatten()).view(*texts.shape, samples.mean.shape[1])
     # (batches, 1, size) @ (batches, size, D): the squared distances of the texts' means, weighted.
     between = (counts[:, None] @ each.sub_(mean[:, None]).square_())[:, 0]
     return Moments(count, mean, embedding_bag(texts, samples.m2, mode="sum") + between)
 
 
 def _parts(samples: Moments, features: int) -> Iterator[Moments]:
-    tables = zip(samples.mean.split(features, 1), samples.m2.split(features, 1), strict=True)
-    yield from (Moments(samples.count, mean.contiguous(), m2.contiguous()) for mean, m2 in tables)
+    for start in range(0, samples.mean.shape[1], features):
+        part = slice(start, start + features)
+        yield Moments(samples.count, samples.mean[:, part].contiguous(), samples.m2[:, part].contiguous())
+
+
+def _variance(cells: Moments) -> Tensor:
+    """Return the biased variance, exactly 0 where it is a constant's rounding."""
+    variance = cells.variance()
+    return variance.where(variance > (CONSTANT * cells.mean).square(), 0.0)
 
 
 @dataclass
@@ -112,10 +120,10 @@ class _Sums:
         return cls(known, sums, momentum)
 
     def add(self, batches: Moments, corpus: Moments) -> None:
-        variance, whole = batches.variance(), corpus.variance()
+        variance, whole = _variance(batches), _variance(corpus)
         sd, whole_sd = variance.sqrt(), whole.sqrt()
         shift, spread = batches.mean - corpus.mean, sd - whole_sd
-        varies = sd > CONSTANT * batches.mean.abs()
+        varies = variance > 0
         self.power += float(whole.sum())
         self.sums["mean"] += shift.square().sum(1)
         self.sums["sd"] += spread.square().sum(1)
@@ -125,10 +133,9 @@ class _Sums:
         self.sums["elementwise_variance"] += (spread.abs() / sd).where(varies, 0.0).sum(1)
         if self.momentum is not None and len(shift):
             self.drift = self.drift or _DriftSums.empty(len(shift))
-            unbiased = batches.m2 / (batches.count - 1)
-            self.drift.add(
-                running(shift, self.momentum), running(unbiased, self.momentum), shift, sd, whole_sd
-            )
+            unbiased = variance * batches.count / (batches.count - 1)
+            averages = running(shift, self.momentum), running(unbiased, self.momentum)
+            self.drift.add(*averages, shift, sd, whole_sd)
 
     def read(self, features: int) -> Noise:
         roots = {name: self.sums[name].sqrt() for name in ("mean", "sd", "variance")}
@@ -189,8 +196,9 @@ def running(values: Tensor, momentum: float) -> Tensor:
     steps = torch.arange(BLOCK, dtype=values.dtype)
     # weights[i, j] is what batch j still weighs after batch i.
     weights = momentum * (kept ** (steps[:, None] - steps).clamp(min=0)).tril()
-    for block, out in zip(values.split(BLOCK), after.split(BLOCK), strict=True):
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
         n = len(block)
-        out.copy_(weights[:n, :n] @ block + kept ** (steps[:n, None] + 1) * last)
-        last = out[-1:]
+        after[start : start + n] = weights[:n, :n] @ block + kept ** (steps[:n, None] + 1) * last
+        last = after[start + n - 1, None]
     return after

@@ -8,20 +8,18 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.batch_report import BatchFilling, BatchNoise, BatchReport, LayerNoise, NoiseParts
+from normscope.batch_report import BatchNoise, BatchReport, LayerNoise, NoiseParts
 from normscope.printable import printable
+from normscope.render.filling import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
-from normscope.render.layer import spaced
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, grouped, percent, short
+from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
 from normscope.report import Summary
 
-ORDERS = {"random": "random", "length": "by length", "given": "as given"}
 SHOWN_SIZES = 4
-USUAL_SIZE = 32
 BAR = 24
 
 
@@ -94,7 +92,7 @@ def title(layer: LayerNoise) -> list[str]:
 def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Grid:
     """Return the table of all layers: noise by batch size, and what batching by length does to it."""
     layers = list(report.layers.values())
-    sizes = _sizes(report)
+    sizes = batch_sizes(report)
     main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, SHOWN_SIZES).round().astype(int)}
     middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
     random = [
@@ -143,67 +141,6 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
 
 
-def fillings(report: BatchReport, top: int) -> list[Grid]:
-    """Return the tables of what batches hold: by batch size, and by position."""
-    return [_by_size(report), _by_position(report, top)]
-
-
-def _by_size(report: BatchReport) -> Grid:
-    sizes = _sizes(report)
-
-    def pair(head: str, write: Callable[[BatchFilling], str], rank: int) -> Iterator[Column]:
-        for order in ("random", "length"):
-            cells = align(write(_filling(report, size, order)) for size in sizes)
-            yield Column(head, ORDERS[order], cells, rank=rank)
-
-    columns = [
-        Column("texts", "a batch", align(grouped(size) for size in sizes)),
-        *pair("padding", lambda batch: percent(batch.padding_share), 0),
-        *pair("late texts", lambda batch: _count(batch.late_samples), 0),
-        *pair("late error", lambda batch: percent(batch.variance_error), 1),
-        *pair("under 30", lambda batch: percent(batch.positions_short), 3),
-        *pair("tokens", lambda batch: short(batch.tokens.mean), 4),
-    ]
-    notes = [
-        "late texts: how many reach the last quarter of a batch's positions (median).",
-        "late error: standard error of a variance taken from those, relative to it.",
-    ]
-    return Grid("What batches hold", columns, notes)
-
-
-def _by_position(report: BatchReport, top: int) -> Grid:
-    size = max((s for s in _sizes(report) if s <= USUAL_SIZE), default=_sizes(report)[0])
-    counts = {"all": report.kept.positions}
-    counts |= {order: _filling(report, size, order).positions for order in ("random", "length")}
-    rows = spaced(len(counts["all"]), top)
-    columns = [
-        Column("position", "", align(str(row) for row in rows)),
-        Column("texts", "in all", align(_count(count) for count in counts["all"][rows])),
-    ]
-    for order in ("random", "length"):
-        columns.append(Column("a batch", ORDERS[order], aligned(counts[order][rows])))
-    for order in ("random", "length"):
-        errors = align(percent(_error(count)) for count in counts[order][rows])
-        columns.append(Column("error", ORDERS[order], errors, rank=1))
-    notes = [
-        "a batch: how many of its texts reach the position, in batches that have it.",
-        "error: standard error of a variance from so many texts, relative to it.",
-    ]
-    return Grid(f"By position, in batches of {grouped(size)}", columns, notes)
-
-
-def _count(texts: float) -> str:
-    return UNKNOWN if math.isnan(texts) else f"{texts:,g}"
-
-
-def _error(count: float) -> float:
-    return math.sqrt(2 / (count - 1)) if count > 1 else math.nan
-
-
-def _sizes(report: BatchReport) -> list[int]:
-    return sorted({batch.batch_size for batch in report.batches})
-
-
 def _texts(size: int) -> str:
     return f"{grouped(size)} text{'' if size == 1 else 's'}"
 
@@ -216,11 +153,6 @@ def _at(layer: LayerNoise, size: int, order: str) -> float:
 
 def _last(layer: LayerNoise) -> float:
     return _at(layer, max((row.batch_size for row in layer.sizes or ()), default=0), "random")
-
-
-def _filling(report: BatchReport, size: int, order: str) -> BatchFilling:
-    (found,) = (b for b in report.batches if (b.batch_size, b.order) == (size, order))
-    return found
 
 
 def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
@@ -291,8 +223,8 @@ def _running_notes(rows: Sequence[BatchNoise]) -> list[str]:
 def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
     """Say how fast the noise falls beside what chance alone would do, the square root of the size."""
     notes = [
-        "noise: how far a batch's means, and sds, are from those of all texts, relative to the",
-        f"features' sds ({glyphs.plus_minus}sd over batches).",
+        "noise: how far a batch's means, and sds, are from those of all texts,",
+        f"relative to the features' sds ({glyphs.plus_minus}sd over batches).",
     ]
     small, large = rows[0].batch_size, rows[-1].batch_size
     if small == large:
