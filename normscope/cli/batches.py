@@ -21,13 +21,13 @@ Examples:
   normscope batches demo -f corpus.txt --json | jq '.layers[0].sizes[0].tid'
 
 \b
-BatchNorm takes one mean and variance per feature, over all tokens of the batch
-that is being trained on. Here the model runs once; the statistics of single
-texts are kept, and batches of any size are put together from them: of random
-texts; of texts of like length, as loaders that save padding do; and as given.
-Padding never counts. The noise is the distance to the statistics of all texts
-that are kept: a random choice of --samples when there are more. --batch-size
-and --order only say how the model is run; they change no number.
+BatchNorm takes one mean and variance per feature, over all tokens of the
+batch that it is trained on. Here the model runs once; the statistics of
+single texts are kept, and batches of any size are put together from them: of
+random texts; of texts of like length, as loaders that save padding do; and as
+given. Padding never counts. The noise is the distance to the statistics of
+all texts that are kept: a random choice of --samples when there are more.
+--batch-size and --order only say how the model is run; they change no number.
 
 \b
 The layers (more columns in a wider terminal; a dash is an unknown number):
@@ -56,8 +56,9 @@ By batch size, in one layer (the noisiest one, or --layer):
 What batches hold, at every layer:
   padding     share of token slots, each batch padded to its longest text
   late texts  how many texts reach the last quarter of a batch's positions,
-              the median; late error: the relative standard error of a variance
-              from so many, sqrt(2 / (n - 1))
+              the median
+  late error  relative standard error of a variance from so many,
+              sqrt(2 / (n - 1))
   under 30    share of a batch's positions that fewer than 30 texts reach
   tokens      how many count in a batch
 

@@ -95,10 +95,8 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
     sizes = batch_sizes(report)
     main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, SHOWN_SIZES).round().astype(int)}
     middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
-    random = [
-        Column("random", _texts(size), _noise(layers, size), "bn", rank=0 if size in main else 4)
-        for size in sizes
-    ]
+    rank = {size: 0 if size in middle else 2 if size in main else 4 for size in sizes}
+    random = [Column("random", _texts(size), _noise(layers, size), "bn", rank=rank[size]) for size in sizes]
     alike = [
         Column(
             "by length", _texts(size), _ratios(layers, size, glyphs), "bn", rank=1 if size in middle else 3
