@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchReport",
     "Batching",
+    "Drawing",
     "Loading",
     "NormscopeError",
     "Outline",
     "Report",
     "Watcher",
+    "batch_noise",
     "explain",
     "inspect",
     "list_layers",
@@ -20,12 +23,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BatchReport": "normscope.batch_report",
     "Batching": "normscope.batches",
+    "Drawing": "normscope.draws",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.outline",
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
+    "batch_noise": "normscope.batch_scan",
     "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
@@ -35,7 +41,10 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from normscope.batch_report import BatchReport
+    from normscope.batch_scan import batch_noise
     from normscope.batches import Batching
+    from normscope.draws import Drawing
     from normscope.errors import NormscopeError
     from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers

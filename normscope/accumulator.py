@@ -55,14 +55,19 @@ class Accumulator:
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
 
-    def update(self, rows: Rows, y: Tensor, where: Alignment) -> None:
-        """Add the rows of one batch, float64, y (V, D) beside x; all rows of a sample at once."""
+    def update(self, rows: Rows, y: Tensor, where: Alignment) -> Moments:
+        """Add the rows of one batch, float64, y (V, D) beside x; all rows of a sample at once.
+
+        Returns the moments of x by sample, (samples of the batch, D).
+        """
         self.table.merge(CoMoments.by_group(rows.x, y, where.position))
         self.output.merge(Moments.of(y))
         token = torch.cat([rows.mean, rows.variance], dim=1)
         self.by_position.merge(Moments.by_group(token, where.position))
         self.token.add(rows.mean, rows.variance)
-        self._add_samples(CoMoments.by_group(rows.x, y, where.sample))
+        instances = CoMoments.by_group(rows.x, y, where.sample)
+        self._add_samples(instances)
+        return instances.x
 
     def _add_samples(self, instances: CoMoments) -> None:
         sequences = instances.pool(1)

@@ -70,15 +70,16 @@ class Batching:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("batch size", self.batch_size)
+        require_positive("batch size", self.batch_size)
         for name, value in (("max length", self.max_length), ("limit", self.limit)):
             if value is not None:
-                _require_positive(name, value)
+                require_positive(name, value)
         _require_one_of("order", self.order, ORDERS)
         _require_one_of("special tokens", self.special_tokens, SPECIAL_TOKENS)
 
 
-def _require_positive(name: str, value: int) -> None:
+def require_positive(name: str, value: int) -> None:
+    """Raise UsageError unless `value` is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
 
@@ -94,19 +95,32 @@ class Batch:
 
     `inputs` is what the model is called with: `input_ids`, `attention_mask` and, where the tokenizer
     gives them, `token_type_ids`, each (B, T) int64. `mask` (B, T) is true at tokens that are not
-    padding, `valid` (B, T) at those of them that the statistics count.
+    padding, `valid` (B, T) at those of them that the statistics count. `sources` are the places of
+    the B texts in what was read, blank ones counted, from 0.
     """
 
     inputs: "dict[str, Tensor]"
     mask: "Tensor"
     valid: "Tensor"
+    sources: tuple[int, ...]
 
 
 class _Row(NamedTuple):
-    """One tokenised text; `types` are its token type ids, if the tokenizer gives any."""
+    """One tokenised text; `types` are its token type ids, if the tokenizer gives any.
+
+    `source` is its place in what was read.
+    """
 
     ids: list[int]
     types: list[int] | None
+    source: int
+
+
+class _Text(NamedTuple):
+    """One text and its place in what was read."""
+
+    source: int
+    text: str
 
 
 class Batches:
@@ -167,18 +181,18 @@ class Batches:
         self.pending = len(rows)
         return taken
 
-    def _windows(self) -> Iterator[list[str]]:
+    def _windows(self) -> Iterator[list[_Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
         most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._batching.batch_size)
         left = self._batching.limit
-        window: list[str] = []
+        window: list[_Text] = []
         characters = 0
         while left is None or left > 0:
-            text = self._next_text()
-            if text is None:
+            read = self._next_text()
+            if read is None:
                 break
-            window.append(text)
-            characters += len(text)
+            window.append(read)
+            characters += len(read.text)
             left = None if left is None else left - 1
             if len(window) == most or characters >= _WINDOW_CHARACTERS:
                 yield window
@@ -187,17 +201,17 @@ class Batches:
         if window:
             yield window
 
-    def _next_text(self) -> str | None:
+    def _next_text(self) -> _Text | None:
         for index, text in self._source:
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
                 _require_unicode(text, index)
-                return text
+                return _Text(index, text)
             self.skipped += 1
         return None
 
-    def _tokenise(self, texts: list[str]) -> list[_Row]:
+    def _tokenise(self, texts: list[_Text]) -> list[_Row]:
         """Tokenise a window, leaving out the texts without a token to count."""
         rows = self._encode(texts, truncation=False)
         limit = self.max_length
@@ -213,11 +227,12 @@ class Batches:
         self.truncated += sum(counted[i] for i in long)
         return [row for row, counts in zip(rows, counted, strict=True) if counts]
 
-    def _encode(self, texts: list[str], **truncation: Any) -> list[_Row]:
+    def _encode(self, texts: list[_Text], **truncation: Any) -> list[_Row]:
         # verbose=False keeps back a warning about the very lengths that are dealt with here.
-        encoded = self._tokenizer(texts, padding=False, verbose=False, **truncation)
+        encoded = self._tokenizer([read.text for read in texts], padding=False, verbose=False, **truncation)
         types = encoded.get("token_type_ids") or [None] * len(texts)
-        return [_Row(ids, kinds) for ids, kinds in zip(encoded["input_ids"], types, strict=True)]
+        rows = zip(encoded["input_ids"], types, texts, strict=True)
+        return [_Row(ids, kinds, read.source) for ids, kinds, read in rows]
 
     def _pad(self, rows: list[_Row]) -> Batch:
         """Pad on the right, whatever side the tokenizer prefers for generation.
@@ -238,7 +253,7 @@ class Batches:
             kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
             inputs["token_type_ids"] = kinds
         special = torch.isin(ids, torch.tensor(sorted(self._excluded), dtype=torch.int64))
-        return Batch(inputs, mask, mask & ~special)
+        return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
 
 
 def length_limit(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normscope.accumulator import Accumulator
 from normscope.formulas import vector
 from normscope.gates import GATES, Gate
+from normscope.kept import KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
@@ -29,6 +30,8 @@ class LayerCapture:
     def __init__(self, norm: NormLayer) -> None:
         self.norm = norm
         self.moments: Accumulator | None = None
+        self.kept: KeptLayer | None = None
+        """Where the moments of single texts go, if they are asked for."""
         self.calls = 0
         self.nonfinite = 0
         self.misfits = 0
@@ -193,7 +196,9 @@ class LayerCapture:
             expected = norm.formula.affine(norm.module, y)
             self._compare(expected if factor is None else expected * factor, out)
             self.precision = torch.finfo(out.dtype).eps
-        self.moments.update(rows, y, where)
+        samples = self.moments.update(rows, y, where)
+        if self.kept is not None:
+            self.kept.add(samples, where)
 
     def _compare(self, expected: Tensor, out: Tensor) -> None:
         self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2

@@ -45,21 +45,28 @@ class Alignment:
     """The rows of a layer's input that count, and where each belongs.
 
     `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
-    stand together, and samples are numbered without gaps. A layout of None means that the axes
-    could not be told apart: every row counts and belongs to no known sample or position. It is
-    not `sure` where sizes that coincide would have allowed another layout.
+    stand together, and samples are numbered without gaps; `batch_row` (G,) says which row of the
+    batch each of them is. A layout of None means that the axes could not be told apart: every row
+    counts and belongs to no known sample or position. It is not `sure` where sizes that coincide
+    would have allowed another layout.
     """
 
     layout: str | None
     index: Tensor | slice
     sample: Labels
     position: Labels
+    batch_row: Tensor
     sure: bool = True
 
     @property
     def positioned(self) -> bool:
         """Whether rows have positions: not so when there is one row a sample, or no layout."""
         return self.layout is not None and self.layout != POOLED
+
+    @property
+    def by_text(self) -> bool:
+        """Whether samples are the batch's texts, each with its own tokens."""
+        return self.layout is not None and not is_own_sequence(self.layout)
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the rows (R, D) that count, (V, D)."""
@@ -71,7 +78,7 @@ class Alignment:
         if isinstance(index, slice):
             start = index.start or 0
             index = torch.arange(start, start + len(chosen), device=chosen.device)
-        return _labelled(self.layout, index[chosen], self.sample.group[chosen], self.position.group[chosen])
+        return self._relabelled(index[chosen], chosen)
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""
@@ -85,8 +92,11 @@ class Alignment:
 
     def _slice(self, part: slice) -> "Alignment":
         index = part if isinstance(self.index, slice) else self.index[part]
-        labels = self.sample.group[part], self.position.group[part]
-        return replace(_labelled(self.layout, index, *labels), sure=self.sure)
+        return replace(self._relabelled(index, part), sure=self.sure)
+
+    def _relabelled(self, index: Tensor | slice, chosen: Tensor | slice) -> "Alignment":
+        kept = _labelled(self.layout, index, self.sample.group[chosen], self.position.group[chosen])
+        return replace(kept, batch_row=self.batch_row[kept.batch_row])
 
 
 POOLED = "(B, D)"
@@ -252,5 +262,5 @@ def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
 
 def _labelled(layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor) -> Alignment:
     # Numbered anew, so that a sample without a valid row is no group of zero rows.
-    sample = torch.unique_consecutive(sample, return_inverse=True)[1]
-    return Alignment(layout, index, Labels.of(sample), Labels.of(position))
+    batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
+    return Alignment(layout, index, Labels.of(sample), Labels.of(position), batch_row)

@@ -111,6 +111,21 @@ class Moments:
         for name in ("count", "mean", "m2"):
             setattr(self, name, grown(getattr(self, name), groups))
 
+    def take(self, groups: Tensor) -> "Moments":
+        """Return a copy of the `groups` (N,), in that order, (N, D)."""
+        return Moments(*(table.index_select(0, groups) for table in (self.count, self.mean, self.m2)))
+
+    def put(self, groups: Tensor, new: "Moments") -> None:
+        """Replace the `groups` (N,), each named once, by those of `new` (N, D)."""
+        for table, values in zip(
+            (self.count, self.mean, self.m2), (new.count, new.mean, new.m2), strict=True
+        ):
+            table.index_copy_(0, groups, values)
+
+    def to(self, device: torch.device | str) -> "Moments":
+        """Return them on another device, or as they are."""
+        return Moments(self.count.to(device), self.mean.to(device), self.m2.to(device))
+
     def pool(self, dim: int) -> "Moments":
         """Merge all cells along `dim` into one: over groups (0) or over features (1)."""
         count = self.count.expand_as(self.mean)

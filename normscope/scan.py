@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normscope.batches import Batch, Batches, Batching, length_limit
 from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating, shifted
+from normscope.kept import Kept
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
@@ -74,12 +75,12 @@ def inspect(
     model does not take, and RunError when it fails on them.
     """
     given = Given(texts, images, audio)
-    clock = _Clock(progress)
+    clock = Clock(progress)
     clock.show("load")
-    loaded = _loaded(model, tokenizer, processor, loading, given.kinds)
+    loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call)
-    return _measure(loaded, given, batching, watcher, clock)
+    return measure(loaded, given, batching, watcher, clock)
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -87,13 +88,14 @@ def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str]
     return [norm.name for norm in find(loaded.model, only, exclude)]
 
 
-def _loaded(
+def as_loaded(
     model: str | os.PathLike[str] | nn.Module | Loaded,
     tokenizer: "PreTrainedTokenizerBase | None",
     processor: Any,
     loading: Loading,
     kinds: tuple[str, ...],
 ) -> Loaded:
+    """Load a model, unless it is loaded; UsageError for an object without its tokenizer."""
     needed = "tokenizer" if kinds == (TEXT,) else "processor"
     if isinstance(model, Loaded):
         if getattr(model, needed) is None:
@@ -109,7 +111,15 @@ def _loaded(
     return Loaded(model, tokenizer, name, None, None, (), processor)  # type: ignore[arg-type]
 
 
-def _measure(loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, clock: "_Clock") -> Report:
+def measure(
+    loaded: Loaded,
+    given: Given,
+    batching: Batching,
+    watcher: Watcher,
+    clock: "Clock",
+    kept: Kept | None = None,
+) -> Report:
+    """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
@@ -118,7 +128,7 @@ def _measure(loaded: Loaded, given: Given, batching: Batching, watcher: Watcher,
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
-            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock)
+            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, kept)
         else:
             run, notes = _run_media(loaded, given, batching, watcher, forward, clock)
     _require_numbers(watcher)
@@ -131,7 +141,13 @@ def _measure(loaded: Loaded, given: Given, batching: Batching, watcher: Watcher,
 
 
 def _run_texts(
-    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "_Clock"
+    loaded: Loaded,
+    given: Given,
+    batching: Batching,
+    watcher: Watcher,
+    forward: Forward,
+    clock: "Clock",
+    kept: Kept | None,
 ) -> tuple[RunInfo, list[str]]:
     texts = iter(() if given.texts is None else given.texts)
     tokenizer: Any = loaded.tokenizer
@@ -139,9 +155,15 @@ def _run_texts(
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.
         batching = replace(batching, batch_size=1)
+    if kept is not None:
+        kept.fit(capture.norm.features for capture in watcher.captures)
+        for capture in watcher.captures:
+            capture.kept = kept.layer(capture.norm.name)
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
     batches = Batches(texts, tokenizer, batching, max_length=limit)
     for batch in batches:
+        if kept is not None:
+            kept.begin(batch)
         watcher.mask = batch.valid
         watcher.decoder_mask = _decoder_valid(batch, batching)
         forward(batch.inputs)
@@ -155,7 +177,7 @@ def _run_texts(
 
 
 def _run_media(
-    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "_Clock"
+    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "Clock"
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
     for inputs in batches:
@@ -222,7 +244,7 @@ def _run_info(watcher: Watcher, batches: Batches, batching: Batching) -> RunInfo
     )
 
 
-class _Clock:
+class Clock:
     """Tells a caller how far the run is."""
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:

@@ -157,10 +157,11 @@ def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
 
 
 def _group_stats(groups: Groups) -> GroupStats:
-    return GroupStats(_summary(groups.mean), _summary(groups.variance))
+    return GroupStats(summarised(groups.mean), summarised(groups.variance))
 
 
-def _summary(spread: Spread) -> Summary:
+def summarised(spread: Spread) -> Summary:
+    """Return a spread as its five numbers."""
     moments: Moments = spread.moments
     std = math.sqrt(float(moments.variance()))
     return Summary(

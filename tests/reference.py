@@ -162,3 +162,47 @@ def _errors(got: Any, want: Any, parent: dict[str, Any], path: str) -> list[tupl
 
 def _numbers(values: Any) -> Array:
     return np.asarray([math.nan if v is None else v for v in np.atleast_1d(values)], dtype=np.float64)
+
+
+def batch_noise(texts: list[Array], batches: Any, momentum: float | None = None) -> dict[str, Any]:
+    """Return the noise of batches (lists of numbers of texts), each formed by concatenating its texts.
+
+    Every value lists a number a batch; the running statistics are nn.BatchNorm1d's recurrence, step
+    by step, beginning with the first batch.
+    """
+    whole = np.concatenate(texts).astype(np.float64)
+    mean, sd = whole.mean(0), whole.std(0)
+    formed = [np.concatenate([texts[i] for i in batch]).astype(np.float64) for batch in batches]
+    shifts = [x.mean(0) - mean for x in formed]
+    spread = [np.ptp(x, axis=0) > 0 for x in formed]
+    noise: dict[str, Any] = {
+        "tid_mean": [_norm(shift) / _norm(sd) for shift in shifts],
+        "tid_variance": [_norm(x.std(0) - sd) / _norm(sd) for x in formed],
+        "elementwise_mean": [
+            np.mean(np.abs(shift[d]) / x.std(0)[d])
+            for x, shift, d in zip(formed, shifts, spread, strict=True)
+        ],
+        "elementwise_variance": [
+            np.mean(np.abs(sd[d] / x.std(0)[d] - 1)) for x, d in zip(formed, spread, strict=True)
+        ],
+        "distance_mean": [_norm(shift) / len(mean) for shift in shifts],
+        "distance_variance": [_norm(x.var(0) - whole.var(0)) / len(mean) for x in formed],
+    }
+    return noise if momentum is None else {**noise, "running": _running(formed, mean, sd, momentum)}
+
+
+def _running(formed: list[Array], mean: Array, sd: Array, momentum: float) -> dict[str, Any]:
+    now, variance = formed[0].mean(0), formed[0].var(0, ddof=1)
+    found: dict[str, Any] = {"tid_mean": [], "tid_variance": []}
+    for x in formed[1:]:
+        found["tid_mean"].append(_norm(x.mean(0) - now) / _norm(np.sqrt(variance)))
+        found["tid_variance"].append(_norm(x.std(0) - np.sqrt(variance)) / _norm(np.sqrt(variance)))
+        now = (1 - momentum) * now + momentum * x.mean(0)
+        variance = (1 - momentum) * variance + momentum * x.var(0, ddof=1)
+    found["end_mean"] = _norm(now - mean) / _norm(sd)
+    found["end_variance"] = _norm(np.sqrt(variance) - sd) / _norm(sd)
+    return found
+
+
+def _norm(values: Array) -> float:
+    return math.sqrt(float((values**2).sum()))

@@ -6,6 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from normscope.batch_report import (
+    BatchFilling,
+    BatchNoise,
+    BatchReport,
+    KeptTexts,
+    LayerNoise,
+    NoiseParts,
+    Running,
+)
 from normscope.report import (
     AffineFit,
     EffectSize,
@@ -157,3 +166,50 @@ def hostile() -> Report:
 
 def _summary(mean: float, std: float) -> Summary:
     return Summary(1536, mean, std, mean - 3 * std, mean + 4 * std)
+
+
+def batch_report(
+    names: Sequence[str] = MINILM,
+    *,
+    id: str = "sentence-transformers/all-MiniLM-L6-v2",
+    momentum: float | None = None,
+) -> BatchReport:
+    """Noise that falls with the root of the size, and by length more slowly; the last layer has none."""
+    sizes, orders = [2, 4, 8, 16, 32], ["random", "length", "given"]
+    layers = {
+        name: LayerNoise(
+            name, i, "layernorm", 48,
+            tuple(_noise(i, size, order, momentum) for size in sizes for order in orders)
+            if i < len(names) - 1 or i == 0 else None,
+        )
+        for i, name in enumerate(names)
+    }  # fmt: skip
+    t = np.arange(40)
+    reach = np.maximum(128 - 3 * t, 2).astype(np.float64)
+    kept = KeptTexts(128, 1536, reach, 0.4, 24.0, 0.29)
+    batches = [_filling(size, order, reach) for size in sizes for order in orders]
+    whole = report([], id=id)
+    return BatchReport(
+        "0.1.0", whole.model, replace(whole.run, texts=128), 4, 7, momentum, kept, tuple(batches), layers, ()
+    )
+
+
+def _noise(index: int, size: int, order: str, momentum: float | None) -> BatchNoise:
+    power = {"random": -0.5, "length": -0.3, "given": -0.45}[order]
+    noise = 0.3 * (1 + index / 8) * size**power
+    parts = NoiseParts(_summary(noise, noise / 9), _summary(noise / 2, noise / 20))
+    elementwise = NoiseParts(_summary(noise * 1.1, noise / 9), _summary(noise * 0.6, noise / 20))
+    distance = NoiseParts(_summary(noise / 48, noise / 400), _summary(noise / 90, noise / 900))
+    running = None if momentum is None else Running(noise * momentum, noise * momentum / 2, parts)
+    return BatchNoise(size, order, parts, elementwise, distance, running)
+
+
+def _filling(size: int, order: str, reach: Any) -> BatchFilling:
+    alike = order == "length"
+    positions = np.minimum(size * (0.9 if alike else 1.0), np.maximum(reach / 128 * size, 1 + alike))
+    late = float(max(1, size if alike else size // 8))
+    error = (2 / (late - 1)) ** 0.5 if late > 1 else NAN
+    padding = (0.01 if alike else 0.4) * (1 - 1 / size)
+    return BatchFilling(
+        size, order, 512 // size, padding, _summary(12.0 * size, 3.0), positions, 0.9, late, error
+    )

@@ -236,7 +236,7 @@ def test_an_empty_pipe_fails_before_the_model_is_loaded(library: Library) -> Non
 
 
 def test_built_in_sentences_at_a_terminal(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normscope.cli.inspect._is_terminal", lambda stream: True)
+    monkeypatch.setattr("normscope.cli.texts._is_terminal", lambda stream: True)
     result = run("m")
     assert result.stderr == f"no text given: using {len(SENTENCES)} built-in sentences\n"
     assert library.calls[0]["texts"] == list(SENTENCES)

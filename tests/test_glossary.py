@@ -28,12 +28,14 @@ from normscope.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
 from normscope.glossary.lookup import ENTRIES, TOPICS, children, explain, found
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.plain import Record
+from normscope.render.batches import detail, noisiest, over_layers
 from normscope.render.explain import (
     render_entries,
     render_entries_markdown,
     render_glossary,
     render_glossary_markdown,
 )
+from normscope.render.filling import fillings
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column
 from normscope.render.layer import over_features, over_positions
@@ -47,27 +49,12 @@ from tests import models, reports
 
 # Entries, columns and commands that nothing prints yet. Empty them, name by name, as these come.
 PLANNED = {
-    "batch_size",
-    "tid", "tid.mean", "tid.variance",
-    "tid_elementwise", "tid_elementwise.mean", "tid_elementwise.variance",
-    "distance", "distance.mean", "distance.variance",
-    "running", "running.mean", "running.variance",
-    "running.tid", "running.tid.mean", "running.tid.variance",
-    "batches", "draws", "seed", "momentum",
-    "padding_share", "tokens", "positions", "positions_short", "late_samples", "variance_error",
-    "kept", "kept.texts", "kept.tokens", "kept.positions", "kept.positions_short", "kept.late_samples",
-    "kept.variance_error",
     "outliers", "outliers.llm_int8", "outliers.massive", "outliers.affine_outliers", "outliers.sd_ratio",
     "outlier_features",
     "explained.token", "explained.token.eta2", "explained.token.epsilon2", "explained.token.coverage",
 }  # fmt: skip
-PLANNED_COLUMNS = {
-    "texts a batch", "random", "by length", "noise of mean", "noise of sd", "of mean log scale",
-    "by feature of mean", "by feature of sd", "distance of mean", "distance of variance",
-    "to running of mean", "to running of sd", "at the end of mean", "at the end of sd",
-    "a batch", "under 30", "late texts", "late error", "error", "texts in all",
-}  # fmt: skip
-PLANNED_COMMANDS = {"batches", "why"}
+PLANNED_COLUMNS: set[str] = set()
+PLANNED_COMMANDS = {"why"}
 
 # Numbers that only a table has, members of a report that are words, and what stands for a class of numbers.
 DERIVED = {"own_output.distance", "own_output.near_one", "tid.length_ratio"}
@@ -76,7 +63,7 @@ SHARED = {"summary"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "full name", "module", "kind", "affine", "layout", "place"}
 # What is said above and below the tables, and in the documentation of the JSON.
-BESIDE = {"longest", "padding", "skipped", "truncated", "sd within 10%", "S"}
+BESIDE = {"longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
 KEYS = {"agreement": COMPARED}
 
@@ -206,6 +193,12 @@ def columns() -> Iterator[Column]:
         OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other"),
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
+    batches = reports.batch_report(momentum=0.1)
+    grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]
+    for grid in (*grids, *detail(batches.layers[noisiest(batches)[0]], 9, UNICODE)):
+        for column in grid.columns:  # One number in batches of several sizes and orders.
+            several = re.fullmatch(r"random|by length|\d+ texts?", column.about)
+            yield dataclasses.replace(column, about="") if several else column
 
 
 TITLES = {f"{column.title} {column.about}".strip() for column in columns()} - {""}

@@ -1,20 +1,14 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-import sys
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, say, warn
-from normscope.errors import TextError, UsageError
+from normscope.cli.streams import Output, warn
+from normscope.cli.texts import texts_to_feed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import TextIO
-
     from normscope.report import Report
-    from normscope.texts import Texts
 
 EPILOG = """\b
 Examples:
@@ -133,7 +127,9 @@ def inspect(
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
     format = options.chosen(format, json)
-    texts = _texts(text or [], file or [], field, beside=bool(image or audio), quiet=quiet)
+    # Beside images and sounds goes only text that was named.
+    wordless = (image or audio) and not (text or file or field)
+    texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
     given = Given(texts, image or [], audio or [])
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
@@ -157,44 +153,6 @@ def inspect(
     place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
     if not quiet:
         warn(report.warnings, verbose=verbose)
-
-
-def _texts(
-    arguments: list[str], files: list[str], field: str | None, *, beside: bool, quiet: bool
-) -> "Iterable[str] | None":
-    """What to feed: what was named, or else what is piped in, or else the built-in sentences.
-
-    Only what was named goes `beside` images or sounds; None is no text.
-    """
-    from normscope.texts import read_texts
-
-    if arguments or files:
-        return read_texts(arguments, files, field=field)
-    if beside and field is None:
-        return None
-    if not _is_terminal(sys.stdin):
-        return _piped(read_texts(["-"], field=field))
-    from normscope.samples import SENTENCES
-
-    if field is not None:
-        raise UsageError("--field was given without a --file; name the file that has it")
-    if not quiet:
-        say(f"no text given: using {len(SENTENCES)} built-in sentences")
-    return SENTENCES
-
-
-def _is_terminal(stream: "TextIO | None") -> bool:
-    return stream is not None and stream.isatty()
-
-
-def _piped(lines: "Texts") -> "Iterable[str]":
-    """Ask for the first line now: an empty pipe should not cost the loading of a model."""
-    first = next(lines, None)
-    if first is None:
-        raise TextError(
-            "no text on standard input; expected one text a line; pipe some in, or give TEXT or a --file"
-        )
-    return chain([first], lines)
 
 
 def _rendered(

@@ -1,6 +1,6 @@
 """`normscope layers`: list a model's normalization layers from its configuration alone."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,8 +87,7 @@ def layers(
 
 def _rendered(outline: "Outline", format: options.Format, place: Output, *, verbose: bool) -> str:
     if format is options.Format.JSON:
-        anything: Any = outline
-        return place.json(anything)
+        return place.json(outline)
     from normscope.render.outline import render_outline, render_outline_markdown
 
     if format is options.Format.MARKDOWN:

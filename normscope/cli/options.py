@@ -108,6 +108,14 @@ PerCall = Annotated[
         "--per-call", help="Tell the calls of a layer that is used several times in a forward apart."
     ),
 ]
+Samples = Annotated[
+    int, typer.Option("--samples", metavar="N", help="Keep the statistics of at most N single texts.")
+]
+TableMemory = Annotated[
+    str,
+    typer.Option("--table-memory", metavar="SIZE", help="Keep no more than this, such as 512MiB or 2GB."),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is left to chance.")]
 Top = Annotated[
     int,
     typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),

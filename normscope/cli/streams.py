@@ -5,16 +5,25 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.errors import ReportError
 from normscope.printable import printable, quoted
 
 if TYPE_CHECKING:
     from normscope.render.screen import Screen
-    from normscope.report import Report
 
 FEW_WARNINGS = 5
+
+
+class Result(Protocol):
+    """What a command has found, as far as writing it goes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+
+    def to_json(self) -> str:
+        """Return it as strict JSON text."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,14 @@ class Output:
                 f"cannot write to standard output: {error.strerror}; free some space"
             ) from error
 
-    def json(self, report: "Report") -> str:
-        """Return the report as JSON that the place can encode; both forms read as the same values."""
-        text = report.to_json()
+    def json(self, result: Result) -> str:
+        """Return a result as JSON that the place can encode; both forms read as the same values."""
+        text = result.to_json()
         if self.is_file or _can_encode(text):
             return text
         import json
 
-        return json.dumps(report.to_dict(), allow_nan=False) + "\n"
+        return json.dumps(result.to_dict(), allow_nan=False) + "\n"
 
     def screen(self) -> "Screen":
         """What can be shown there; a file, or a pipe, is 80 columns wide unless COLUMNS says else."""

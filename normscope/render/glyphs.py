@@ -21,6 +21,7 @@ class Glyphs:
     rule: str
     levels: str
     eighths: str
+    times: str
 
     def bar(self, share: float, width: int) -> str:
         """Draw `share` in [0, 1] as a bar of at most `width` cells; empty when it is unknown."""
@@ -47,8 +48,8 @@ class Glyphs:
         return self.levels[min(int(share * len(self.levels)), len(self.levels) - 1)]
 
 
-UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█")
-ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#")
+UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "\u00d7")
+ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#", "x")
 
 
 def _mean(run: "np.ndarray") -> float:

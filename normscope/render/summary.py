@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from normscope.batch_report import BatchReport
 from normscope.printable import printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
@@ -13,7 +14,7 @@ from normscope.report import LayerReport, Report, Summary
 BAR = 3
 
 
-def headline(report: Report) -> list[str]:
+def headline(report: Report | BatchReport) -> list[str]:
     """Say which model was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
@@ -22,7 +23,7 @@ def headline(report: Report) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: Report) -> list[str]:
+def workload(report: Report | BatchReport) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [

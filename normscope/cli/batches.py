@@ -1,0 +1,165 @@
+"""`normscope batches`: run texts once and show what BatchNorm would see in batches of them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normscope.cli import options
+from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.streams import Output, warn
+from normscope.cli.texts import texts_to_feed
+from normscope.cli.values import memory, whole_numbers
+
+if TYPE_CHECKING:
+    from normscope.batch_report import BatchReport
+
+EPILOG = """\b
+Examples:
+  normscope batches demo
+  normscope batches gpt2 -f corpus.txt --max-length 128 --sizes 8,32,128
+  normscope batches bert-base-uncased -f corpus.txt --momentum 0.1
+  normscope batches demo -f corpus.txt --json | jq '.layers[0].sizes[0].tid'
+
+\b
+BatchNorm takes one mean and variance per feature, over all tokens of the
+batch that it is trained on. Here the model runs once; the statistics of
+single texts are kept, and batches of any size are put together from them: of
+random texts; of texts of like length, as loaders that save padding do; and as
+given. Padding never counts. The noise is the distance to the statistics of
+all texts that are kept: a random choice of --samples when there are more.
+--batch-size and --order only say how the model is run; they change no number.
+
+\b
+The layers (more columns in a wider terminal; a dash is an unknown number):
+  random      noise of the mean in random batches of so many texts: the norm
+              over features of (batch mean - mean), over the norm of the
+              standard deviations (TID, Training Inference Discrepancy: Wang
+              et al. 2022, arXiv 2210.05153); averaged over batches
+  by length   that of batches of like length, as a multiple of the random one
+
+\b
+By batch size, in one layer (the noisiest one, or --layer):
+  noise       of mean: the same; of sd: with standard deviations for means;
+              +- is the standard deviation over batches
+  log scale   the noise of the mean as a bar
+  by feature  average over features of |mean - batch mean| / batch sd, and of
+              |sd / batch sd - 1|: what the authors' code computes
+  distance    norm over features of the difference of means, and of variances,
+              over the number of features: PowerNorm's (arXiv 2003.07845)
+  to running  with --momentum: noise against BN's running statistics before
+              the batch, and not against all texts
+  at the end  how far those are from all texts when the batches end; they
+              begin with the first batch, not with PyTorch's 0 and 1, which
+              a trained layer has long forgotten
+
+\b
+What batches hold, at every layer:
+  padding     share of token slots, each batch padded to its longest text
+  late texts  how many texts reach the last quarter of a batch's positions,
+              the median
+  late error  relative standard error of a variance from so many,
+              sqrt(2 / (n - 1))
+  under 30    share of a batch's positions that fewer than 30 texts reach
+  tokens      how many count in a batch
+
+\b
+By position:
+  texts       how many of all reach it
+  a batch     how many of a batch, on average over the batches that have it
+  error       the relative standard error of a variance from so many
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+Sizes = Annotated[
+    str | None,
+    typer.Option("--sizes", metavar="N,N", help="Texts per batch; by default 2, 4, 8, ... up to 1024."),
+]
+Draws = Annotated[
+    int, typer.Option("--draws", metavar="N", help="How often all texts are put into batches anew.")
+]
+Momentum = Annotated[
+    float | None,
+    typer.Option("--momentum", metavar="M", help="Add BN's running statistics; PyTorch's default is 0.1."),
+]
+
+
+def batches(
+    model: options.Model,
+    text: options.Text = None,
+    file: options.File = None,
+    field: options.Field = None,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = None,
+    sizes: Sizes = None,
+    draws: Draws = 4,
+    seed: options.Seed = 0,
+    momentum: Momentum = None,
+    samples: options.Samples = 2048,
+    table_memory: options.TableMemory = "1GiB",
+    batch_size: options.BatchSize = 32,
+    order: options.BatchOrder = options.Order.LENGTH,
+    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
+    exclude: options.Exclude = None,
+    layer: options.Layer = None,
+    top: options.Top = 10,
+    format: options.OutputFormat = options.Format.TABLE,
+    json: options.Json = False,
+    output: options.OutputPath = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    cache_dir: options.CacheDir = None,
+    local_files_only: options.LocalFilesOnly = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.AttnImplementation = None,
+) -> None:
+    """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
+    from normscope.batches import Batching
+    from normscope.draws import Drawing
+    from normscope.source import Loading
+
+    place = Output(output)
+    place.check()
+    loading = Loading(
+        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
+    )
+    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+    numbers = whole_numbers("--sizes", sizes)
+    drawing = Drawing(numbers, draws, seed, momentum, samples, memory(table_memory))
+    format = options.chosen(format, json)
+    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    with ProgressBar(model, shown=wanted(quiet)) as progress:
+        from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
+        from normscope.loading import load
+        from normscope.scan import layer_names
+
+        loaded = load(model, loading)
+        shown = layer_names(loaded, layer, exclude or ()) if layer else []
+        report = batch_noise(
+            loaded,
+            texts,
+            batching=batching,
+            drawing=drawing,
+            layers=layer or () if format is options.Format.JSON else (),
+            exclude=exclude or (),
+            progress=progress,
+        )
+    place.write(_rendered(report, format, place, shown=shown, top=top))
+    if not quiet:
+        warn(report.warnings, verbose=verbose)
+
+
+def _rendered(
+    report: "BatchReport", format: options.Format, place: Output, *, shown: list[str], top: int
+) -> str:
+    if format is options.Format.JSON:
+        return place.json(report)
+    from normscope.render.batches import render_batches, render_batches_markdown
+
+    if format is options.Format.MARKDOWN:
+        return render_batches_markdown(report, layers=shown, top=top)
+    return render_batches(report, layers=shown, top=top, screen=place.screen())

@@ -1,0 +1,241 @@
+"""What BatchNorm would see in batches as tables and bars, for a terminal or in Markdown."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import RenderableType
+from rich.text import Text
+
+from normscope.batch_report import BatchNoise, BatchReport, LayerNoise, NoiseParts
+from normscope.printable import printable
+from normscope.render.filling import ORDERS, batch_sizes, fillings
+from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
+from normscope.render.grid import Column, Grid
+from normscope.render.markdown import joined, markdown_table
+from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.summary import headline, workload
+from normscope.report import Summary
+
+SHOWN_SIZES = 4
+BAR = 24
+
+
+def render_batches(
+    report: BatchReport, *, layers: Sequence[str] = (), top: int = 10, screen: Screen | None = None
+) -> str:
+    """Return the noise of all layers, of some in detail, and what batches hold, as text with line ends.
+
+    `layers` are the names of those in detail; without any, the noisiest. `top` bounds the rows of the
+    table over positions. Nothing in the report is taken for markup, and no escape codes are in the
+    text but the colours that `screen` asks for.
+    """
+    screen = screen or Screen()
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    return printed(_parts(report, list(layers) or noisiest(report), top, screen), screen)
+
+
+def render_batches_markdown(report: BatchReport, *, layers: Sequence[str] = (), top: int = 10) -> str:
+    """Return what `render_batches` shows as GitHub-flavoured Markdown: every column, no name cut."""
+    shown = list(layers) or noisiest(report)
+    parts = [f"## {joined(headline(report))}", joined(workload(report)), joined(choice(report))]
+    parts += markdown_table(over_layers(report, shown, UNICODE))
+    for name in shown:
+        parts.append(f"### {joined(title(report.layers[name]))}")
+        parts += [
+            part
+            for grid in detail(report.layers[name], report.kept.texts, UNICODE)
+            for part in markdown_table(grid)
+        ]
+    parts += [part for grid in fillings(report, top) for part in markdown_table(grid)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _parts(report: BatchReport, shown: Sequence[str], top: int, screen: Screen) -> Iterator[RenderableType]:
+    yield flow(headline(report), screen, "bold")
+    yield flow(workload(report), screen, "")
+    yield flow(choice(report), screen, "")
+    yield from drawn(over_layers(report, shown, screen.glyphs), screen)
+    for name in shown:
+        yield Text()
+        yield flow(title(report.layers[name]), screen, "bold")
+        for grid in detail(report.layers[name], report.kept.texts, screen.glyphs):
+            yield from drawn(grid, screen)
+    for grid in fillings(report, top):
+        yield from drawn(grid, screen)
+
+
+def choice(report: BatchReport) -> list[str]:
+    """Say what the batches are drawn from, and how."""
+    kept = report.kept
+    whole = "all" if kept.texts == report.run.texts else grouped(kept.texts)
+    momentum = [f"momentum {short(report.momentum)}"] if report.momentum is not None else []
+    parts = [f"batches of {whole} texts, {grouped(kept.tokens)} tokens", f"{report.draws} draws"]
+    return [*parts, f"seed {report.seed}", *momentum]
+
+
+def noisiest(report: BatchReport) -> list[str]:
+    """Name the layer with the most noise in its largest random batches."""
+    noise = {name: _last(layer) for name, layer in report.layers.items()}
+    known = [name for name in noise if math.isfinite(noise[name])]
+    return [max(known, key=lambda name: noise[name])] if known else []
+
+
+def title(layer: LayerNoise) -> list[str]:
+    """Say which layer the tables below are of, and what it is."""
+    about = [f"{grouped(layer.features)} features"] if layer.sizes else ["no batches could be formed"]
+    return [printable(part) for part in (layer.name, layer.kind, *about)]
+
+
+def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Grid:
+    """Return the table of all layers: noise by batch size, and what batching by length does to it."""
+    layers = list(report.layers.values())
+    sizes = batch_sizes(report)
+    main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, SHOWN_SIZES).round().astype(int)}
+    middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
+    rank = {size: 0 if size in middle else 2 if size in main else 4 for size in sizes}
+    random = [Column("random", _texts(size), _noise(layers, size), "bn", rank=rank[size]) for size in sizes]
+    alike = [
+        Column(
+            "by length", _texts(size), _ratios(layers, size, glyphs), "bn", rank=1 if size in middle else 3
+        )
+        for size in sizes
+    ]
+    kinds = {layer.kind for layer in layers}
+    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
+    return Grid(
+        f"Noise of a batch's mean at {len(layers)} normalization layers{one_kind}",
+        [Column("layer", "", [layer.name for layer in layers], names=True), *random, *alike],
+        [
+            "random: how far the mean of a batch of so many texts is from the mean of all,",
+            "relative to the features' standard deviations. 0 is no noise.",
+            f"by length: {glyphs.times}2 is twice that noise when texts of like length share a batch.",
+        ],
+        strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
+        faint=frozenset(i for i, layer in enumerate(layers) if not layer.sizes),
+    )
+
+
+def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
+    """Return the table of one layer, a row a batch size and order, with the noise as bars."""
+    rows = sorted(layer.sizes or (), key=lambda row: row.batch_size)
+    if not rows:
+        return []
+    bars = shares(logarithms([row.tid.mean.mean for row in rows]).tolist())
+    columns = [
+        Column("texts", "a batch", _once([grouped(row.batch_size) for row in rows])),
+        Column("batches", "", [ORDERS.get(row.order, printable(row.order)) for row in rows]),
+        Column("noise", "of mean", _spread([row.tid.mean for row in rows], glyphs), "bn"),
+        Column("noise", "of sd", _spread([row.tid.variance for row in rows], glyphs), "bn"),
+        *_running_columns(rows),
+        Column(
+            "of mean", "log scale", [glyphs.bar(0.04 + 0.96 * share, BAR) for share in bars], "bn", rank=1
+        ),
+        *_pair("by feature", rows, lambda row: row.tid_elementwise, 3),
+        *_pair("distance", rows, lambda row: row.distance, 4, "variance"),
+    ]
+    return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
+
+
+def _texts(size: int) -> str:
+    return f"{grouped(size)} text{'' if size == 1 else 's'}"
+
+
+def _at(layer: LayerNoise, size: int, order: str) -> float:
+    """The noise of means at one size and order, NaN when unknown."""
+    rows = [row for row in layer.sizes or () if (row.batch_size, row.order) == (size, order)]
+    return rows[0].tid.mean.mean if rows else math.nan
+
+
+def _last(layer: LayerNoise) -> float:
+    return _at(layer, max((row.batch_size for row in layer.sizes or ()), default=0), "random")
+
+
+def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
+    return aligned(_at(layer, size, "random") for layer in layers)
+
+
+def _ratios(layers: Sequence[LayerNoise], size: int, glyphs: Glyphs) -> list[str]:
+    ratios = [_quotient(_at(layer, size, "length"), _at(layer, size, "random")) for layer in layers]
+    return [f"{glyphs.times if cell.strip() != UNKNOWN else ' '}{cell}" for cell in aligned(ratios)]
+
+
+def _quotient(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _once(cells: Sequence[str]) -> list[str]:
+    """Align cells, and leave a cell empty that repeats the one above."""
+    written = align(cells)
+    return [cell if i == 0 or cell != written[i - 1] else "" for i, cell in enumerate(written)]
+
+
+def _spread(summaries: Sequence[Summary], glyphs: Glyphs) -> list[str]:
+    means = aligned(summary.mean for summary in summaries)
+    pairs = zip(means, summaries, strict=True)
+    return [f"{mean} {glyphs.plus_minus}{short(summary.std, 2)}" for mean, summary in pairs]
+
+
+def _pair(
+    head: str,
+    rows: Sequence[BatchNoise],
+    parts: Callable[[BatchNoise], NoiseParts],
+    rank: int,
+    of: str = "sd",
+) -> list[Column]:
+    means = aligned(parts(row).mean.mean for row in rows)
+    variances = aligned(parts(row).variance.mean for row in rows)
+    return [
+        Column(head, "of mean", means, "bn", rank=rank),
+        Column(head, f"of {of}", variances, "bn", rank=rank),
+    ]
+
+
+def _running_columns(rows: Sequence[BatchNoise]) -> list[Column]:
+    known = [row.running for row in rows]
+    if not any(known):
+        return []
+    batches = aligned(r.tid.mean.mean if r else math.nan for r in known)
+    spreads = aligned(r.tid.variance.mean if r else math.nan for r in known)
+    ends = aligned(r.mean if r else math.nan for r in known)
+    end_spreads = aligned(r.variance if r else math.nan for r in known)
+    return [
+        Column("to running", "of mean", batches, "bn"),
+        Column("to running", "of sd", spreads, "bn", rank=2),
+        Column("at the end", "of mean", ends, "bn"),
+        Column("at the end", "of sd", end_spreads, "bn", rank=2),
+    ]
+
+
+def _running_notes(rows: Sequence[BatchNoise]) -> list[str]:
+    if not any(row.running for row in rows):
+        return []
+    return [
+        "to running: how far a batch is from BN's running statistics before it.",
+        "at the end: how far those end from the statistics of all texts.",
+    ]
+
+
+def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
+    """Say how fast the noise falls beside what chance alone would do, the square root of the size."""
+    notes = [
+        "noise: how far a batch's means, and sds, are from those of all texts,",
+        f"relative to the features' sds ({glyphs.plus_minus}sd over batches).",
+    ]
+    small, large = rows[0].batch_size, rows[-1].batch_size
+    if small == large:
+        return notes
+    falls = []
+    for order, words in ORDERS.items():
+        means = {row.batch_size: row.tid.mean.mean for row in rows if row.order == order}
+        fall = _quotient(means.get(small, math.nan), means.get(large, math.nan))
+        falls += [f"{words} {short(fall, 2)}"] if math.isfinite(fall) else []
+    # Batches are drawn without replacement from the very texts that they are compared with.
+    chance = math.sqrt(large / small * (kept - small) / (kept - large)) if kept > large else math.nan
+    return [
+        *notes,
+        f"Noise at {grouped(small)} over noise at {grouped(large)} texts: {', '.join(falls)}.",
+        f"Chance alone, texts in no way alike within a batch, gives {short(chance, 2)}.",
+    ]
