@@ -20,27 +20,26 @@ MANY_ROWS = 128
 @dataclass(frozen=True)
 class Labels:
     """Which of G groups each of V rows belongs to: `group` (V,), the rows per group `count` (G, 1)
-    float64, `first` (G,), the first row of each group (0 for an empty one), and whether some group
-    has `many` rows."""
+    float64, `pivot` (G,), a row from the middle of each group, and whether some group has `many` rows."""
 
     group: Tensor
     count: Tensor
-    first: Tensor
+    pivot: Tensor
     many: bool
 
     @classmethod
     def of(cls, group: Tensor) -> "Labels":
         """Count the groups of rows labelled 0, 1, ... by `group` (V,)."""
         count = torch.bincount(group)
-        rows = torch.arange(len(group), device=group.device)
-        first = rows.new_zeros(len(count)).scatter_reduce_(0, group, rows, "amin", include_self=False)
+        middle = (count.cumsum(0) - count + count // 2).clamp(max=max(len(group) - 1, 0))
+        pivot = group.argsort(stable=True)[middle] if len(group) else middle
         many = len(count) > 0 and int(count.max()) > MANY_ROWS
-        return cls(group, count.double()[:, None], first, many)
+        return cls(group, count.double()[:, None], pivot, many)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum the rows of `values` (V, D) by group into (G, D) float64."""
         values = values.double() if self.many else values
-        sums = values.new_zeros(len(self.first), values.shape[1])
+        sums = values.new_zeros(len(self.pivot), values.shape[1])
         return sums.index_add_(0, self.group, values).double()
 
     def means(self, values: Tensor) -> Tensor:
@@ -48,14 +47,15 @@ class Labels:
         return self.sums(values) / self.count.clamp(min=1)
 
     def shifted(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Subtract its group's first row from each row: (V, D), and those first rows (G, D) float64.
+        """Subtract its group's pivot from each row: (V, D), and those pivots (G, D) float64.
 
         Sums of squares around a member of the group cancel little, and not at all where the group
-        is constant, as the first token of a corpus often is.
+        is constant, as the first token of a corpus often is. A member from the middle, since the
+        first and the last of a text are often far from all others.
         """
-        first = values.index_select(0, self.first)
-        own = first.index_select(0, self.group)
-        return torch.sub(values, own, out=own), first.double()
+        pivot = values.index_select(0, self.pivot)
+        own = pivot.index_select(0, self.group)
+        return torch.sub(values, own, out=own), pivot.double()
 
 
 def _weights(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, to_plain
+from normscope.printable import printable
 
 OUTLINE_SCHEMA = "normscope.layers/1"
 
@@ -65,5 +66,5 @@ class Outline(Record):
         """Build an outline from what `to_dict` returns; ReportError says what does not fit."""
         if not isinstance(data, dict) or data.get("schema") != OUTLINE_SCHEMA:
             got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ReportError(f"not a list of layers: schema is {got!r}; expected {OUTLINE_SCHEMA!r}")
+            raise ReportError(f"not a list of layers: schema is {printable(repr(got)[:200])}; expected {OUTLINE_SCHEMA!r}")
         return from_plain(cls, data, "layers")

@@ -100,6 +100,8 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except OverflowError:
             raise ReportError(f"{where} is too large; expected a number of 64 bits") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"{where} is too large; expected a number of 64 bits")
     return _expect(kind, value, where)
 
 

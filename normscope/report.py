@@ -18,7 +18,7 @@ import numpy as np
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, to_plain
-from normscope.printable import quoted
+from normscope.printable import printable, quoted
 
 SCHEMA = "normscope.report/1"
 
@@ -234,7 +234,7 @@ class Report(Record):
         """Build a report from what `to_dict` returns; ReportError says what does not fit."""
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ReportError(f"not a normscope report: schema is {got!r}; expected {SCHEMA!r}")
+            raise ReportError(f"not a normscope report: schema is {printable(repr(got)[:200])}; expected {SCHEMA!r}")
         layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
         by_name = {layer.name: layer for layer in layers}
         if len(by_name) < len(layers):
@@ -258,9 +258,13 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(
-            f"cannot read {str(path)!r} as a report: {reason}; expected normscope's JSON"
+            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected normscope's JSON; "
+            "check the path"
         ) from error
-    return Report.from_dict(data)
+    try:
+        return Report.from_dict(data)
+    except ReportError as error:
+        raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
 
 
 def _refuse(constant: str) -> None:
@@ -268,12 +272,11 @@ def _refuse(constant: str) -> None:
 
 
 def _check_lengths(layer: LayerReport) -> None:
-    """Raise ReportError where arrays over the same axis differ in length."""
+    """Raise ReportError where arrays over the same axis differ in length, or from the layer's features."""
     for part in (layer.feature, layer.position, layer.own_output):
-        lengths = (
-            {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
-        )
-        if len(lengths) > 1:
+        known = {layer.features} if part is not None and part is not layer.position else set()
+        found = {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
+        if len(known.union(found)) > 1:
             raise ReportError(
                 f"the arrays of layer {quoted(layer.name)} differ in length; expected one length"
             )

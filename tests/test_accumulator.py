@@ -155,3 +155,24 @@ def test_a_single_token_leaves_what_needs_two_unknown() -> None:
     assert got["first_position"]["rest_rms"] is None
     assert got["first_position"]["rms"] == pytest.approx(np.array([1.0, 2.0, 4.0]).std())
     assert got["agreement"]["instance"] is None
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_an_outlier_at_either_end_of_a_text_costs_no_digits_in_float32(place: int) -> None:
+    """[CLS] of BERT and the first token of GPT-2 are hundreds of standard deviations from all others."""
+    generator = np.random.default_rng(3)
+    samples = [0.3 * generator.normal(size=(100, 16)) for _ in range(20)]
+    for sample in samples:
+        sample[place] = 100 + 100 * generator.normal(size=16)
+    samples = [sample.astype(np.float32).astype(np.float64) for sample in samples]
+    moments = Accumulator(16, EPS)
+    where = align((20, 100), None, -1, torch.device("cpu"))
+    x = torch.from_numpy(np.concatenate(samples))
+    moments.update(Rows.of(x.float()), torch.from_numpy(layer_norm(x.numpy(), EPS)).float(), where)
+    got, known = read(moments), expected(samples, layer_norm)
+    for view, part, statistic in (("instance", "variance", "max"), ("instance", "mean", "min")):
+        assert got[view][part][statistic] == pytest.approx(known[view][part][statistic], rel=5e-6)
+    for name in ("eta2", "epsilon2"):
+        assert got["explained"]["sequence"][name] == pytest.approx(
+            known["explained"]["sequence"][name], rel=2e-5
+        )
