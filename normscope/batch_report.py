@@ -12,8 +12,7 @@ from typing import Any
 
 from normscope.errors import ReportError
 from normscope.files import write_json
-from normscope.plain import Record, from_plain, to_plain
-from normscope.printable import printable
+from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.report import Floats, ModelInfo, RunInfo, Summary
 
 BATCHES_SCHEMA = "normscope.batches/1"
@@ -124,9 +123,7 @@ class BatchReport(Record):
     @classmethod
     def from_dict(cls, data: Any) -> "BatchReport":
         """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        if not isinstance(data, dict) or data.get("schema") != BATCHES_SCHEMA:
-            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ReportError(f"not a report on batches: schema is {printable(repr(got)[:200])}; expected {BATCHES_SCHEMA!r}")
+        require_schema(data, BATCHES_SCHEMA, "a report on batches")
         layers = from_plain(tuple[LayerNoise, ...], data.get("layers"), "report.layers")
         by_name = {layer.name: to_plain(layer) for layer in layers}
         if len(by_name) < len(layers):

@@ -4,10 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from normscope.errors import ReportError
 from normscope.files import write_json
-from normscope.plain import Record, from_plain, to_plain
-from normscope.printable import printable
+from normscope.plain import Record, from_plain, require_schema, to_plain
 
 OUTLINE_SCHEMA = "normscope.layers/1"
 
@@ -64,7 +62,5 @@ class Outline(Record):
     @classmethod
     def from_dict(cls, data: Any) -> "Outline":
         """Build an outline from what `to_dict` returns; ReportError says what does not fit."""
-        if not isinstance(data, dict) or data.get("schema") != OUTLINE_SCHEMA:
-            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ReportError(f"not a list of layers: schema is {printable(repr(got)[:200])}; expected {OUTLINE_SCHEMA!r}")
+        require_schema(data, OUTLINE_SCHEMA, "a list of layers")
         return from_plain(cls, data, "layers")

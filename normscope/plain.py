@@ -49,6 +49,14 @@ def from_plain(kind: type[T], value: Any, where: str = "report") -> T:
     return typing.cast(T, _read(kind, value, where))
 
 
+def require_schema(data: Any, schema: str, what: str) -> dict[str, Any]:
+    """Return `data` if it says that it follows `schema`; ReportError says that it is not `what`."""
+    got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    if isinstance(data, dict) and got == schema:
+        return data
+    raise ReportError(f"not {what}: schema is {printable(repr(got)[:200])}; expected {schema!r}")
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):

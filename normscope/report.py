@@ -17,7 +17,7 @@ import numpy as np
 
 from normscope.errors import ReportError
 from normscope.files import write_json
-from normscope.plain import Record, from_plain, to_plain
+from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.printable import printable, quoted
 
 SCHEMA = "normscope.report/1"
@@ -232,9 +232,7 @@ class Report(Record):
     @classmethod
     def from_dict(cls, data: Any) -> "Report":
         """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ReportError(f"not a normscope report: schema is {printable(repr(got)[:200])}; expected {SCHEMA!r}")
+        require_schema(data, SCHEMA, "a normscope report")
         layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
         by_name = {layer.name: layer for layer in layers}
         if len(by_name) < len(layers):

@@ -81,8 +81,10 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
     if kind in SCALARS:
         return SCALARS[kind]
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return st.builds(typing.cast(Any, kind), **{name: results(hint) for name, hint in hints.items()})
+        members = {name: results(hint) for name, hint in typing.get_type_hints(kind).items()}
+        if kind is LayerReport:
+            members["features"] = st.just(LENGTH)
+        return st.builds(typing.cast(Any, kind), **members)
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*(st.none() if a is type(None) else results(a) for a in arguments))
     if origin is tuple:
@@ -90,6 +92,7 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
     return _arrays(arguments) if origin is np.ndarray else _mappings(arguments[1])
 
 
+LENGTH = 2  # of all arrays
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**80), 2**80),
     float: st.floats(allow_infinity=False, allow_nan=False) | st.just(math.nan),
@@ -100,7 +103,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 def _arrays(arguments: Any) -> st.SearchStrategy[Any]:
     dtype = typing.get_args(arguments[1])[0]
     member = st.integers(0, 2**40) if issubclass(dtype, np.integer) else SCALARS[float]
-    return st.lists(member, min_size=2, max_size=2).map(lambda v: np.array(v, dtype=dtype))
+    return st.lists(member, min_size=LENGTH, max_size=LENGTH).map(lambda v: np.array(v, dtype=dtype))
 
 
 def _mappings(kind: Any) -> st.SearchStrategy[Any]:
@@ -193,7 +196,8 @@ def test_any_report_is_the_same_after_the_trip(report: Report) -> None:
 def test_numbers_come_back_to_the_last_bit(number: float, halvings: int) -> None:
     values = np.array([number, -number, number / 2**halvings, 0.1 + number, -0.0])
     scale = Scale(number, math.nextafter(number, 0))
-    layer = reports.layer("a", positions=2, global_=scale, feature=FeatureStats(5, values, np.abs(values)))
+    feature = FeatureStats(5, values, np.abs(values))
+    layer = reports.layer("a", features=5, positions=2, global_=scale, feature=feature)
     back = Report.from_dict(strict(reports.report([layer]).to_json())).layers["a"]
     assert differences(back.global_, scale) == []
     assert differences(back.feature, layer.feature) == []
@@ -637,3 +641,18 @@ def test_arrays_of_one_layer_that_differ_in_length_are_refused() -> None:
     plain["layers"][1]["feature"]["mean"] = [0.5]
     with pytest.raises(ReportError, match=r"arrays of layer 'encoder.*' differ in length"):
         Report.from_dict(plain)
+
+
+def test_features_are_as_many_as_the_layer_has() -> None:
+    data = reports.report([reports.layer("a", features=3, positions=2)]).to_dict()
+    data["layers"][0]["features"] = 384
+    with pytest.raises(ReportError, match="arrays of layer 'a' differ in length"):
+        Report.from_dict(data)
+
+
+def test_a_number_that_overflows_is_refused_and_the_file_named(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    text = reports.report([reports.layer("a", features=3, positions=2)]).to_json()
+    path.write_text(text.replace('"seconds":', '"seconds": 1e400, "was":'))
+    with pytest.raises(ReportError, match=r"report\.json.*seconds is too large.*make it anew"):
+        read_report(path)
