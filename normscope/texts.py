@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,8 +55,16 @@ class Texts(Iterator[str]):
         self._bytes_done = 0
         self._from_files = 0
         self._stream = self._read(sources, field)
+        self._ahead: list[str] = []
+
+    def begin(self) -> bool:
+        """Read the first text ahead, and tell whether there is any."""
+        self._ahead += islice(self, 1)
+        return bool(self._ahead)
 
     def __next__(self) -> str:
+        if self._ahead:
+            return self._ahead.pop(0)
         text = next(self._stream)
         self._from_files += self._handle is not None
         return text

@@ -229,9 +229,18 @@ def test_a_pipe_is_read(library: Library) -> None:
 
 
 def test_an_empty_pipe_fails_before_the_model_is_loaded(library: Library) -> None:
-    result = run("m", input="")
+    for named in ([], ["-"]):
+        result = run("m", *named, input="")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: no text on standard input; expected")
+    assert not library.calls
+
+
+def test_an_empty_file_fails_before_the_model_is_loaded(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    result = run("m", "-f", str(tmp_path / "empty.txt"))
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: no text on standard input")
+    assert "empty.txt'; expected one text a line" in result.stderr
     assert not library.calls
 
 

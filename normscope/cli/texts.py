@@ -1,17 +1,15 @@
 """What to feed a model: the texts that were named, that are piped in, or else the built-in sentences."""
 
 import sys
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from normscope.cli.streams import say
 from normscope.errors import TextError, UsageError
+from normscope.printable import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
-
-    from normscope.texts import Texts
 
 
 def texts_to_feed(
@@ -20,10 +18,18 @@ def texts_to_feed(
     """Return what was named, or else what is piped in, or else the built-in sentences."""
     from normscope.texts import read_texts
 
-    if arguments or files:
-        return read_texts(arguments, files, field=field)
-    if not _is_terminal(sys.stdin):
-        return _piped(read_texts(["-"], field=field))
+    if arguments or files or not _is_terminal(sys.stdin):
+        named = arguments or ([] if files else ["-"])
+        texts = read_texts(named, files, field=field)
+        # Asked for now: an empty pipe should not cost the loading of a model.
+        if not texts.begin():
+            sources = " and ".join(
+                "standard input" if name == "-" else quoted(name) for name in (*named, *files)
+            )
+            raise TextError(
+                f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
+            )
+        return texts
     from normscope.samples import SENTENCES
 
     if field is not None:
@@ -35,13 +41,3 @@ def texts_to_feed(
 
 def _is_terminal(stream: "TextIO | None") -> bool:
     return stream is not None and stream.isatty()
-
-
-def _piped(lines: "Texts") -> "Iterable[str]":
-    """Ask for the first line now: an empty pipe should not cost the loading of a model."""
-    first = next(lines, None)
-    if first is None:
-        raise TextError(
-            "no text on standard input; expected one text a line; pipe some in, or give TEXT or a --file"
-        )
-    return chain([first], lines)

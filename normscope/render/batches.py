@@ -14,7 +14,7 @@ from normscope.render.filling import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
+from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
 from normscope.report import Summary
@@ -96,10 +96,16 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
     main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, SHOWN_SIZES).round().astype(int)}
     middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
     rank = {size: 0 if size in middle else 2 if size in main else 4 for size in sizes}
-    random = [Column("random", _texts(size), _noise(layers, size), "bn", rank=rank[size]) for size in sizes]
+    random = [
+        Column("random", counted(size, "text"), _noise(layers, size), "bn", rank=rank[size]) for size in sizes
+    ]
     alike = [
         Column(
-            "by length", _texts(size), _ratios(layers, size, glyphs), "bn", rank=1 if size in middle else 3
+            "by length",
+            counted(size, "text"),
+            _ratios(layers, size, glyphs),
+            "bn",
+            rank=1 if size in middle else 3,
         )
         for size in sizes
     ]
@@ -137,10 +143,6 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         *_pair("distance", rows, lambda row: row.distance, 4, "variance"),
     ]
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
-
-
-def _texts(size: int) -> str:
-    return f"{grouped(size)} text{'' if size == 1 else 's'}"
 
 
 def _at(layer: LayerNoise, size: int, order: str) -> float:

@@ -44,6 +44,11 @@ def grouped(count: int) -> str:
     return f"{count:,}"
 
 
+def counted(count: int, what: str) -> str:
+    """Write a count and what is counted: 1 text, 12,345 texts."""
+    return f"{grouped(count)} {what}{'' if count == 1 else 's'}"
+
+
 def _split(text: str) -> tuple[str, str]:
     """The parts of a written number before its decimal point, and from there on."""
     for mark in (".", "e", "%"):

@@ -7,7 +7,7 @@ from normscope.outline import Outline, OutlinedLayer
 from normscope.printable import printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, grouped, short
+from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 
 
@@ -52,7 +52,7 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
     alike = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
     shared = [_words(name, columns[name].cells[0].strip()) for name in alike]
     grid = Grid(
-        f"{len(layers)} normalization layer{'' if len(layers) == 1 else 's'}",
+        counted(len(layers), "normalization layer"),
         [
             *_names(layers, verbose),
             *(column for name, column in columns.items() if name not in alike),

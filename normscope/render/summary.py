@@ -8,7 +8,7 @@ from normscope.printable import printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
 from normscope.render.names import cut_middle
-from normscope.render.numbers import UNKNOWN, align, aligned, grouped, percent, short
+from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
 from normscope.report import LayerReport, Report, Summary
 
 BAR = 3
@@ -27,8 +27,8 @@ def workload(report: Report | BatchReport) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [
-        f"{grouped(run.texts)} texts",
-        f"{grouped(run.tokens)} tokens",
+        counted(run.texts, "text"),
+        counted(run.tokens, "token"),
         f"longest {grouped(run.positions)}",
         f"padding {percent(run.padding_share)}",
     ]
