@@ -13,6 +13,7 @@ from torch import Tensor
 
 from normscope.layout import Alignment
 from normscope.moments import CoMoments, Likeness, Moments, Rows, Spread
+from normscope.outliers import Outliers
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Accumulator:
 
     `table` (T, D) pairs the input x with the layer's own normalization y by position; `output`
     (1, D) holds y's moments per feature; `by_position` (T, 2) each token's mean and variance;
-    `within_samples` is the sum of squares of x around its sample's mean, per feature.
+    `within_samples` is the sum of squares of x around its sample's mean, per feature; `outliers`
+    counts what stands out of the input and of the layer's real output.
     """
 
     def __init__(self, features: int, eps: float, device: torch.device | str = "cpu") -> None:
@@ -54,15 +56,20 @@ class Accumulator:
         self.token, self.sequence, self.instance = (Groups.empty(device) for _ in range(3))
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
+        self.outliers = Outliers(features, device)
 
-    def update(self, rows: Rows, y: Tensor, where: Alignment) -> None:
-        """Add the rows of one batch, float64, y (V, D) beside x; all rows of a sample at once."""
+    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> None:
+        """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
+
+        `sizes` (V, D) is |what the layer really gave|, where that is known.
+        """
         self.table.merge(CoMoments.by_group(rows.x, y, where.position))
         self.output.merge(Moments.of(y))
         token = torch.cat([rows.mean, rows.variance], dim=1)
         self.by_position.merge(Moments.by_group(token, where.position))
         self.token.add(rows.mean, rows.variance)
         self._add_samples(CoMoments.by_group(rows.x, y, where.sample))
+        self.outliers.add(rows, sizes, where)
 
     def _add_samples(self, instances: CoMoments) -> None:
         sequences = instances.pool(1)
@@ -74,7 +81,7 @@ class Accumulator:
 
     def merge(self, new: "Accumulator") -> None:
         """Add what `new` has seen of the same layer, in any order."""
-        for name in ("table", "output", "by_position", "token", "sequence", "instance"):
+        for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):
             getattr(self, name).merge(getattr(new, name))
         self.sequence_likeness.merge(new.sequence_likeness)
         self.instance_likeness.merge(new.instance_likeness)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,22 @@ from normscope.moments import Labels, Rows
 PART = 1 << 20
 
 Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
+
+
+class Beside(NamedTuple):
+    """What belongs to the rows of a layer's input, each (V, D) or None.
+
+    `output` is the layer's own, which an affine of each head is taken out of: then the `whole` one is
+    here, too. `factor` is what a gate multiplies by.
+    """
+
+    output: Tensor | None
+    factor: Tensor | None
+    whole: Tensor | None
+
+    def each(self, read: Callable[[Tensor], Tensor]) -> "Beside":
+        """Return `read` of each that is known."""
+        return Beside(*(None if values is None else read(values) for values in self))
 
 
 class LayerCapture:
@@ -139,41 +155,40 @@ class LayerCapture:
     ) -> None:
         self.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
+        whole = None
         if self.norm.per_head and output is not None:
-            output = before_affine(self.norm.module, output)
+            whole, output = output, before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
-        out = None if output is None else to_rows(output, axis, features)
-        factor = None if factor is None else to_rows(factor, axis, features)
+        beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         for part in parts:
             if part.layout not in self.layouts:
                 self.layouts.append(part.layout)
             if not part.sure and self.known_layout is None:
                 self.guesses.add(part.layout)
             self.positioned &= part.positioned
-            kept = [None if values is None else part.take(values) for values in (out, factor)]
-            self._add(part.take(x), kept[0], kept[1], part)
+            self._add(part.take(x), beside.each(part.take), part)
 
-    def _add(self, x: Tensor, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
+    def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
         rows = Rows.of(x)
         finite = rows.finite()
         if not bool(finite.all()):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
             self.nonfinite += int((~finite).sum())
-            out, factor = (None if v is None else v[finite] for v in (out, factor))
-            x, where = x[finite], where.keep(finite)
+            x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
-            self._measure(rows, out, factor, where)
+            self._measure(rows, beside, where)
 
-    def _measure(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
-        norm = self.norm
+    def _measure(self, rows: Rows, beside: Beside, where: Alignment) -> None:
+        norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
             norm.settle(rows, out, where.sample, factor)
         if self.moments is None:
             self.moments = Accumulator(
                 norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
             )
+        spare = None
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
@@ -181,15 +196,24 @@ class LayerCapture:
             expected = norm.formula.affine(norm.module, y)
             expected = expected if factor is None else expected * factor
             # The comparison overwrites it, and a formula without an affine gives y itself.
-            self._compare(expected.clone() if expected is y else expected, out)
+            spare = self._compare(expected.clone() if expected is y else expected, out)
             self.precision = torch.finfo(out.dtype).eps
-        self.moments.update(rows, y, where)
+        self.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
 
-    def _compare(self, expected: Tensor, out: Tensor) -> None:
+    def _compare(self, expected: Tensor, out: Tensor) -> Tensor:
         self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
         self._output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         self._worst_error = max(self._worst_error, float(high), -float(low))
+        return expected
+
+
+def _sizes(output: Tensor | None, spare: Tensor | None) -> Tensor | None:
+    """Return |output|, in the `spare` memory if it fits: a new block costs as much as the arithmetic."""
+    if output is None:
+        return None
+    fits = spare is not None and spare.dtype == output.dtype and spare.shape == output.shape
+    return torch.abs(output, out=spare if fits else None)
 
 
 def real_output(given: Tensor, output: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.moments import CoMoments, Moments
+from normscope.outliers import LARGE_SHARE, Outliers
 from normscope.report import EffectSize
 from normscope.views import cells, likeness
 
@@ -70,6 +71,35 @@ def first_position(by_position: Moments) -> tuple[float, float]:
     variance, count = by_position.mean[:, 1], by_position.count[:, 0]
     rest = ratio((variance[1:] * count[1:]).sum(), count[1:].sum())
     return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
+
+
+def sd_ratio(by_feature: Moments) -> float:
+    """Return the largest over the median standard deviation of a feature of x, 1 or more.
+
+    `by_feature` is (1, D). NaN where the median feature does not vary. normscope's own.
+    """
+    deviation = by_feature.variance()[0].sqrt()
+    return ratio(deviation.max(), deviation.quantile(0.5))
+
+
+def affine_outliers(values: Tensor) -> Tensor:
+    """Return the features d with |values_d - mean| > 3 sd, of a weight or a bias (D,) and its biased sd.
+
+    Kovaleva et al., 2021, "BERT Busters", arXiv 2105.06990.
+    """
+    values = values.double()
+    return ((values - values.mean()).abs() > 3 * values.std(correction=0)).nonzero()[:, 0]
+
+
+def large_features(outliers: Outliers) -> Tensor:
+    """Return the features with |output| >= 6 in at least 6 % of the tokens, LLM.int8's threshold."""
+    return (outliers.large >= LARGE_SHARE * max(1, outliers.tokens)).nonzero()[:, 0]
+
+
+def most(counts: Tensor, bound: int) -> Tensor:
+    """Return where `counts` (N,) are largest and not 0, the largest first, `bound` at most."""
+    order = counts.argsort(descending=True, stable=True)[:bound]
+    return order[counts[order] > 0]
 
 
 def stored_gap(by_feature: Moments, mean: Tensor, variance: Tensor) -> tuple[float, float]:

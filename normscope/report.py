@@ -9,7 +9,7 @@ normalise.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,67 @@ class StoredGap(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class LargeFeatures(Record):
+    """Features whose output is 6 or more in size in at least 6 % of the tokens; every array is (F,).
+
+    `share` is each one's share of the tokens, `largest` its largest |output|.
+    """
+
+    features: Counts
+    share: Floats
+    largest: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MassiveActivations(Record):
+    """Elements of the input over 100 in size, and over 1000 medians of their sample.
+
+    `count` is how many there were, `largest` the largest size; `features` and `positions` are where
+    most of them were, the most first, at most 16 of each.
+    """
+
+    count: int
+    largest: float
+    features: Counts
+    positions: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class AffineOutliers(Record):
+    """Features whose weight, or bias, is over 3 standard deviations from the mean; None without one."""
+
+    weight: Counts | None
+    bias: Counts | None
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers(Record):
+    """What stands out of a layer, each by the rule of its source.
+
+    `llm_int8` is None where the output is not known, `affine_outliers` where there is no affine of
+    several elements. `sd_ratio` is the largest over the median standard deviation of a feature.
+    """
+
+    llm_int8: LargeFeatures | None
+    massive: MassiveActivations
+    affine_outliers: AffineOutliers | None
+    sd_ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierFeature(Record):
+    """One feature of the layers with `width` features that is an outlier in several of them.
+
+    `layers` are their names, `share` how many they are of all measured layers of that width.
+    """
+
+    feature: int
+    width: int
+    layers: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
 class LayerReport(Record):
     """All numbers of one normalization layer. A part that could not be measured is None."""
 
@@ -155,6 +216,7 @@ class LayerReport(Record):
     explained: Explained | None
     first_position: FirstPosition | None
     stored_gap: StoredGap | None = None
+    outliers: Outliers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +252,17 @@ class RunInfo(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Report(Record):
-    """One run over one model; `layers` maps each layer's name to its numbers, in model order."""
+    """One run over one model; `layers` maps each layer's name to its numbers, in model order.
+
+    `outlier_features` are those that recur across layers.
+    """
 
     normscope: str
     model: ModelInfo
     run: RunInfo
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
+    outlier_features: tuple[OutlierFeature, ...] = ()
 
     def __repr__(self) -> str:
         run = self.run
@@ -233,7 +299,7 @@ class Report(Record):
         return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
 
     def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
-        return Report(self.normscope, self.model, self.run, layers, self.warnings)
+        return replace(self, layers=layers)
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
@@ -258,7 +324,8 @@ def _refuse(constant: str) -> None:
 
 def _check_lengths(layer: LayerReport) -> None:
     """Raise ReportError where arrays over the same axis differ in length."""
-    for part in (layer.feature, layer.position, layer.own_output):
+    large = layer.outliers.llm_int8 if layer.outliers else None
+    for part in (layer.feature, layer.position, layer.own_output, large):
         lengths = (
             {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
         )

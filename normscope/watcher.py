@@ -17,6 +17,7 @@ from normscope import __version__
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.layers import find
+from normscope.recurring import outlier_features
 from normscope.report import ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, warnings_of
 from normscope.tally import Tally
@@ -102,7 +103,7 @@ class Watcher:
             *self._scopes.notes,
             *(note for capture in self.captures for note in warnings_of(capture)),
         )
-        return Report(__version__, model, run, layers, notes)
+        return Report(__version__, model, run, layers, notes, outlier_features(layers.values()))
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)

@@ -27,6 +27,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "plain": ({"errors", "printable"}, {"numpy"}),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy"}),
     "outline": ({"errors", "files", "plain"}, set()),
+    "recurring": ({"report"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
@@ -43,17 +44,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "formulas": ({"moments", "registry"}, CORE),
     "gates": (set(), CORE),
     "layers": ({"errors", "formulas", "gates", "moments", "registry", "trial"}, CORE),
-    "accumulator": ({"layout", "moments"}, CORE),
+    "outliers": ({"layout", "moments"}, CORE),
+    "accumulator": ({"layout", "moments", "outliers"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
-    "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
+    "metrics": ({"accumulator", "moments", "outliers", "report", "views"}, CORE),
     "capture": ({"accumulator", "formulas", "gates", "layers", "layout", "moments"}, CORE),
     "summary": (
-        {"formulas", "accumulator", "capture", "layout", "metrics", "moments", "report", "views"},
+        {"accumulator", "capture", "formulas", "layers", "layout", "metrics", "moments", "report", "views"},
         CORE | {"numpy"},
     ),
     "tokens": ({"errors", "layout"}, CORE),
     "tally": ({"layout", "report"}, CORE),
-    "watcher": ({"capture", "errors", "layers", "report", "summary", "tally", "tokens"}, CORE),
+    "watcher": ({"capture", "errors", "layers", "recurring", "report", "summary", "tally", "tokens"}, CORE),
     "forward": ({"errors", "printable"}, CORE),
     "scan": (
         {"batches", "errors", "forward", "layers", "loading", "report", "source", "watcher"},
@@ -88,8 +90,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "cli", "errors", "files", "outline", "plain", "printable", "render", "report", "samples", "source",
-    "texts",
+    "cli", "errors", "files", "outline", "plain", "printable", "recurring", "render", "report", "samples",
+    "source", "texts",
 }  # fmt: skip
 
 

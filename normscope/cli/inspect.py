@@ -68,6 +68,17 @@ By feature, in that layer, the K of --top:
                         Wasserstein distance of the two normal distributions
 
 \b
+Outlier features, where any recur: the output is 6 or more in size in 6% or
+more of the tokens, in a quarter or more of the layers as wide (LLM.int8):
+  layers                in how many of the layers of that width
+  tokens                share of the tokens, in the layer with the most
+  output                the largest size of the feature's output
+  sd ratio              standard deviation of the feature in the input, over
+                        the median feature's, in the layer with the largest
+  weight, bias          in how many of these layers the feature's scale, or
+                        shift, is over 3 sd from the mean of the layer's
+
+\b
 --verbose adds, for each layer:
   calls, tokens         how often it ran, and how many tokens it saw
   own error             largest gap between our formula for the layer and its
@@ -75,6 +86,14 @@ By feature, in that layer, the K of --top:
   layout                the axes of its input: B text, T position, H head, D
                         feature
   eps, affine           what it adds to the variance, and its scale and shift
+  6 or more             features whose output is, in at least 6% of the tokens
+  sd ratio              the largest over the median standard deviation of a
+                        feature of the input
+  massive               elements of the input over 100 in size and over 1000
+                        medians of their text: how many, the largest, and in
+                        which features and positions most are
+  weight, bias          features whose own scale, or shift, is over 3 sd from
+                        the mean of the layer's
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
