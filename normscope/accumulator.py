@@ -14,6 +14,7 @@ from torch import Tensor
 from normscope.layout import Alignment
 from normscope.moments import CoMoments, Likeness, Moments, Rows, Spread
 from normscope.outliers import Outliers
+from normscope.words import Words
 
 
 @dataclass
@@ -45,10 +46,13 @@ class Accumulator:
     `table` (T, D) pairs the input x with the layer's own normalization y by position; `output`
     (1, D) holds y's moments per feature; `by_position` (T, 2) each token's mean and variance;
     `within_samples` is the sum of squares of x around its sample's mean, per feature; `outliers`
-    counts what stands out of the input and of the layer's real output.
+    counts what stands out of the input and of the layer's real output. `words`, x by token id, is kept
+    only where a number of ids is given, None else.
     """
 
-    def __init__(self, features: int, eps: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, features: int, eps: float, device: torch.device | str = "cpu", words: int | None = None
+    ) -> None:
         self.eps = eps
         self.table = CoMoments.empty(0, features, device)
         self.output = Moments.empty(1, features, device)
@@ -57,6 +61,7 @@ class Accumulator:
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = Outliers(features, device)
+        self.words = None if words is None else Words(features, words, device)
 
     def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> None:
         """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
@@ -70,6 +75,8 @@ class Accumulator:
         self.token.add(rows.mean, rows.variance)
         self._add_samples(CoMoments.by_group(rows.x, y, where.sample))
         self.outliers.add(rows, sizes, where)
+        if self.words is not None and where.word is not None:
+            self.words.add(rows.x, where.word)
 
     def _add_samples(self, instances: CoMoments) -> None:
         sequences = instances.pool(1)
@@ -86,6 +93,9 @@ class Accumulator:
         self.sequence_likeness.merge(new.sequence_likeness)
         self.instance_likeness.merge(new.instance_likeness)
         self.within_samples += new.within_samples
+        if new.words is not None:
+            self.words = self.words or new.words.empty()
+            self.words.merge(new.words)
 
     @property
     def count(self) -> int:

@@ -13,6 +13,7 @@ from normscope.gates import GATES, Gate
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
+from normscope.words import WordRoom
 
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
 PART = 1 << 20
@@ -37,10 +38,14 @@ class Beside(NamedTuple):
 
 
 class LayerCapture:
-    """What one layer has seen so far; `moments` is None until its first call."""
+    """What one layer has seen so far; `moments` is None until its first call.
 
-    def __init__(self, norm: NormLayer) -> None:
+    With `room` for words, moments are also kept by token id.
+    """
+
+    def __init__(self, norm: NormLayer, room: WordRoom | None = None) -> None:
         self.norm = norm
+        self.room = room
         self.moments: Accumulator | None = None
         self.calls = 0
         self.nonfinite = 0
@@ -185,9 +190,9 @@ class LayerCapture:
         if not norm.settled:
             norm.settle(rows, out, where.sample, factor)
         if self.moments is None:
-            self.moments = Accumulator(
-                norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
-            )
+            words = None if self.room is None else self.room.ids(norm.features)
+            eps = 0.0 if math.isnan(norm.eps) else norm.eps
+            self.moments = Accumulator(norm.features, eps, rows.x.device, words)
         spare = None
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)

@@ -21,11 +21,13 @@ class TokenMask:
 
     `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
     the forward's own tokens, the last T. A real token that does not count (a special token that
-    was excluded) still takes a position.
+    was excluded) still takes a position. `ids` (B, T) are those tokens' ids, where they are asked for
+    and known.
     """
 
     real: Tensor
     valid: Tensor
+    ids: Tensor | None = None
 
     def current(self) -> Tensor:
         """Return which of the forward's own tokens are real, (B, T)."""
@@ -37,7 +39,8 @@ class TokenMask:
 
     def to(self, device: torch.device) -> "TokenMask":
         """Return the mask on another device."""
-        return TokenMask(self.real.to(device), self.valid.to(device))
+        ids = None if self.ids is None else self.ids.to(device)
+        return TokenMask(self.real.to(device), self.valid.to(device), ids)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Alignment:
     `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
     stand together, and samples are numbered without gaps. A layout of None means that the axes
     could not be told apart: every row counts and belongs to no known sample or position. It is
-    not `sure` where sizes that coincide would have allowed another layout.
+    not `sure` where sizes that coincide would have allowed another layout. `word` (V,) is the token
+    id of each row, None where there is none or it is not asked for.
     """
 
     layout: str | None
@@ -55,6 +59,7 @@ class Alignment:
     sample: Labels
     position: Labels
     sure: bool = True
+    word: Tensor | None = None
 
     @property
     def positioned(self) -> bool:
@@ -71,7 +76,10 @@ class Alignment:
         if isinstance(index, slice):
             start = index.start or 0
             index = torch.arange(start, start + len(chosen), device=chosen.device)
-        return _labelled(self.layout, index[chosen], self.sample.group[chosen], self.position.group[chosen])
+        labels = self.sample.group[chosen], self.position.group[chosen]
+        return _labelled(
+            self.layout, index[chosen], *labels, None if self.word is None else self.word[chosen]
+        )
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""
@@ -86,7 +94,8 @@ class Alignment:
     def _slice(self, part: slice) -> "Alignment":
         index = part if isinstance(self.index, slice) else self.index[part]
         labels = self.sample.group[part], self.position.group[part]
-        return replace(_labelled(self.layout, index, *labels), sure=self.sure)
+        word = None if self.word is None else self.word[part]
+        return replace(_labelled(self.layout, index, *labels, word), sure=self.sure)
 
 
 POOLED = "(B, D)"
@@ -201,7 +210,8 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     positions = mask.positions()[:, :, None].expand_as(order)
     kept = order[valid]
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
-    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid])
+    word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
+    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid], word)
 
 
 def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
@@ -219,7 +229,9 @@ def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
     return _labelled(layout, ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
 
 
-def _labelled(layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor) -> Alignment:
+def _labelled(
+    layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor, word: Tensor | None = None
+) -> Alignment:
     # Numbered anew, so that a sample without a valid row is no group of zero rows.
     sample = torch.unique_consecutive(sample, return_inverse=True)[1]
-    return Alignment(layout, index, Labels.of(sample), Labels.of(position))
+    return Alignment(layout, index, Labels.of(sample), Labels.of(position), word=word)

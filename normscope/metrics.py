@@ -1,4 +1,4 @@
-"""What the moments say: agreement, affine fit, explained variance, first position.
+"""What the moments say: agreement, affine fit, explained variance, first position, outliers.
 
 Pure functions of moments; sums run over the valid tokens of the corpus, variances are biased.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from normscope.accumulator import Accumulator
 from normscope.moments import CoMoments, Moments
 from normscope.outliers import LARGE_SHARE, Outliers
-from normscope.report import EffectSize
+from normscope.report import EffectSize, ExplainedByToken
 from normscope.views import cells, likeness
 
 
@@ -59,6 +59,21 @@ def explained_by_position(moments: Accumulator) -> EffectSize:
 def explained_by_sample(moments: Accumulator) -> EffectSize:
     """Return what the sample explains of x: groups are the samples."""
     return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
+
+
+def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
+    """Return what the token's identity explains of x, None where no ids are kept.
+
+    Groups are the token ids. Both sums of squares, and the grand mean, are over the tokens whose id is
+    kept; `coverage` is their share of all tokens of the layer.
+    """
+    words = moments.words
+    if words is None or not words.rows:
+        return None
+    between = Moments(words.count, words.mean, torch.zeros_like(words.count)).pool(0)
+    within, count = words.within.sum(), int(between.count.max())
+    effect = explained(within, within + between.m2.sum(), count, len(words.rows))
+    return ExplainedByToken(effect.eta2, effect.epsilon2, ratio(count, moments.count))
 
 
 def first_position(by_position: Moments) -> tuple[float, float]:

@@ -103,11 +103,24 @@ class EffectSize(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class ExplainedByToken(Record):
+    """The same effect sizes for the token's id, and the share of the tokens whose ids were kept."""
+
+    eta2: float
+    epsilon2: float
+    coverage: float
+
+
+@dataclass(frozen=True, eq=False)
 class Explained(Record):
-    """The share of the variance of x that position, and that sample, account for."""
+    """The share of the variance of x that position, that sample, and that the token's id account for.
+
+    `token` is None where it was not asked for, or the ids are not known.
+    """
 
     position: EffectSize
     sequence: EffectSize
+    token: ExplainedByToken | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ def inspect(
     batching: Batching = Batching(),
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    words: bool | int = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts through a model and report the statistics of its normalization layers.
@@ -56,7 +57,8 @@ def inspect(
     object, which then needs its `tokenizer`. An object is used where it is, in evaluation mode for
     the length of the call.
     `texts` is any iterable of strings, one sample each; it is read as a stream. `layers` and
-    `exclude` are globs that choose the layers to measure. `progress` is called now and then.
+    `exclude` are globs that choose the layers to measure. With `words` it is also measured what the
+    token's identity explains, see `watch`. `progress` is called now and then.
 
     Raises ModelError when the model cannot be loaded, TextError when there is nothing to measure,
     UsageError for options that cannot be, and RunError when the model fails on the texts.
@@ -66,7 +68,8 @@ def inspect(
     clock = _Clock(progress)
     clock.show("load")
     loaded = _loaded(model, tokenizer, loading)
-    return _measure(loaded, iter(texts), batching, watch(loaded.model, layers=layers, exclude=exclude), clock)
+    watcher = watch(loaded.model, layers=layers, exclude=exclude, words=words)
+    return _measure(loaded, iter(texts), batching, watcher, clock)
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:

@@ -152,7 +152,11 @@ def _by_position(moments: Accumulator) -> dict[str, Any]:
         ),
         "sequence": _group_stats(moments.sequence),
         "instance": _group_stats(moments.instance),
-        "explained": Explained(metrics.explained_by_position(moments), metrics.explained_by_sample(moments)),
+        "explained": Explained(
+            position=metrics.explained_by_position(moments),
+            sequence=metrics.explained_by_sample(moments),
+            token=metrics.explained_by_word(moments),
+        ),
         "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
     }
 

@@ -22,9 +22,12 @@ from normscope.report import ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, warnings_of
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
+from normscope.words import WordRoom
 
 
-def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Watcher":
+def watch(
+    model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = (), words: bool | int = False
+) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
         with normscope.watch(model) as watcher:
@@ -36,14 +39,27 @@ def watch(model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str
     leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. The
     context may be entered again and again, for example every k-th training step; the numbers add
     up. Raises UsageError when a glob matches no layer.
+
+    With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
+    That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
+    at most so many ids in each; of more, the lowest ids are kept and `coverage` says how many tokens
+    they are.
     """
-    return Watcher(model, layers, exclude)
+    return Watcher(model, layers, exclude, words)
 
 
 class Watcher:
     """The open hooks on a model and what they have measured; made by `watch`."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        words: bool | int = False,
+    ) -> None:
+        if words < 0:
+            raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
         self.model = model
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
@@ -51,9 +67,11 @@ class Watcher:
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False
         """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
-        self.captures = [LayerCapture(norm) for norm in find(model, layers, exclude)]
+        norms = find(model, layers, exclude)
+        room = WordRoom(len(norms), None if words is True else words) if words else None
+        self.captures = [LayerCapture(norm, room) for norm in norms]
         self.tally = Tally()
-        self._scopes = Scopes()
+        self._scopes = Scopes(words=bool(words))
         self._has_run = False
         self._hooks = ExitStack()
         self._open = False

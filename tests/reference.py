@@ -131,6 +131,14 @@ def _effect(x: Array, groups: list[Array]) -> dict[str, float]:
     return {"eta2": eta2, "epsilon2": 1 - (1 - eta2) * (len(x) - 1) / spare if spare else math.nan}
 
 
+def by_word(x: Array, words: Array, kept: int) -> dict[str, float]:
+    """Return what the token id of each row of x (V, D) explains, of the `kept` lowest ids."""
+    ids = np.unique(words)[:kept]
+    rows = np.isin(words, ids)
+    groups = [words[rows] == word for word in ids]
+    return {**_effect(x[rows].astype(np.float64), groups), "coverage": float(rows.mean())}
+
+
 def _first(x: Array, at: dict[int, Array]) -> dict[str, float]:
     centred = x - x.mean(1, keepdims=True)
     rest = np.logical_or.reduce([rows for t, rows in at.items() if t > 0] or [np.zeros(len(x), bool)])

@@ -40,6 +40,7 @@ The layers (more columns in a wider terminal; a dash is an unknown number):
                         position in the text (epsilon squared; below 0 is
                         less than chance would give)
   text explains         the same for the text that the token is in
+  word explains         the same for the token's id, with --words
   best BN fit r2        how much of the output the best fixed scale and shift
                         per feature can reproduce (R squared)
   agreement position    the same cosine if one mean and variance were taken
@@ -111,6 +112,7 @@ def inspect(
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     exclude: options.Exclude = None,
     layer: options.Layer = None,
+    words: options.Words = False,
     top: options.Top = 10,
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
@@ -151,6 +153,7 @@ def inspect(
             batching=batching,
             layers=layer or () if format is options.Format.JSON else (),
             exclude=exclude or (),
+            words=words,
             progress=progress,
         )
     place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
