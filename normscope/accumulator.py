@@ -13,6 +13,8 @@ from torch import Tensor
 
 from normscope.layout import Alignment
 from normscope.moments import CoMoments, Likeness, Moments, Rows, Spread
+from normscope.outliers import Outliers
+from normscope.words import Words
 
 
 @dataclass
@@ -43,10 +45,14 @@ class Accumulator:
 
     `table` (T, D) pairs the input x with the layer's own normalization y by position; `output`
     (1, D) holds y's moments per feature; `by_position` (T, 2) each token's mean and variance;
-    `within_samples` is the sum of squares of x around its sample's mean, per feature.
+    `within_samples` is the sum of squares of x around its sample's mean, per feature; `outliers`
+    counts what stands out of the input and of the layer's real output. `words`, x by token id, is kept
+    only where a number of ids is given, None else.
     """
 
-    def __init__(self, features: int, eps: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, features: int, eps: float, device: torch.device | str = "cpu", words: int | None = None
+    ) -> None:
         self.eps = eps
         self.table = CoMoments.empty(0, features, device)
         self.output = Moments.empty(1, features, device)
@@ -54,11 +60,14 @@ class Accumulator:
         self.token, self.sequence, self.instance = (Groups.empty(device) for _ in range(3))
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
+        self.outliers = Outliers(features, device)
+        self.words = None if words is None else Words(features, words, device)
 
-    def update(self, rows: Rows, y: Tensor, where: Alignment) -> Moments:
-        """Add the rows of one batch, float64, y (V, D) beside x; all rows of a sample at once.
+    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> Moments:
+        """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
 
-        Returns the moments of x by sample, (samples of the batch, D).
+        `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the moments of x by
+        sample, (samples of the batch, D).
         """
         self.table.merge(CoMoments.by_group(rows.x, y, where.position))
         self.output.merge(Moments.of(y))
@@ -67,6 +76,9 @@ class Accumulator:
         self.token.add(rows.mean, rows.variance)
         instances = CoMoments.by_group(rows.x, y, where.sample)
         self._add_samples(instances)
+        self.outliers.add(rows, sizes, where)
+        if self.words is not None and where.word is not None:
+            self.words.add(rows.x, where.word)
         return instances.x
 
     def _add_samples(self, instances: CoMoments) -> None:
@@ -79,11 +91,14 @@ class Accumulator:
 
     def merge(self, new: "Accumulator") -> None:
         """Add what `new` has seen of the same layer, in any order."""
-        for name in ("table", "output", "by_position", "token", "sequence", "instance"):
+        for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):
             getattr(self, name).merge(getattr(new, name))
         self.sequence_likeness.merge(new.sequence_likeness)
         self.instance_likeness.merge(new.instance_likeness)
         self.within_samples += new.within_samples
+        if new.words is not None:
+            self.words = self.words or new.words.empty()
+            self.words.merge(new.words)
 
     @property
     def count(self) -> int:

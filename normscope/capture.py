@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from normscope.kept import KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
+from normscope.words import WordRoom
 
 # Two readings of the axes that are both this close to a layer's output are the same.
 CLOSE = 1e-5
@@ -24,11 +25,31 @@ PART = 1 << 20
 Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
 
 
-class LayerCapture:
-    """What one layer has seen so far; `moments` is None until its first call."""
+class Beside(NamedTuple):
+    """What belongs to the rows of a layer's input, each (V, D) or None.
 
-    def __init__(self, norm: NormLayer) -> None:
+    `output` is the layer's own, which an affine of each head is taken out of: then the `whole` one is
+    here, too. `factor` is what a gate multiplies by.
+    """
+
+    output: Tensor | None
+    factor: Tensor | None
+    whole: Tensor | None
+
+    def each(self, read: Callable[[Tensor], Tensor]) -> "Beside":
+        """Return `read` of each that is known."""
+        return Beside(*(None if values is None else read(values) for values in self))
+
+
+class LayerCapture:
+    """What one layer has seen so far; `moments` is None until its first call.
+
+    With `room` for words, moments are also kept by token id.
+    """
+
+    def __init__(self, norm: NormLayer, room: WordRoom | None = None) -> None:
         self.norm = norm
+        self.room = room
         self.moments: Accumulator | None = None
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
@@ -154,57 +175,67 @@ class LayerCapture:
     ) -> None:
         self.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
+        whole = None
         if self.norm.per_head and output is not None:
-            output = before_affine(self.norm.module, output)
+            whole, output = output, before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
-        out = None if output is None else to_rows(output, axis, features)
-        factor = None if factor is None else to_rows(factor, axis, features)
+        beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         for part in parts:
             if part.layout not in self.layouts:
                 self.layouts.append(part.layout)
             if not part.sure and self.known_layout is None:
                 self.guesses.add(part.layout)
             self.positioned &= part.positioned
-            kept = [None if values is None else part.take(values) for values in (out, factor)]
-            self._add(part.take(x), kept[0], kept[1], part)
+            self._add(part.take(x), beside.each(part.take), part)
 
-    def _add(self, x: Tensor, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
+    def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
         rows = Rows.of(x)
         finite = rows.finite()
         if not bool(finite.all()):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
             self.nonfinite += int((~finite).sum())
-            out, factor = (None if v is None else v[finite] for v in (out, factor))
-            x, where = x[finite], where.keep(finite)
+            x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
-            self._measure(rows, out, factor, where)
+            self._measure(rows, beside, where)
 
-    def _measure(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
-        norm = self.norm
+    def _measure(self, rows: Rows, beside: Beside, where: Alignment) -> None:
+        norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
             norm.settle(rows, out, where.sample, factor)
         if self.moments is None:
-            self.moments = Accumulator(
-                norm.features, 0.0 if math.isnan(norm.eps) else norm.eps, rows.x.device
-            )
+            words = None if self.room is None else self.room.ids(norm.features)
+            eps = 0.0 if math.isnan(norm.eps) else norm.eps
+            self.moments = Accumulator(norm.features, eps, rows.x.device, words)
+        spare = None
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
             y = norm.formula.normalise(norm.module, rows, where.sample)
             expected = norm.formula.affine(norm.module, y)
-            self._compare(expected if factor is None else expected * factor, out)
+            expected = expected if factor is None else expected * factor
+            # The comparison overwrites it, and a formula without an affine gives y itself.
+            spare = self._compare(expected.clone() if expected is y else expected, out)
             self.precision = torch.finfo(out.dtype).eps
-        samples = self.moments.update(rows, y, where)
+        samples = self.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
         if self.kept is not None:
             self.kept.add(samples, where)
 
-    def _compare(self, expected: Tensor, out: Tensor) -> None:
+    def _compare(self, expected: Tensor, out: Tensor) -> Tensor:
         self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
         self._output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         self._worst_error = max(self._worst_error, float(high), -float(low))
+        return expected
+
+
+def _sizes(output: Tensor | None, spare: Tensor | None) -> Tensor | None:
+    """Return |output|, in the `spare` memory if it fits: a new block costs as much as the arithmetic."""
+    if output is None:
+        return None
+    fits = spare is not None and spare.dtype == output.dtype and spare.shape == output.shape
+    return torch.abs(output, out=spare if fits else None)
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -21,11 +21,13 @@ class TokenMask:
 
     `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
     the forward's own tokens, the last T. A real token that does not count (a special token that
-    was excluded) still takes a position.
+    was excluded) still takes a position. `ids` (B, T) are those tokens' ids, where they are asked for
+    and known.
     """
 
     real: Tensor
     valid: Tensor
+    ids: Tensor | None = None
 
     def current(self) -> Tensor:
         """Return which of the forward's own tokens are real, (B, T)."""
@@ -37,7 +39,8 @@ class TokenMask:
 
     def to(self, device: torch.device) -> "TokenMask":
         """Return the mask on another device."""
-        return TokenMask(self.real.to(device), self.valid.to(device))
+        ids = None if self.ids is None else self.ids.to(device)
+        return TokenMask(self.real.to(device), self.valid.to(device), ids)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Alignment:
     stand together, and samples are numbered without gaps; `batch_row` (G,) says which row of the
     batch each of them is. A layout of None means that the axes could not be told apart: every row
     counts and belongs to no known sample or position. It is not `sure` where sizes that coincide
-    would have allowed another layout.
+    would have allowed another layout. `word` (V,) is the token id of each row, None where there is
+    none or it is not asked for.
     """
 
     layout: str | None
@@ -57,6 +61,7 @@ class Alignment:
     position: Labels
     batch_row: Tensor
     sure: bool = True
+    word: Tensor | None = None
 
     @property
     def positioned(self) -> bool:
@@ -95,7 +100,8 @@ class Alignment:
         return replace(self._relabelled(index, part), sure=self.sure)
 
     def _relabelled(self, index: Tensor | slice, chosen: Tensor | slice) -> "Alignment":
-        kept = _labelled(self.layout, index, self.sample.group[chosen], self.position.group[chosen])
+        word = None if self.word is None else self.word[chosen]
+        kept = _labelled(self.layout, index, self.sample.group[chosen], self.position.group[chosen], word)
         return replace(kept, batch_row=self.batch_row[kept.batch_row])
 
 
@@ -236,7 +242,8 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     positions = mask.positions()[:, :, None].expand_as(order)
     kept = order[valid]
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
-    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid])
+    word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
+    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid], word)
 
 
 def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
@@ -260,7 +267,9 @@ def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
     return _labelled(layout, ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
 
 
-def _labelled(layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor) -> Alignment:
+def _labelled(
+    layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor, word: Tensor | None = None
+) -> Alignment:
     # Numbered anew, so that a sample without a valid row is no group of zero rows.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
-    return Alignment(layout, index, Labels.of(sample), Labels.of(position), batch_row)
+    return Alignment(layout, index, Labels.of(sample), Labels.of(position), batch_row, word=word)

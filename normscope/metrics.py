@@ -1,4 +1,4 @@
-"""What the moments say: agreement, affine fit, explained variance, first position.
+"""What the moments say: agreement, affine fit, explained variance, first position, outliers.
 
 Pure functions of moments; sums run over the valid tokens of the corpus, variances are biased.
 """
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.moments import CoMoments, Moments
-from normscope.report import EffectSize
+from normscope.outliers import LARGE_SHARE, Outliers
+from normscope.report import EffectSize, ExplainedByToken
 from normscope.views import cells, likeness
 
 
@@ -60,6 +61,21 @@ def explained_by_sample(moments: Accumulator) -> EffectSize:
     return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
 
 
+def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
+    """Return what the token's identity explains of x, None where no ids are kept.
+
+    Groups are the token ids. Both sums of squares, and the grand mean, are over the tokens whose id is
+    kept; `coverage` is their share of all tokens of the layer.
+    """
+    words = moments.words
+    if words is None or not words.rows:
+        return None
+    between = Moments(words.count, words.mean, torch.zeros_like(words.count)).pool(0)
+    within, count = words.within.sum(), int(between.count.max())
+    effect = explained(within, within + between.m2.sum(), count, len(words.rows))
+    return ExplainedByToken(effect.eta2, effect.epsilon2, ratio(count, moments.count))
+
+
 def first_position(by_position: Moments) -> tuple[float, float]:
     """Return the rms over samples and features of centred tokens at position 0 and after it.
 
@@ -70,6 +86,35 @@ def first_position(by_position: Moments) -> tuple[float, float]:
     variance, count = by_position.mean[:, 1], by_position.count[:, 0]
     rest = ratio((variance[1:] * count[1:]).sum(), count[1:].sum())
     return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
+
+
+def sd_ratio(by_feature: Moments) -> float:
+    """Return the largest over the median standard deviation of a feature of x, 1 or more.
+
+    `by_feature` is (1, D). NaN where the median feature does not vary. normscope's own.
+    """
+    deviation = by_feature.variance()[0].sqrt()
+    return ratio(deviation.max(), deviation.quantile(0.5))
+
+
+def affine_outliers(values: Tensor) -> Tensor:
+    """Return the features d with |values_d - mean| > 3 sd, of a weight or a bias (D,) and its biased sd.
+
+    Kovaleva et al., 2021, "BERT Busters", arXiv 2105.06990.
+    """
+    values = values.double()
+    return ((values - values.mean()).abs() > 3 * values.std(correction=0)).nonzero()[:, 0]
+
+
+def large_features(outliers: Outliers) -> Tensor:
+    """Return the features with |output| >= 6 in at least 6 % of the tokens, LLM.int8's threshold."""
+    return (outliers.large >= LARGE_SHARE * max(1, outliers.tokens)).nonzero()[:, 0]
+
+
+def most(counts: Tensor, bound: int) -> Tensor:
+    """Return where `counts` (N,) are largest and not 0, the largest first, `bound` at most."""
+    order = counts.argsort(descending=True, stable=True)[:bound]
+    return order[counts[order] > 0]
 
 
 def stored_gap(by_feature: Moments, mean: Tensor, variance: Tensor) -> tuple[float, float]:

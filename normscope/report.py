@@ -9,7 +9,7 @@ normalise.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,24 @@ class EffectSize(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class ExplainedByToken(Record):
+    """The same effect sizes for the token's id, and the share of the tokens whose ids were kept."""
+
+    eta2: float
+    epsilon2: float
+    coverage: float
+
+
+@dataclass(frozen=True, eq=False)
 class Explained(Record):
-    """The share of the variance of x that position, and that sample, account for."""
+    """The share of the variance of x that position, that sample, and that the token's id account for.
+
+    `token` is None where it was not asked for, or the ids are not known.
+    """
 
     position: EffectSize
     sequence: EffectSize
+    token: ExplainedByToken | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +138,67 @@ class StoredGap(Record):
 
     mean: float
     variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class LargeFeatures(Record):
+    """Features whose output is 6 or more in size in at least 6 % of the tokens; every array is (F,).
+
+    `share` is each one's share of the tokens, `largest` its largest |output|.
+    """
+
+    features: Counts
+    share: Floats
+    largest: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MassiveActivations(Record):
+    """Elements of the input over 100 in size, and over 1000 medians of their sample.
+
+    `count` is how many there were, `largest` the largest size; `features` and `positions` are where
+    most of them were, the most first, at most 16 of each.
+    """
+
+    count: int
+    largest: float
+    features: Counts
+    positions: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class AffineOutliers(Record):
+    """Features whose weight, or bias, is over 3 standard deviations from the mean; None without one."""
+
+    weight: Counts | None
+    bias: Counts | None
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers(Record):
+    """What stands out of a layer, each by the rule of its source.
+
+    `llm_int8` is None where the output is not known, `affine_outliers` where there is no affine of
+    several elements. `sd_ratio` is the largest over the median standard deviation of a feature.
+    """
+
+    llm_int8: LargeFeatures | None
+    massive: MassiveActivations
+    affine_outliers: AffineOutliers | None
+    sd_ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierFeature(Record):
+    """One feature of the layers with `width` features that is an outlier in several of them.
+
+    `layers` are their names, `share` how many they are of all measured layers of that width.
+    """
+
+    feature: int
+    width: int
+    layers: tuple[str, ...]
+    share: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +235,7 @@ class LayerReport(Record):
     stored_gap: StoredGap | None = None
     call: int | None = None
     calls_per_forward: int = 1
+    outliers: Outliers | None = None
 
     @property
     def module_name(self) -> str:
@@ -201,13 +276,17 @@ class RunInfo(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Report(Record):
-    """One run over one model; `layers` maps each layer's name to its numbers, in model order."""
+    """One run over one model; `layers` maps each layer's name to its numbers, in model order.
+
+    `outlier_features` are those that recur across layers.
+    """
 
     normscope: str
     model: ModelInfo
     run: RunInfo
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
+    outlier_features: tuple[OutlierFeature, ...] = ()
 
     def __repr__(self) -> str:
         run = self.run
@@ -242,7 +321,7 @@ class Report(Record):
         return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
 
     def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
-        return Report(self.normscope, self.model, self.run, layers, self.warnings)
+        return replace(self, layers=layers)
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
@@ -271,8 +350,9 @@ def _refuse(constant: str) -> None:
 
 def _check_lengths(layer: LayerReport) -> None:
     """Raise ReportError where arrays over the same axis differ in length, or from the layer's features."""
-    for part in (layer.feature, layer.position, layer.own_output):
-        known = {layer.features} if part is not None and part is not layer.position else set()
+    large = layer.outliers.llm_int8 if layer.outliers else None
+    for part in (layer.feature, layer.position, layer.own_output, large):
+        known = {layer.features} if part and (part is layer.feature or part is layer.own_output) else set()
         found = {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
         if len(known.union(found)) > 1:
             raise ReportError(

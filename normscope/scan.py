@@ -57,6 +57,7 @@ def inspect(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
     per_call: bool = False,
+    words: bool | int = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -68,7 +69,8 @@ def inspect(
     are paths of files, one sample each, run in their order; the model's own processor scales and
     normalises them. Of several kinds as many of each are run side by side: texts[i] with images[i].
     `layers` and `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a
-    layer that is used several times in a forward apart. `progress` is called now and then.
+    layer that is used several times in a forward apart. With `words` it is also measured what the
+    token's identity explains, see `watch`. `progress` is called now and then.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
@@ -79,7 +81,7 @@ def inspect(
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
-    watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call)
+    watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
     return measure(loaded, given, batching, watcher, clock)
 
 

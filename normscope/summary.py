@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,23 @@ from torch import Tensor
 from normscope import metrics
 from normscope.accumulator import Accumulator, Groups
 from normscope.capture import LayerCapture
-from normscope.formulas import vector
+from normscope.formulas import fitting, vector
+from normscope.layers import NormLayer
 from normscope.layout import is_own_sequence
 from normscope.moments import Moments, Spread
 from normscope.report import (
     AffineFit,
+    AffineOutliers,
+    Counts,
     Explained,
     FeatureOutput,
     FeatureStats,
     FirstPosition,
     GroupStats,
+    LargeFeatures,
     LayerReport,
+    MassiveActivations,
+    Outliers,
     PositionStats,
     Scale,
     StoredGap,
@@ -29,11 +36,16 @@ from normscope.report import (
 )
 from normscope.views import COMPARED, WITHOUT_POSITIONS, cells
 
+# The most features, and positions, that are named for their massive activations.
+MOST = 16
+
 
 def layer_report(capture: LayerCapture) -> LayerReport:
     """Return everything that was measured at one layer; a layer never called has only its description."""
     norm, moments = capture.norm, capture.moments
     parts = measured(moments, capture.positioned) if moments is not None and moments.count else {}
+    if parts:
+        parts["outliers"] = replace(parts["outliers"], affine_outliers=_affine_outliers(norm))
     return LayerReport(
         name=norm.name,
         index=norm.index,
@@ -54,7 +66,7 @@ def layer_report(capture: LayerCapture) -> LayerReport:
 
 _PARTS = (
     "token", "feature", "position", "sequence", "instance", "global_",
-    "own_output", "agreement", "affine_fit", "explained", "first_position",
+    "own_output", "agreement", "affine_fit", "explained", "first_position", "outliers",
 )  # fmt: skip
 
 
@@ -117,6 +129,16 @@ def _stored_gap(capture: LayerCapture) -> StoredGap | None:
     return StoredGap(*metrics.stored_gap(cells(moments, "feature").x, stored[0], stored[1]))
 
 
+def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
+    """Find the outliers of a layer's own weight and bias, None where it has no vector of either."""
+    vectors = [fitting(norm.module, name, norm.features, torch.float64) for name in ("weight", "bias")]
+    found = [
+        None if values is None or values.numel() == 1 else _indices(metrics.affine_outliers(values))
+        for values in vectors
+    ]
+    return None if all(part is None for part in found) else AffineOutliers(*found)
+
+
 def measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
     """Return the measured parts of a layer's report by their field names."""
     by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
@@ -125,6 +147,7 @@ def measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
         "feature": FeatureStats(moments.count, _array(by_feature.x.mean), _array(by_feature.x.variance())),
         "global_": Scale(float(everything.mean), float(everything.variance())),
         "agreement": _agreement(moments, positioned),
+        "outliers": _outliers(moments, positioned),
     }
     if not math.isnan(float(moments.output.mean.sum())):
         output = moments.output
@@ -146,9 +169,31 @@ def _by_position(moments: Accumulator) -> dict[str, Any]:
         ),
         "sequence": _group_stats(moments.sequence),
         "instance": _group_stats(moments.instance),
-        "explained": Explained(metrics.explained_by_position(moments), metrics.explained_by_sample(moments)),
+        "explained": Explained(
+            position=metrics.explained_by_position(moments),
+            sequence=metrics.explained_by_sample(moments),
+            token=metrics.explained_by_word(moments),
+        ),
         "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
     }
+
+
+def _outliers(moments: Accumulator, positioned: bool) -> Outliers:
+    """Return what stands out of the layer's input and output; its affine is not in the moments."""
+    seen = moments.outliers
+    large = metrics.large_features(seen)
+    shares, largest = _array(seen.large[large] / max(1, seen.tokens)), _array(seen.largest[large])
+    return Outliers(
+        llm_int8=LargeFeatures(_indices(large), shares, largest) if seen.tokens else None,
+        massive=MassiveActivations(
+            count=int(seen.massive.sum()),
+            largest=float(seen.massive_largest) or math.nan,
+            features=_indices(metrics.most(seen.massive, MOST)),
+            positions=_indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0)),
+        ),
+        affine_outliers=None,
+        sd_ratio=metrics.sd_ratio(cells(moments, "feature").x),
+    )
 
 
 def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
@@ -167,6 +212,10 @@ def summarised(spread: Spread) -> Summary:
     return Summary(
         int(moments.count), float(moments.known_mean()), std, float(spread.low), float(spread.high)
     )
+
+
+def _indices(values: Tensor) -> Counts:
+    return np.asarray(values.cpu().numpy(), dtype=np.int64)
 
 
 def _array(values: Tensor) -> Any:

@@ -5,7 +5,7 @@ their own, with their own tokens and mask. The innermost scope is the one that a
 """
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -83,9 +83,10 @@ class Scope:
 
 
 class Scopes:
-    """The scopes that are open, outermost first."""
+    """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: bool = False) -> None:
+        self._words = words
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
         """What was not understood, once each, in order."""
@@ -161,7 +162,18 @@ class Scopes:
             mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked = chosen.decoder if decodes else chosen.text
         decoder = given.get("decoder_attention_mask")
-        return Scope(_token_mask(mask, shape, picked, strict=outer is None), mask, decoder, outer)
+        ours = _token_mask(mask, shape, picked, strict=outer is None)
+        if self._words:
+            same = outer if outer is not None and outer.is_of(shape) and not decodes else None
+            ours = replace(ours, ids=_ids(tokens, same))
+        return Scope(ours, mask, decoder, outer)
+
+
+def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
+    """Return the ids of a forward's tokens: what it is given, or what the scope of the `same` tokens is."""
+    if tokens.dim() == 2 and not tokens.is_floating_point():
+        return tokens.detach()
+    return same.mask.ids if same is not None and same.mask is not None else None
 
 
 def _earlier(given: dict[str, Any]) -> int:

@@ -19,15 +19,22 @@ from normscope.capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
+from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
+from normscope.words import WordRoom
 from normscope.wrappers import as_written, named_modules, unwrapped
 
 
 def watch(
-    model: nn.Module, *, layers: Sequence[str] = (), exclude: Sequence[str] = (), per_call: bool = False
+    model: nn.Module,
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    per_call: bool = False,
+    words: bool | int = False,
 ) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
@@ -42,12 +49,17 @@ def watch(
     one, as "name#1", "name#2". The context may be entered again and again, for example every k-th
     training step; the numbers add up.
 
+    With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
+    That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
+    at most so many ids in each; of more, the lowest ids are kept and `coverage` says how many tokens
+    they are.
+
     A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
     names; what is compiled runs as it was written while the context is open. A process sees its own
     part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
     Raises UsageError when a glob matches no layer, and for models that take no hooks.
     """
-    return Watcher(model, layers, exclude, per_call=per_call)
+    return Watcher(model, layers, exclude, per_call=per_call, words=words)
 
 
 class Watcher:
@@ -60,7 +72,10 @@ class Watcher:
         exclude: Sequence[str] = (),
         *,
         per_call: bool = False,
+        words: bool | int = False,
     ) -> None:
+        if words < 0:
+            raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
         self._given = model
         self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
@@ -70,10 +85,12 @@ class Watcher:
         self.probing = False
         """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
         norms = find(model)
-        chosen = select([norm.name for norm in norms], layers, exclude)
-        self._layers = [LayerCalls(norm, apart=per_call) for norm in norms if norm.name in chosen]
+        names = select([norm.name for norm in norms], layers, exclude)
+        chosen = [norm for norm in norms if norm.name in names]
+        room = WordRoom(len(chosen), None if words is True else words) if words else None
+        self._layers = [LayerCalls(norm, room, apart=per_call) for norm in chosen]
         self.tally = Tally()
-        self._scopes = Scopes()
+        self._scopes = Scopes(words=bool(words))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
         self._looking = ExitStack()
         self._looked = self._has_run = False
@@ -139,7 +156,8 @@ class Watcher:
                 measured = layer_report(capture)
                 layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
                 notes += [f"{name}: {note}" for note in notes_on(capture)]
-        return Report(__version__, model, run, layers, tuple(notes + pooled(layers.values())))
+        notes += pooled(layers.values())
+        return Report(__version__, model, run, layers, tuple(notes), outlier_features(layers.values()))
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)

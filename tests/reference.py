@@ -48,8 +48,11 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"count": len(v), "mean": v.mean(), "std": v.std(), "min": v.min(), "max": v.max()}
 
 
-def measure(tokens: Tokens, eps: float) -> dict[str, Any]:
-    """Return every number of a layer's report, in the report's JSON shape."""
+def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = None) -> dict[str, Any]:
+    """Return every number of a layer's report, in the report's JSON shape.
+
+    With the layer's `affine`, weight and bias (D,), also what its output y * weight + bias shows.
+    """
     x, y = tokens.x, tokens.y
     samples = [tokens.sample == i for i in np.unique(tokens.sample)]
     positions = [tokens.position == t for t in range(tokens.position.max() + 1)]
@@ -84,6 +87,11 @@ def measure(tokens: Tokens, eps: float) -> dict[str, Any]:
         "affine_fit": {"r2": _best_lines(x, y)},
         "explained": {"position": _effect(x, filled), "sequence": _effect(x, samples)},
         "first_position": _first(x, at),
+        "outliers": {
+            "massive": _massive(tokens, samples),
+            "sd_ratio": x.std(0).max() / np.median(x.std(0)),
+            **(_of_the_affine(y, *affine) if affine else {}),
+        },
     }
 
 
@@ -123,12 +131,53 @@ def _effect(x: Array, groups: list[Array]) -> dict[str, float]:
     return {"eta2": eta2, "epsilon2": 1 - (1 - eta2) * (len(x) - 1) / spare if spare else math.nan}
 
 
+def by_word(x: Array, words: Array, kept: int) -> dict[str, float]:
+    """Return what the token id of each row of x (V, D) explains, of the `kept` lowest ids."""
+    ids = np.unique(words)[:kept]
+    rows = np.isin(words, ids)
+    groups = [words[rows] == word for word in ids]
+    return {**_effect(x[rows].astype(np.float64), groups), "coverage": float(rows.mean())}
+
+
 def _first(x: Array, at: dict[int, Array]) -> dict[str, float]:
     centred = x - x.mean(1, keepdims=True)
     rest = np.logical_or.reduce([rows for t, rows in at.items() if t > 0] or [np.zeros(len(x), bool)])
     first = math.sqrt((centred[at[0]] ** 2).mean()) if 0 in at else math.nan
     others = math.sqrt((centred[rest] ** 2).mean()) if rest.any() else math.nan
     return {"rms": first, "rest_rms": others, "ratio": first / others}
+
+
+def _massive(tokens: Tokens, samples: list[Array]) -> dict[str, Any]:
+    found = []
+    for rows in samples:
+        size, at = np.abs(tokens.x[rows]), tokens.position[rows]
+        for i, d in zip(*np.nonzero((size > 100) & (size >= 1000 * np.median(size))), strict=True):
+            found.append((size[i, d], d, at[i]))
+    return {
+        "count": len(found),
+        "largest": max((size for size, _, _ in found), default=math.nan),
+        "features": _commonest([d for _, d, _ in found]),
+        "positions": _commonest([t for _, _, t in found]),
+    }
+
+
+def _commonest(numbers: list[Any]) -> list[int]:
+    return sorted(set(map(int, numbers)), key=lambda n: (-numbers.count(n), n))[:16]
+
+
+def _of_the_affine(y: Array, weight: Array, bias: Array) -> dict[str, Any]:
+    size = np.abs(y * weight + bias)
+    share = (size >= 6).mean(0)
+    features = [d for d in range(len(share)) if share[d] >= 0.06]
+    large = {"features": features, "share": share[features], "largest": size.max(0)[features]}
+    return {
+        "llm_int8": large,
+        "affine_outliers": {"weight": _far_out(weight), "bias": _far_out(bias)},
+    }
+
+
+def _far_out(values: Array) -> list[int]:
+    return [d for d, value in enumerate(values) if abs(value - values.mean()) > 3 * values.std()]
 
 
 def worst_error(got: Any, expected: dict[str, Any]) -> tuple[float, str]:

@@ -15,16 +15,22 @@ from normscope.batch_report import (
     NoiseParts,
     Running,
 )
+from normscope.recurring import outlier_features
 from normscope.report import (
     AffineFit,
+    AffineOutliers,
     EffectSize,
     Explained,
+    ExplainedByToken,
     FeatureOutput,
     FeatureStats,
     FirstPosition,
     GroupStats,
+    LargeFeatures,
     LayerReport,
+    MassiveActivations,
     ModelInfo,
+    Outliers,
     PositionStats,
     Report,
     RunInfo,
@@ -101,14 +107,32 @@ def layer(
         affine_fit=AffineFit(0.97 - 0.02 * index),
         explained=Explained(EffectSize(0.2, 0.15 - 0.013 * index), EffectSize(0.3, 0.05 + 0.02 * index)),
         first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
+        outliers=_outliers([], sd_ratio=6.0 + index),
     )
     return replace(measured, **changes)  # type: ignore[arg-type]
+
+
+def standing_out(index: int) -> Outliers:
+    """Outliers that recur in some layers: features 7 and 20, and 31 in one of them."""
+    large = [[7, 20], [20], [7, 20, 31, 40], []][index % 4]
+    return _outliers(large, massive=(index == 2) * 5, sd_ratio=6.0 + index)
+
+
+def _outliers(large: list[int], *, massive: int = 0, sd_ratio: float) -> Outliers:
+    features, rank = np.array(large, dtype=np.int64), np.arange(len(large), dtype=np.float64)
+    places = np.arange(massive)
+    return Outliers(
+        LargeFeatures(features, 0.9 / (rank + 2), 8.5 + rank),
+        MassiveActivations(massive * 64, 1234.5 if massive else NAN, 7 + 13 * places[:2], places),
+        AffineOutliers(features[:1], None if massive else features[1:]),
+        sd_ratio,
+    )
 
 
 def uncalled(name: str, index: int = 0) -> LayerReport:
     """A layer that the model has and the run did not reach."""
     parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
-    rest = ("agreement", "affine_fit", "explained", "first_position", "layout")
+    rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers")
     nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
     return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
 
@@ -119,13 +143,26 @@ def report(
     """A report of such layers."""
     model = ModelInfo(id, None, None, "BertModel", "float32", "cpu", 22_713_216)
     run = RunInfo(64, 1536, 0, 3, 40, 256, "include", 32, 2, "length", 0.125, 1.234)
-    return Report("0.1.0", model, run, {each.name: each for each in layers}, tuple(warnings))
+    by_name = {each.name: each for each in layers}
+    return Report("0.1.0", model, run, by_name, tuple(warnings), outlier_features(by_name.values()))
 
 
 def minilm() -> Report:
     """Thirteen LayerNorms, as in all-MiniLM-L6-v2."""
     return report(
-        (layer(name, i) for i, name in enumerate(MINILM)), id="sentence-transformers/all-MiniLM-L6-v2"
+        (layer(name, i, outliers=standing_out(i)) for i, name in enumerate(MINILM)),
+        id="sentence-transformers/all-MiniLM-L6-v2",
+    )
+
+
+def worded() -> Report:
+    """The same, with what the word explains, of most of the tokens."""
+    layers = minilm().layers.values()
+    token = [ExplainedByToken(0.95, 0.9 - 0.04 * i, 1.0 if i % 2 else 0.9375) for i in range(len(layers))]
+    explained = [each.explained for each in layers]
+    return report(
+        replace(each, explained=replace(old, token=new) if old else None)
+        for each, old, new in zip(layers, explained, token, strict=True)
     )
 
 
@@ -147,8 +184,8 @@ def mixed() -> Report:
     return report(
         [
             layer(long[0], 0),
-            layer(long[1], 1, kind="rmsnorm", positions=4),
-            layer(long[2], 2, kind="batchnorm", position=None, first_position=None),
+            layer(long[1], 1, kind="rmsnorm", positions=4, outliers=standing_out(0)),
+            layer(long[2], 2, kind="batchnorm", position=None, first_position=None, outliers=standing_out(2)),
             layer(long[3], 3, kind="other", own_output=None, agreement=None, affine_fit=None, own_error=NAN),
             uncalled("pooler.norm", 4),
         ]
@@ -158,7 +195,7 @@ def mixed() -> Report:
 def hostile() -> Report:
     """Names and words that try to be markup, escape codes or table syntax."""
     layers = [
-        layer(name, i, kind=name, module=HOSTILE[i - 1], layout=name, affine=name)
+        layer(name, i, kind=name, module=HOSTILE[i - 1], layout=name, affine=name, outliers=standing_out(i))
         for i, name in enumerate(HOSTILE)
     ]
     return report(layers, id="".join(HOSTILE), warnings=HOSTILE)

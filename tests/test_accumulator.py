@@ -20,11 +20,23 @@ EPS = 1e-5
 NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 
 
-def corpus(lengths: list[int], features: int, seed: int, shift: float = 0.0) -> list[Any]:
-    """Samples whose features differ in mean and scale, as a Transformer's do."""
+def corpus(
+    lengths: list[int], features: int, seed: int, shift: float = 0.0, *, massive: bool = False
+) -> list[Any]:
+    """Samples whose features differ in mean and scale, as a Transformer's do; with `massive` elements."""
     generator = np.random.default_rng(seed)
     mean, scale = generator.normal(size=features) * 3 + shift, np.exp(generator.normal(size=features))
-    return [mean + scale * generator.normal(size=(n, features)) + 0.3 * generator.normal() for n in lengths]
+    samples = [
+        mean + scale * generator.normal(size=(n, features)) + 0.3 * generator.normal() for n in lengths
+    ]
+    if massive:
+        samples[0][0, 1], samples[-1][-1, 1], samples[-1][0, 0] = 1e5, -2e5, 500.0
+    return samples
+
+
+def affine(features: int) -> tuple[Any, Any]:
+    """A scale and a shift that bring some features to 6 in some tokens."""
+    return 2 + 2 * np.cos(np.arange(features)), 4 * np.sin(np.arange(features))
 
 
 def accumulate(
@@ -46,28 +58,37 @@ def feed(moments: Accumulator, samples: list[Any], norm: Any, *, left: bool, fil
     real = torch.from_numpy(mask)
     where = align(padded.shape[:2], TokenMask(real, real), -1, torch.device("cpu"))
     x = where.take(torch.from_numpy(padded).reshape(-1, padded.shape[2]))
-    moments.update(Rows.of(x), torch.from_numpy(norm(x.numpy(), EPS)), where)
+    y = norm(x.numpy(), EPS)
+    weight, bias = affine(x.shape[1])
+    moments.update(Rows.of(x), torch.from_numpy(y), where, torch.from_numpy(np.abs(y * weight + bias)))
 
 
 def read(moments: Accumulator) -> Any:
-
     return to_plain(
         {**{k.rstrip("_"): v for k, v in measured(moments, True).items()}, "count": moments.count}
     )
 
 
 def expected(samples: list[Any], norm: Any) -> dict[str, Any]:
-    return measure(stack([(x, norm(x, EPS), np.arange(len(x))) for x in samples]), EPS)
+    want = measure(
+        stack([(x, norm(x, EPS), np.arange(len(x))) for x in samples]), EPS, affine(samples[0].shape[1])
+    )
+    del want["outliers"]["affine_outliers"]  # of the module, not of what it saw
+    return want
 
 
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("batch", [1, 8, 64])
 @pytest.mark.parametrize("left", [False, True])
-def test_every_number_is_the_references(kind: str, batch: int, left: bool) -> None:
-    samples = corpus([3, 9, 1, 17, 5, 5, 12, 2, 9, 30], features=11, seed=7)
+@pytest.mark.parametrize("massive", [False, True])
+def test_every_number_is_the_references(kind: str, batch: int, left: bool, massive: bool) -> None:
+    samples = corpus([3, 9, 1, 17, 5, 5, 12, 2, 9, 30], features=11, seed=7, massive=massive)
     got = read(accumulate(samples, NORMS[kind], batch, left=left))
-    error, where = worst_error(got, expected(samples, NORMS[kind]))
+    want = expected(samples, NORMS[kind])
+    error, where = worst_error(got, want)
     assert error < 1e-12, where
+    assert len(want["outliers"]["llm_int8"]["features"]) > 2
+    assert want["outliers"]["massive"]["count"] == 2 * massive
 
 
 @given(
@@ -81,7 +102,7 @@ def test_every_number_is_the_references(kind: str, batch: int, left: bool) -> No
 def test_batches_padding_and_order_change_nothing(
     lengths: list[int], batch: int, left: bool, fill: float, seed: int
 ) -> None:
-    samples = corpus(lengths, features=5, seed=seed)
+    samples = corpus(lengths, features=5, seed=seed, massive=seed % 2 == 0)
     shuffled = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))]
     one = read(accumulate(samples, layer_norm, batch=len(samples)))
     other = read(accumulate(shuffled, layer_norm, batch, left=left, fill=fill))
@@ -104,7 +125,7 @@ def as_arrays(plain: Any) -> Any:
 @given(cut=st.integers(0, 8), seed=st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
 def test_parts_merge_to_the_whole(cut: int, seed: int) -> None:
-    samples = corpus([4, 1, 7, 2, 9, 3, 3, 6], features=4, seed=seed)
+    samples = corpus([4, 1, 7, 2, 9, 3, 3, 6], features=4, seed=seed, massive=seed % 2 == 0)
     whole, merged = accumulate(samples, rms_norm, batch=3), Accumulator(4, EPS)
     for part in (samples[cut:], samples[:cut]):
         if part:

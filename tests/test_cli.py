@@ -189,7 +189,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     texts.write_text('{"a": "from a file"}\n')
     chosen = "--field a --limit 9 --max-length 8 -b 4 --order given --special-tokens exclude --exclude x.*"
     loading = "--revision r --token t --cache-dir c --local-files-only --trust-remote-code --device cpu"
-    more = "--dtype float16 --attn-implementation eager"
+    more = "--dtype float16 --attn-implementation eager --words"
     result = run("m", "one", "-f", str(texts), *f"{chosen} {loading} {more}".split())
     assert result.exit_code == 0
     (call,) = library.calls
@@ -212,6 +212,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "attn_implementation": "eager",
     }
     assert call["exclude"] == ["x.*"]
+    assert call["words"] is True
 
 
 def test_defaults_are_the_librarys(library: Library) -> None:
@@ -220,6 +221,7 @@ def test_defaults_are_the_librarys(library: Library) -> None:
 
     run("m", "a text")
     assert (library.calls[0]["batching"], library.calls[0]["loading"]) == (Batching(), Loading())
+    assert library.calls[0]["words"] is False
 
 
 def test_a_pipe_is_read(library: Library) -> None:

@@ -39,6 +39,7 @@ from normscope.render.filling import fillings
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column
 from normscope.render.layer import over_features, over_positions
+from normscope.render.outliers import by_layer, recurring
 from normscope.render.outline import outline_grid
 from normscope.render.screen import Screen
 from normscope.render.summary import details, headline, summary, workload
@@ -48,11 +49,7 @@ from normscope.views import COMPARED
 from tests import models, reports
 
 # Entries, columns and commands that nothing prints yet. Empty them, name by name, as these come.
-PLANNED = {
-    "outliers", "outliers.llm_int8", "outliers.massive", "outliers.affine_outliers", "outliers.sd_ratio",
-    "outlier_features",
-    "explained.token", "explained.token.eta2", "explained.token.epsilon2", "explained.token.coverage",
-}  # fmt: skip
+PLANNED: set[str] = set()
 PLANNED_COLUMNS: set[str] = set()
 PLANNED_COMMANDS = {"why"}
 
@@ -63,9 +60,11 @@ SHARED = {"summary"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "full name", "module", "kind", "affine", "layout", "place"}
 # What is said above and below the tables, and in the documentation of the JSON.
-BESIDE = {"longest", "skipped", "truncated", "sd within 10%", "S"}
+BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
 KEYS = {"agreement": COMPARED}
+# Lists of records that keep their name in the path: what is in them goes by names that others have, too.
+NAMED = {"outlier_features"}
 
 
 def roots() -> list[type[Record]]:
@@ -96,7 +95,11 @@ def numbers(kind: Any, path: str = "", leaf: Callable[[Any], bool] = is_number) 
         yield path
     elif dataclasses.is_dataclass(kind):
         for name, below in members(kind):
-            yield from numbers(below, path if lists_records(below) else f"{path}.{name}".lstrip("."), leaf)
+            yield from numbers(
+                below,
+                path if lists_records(below) and name not in NAMED else f"{path}.{name}".lstrip("."),
+                leaf,
+            )
     elif origin is Mapping and not lists_records(kind):
         yield from (f"{path}.{key}" for key in KEYS[path] if [*numbers(arguments[1], path, leaf)])
     else:
@@ -181,9 +184,11 @@ def records(kind: Any) -> Iterator[Any]:
 
 
 def columns() -> Iterator[Column]:
-    for report in (reports.minilm(), reports.llama(), reports.mixed()):
+    for report in (reports.minilm(), reports.worded(), reports.llama(), reports.mixed()):
         yield from summary(report, [], UNICODE).columns
         yield from details(report).columns
+        for table in (recurring(report, 5), by_layer(report)):
+            yield from table.columns if table else ()
         for layer in report.layers.values():
             for grid in (over_positions(layer, 5, UNICODE), over_features(layer, 5, UNICODE)):
                 yield from grid.columns if grid else ()
@@ -363,7 +368,6 @@ def test_what_a_name_stands_for(asked: str, names: list[str]) -> None:
         ("feature.variance.std", "feature.variance"),
         ("zzz", ""),
         ("", ""),
-        ("layers", ""),
         ("\x1b[31m\n", ""),
     ],
 )

@@ -101,6 +101,28 @@ class Scaled(nn.LayerNorm):
         return super().forward(x) * self.factor
 
 
+class HeadNorm(nn.Module):
+    """An RMSNorm with a scale for each head and feature, (H, D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(3, D)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (D,), eps=self.eps) * self.weight
+
+
+class ScaleFirstNorm(nn.Module):
+    """An RMSNorm of the scaled input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(D)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x * self.weight, (D,), eps=self.eps)
+
+
 class SquashNorm(nn.Module):
     """Norm by name, and none of the known ones."""
 
@@ -202,6 +224,24 @@ def test_batch_norm_uses_the_batchs_statistics_when_it_must(training: bool, trac
     own = (rows - rows.mean(0)) / rows.std(0) if training or not tracked else (rows - 0.5) / 2.0
     np.testing.assert_allclose(layer.own_output.mean, own.mean(0), atol=1e-4)
     np.testing.assert_allclose(layer.own_output.variance, own.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [(HeadNorm(), (4, 5, 3, D)), (ScaleFirstNorm(), (4, 5, D))], ids=class_name
+)
+def test_an_own_output_without_an_affine_after_it_is_measured_whole(
+    module: nn.Module, shape: tuple[int, ...]
+) -> None:
+    x = noise(*shape)
+    _, layer = run(spread(module), x)
+    (weight,) = module.parameters()
+    scaled = x * weight if isinstance(module, ScaleFirstNorm) else x
+    rows = scaled.detach().reshape(-1, D).double().numpy()
+    own = rows / np.sqrt((rows**2).mean(1, keepdims=True) + 1e-6)
+    assert layer.own_error < 1e-5
+    assert layer.own_output is not None
+    np.testing.assert_allclose(layer.own_output.mean, own.mean(0), atol=1e-5)
+    np.testing.assert_allclose(layer.own_output.variance, own.var(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "layout"), [((3, 4), "(B, T, D)"), ((2, 3, 4), "(B, D)")])

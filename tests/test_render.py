@@ -25,7 +25,7 @@ from tests import reports
 from tests.reports import LLAMA, MINILM, NAN
 
 Golden = Callable[[str, str], None]
-MAKERS = [reports.minilm, reports.llama, reports.mixed, reports.hostile]
+MAKERS = [reports.minilm, reports.worded, reports.llama, reports.mixed, reports.hostile]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)

@@ -150,7 +150,7 @@ def test_a_report_shows_itself_in_a_line() -> None:
 
 def test_members_are_the_documented_ones_in_order() -> None:
     data = reports.minilm().to_dict()
-    assert list(data) == ["schema", "normscope", "model", "run", "layers", "warnings"]
+    assert " ".join(data) == "schema normscope model run layers warnings outlier_features"
     assert data["schema"] == "normscope.report/1"
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (
@@ -161,8 +161,11 @@ def test_members_are_the_documented_ones_in_order() -> None:
     assert " ".join(layer) == (
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
-        "agreement affine_fit explained first_position stored_gap call calls_per_forward"
+        "agreement affine_fit explained first_position stored_gap call calls_per_forward "
+        "outliers"
     )
+    assert " ".join(layer["outliers"]) == "llm_int8 massive affine_outliers sd_ratio"
+    assert " ".join(data["outlier_features"][0]) == "feature width layers share"
     assert list(layer["token"]) == ["mean", "variance"]
     assert list(layer["token"]["mean"]) == ["count", "mean", "std", "min", "max"]
     assert list(layer["position"]) == ["count", "mean", "variance", "token_mean", "token_variance"]

@@ -46,9 +46,12 @@ def single_texts(minilm: tuple[Any, Any]) -> dict[str, list[Any]]:
     return kept
 
 
-def reference(rows: list[Any], eps: float, inner: bool = False) -> dict[str, Any]:
-    part = slice(1, -1) if inner else slice(None)
-    return measure(stack([(x[part], layer_norm(x, eps)[part], np.arange(len(x))[part]) for x in rows]), eps)
+def reference(rows: list[Any], module: nn.Module, inner: bool = False) -> dict[str, Any]:
+    assert isinstance(module, nn.LayerNorm)
+    part, eps = slice(1, -1) if inner else slice(None), module.eps
+    samples = [(x[part], layer_norm(x, eps)[part], np.arange(len(x))[part]) for x in rows]
+    weight, bias = (p.detach().double().numpy() for p in (module.weight, module.bias))
+    return measure(stack(samples), eps, (weight, bias))
 
 
 def inspected(minilm: tuple[Any, Any], **options: Any) -> Report:
@@ -66,7 +69,7 @@ def test_every_number_of_minilm_is_the_references(minilm: Any, single_texts: Any
     for name in LAYERS:
         layer = report.layers[name]
         got = report.to_dict()["layers"][layer.index]
-        error, where = worst_error(got, reference(single_texts[name], layer.eps))
+        error, where = worst_error(got, reference(single_texts[name], minilm[0].get_submodule(name)))
         assert error < 2e-5, (name, where)
         assert (layer.kind, layer.features, layer.affine) == ("layernorm", 384, "weight+bias")
         assert layer.own_error < 2e-5
@@ -77,7 +80,7 @@ def test_special_tokens_can_be_left_out(minilm: Any, single_texts: Any) -> None:
     for name in LAYERS:
         layer = report.layers[name]
         got = report.to_dict()["layers"][layer.index]
-        want = reference(single_texts[name], layer.eps, inner=True)
+        want = reference(single_texts[name], minilm[0].get_submodule(name), inner=True)
         error, where = worst_error(got, want)
         assert error < 2e-5, (name, where)
         assert layer.position is not None

@@ -29,6 +29,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "batch_report": ({"errors", "files", "plain", "report"}, set()),
     "outline": ({"errors", "files", "plain"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
+    "recurring": ({"report"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
     "kinds": ({"errors"}, set()),
@@ -53,13 +54,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "formulas": ({"moments", "registry"}, CORE),
     "gates": (set(), CORE),
     "layers": ({"errors", "formulas", "gates", "moments", "registry", "trial", "wrappers"}, CORE),
-    "accumulator": ({"layout", "moments"}, CORE),
+    "outliers": ({"layout", "moments"}, CORE),
+    "words": ({"moments"}, CORE),
+    "accumulator": ({"layout", "moments", "outliers", "words"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
-    "metrics": ({"accumulator", "moments", "report", "views"}, CORE),
-    "capture": ({"accumulator", "formulas", "gates", "kept", "layers", "layout", "moments"}, CORE),
-    "calls": ({"capture", "layers"}, set()),
+    "metrics": ({"accumulator", "moments", "outliers", "report", "views"}, CORE),
+    "capture": (
+        {"accumulator", "formulas", "gates", "kept", "layers", "layout", "moments", "words"},
+        CORE,
+    ),
+    "calls": ({"capture", "layers", "words"}, set()),
     "summary": (
-        {"formulas", "accumulator", "capture", "layout", "metrics", "moments", "report", "views"},
+        {"accumulator", "capture", "formulas", "layers", "layout", "metrics", "moments", "report", "views"},
         CORE | {"numpy"},
     ),
     "tokens": ({"errors", "layout"}, CORE),
@@ -73,10 +79,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "errors",
             "functional_norms",
             "layers",
+            "recurring",
             "report",
             "summary",
             "tally",
             "tokens",
+            "words",
             "wrappers",
         },
         CORE,
@@ -156,8 +164,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 }
 WITHOUT_TORCH = {
     "batch_report", "cli", "draws", "errors", "files", "filling", "glossary", "kinds", "media", "outline",
-    "plain", "printable", "render",
-    "report", "samples", "source", "texts",
+    "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ The layers (more columns in a wider terminal; a dash is an unknown number):
                         position in the text (epsilon squared; below 0 is
                         less than chance would give)
   text explains         the same for the text that the token is in
+  word explains         the same for the token's id, with --words
   best BN fit r2        how much of the output the best fixed scale and shift
                         per feature can reproduce (R squared)
   agreement position    the same cosine if one mean and variance were taken
@@ -72,6 +73,17 @@ By feature, in that layer, the K of --top:
                         Wasserstein distance of the two normal distributions
 
 \b
+Outlier features, where any recur: the output is 6 or more in size in 6% or
+more of the tokens, in a quarter or more of the layers as wide (LLM.int8):
+  layers                in how many of the layers of that width
+  tokens                share of the tokens, in the layer with the most
+  output                the largest size of the feature's output
+  sd ratio              standard deviation of the feature in the input, over
+                        the median feature's, in the layer with the largest
+  weight, bias          in how many of these layers the feature's scale, or
+                        shift, is over 3 sd from the mean of the layer's
+
+\b
 --verbose adds, for each layer:
   calls, tokens         how often it ran, and how many tokens it saw
   own error             largest gap between our formula for the layer and its
@@ -79,6 +91,14 @@ By feature, in that layer, the K of --top:
   layout                the axes of its input: B text, T position, H head, D
                         feature
   eps, affine           what it adds to the variance, and its scale and shift
+  6 or more             features whose output is, in at least 6% of the tokens
+  sd ratio              the largest over the median standard deviation of a
+                        feature of the input
+  massive               elements of the input over 100 in size and over 1000
+                        medians of their text: how many, the largest, and in
+                        which features and positions most are
+  weight, bias          features whose own scale, or shift, is over 3 sd from
+                        the mean of the layer's
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -100,6 +120,7 @@ def inspect(
     exclude: options.Exclude = None,
     layer: options.Layer = None,
     per_call: options.PerCall = False,
+    words: options.Words = False,
     top: options.Top = 10,
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
@@ -147,6 +168,7 @@ def inspect(
             layers=layer or () if format is options.Format.JSON else (),
             exclude=exclude or (),
             per_call=per_call,
+            words=words,
             progress=progress,
         )
         shown = [name for name, found in report.layers.items() if found.module_name in shown]

@@ -120,6 +120,10 @@ Top = Annotated[
     int,
     typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),
 ]
+Words = Annotated[
+    bool,
+    typer.Option("--words", help="Also what the word explains: takes memory, 1 GiB at most."),
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of the model.")
 ]

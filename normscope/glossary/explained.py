@@ -140,6 +140,7 @@ EXPLAINED = Topic(
             source=KELLEY,
             commands=("inspect",),
             see_also=("explained.token.eta2", "explained.position.epsilon2"),
+            columns=("word explains",),
         ),
         Entry(
             name="explained.token.coverage",

@@ -9,6 +9,7 @@ from normscope.printable import printable
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import align, aligned, grouped, percent, short
+from normscope.render.outliers import notes_on
 from normscope.render.summary import agreement
 from normscope.report import FeatureOutput, Floats, LayerReport, PositionStats, Report
 
@@ -74,7 +75,8 @@ def over_features(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
         Column("distance", "from 0, 1", aligned(distance[rows])),
         Column("", "", [glyphs.bar(d / furthest if furthest else 0.0, BAR) for d in distance[rows]], rank=3),
     ]
-    return Grid("By feature", columns, _feature_notes(left, len(rows), glyphs) if output else [])
+    notes = _feature_notes(left, len(rows), glyphs) if output else []
+    return Grid("By feature", columns, notes + notes_on(layer))
 
 
 def distances(output: FeatureOutput) -> Floats:

@@ -42,11 +42,13 @@ def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:
     """Return the table of all layers; the layers `shown` in detail are stressed."""
     layers = list(report.layers.values())
     kinds = {layer.kind for layer in layers}
+    words = [layer.explained.token.coverage for layer in layers if layer.explained and layer.explained.token]
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("kind", "", [_kind(layer, glyphs) for layer in layers])] if len(kinds) > 1 else []),
-        *_ln_columns(layers, glyphs),
+        *_ln_columns(layers, glyphs, rank=3 if words else 1),
         *_bn_columns(layers, glyphs),
+        *([Column("word", "explains", align(map(_word, layers)), rank=2)] if words else []),
         *_wide_columns(layers),
     ]
     called = sum(layer.calls > 0 for layer in layers)
@@ -55,7 +57,7 @@ def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:
     return Grid(
         f"{len(layers)} normalization layers{one_kind}{dead}",
         columns,
-        legend(kinds, glyphs),
+        [*legend(kinds, glyphs), *_word_notes(words)],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
         faint=frozenset(i for i, layer in enumerate(layers) if not layer.calls),
     )
@@ -95,11 +97,11 @@ def agreement(layer: LayerReport, view: str = "feature") -> float:
     return (layer.agreement or {}).get(view, math.nan)
 
 
-def _ln_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
+def _ln_columns(layers: Sequence[LayerReport], glyphs: Glyphs, rank: int) -> list[Column]:
     means = [layer.token.mean if layer.token else None for layer in layers]
     variances = [layer.token.variance if layer.token else None for layer in layers]
     return [
-        Column("LN mean", "by token", _spread(means, glyphs), "ln", brief=_means(means), rank=1),
+        Column("LN mean", "by token", _spread(means, glyphs), "ln", brief=_means(means), rank=rank),
         Column("LN variance", "by token", _spread(variances, glyphs), "ln"),
     ]
 
@@ -163,6 +165,20 @@ def _explained(layer: LayerReport, by: str) -> str:
         return UNKNOWN
     effect = layer.explained.position if by == "position" else layer.explained.sequence
     return percent(effect.epsilon2)
+
+
+def _word(layer: LayerReport) -> str:
+    effect = layer.explained.token if layer.explained else None
+    return UNKNOWN if effect is None else percent(effect.epsilon2)
+
+
+def _word_notes(coverage: Sequence[float]) -> list[str]:
+    """Explain the column, and say what it leaves out for want of memory."""
+    if not coverage:
+        return []
+    least = min(coverage)
+    rest = f", of the {percent(least)} of the tokens whose ids were kept" if least < 1 else ""
+    return [f"word explains: the same for the token's id{rest}."]
 
 
 def _fit(layer: LayerReport) -> float:

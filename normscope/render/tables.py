@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.render.layer import least_agreeing, over_features, over_positions, title
+from normscope.render.outliers import by_layer, recurring
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import details, headline, summary, workload
 from normscope.report import LayerReport, Report
@@ -39,6 +40,8 @@ def _parts(
     yield from drawn(summary(report, shown, screen.glyphs), screen)
     if verbose:
         yield from drawn(details(report), screen)
+    for grid in (recurring(report, top), by_layer(report) if verbose else None):
+        yield from drawn(grid, screen) if grid is not None else ()
     for name in shown:
         yield from _layer(report.layers[name], top, screen)
 
