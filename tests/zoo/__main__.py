@@ -26,7 +26,7 @@ from tests.zoo.build import build, types
 from tests.zoo.check import Failure, Record, check
 
 # Seconds after which a step is given up, and after which the process is ended; bytes it may take.
-PATIENCE, LIMIT, MEMORY = 20, 45, 8 << 30
+PATIENCE, LIMIT, MEMORY = 30, 70, 12 << 30
 
 
 def main() -> None:
