@@ -1,0 +1,35 @@
+"""How sure a number is: the bootstrap over texts, seeded and repeatable.
+
+Efron 1979, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7(1).
+"""
+
+import torch
+from torch import Tensor
+
+from normscope.why_report import Interval
+
+DRAWS = 200
+COVERAGE = 0.95
+
+
+def weights(count: int, seed: int, draws: int = DRAWS) -> Tensor:
+    """Draw `count` of `count` texts with replacement: how often each was drawn, (draws, count) float64."""
+    dice = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(max(count, 1), (draws, count), generator=dice)
+    return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(draws, count, dtype=torch.float64)
+    )
+
+
+def interval(value: float, replicates: Tensor) -> Interval:
+    """Return the value with the spread of its replicates (draws,) around their mean.
+
+    Around their mean, since a replicate holds some texts twice, which biases what counts groups or
+    squares; the spread is what tells how far the value may be from that of other texts.
+    """
+    known = replicates[replicates.isfinite()]
+    if len(known) < len(replicates) / 2 or not len(known):
+        return Interval(value)
+    tail = (1 - COVERAGE) / 2
+    low, high = torch.quantile(known - known.mean(), torch.tensor([tail, 1 - tail], dtype=known.dtype))
+    return Interval(value, value + float(low), value + float(high))
