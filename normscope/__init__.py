@@ -13,6 +13,7 @@ __all__ = [
     "Outline",
     "Report",
     "Watcher",
+    "WhyReport",
     "batch_noise",
     "explain",
     "inspect",
@@ -20,6 +21,7 @@ __all__ = [
     "read_report",
     "register",
     "watch",
+    "why",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "Outline": "normscope.outline",
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
+    "WhyReport": "normscope.why_report",
     "batch_noise": "normscope.batch_scan",
     "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
@@ -38,6 +41,7 @@ _HOMES = {
     "read_report": "normscope.report",
     "register": "normscope.registry",
     "watch": "normscope.watcher",
+    "why": "normscope.why_scan",
 }
 
 if TYPE_CHECKING:
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
     from normscope.scan import inspect
     from normscope.source import Loading
     from normscope.watcher import Watcher, watch
+    from normscope.why_report import WhyReport
+    from normscope.why_scan import why
 
 
 def __getattr__(name: str) -> Any:

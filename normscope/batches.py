@@ -305,6 +305,11 @@ def _template(tokenizer: Any) -> list[int]:
     return whole
 
 
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Return the ids of the tokens that the tokenizer puts around a text, and of those so named."""
+    return _special_ids(tokenizer, _template(tokenizer))
+
+
 def _special_ids(tokenizer: Any, template: list[int]) -> set[int]:
     named = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos"))
     return {token for token in (*named, *template) if token is not None}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normscope.accumulator import Accumulator
 from normscope.formulas import vector
 from normscope.gates import GATES, Gate
-from normscope.kept import KeptLayer
+from normscope.kept import KeptLayer, Seen
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
@@ -220,7 +220,7 @@ class LayerCapture:
             self.precision = torch.finfo(out.dtype).eps
         samples = self.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
         if self.kept is not None:
-            self.kept.add(samples, where)
+            self.kept.add(Seen(rows.x, y, samples, where))
 
     def _compare(self, expected: Tensor, out: Tensor) -> Tensor:
         self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2

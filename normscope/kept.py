@@ -6,6 +6,7 @@ kept: so the choice does not depend on how texts are put into batches.
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,15 @@ from normscope.moments import Moments
 
 NUMBER = 8  # bytes of a float64
 LEAST_ROOM = 64
+
+
+class Seen(NamedTuple):
+    """What one layer has seen of a batch: rows x and its own y (V, D), and the moments of x by sample."""
+
+    x: Tensor
+    y: Tensor
+    samples: Moments
+    where: Alignment
 
 
 class Choice:
@@ -125,8 +135,9 @@ class KeptLayer:
         self.lost = False
         """Whether some rows could not be told to be any text's."""
 
-    def add(self, samples: Moments, where: Alignment) -> None:
+    def add(self, seen: Seen) -> None:
         """Add the moments of a batch's samples (G, D); a text may come again, in another call."""
+        where = seen.where
         if not where.by_text:
             self.lost = True
             return
@@ -134,7 +145,7 @@ class KeptLayer:
         chosen = (slots >= 0).nonzero().flatten()
         if not len(chosen):
             return
-        slots, new = slots[chosen], samples.take(chosen.to(samples.mean.device)).to("cpu")
+        slots, new = slots[chosen], seen.samples.take(chosen.to(seen.samples.mean.device)).to("cpu")
         table = self._room(int(slots.max()) + 1, new.mean.shape[1])
         old = table.take(slots)
         old.merge(new)

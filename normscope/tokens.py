@@ -86,7 +86,7 @@ class Scopes:
     """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for."""
 
     def __init__(self, words: bool = False) -> None:
-        self._words = words
+        self.words = words
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
         """What was not understood, once each, in order."""
@@ -163,7 +163,7 @@ class Scopes:
         picked = chosen.decoder if decodes else chosen.text
         decoder = given.get("decoder_attention_mask")
         ours = _token_mask(mask, shape, picked, strict=outer is None)
-        if self._words:
+        if self.words:
             same = outer if outer is not None and outer.is_of(shape) and not decodes else None
             ours = replace(ours, ids=_ids(tokens, same))
         return Scope(ours, mask, decoder, outer)

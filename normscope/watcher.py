@@ -102,6 +102,10 @@ class Watcher:
         """What each layer has seen so far; per call where calls are told apart."""
         return [capture for layer in self._layers for capture in layer.captures]
 
+    def name_words(self) -> None:
+        """Hand the tokens' ids on to what keeps tokens."""
+        self._scopes.words = True
+
     def __enter__(self) -> "Watcher":
         if any(parameter.is_meta for parameter in self.model.parameters()):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")

@@ -98,6 +98,9 @@ Layer = Annotated[
         help="Show these layers in detail; with JSON, only these. Repeatable.",
     ),
 ]
+OnlyLayer = Annotated[
+    list[str] | None, typer.Option("--layer", metavar="GLOB", help="Measure only these layers. Repeatable.")
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),

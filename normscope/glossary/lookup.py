@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from normscope.errors import UsageError
+from normscope.glossary.claims import CLAIMS
 from normscope.glossary.comparison import COMPARISON
 from normscope.glossary.entry import Entry
 from normscope.glossary.explained import EXPLAINED
@@ -16,11 +17,11 @@ from normscope.glossary.run import RUN
 from normscope.glossary.views import VIEWS
 from normscope.printable import quoted
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING)
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The lists of the reports, whose names are no part of an entry's, and the members of a summary.
-LISTS = ("layers", "sizes", "batches")
+LISTS = ("layers", "sizes", "batches", "claims", "evidence")
 SUMMARY = ("count", "mean", "std", "min", "max")
 
 

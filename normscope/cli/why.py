@@ -1,0 +1,123 @@
+"""`normscope why`: the article's claims on LayerNorm and BatchNorm, with this model's evidence."""
+
+from typing import TYPE_CHECKING
+
+from normscope.cli import options
+from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.streams import Output, warn
+from normscope.cli.texts import texts_to_feed
+from normscope.cli.values import memory
+
+if TYPE_CHECKING:
+    from normscope.why_report import WhyReport
+
+EPILOG = """\b
+Examples:
+  normscope why demo
+  normscope why gpt2 -f corpus.txt --max-length 128
+  normscope why bert-base-uncased -f corpus.txt --samples 2000
+  normscope why demo --json | jq -r '.claims[] | [.id, .verdict] | @tsv'
+
+\b
+A well-known article asks why NLP uses LayerNorm and not BatchNorm. Here each
+of its claims is tried on the model and the texts: what it says; two or three
+numbers; the rule; and the verdict. > marks the number that decides. The claim
+HOLDS when the number's 95% interval is on its side of the rule's threshold,
+FAILS when it is on the other, and is UNDECIDED when the threshold is within.
+What one language model cannot decide is NOT TESTABLE HERE.
+
+\b
+Numbers are medians over the layers. Intervals are by the bootstrap over texts,
+or over batches where a number is about batches, seeded. The tokens of at most
+--samples texts are kept, chosen by chance, as many as fit --table-memory.
+Few texts leave most claims undecided: a few hundred are better.
+
+\b
+  1a    positions that few texts reach
+  1b    batches of texts of like length, against random ones
+  2     what the position explains of the variance (epsilon squared), without
+        special tokens: [CLS] and separators would carry most of it
+  3     what the text explains, against what the position does
+  4     the mean of each text's vectors, as the layer's own normalization gives
+        them, after scaling within the text, and after BatchNorm: correlation of
+        the cosines of all pairs of texts with those of the layer's own, layer
+        by layer, each with the input that it really has
+  6     how far the mean of a batch is from that of all texts (TID), in units
+        of what as many independent tokens would give
+
+\b
+The table at the end has a text a row and a position a column: a column is
+what BatchNorm over flattened texts takes for one feature.
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+def why(
+    model: options.Model,
+    text: options.Text = None,
+    file: options.File = None,
+    field: options.Field = None,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = None,
+    seed: options.Seed = 0,
+    samples: options.Samples = 512,
+    table_memory: options.TableMemory = "1GiB",
+    batch_size: options.BatchSize = 32,
+    order: options.BatchOrder = options.Order.LENGTH,
+    exclude: options.Exclude = None,
+    layer: options.OnlyLayer = None,
+    format: options.OutputFormat = options.Format.TABLE,
+    json: options.Json = False,
+    output: options.OutputPath = None,
+    quiet: options.Quiet = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    cache_dir: options.CacheDir = None,
+    local_files_only: options.LocalFilesOnly = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.AttnImplementation = None,
+) -> None:
+    """Try the article's claims on LayerNorm and BatchNorm on this model."""
+    from normscope.batches import Batching
+    from normscope.source import Loading
+
+    place = Output(output)
+    place.check()
+    loading = Loading(
+        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
+    )
+    batching = Batching(batch_size, max_length, order.value, "include", limit)
+    room = memory(table_memory)
+    format = options.chosen(format, json)
+    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    with ProgressBar(model, shown=wanted(quiet)) as progress:
+        from normscope.why_scan import why as run  # here: importing torch is part of the wait
+
+        report = run(
+            model,
+            texts,
+            loading=loading,
+            batching=batching,
+            samples=samples,
+            table_memory=room,
+            seed=seed,
+            layers=layer or (),
+            exclude=exclude or (),
+            progress=progress,
+        )
+    place.write(_rendered(report, format, place))
+    if not quiet:
+        warn(report.warnings, verbose=False)
+
+
+def _rendered(report: "WhyReport", format: options.Format, place: Output) -> str:
+    if format is options.Format.JSON:
+        return place.json(report)
+    from normscope.render.why import render_why, render_why_markdown
+
+    if format is options.Format.MARKDOWN:
+        return render_why_markdown(report)
+    return render_why(report, screen=place.screen())

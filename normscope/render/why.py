@@ -1,0 +1,127 @@
+"""The article's claims with a model's evidence, a paragraph each, for a terminal or in Markdown."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from normscope.printable import printable
+from normscope.render.grid import Column, Grid
+from normscope.render.markdown import escape, joined, markdown_table
+from normscope.render.numbers import counted, grouped, short
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
+
+STYLES = {"holds": "bold green", "fails": "bold red"}
+MOST_POSITIONS = 8
+WIDEST_TOKEN = 14
+
+
+def render_why(report: WhyReport, *, screen: Screen | None = None) -> str:
+    """Return the claims with their evidence and verdicts, as text with line ends.
+
+    Nothing in the report is taken for markup, and no escape codes are in the text but the colours
+    that `screen` asks for.
+    """
+    screen = screen or Screen()
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    return printed(_parts(report, screen), screen)
+
+
+def render_why_markdown(report: WhyReport) -> str:
+    """Return what `render_why` shows as GitHub-flavoured Markdown."""
+    parts = [f"## {joined(_about(report))}", joined(_workload(report))]
+    for finding in report.claims:
+        parts.append(f"### {escape(_heading(finding))}")
+        parts.append(
+            "\n".join(f"- {escape(line)}" for line in (*_evidence(finding), f"Rule: {finding.rule}"))
+        )
+        parts.append(f"More: `{printable(finding.more)}`")
+    parts += markdown_table(_pooled_grid(report.pooled))
+    return "\n\n".join(parts) + "\n"
+
+
+def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
+    yield flow(_about(report), screen, "bold")
+    yield flow(_workload(report), screen, "")
+    for finding in report.claims:
+        yield Text()
+        yield _hanging(_claim(finding), "    ", screen)
+        for line in _evidence(finding):
+            yield _hanging(Text(f"    {line}"), "      ", screen)
+        for word, said in (("rule", finding.rule), ("more", finding.more)):
+            yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
+    yield from drawn(_pooled_grid(report.pooled), screen)
+
+
+def _hanging(text: Text, indent: str, screen: Screen) -> Text:
+    """Break a line between words, what follows indented."""
+    first, *rest = text.wrap(_PLAIN, screen.width - len(indent))
+    lines = [first, *(Text(indent).append_text(line) for line in rest)]
+    return Text("\n").join(lines)
+
+
+_PLAIN = Console(width=LEAST_WIDTH)
+
+
+def _claim(finding: Finding) -> Text:
+    verdict = Text(finding.verdict.upper(), STYLES.get(finding.verdict, "bold"))
+    return Text(f"{finding.id:>2}  ", "bold") + verdict + Text(f"  {printable(finding.claim)}", "bold")
+
+
+def _heading(finding: Finding) -> str:
+    return f"{finding.id} {finding.verdict.upper()}: {finding.claim}"
+
+
+def _about(report: WhyReport) -> list[str]:
+    return [printable(part) for part in (report.model.id, report.model.architecture)]
+
+
+def _workload(report: WhyReport) -> list[str]:
+    run = report.run
+    texts = grouped(run.texts) + (
+        f" texts, {grouped(report.kept_texts)} of them kept" if report.kept_texts < run.texts else " texts"
+    )
+    return [texts, counted(run.tokens, "token"), "95% intervals", f"{run.seconds:.1f} s"]
+
+
+def _evidence(finding: Finding) -> list[str]:
+    return [_line(evidence, evidence.name == finding.decided_by) for evidence in finding.evidence]
+
+
+def _line(evidence: Evidence, decides: bool) -> str:
+    mark = "> " if decides else "  "
+    return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}"
+
+
+def _number(number: Interval) -> str:
+    if math.isnan(number.low):
+        return short(number.value)
+    return f"{short(number.value)} [{short(number.low)}, {short(number.high)}]"
+
+
+def _pooled_grid(pooled: Pooled) -> Grid:
+    """The grid of tokens by position: each column is what BatchNorm per position takes for one feature."""
+    length = min(MOST_POSITIONS, max(map(len, pooled.texts), default=0))
+    columns = [
+        Column(str(at), "", [_token(tokens, at) for tokens in pooled.texts], rank=at + 3)
+        for at in range(length)
+    ]
+    notes = [
+        "A column is one feature to BatchNorm over flattened texts: one mean and variance",
+        "of all that stands in it. LayerNorm takes one of each token, and so within a row.",
+    ]
+    return Grid(
+        "What BatchNorm pools: tokens by position", [Column("text", "", _numbers(pooled)), *columns], notes
+    )
+
+
+def _numbers(pooled: Pooled) -> list[str]:
+    return [str(i) for i, _ in enumerate(pooled.texts, start=1)]
+
+
+def _token(tokens: Sequence[str], at: int) -> str:
+    shown = printable(tokens[at]) if at < len(tokens) else ""
+    return shown if len(shown) <= WIDEST_TOKEN else shown[: WIDEST_TOKEN - 1] + "~"

@@ -1,0 +1,131 @@
+"""MODEL and texts -> the article's claims with this model's evidence: one run, then the numbers."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from normscope import __version__
+from normscope.batches import Batching, special_ids
+from normscope.draws import Drawing, plans
+from normscope.errors import TextError
+from normscope.evidence import LayerRows
+from normscope.findings import SIZE, Material, findings
+from normscope.kept_tokens import KeptTokens, TokensAtLayer
+from normscope.kinds import require_kinds
+from normscope.loading import Loaded
+from normscope.media import Given
+from normscope.report import Report
+from normscope.scan import Clock, Progress, as_loaded, measure
+from normscope.source import Loading
+from normscope.watcher import watch
+from normscope.why_report import Pooled, WhyReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
+# With fewer batches an interval says nothing.
+LEAST_BATCHES = 4
+
+
+def why(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    texts: Iterable[str],
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    samples: int = 512,
+    table_memory: int = 1 << 30,
+    seed: int = 0,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> WhyReport:
+    """Try the article's claims on why NLP uses LayerNorm and not BatchNorm on this model and these texts.
+
+    The texts are run once. The tokens of at most `samples` of them, by chance, are kept at every layer,
+    and no more than fit `table_memory` bytes; the numbers and their intervals are taken from those.
+    Special tokens are run, and left out where a claim says so. All else is as for `inspect`.
+
+    Raises what `inspect` raises, and TextError when there are not two texts.
+    """
+    given = Given(texts)
+    clock = Clock(progress)
+    clock.show("load")
+    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
+    require_kinds(loaded.model, given.kinds)
+    kept = KeptTokens(samples, table_memory, seed, _special(loaded))
+    watcher = watch(loaded.model, layers=layers, exclude=exclude)
+    watcher.name_words()
+    report = measure(loaded, given, batching, watcher, clock, kept)
+    if len(kept.sources) < 2:
+        raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
+    known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
+    return WhyReport(
+        __version__,
+        report.model,
+        report.run,
+        len(kept.sources),
+        seed,
+        findings(report.model.id, _material(report, kept, known, seed)),
+        _pooled(kept, loaded.tokenizer),
+        (*report.warnings, *_notes(report, kept, known)),
+    )
+
+
+def _special(loaded: Loaded) -> set[int]:
+    tokenizer: Any = loaded.tokenizer
+    start = getattr(getattr(loaded.model, "config", None), "decoder_start_token_id", None)
+    return special_ids(tokenizer) | ({start} if isinstance(start, int) else set())
+
+
+def _rows(report: Report, kept: KeptTokens, name: str) -> LayerRows | None:
+    layer, place = report.layers[name], kept.layer(name)
+    if not isinstance(place, TokensAtLayer) or layer.position is None or layer.own_output is None:
+        return None
+    return place.rows(name, 0.0 if math.isnan(layer.eps) else layer.eps)
+
+
+def _material(report: Report, kept: KeptTokens, layers: Sequence[LayerRows], seed: int) -> Material:
+    counted = kept.counted()
+    drawn = plans(Drawing(sizes=(SIZE,), draws=1, seed=seed), kept.sources, [len(flags) for flags in counted])
+    batches = {
+        plan.order: plan for plan in drawn if plan.order != "given" and len(plan.texts) >= LEAST_BATCHES
+    }
+    own = {view: _agreement(report, [rows.name for rows in layers], view) for view in _VIEWS}
+    return Material(layers, counted, batches, own, seed)
+
+
+_VIEWS = ("feature", "position", "sequence")
+
+
+def _agreement(report: Report, names: Sequence[str], view: str) -> float:
+    found = [(report.layers[name].agreement or {}).get(view, math.nan) for name in names]
+    known = [value for value in found if not math.isnan(value)]
+    return median(known) if known else math.nan
+
+
+def _pooled(kept: KeptTokens, tokenizer: Any) -> Pooled:
+    # From all parts of the corpus: its beginning may be of one kind.
+    spaced = np.linspace(0, len(kept.sources) - 1, min(SHOWN_TEXTS, len(kept.sources)))
+    ids = [kept.ids[kept.sources[int(i)]][:SHOWN_TOKENS] for i in spaced]
+    return Pooled(tuple(tuple(map(str, tokenizer.convert_ids_to_tokens(text))) for text in ids))
+
+
+def _notes(report: Report, kept: KeptTokens, layers: Sequence[LayerRows]) -> list[str]:
+    notes = []
+    if kept.limited and len(kept.sources) < report.run.texts:
+        notes.append(
+            f"the tokens of {len(kept.sources):,} texts are kept, not of {kept.samples:,}: more would take "
+            f"over the {kept.memory:,} bytes of table memory"
+        )
+    lost = len(report.layers) - len(layers)
+    if lost:
+        notes.append(f"{lost} layers have no part in this: their rows or their output are not known")
+    return notes
