@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import normscope
 from tests import models
 
 ROOT = Path(__file__).parent.parent
@@ -81,11 +82,14 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {
         "model": models.bert(),
         "loader": [{"input_ids": torch.ones(2, 5).long()}],
+        "MyNorm": type("MyNorm", (torch.nn.Identity,), {}),
     }
     for block in blocks("python", after="## In Python"):
         exec(block, names)
     assert names["same"].model.id == "demo"
     assert names["report"].run.tokens == 10
+    with normscope.watch(names["MyNorm"]()) as watcher:  # a name that is found now
+        assert len(watcher.captures) == 1
 
 
 def test_the_output_shown_is_what_comes_out(corpus: Path) -> None:
