@@ -17,9 +17,11 @@ __all__ = [
     "explain",
     "inspect",
     "list_layers",
+    "merge",
     "read_report",
     "register",
     "watch",
+    "write_moments",
 ]
 
 _HOMES = {
@@ -38,6 +40,8 @@ _HOMES = {
     "read_report": "normscope.report",
     "register": "normscope.registry",
     "watch": "normscope.watcher",
+    "merge": "normscope.merging",
+    "write_moments": "normscope.moments_file",
 }
 
 if TYPE_CHECKING:
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from normscope.errors import NormscopeError
     from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers
+    from normscope.merging import merge
+    from normscope.moments_file import write_moments
     from normscope.outline import Outline
     from normscope.registry import register
     from normscope.report import Report, read_report

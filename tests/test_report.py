@@ -23,7 +23,7 @@ from normscope import files
 from normscope import report as report_module
 from normscope.errors import ReportError
 from normscope.files import write_whole
-from normscope.plain import from_plain, to_plain
+from normscope.plain import from_plain, plain_fields, to_plain
 from normscope.report import (
     SCHEMA,
     AffineFit,
@@ -81,7 +81,8 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
     if kind in SCALARS:
         return SCALARS[kind]
     if dataclasses.is_dataclass(kind):
-        members = {name: results(hint) for name, hint in typing.get_type_hints(kind).items()}
+        hints = typing.get_type_hints(kind)
+        members = {field.name: results(hints[field.name]) for field in plain_fields(kind)}
         if kind is LayerReport:
             members["features"] = st.just(LENGTH)
         return st.builds(typing.cast(Any, kind), **members)

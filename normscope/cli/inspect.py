@@ -1,14 +1,10 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-from typing import TYPE_CHECKING
-
 from normscope.cli import options
 from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.rendered import Showing, rendered
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
-
-if TYPE_CHECKING:
-    from normscope.report import Report
 
 EPILOG = """\b
 Examples:
@@ -17,6 +13,7 @@ Examples:
   normscope inspect gpt2 -f corpus.txt --limit 2000 --layer "*.ln_1"
   normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg
   normscope inspect openai/whisper-tiny --audio speech.wav
+  normscope inspect gpt2 -f part1.txt --moments part1.safetensors
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
 \b
@@ -125,6 +122,7 @@ def inspect(
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
     output: options.OutputPath = None,
+    moments: options.MomentsPath = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     revision: options.Revision = None,
@@ -143,6 +141,7 @@ def inspect(
 
     place = Output(output)
     place.check()
+    Output(moments).check_file("--moments")
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
@@ -169,23 +168,14 @@ def inspect(
             exclude=exclude or (),
             per_call=per_call,
             words=words,
+            moments=bool(moments),
             progress=progress,
         )
         shown = [name for name, found in report.layers.items() if found.module_name in shown]
-    place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
+    if moments:
+        from normscope.moments_file import write_moments
+
+        write_moments(report, moments)
+    place.write(rendered(report, Showing(format, shown, top, verbose), place))
     if not quiet:
         warn(report.warnings, verbose=verbose)
-
-
-def _rendered(
-    report: "Report", format: options.Format, place: Output, *, shown: list[str], top: int, verbose: bool
-) -> str:
-    if format is options.Format.JSON:
-        return place.json(report)
-    if format is options.Format.MARKDOWN:
-        from normscope.render.markdown import render_markdown
-
-        return render_markdown(report, layers=shown, top=top, verbose=verbose)
-    from normscope.render.tables import render_report
-
-    return render_report(report, layers=shown, top=top, verbose=verbose, screen=place.screen())

@@ -160,6 +160,12 @@ OutputPath = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),
 ]
+MomentsPath = Annotated[
+    str | None,
+    typer.Option(
+        "--moments", metavar="PATH", help="Also write the report with its moments, for normscope merge."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Full names, more about each layer, all warnings.")

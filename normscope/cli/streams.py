@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from normscope.errors import ReportError
+from normscope.errors import ReportError, UsageError
 from normscope.printable import printable, quoted
 
 if TYPE_CHECKING:
@@ -49,6 +49,14 @@ class Output:
             refusal = f"{getattr(error, 'strerror', None) or error}; name another file"
         if refusal:
             raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
+
+    def check_file(self, option: str) -> None:
+        """Do so for what `option` names, if it was given: that must be a file."""
+        if self.path is None:
+            return
+        if self.path == "-" or (self.path and Path(self.path).exists() and not Path(self.path).is_file()):
+            raise UsageError(f"{option} is {quoted(self.path)}; expected a file's name; name a file")
+        self.check()
 
     def write(self, text: str) -> None:
         """Write `text`: to a file whole or not at all, or to standard output.
