@@ -13,7 +13,7 @@ from normscope.moments_file import read_moments, require_moments
 from normscope.printable import quoted
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, Report, RunInfo
-from normscope.seen import RunMoments, Seen
+from normscope.seen import RunMoments, Seen, most_seen
 from normscope.summary import filled, notes_on, pooled
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
@@ -132,13 +132,20 @@ class _Total:
         runs = [report.run for report in self._reports]
         sums = {name: sum(getattr(run, name) for run in runs) for name in SUMS}
         kept = {name: getattr(runs[0], name) for name in KEPT if len({getattr(r, name) for r in runs}) == 1}
-        padding = sum(run.padding_share * n for run, n in zip(runs, self._slots, strict=True) if n)
+        sums["positions"] = max(run.positions for run in runs)
+        if not self._moments.slots:  # Without tokens a run is told by its layers.
+            seen = most_seen(self._moments.layers.values())
+            sums["tokens"] = seen["tokens"]
+            sums["texts"] = seen["texts"] if runs[0].order is None else sums["texts"]
         return replace(
             runs[0],
             **{**dict.fromkeys(KEPT), **sums, **kept},
-            positions=max(run.positions for run in runs),
-            padding_share=padding / sum(self._slots) if sum(self._slots) else math.nan,
+            padding_share=self._padding(runs),
         )
+
+    def _padding(self, runs: Sequence[RunInfo]) -> float:
+        padding = sum(run.padding_share * n for run, n in zip(runs, self._slots, strict=True) if n)
+        return padding / self._moments.slots if self._moments.slots else math.nan
 
 
 def _unshared(old: list[str], new: list[str]) -> tuple[Any, Any]:

@@ -1,7 +1,9 @@
 """What one layer was shown, and all layers of a run: moments and facts, merged in any order."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -79,6 +81,16 @@ class Seen:
 
 def _union(old: tuple[str | None, ...], new: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return tuple(dict.fromkeys((*old, *new)))
+
+
+def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
+    """Return the most texts, tokens and positions of a layer: all that a run without token ids tells."""
+    known = [seen.moments for seen in layers if seen.moments is not None]
+    return {
+        "texts": max((moments.samples for moments in known), default=0),
+        "tokens": max((moments.count for moments in known), default=0),
+        "positions": max((moments.positions for moments in known), default=0),
+    }
 
 
 @dataclass

@@ -21,7 +21,7 @@ from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
-from normscope.seen import RunMoments
+from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
@@ -143,13 +143,7 @@ class Watcher:
         if self.tally.slots:
             return run
         # A model without tokens, an image model say: its layers know what they saw.
-        seen = [capture.moments for capture in self.captures if capture.moments is not None]
-        return replace(
-            run,
-            texts=max((m.samples for m in seen), default=0),
-            tokens=max((m.count for m in seen), default=0),
-            positions=max((m.positions for m in seen), default=0),
-        )
+        return replace(run, **most_seen(capture.seen for capture in self.captures))
 
     def report_as(
         self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = (), *, moments: bool = False
