@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchReport",
     "Batching",
+    "Comparison",
     "Drawing",
     "Loading",
     "NormscopeError",
@@ -14,6 +15,7 @@ __all__ = [
     "Report",
     "Watcher",
     "batch_noise",
+    "compare",
     "explain",
     "inspect",
     "list_layers",
@@ -27,6 +29,7 @@ __all__ = [
 _HOMES = {
     "BatchReport": "normscope.batch_report",
     "Batching": "normscope.batches",
+    "Comparison": "normscope.comparison",
     "Drawing": "normscope.draws",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
@@ -34,6 +37,7 @@ _HOMES = {
     "Report": "normscope.report",
     "Watcher": "normscope.watcher",
     "batch_noise": "normscope.batch_scan",
+    "compare": "normscope.drift",
     "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
@@ -48,7 +52,9 @@ if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
     from normscope.batch_scan import batch_noise
     from normscope.batches import Batching
+    from normscope.comparison import Comparison
     from normscope.draws import Drawing
+    from normscope.drift import compare
     from normscope.errors import NormscopeError
     from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers

@@ -27,6 +27,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "plain": ({"errors", "printable"}, {"numpy"}),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy", "safetensors"}),
     "batch_report": ({"errors", "files", "plain", "report"}, set()),
+    "comparison": ({"errors", "files", "plain", "report"}, set()),
+    "drift": ({"comparison", "errors", "printable", "report"}, {"numpy"}),
     "outline": ({"errors", "files", "plain"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
     "recurring": ({"report"}, set()),
@@ -157,13 +159,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"layers", "loading", "outline", "places", "source", "trial", "watcher"},
         CORE,
     ),
-    "render": ({"batch_report", "glossary", "outline", "printable", "report"}, {"numpy", "rich"}),
+    "render": (
+        {"batch_report", "comparison", "glossary", "outline", "printable", "report"},
+        {"numpy", "rich"},
+    ),
     "cli": (
         {
             "batch_report",
             "batch_scan",
             "batches",
+            "comparison",
             "draws",
+            "drift",
             "errors",
             "files",
             "glossary",
@@ -188,8 +195,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "draws", "errors", "files", "filling", "glossary", "kinds", "media", "outline",
-    "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
+    "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary", "kinds",
+    "media", "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
 }  # fmt: skip
 
 
