@@ -24,6 +24,7 @@ __all__ = [
     "register",
     "watch",
     "write_moments",
+    "write_tensors",
 ]
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "watch": "normscope.watcher",
     "merge": "normscope.merging",
     "write_moments": "normscope.moments_file",
+    "write_tensors": "normscope.tensors_file",
 }
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from normscope.report import Report, read_report
     from normscope.scan import inspect
     from normscope.source import Loading
+    from normscope.tensors_file import write_tensors
     from normscope.watcher import Watcher, watch
 
 

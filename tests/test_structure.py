@@ -25,6 +25,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "printable": (set(), set()),
     "files": ({"errors"}, set()),
     "plain": ({"errors", "printable"}, {"numpy"}),
+    "tidy": ({"plain"}, set()),
     "report": ({"errors", "files", "plain", "printable"}, {"numpy", "safetensors"}),
     "batch_report": ({"errors", "files", "plain", "report"}, set()),
     "comparison": ({"errors", "files", "plain", "report"}, set()),
@@ -113,6 +114,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "moments_file", "printable", "recurring", "report", "seen", "summary"},
         set(),
     ),
+    "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
     "forward": ({"errors", "kinds", "printable"}, CORE),
     "scan": (
         {
@@ -187,7 +189,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "samples",
             "scan",
             "source",
+            "tensors_file",
             "texts",
+            "tidy",
         },
         {"rich", "typer"},
     ),
@@ -197,6 +201,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 WITHOUT_TORCH = {
     "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary", "kinds",
     "media", "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
+    "tidy",
 }  # fmt: skip
 
 

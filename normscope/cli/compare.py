@@ -1,10 +1,12 @@
 """`normscope compare`: two reports side by side, and a gate on how far they may be apart."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normscope.cli import options
+from normscope.cli.rendered import as_data
 from normscope.cli.streams import Output, say, warn
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ The layers (a dash is an unknown number):
 
 \b
 --fail-above METRIC=VALUE makes it a gate: with any layer whose METRIC is
-above VALUE in size, the exit code is 3, and standard error names these layers.
+above VALUE in size, the exit code is 3, and standard error names them.
 METRIC is one of bn_drift.mean, bn_drift.variance, ln_drift.mean,
 ln_drift.variance, agreement_change, position_change. Layers without that
 number, or in one report alone, cannot be tested: a warning says how many.
@@ -65,7 +67,7 @@ def compare(
     b: B,
     fail_above: FailAbove = None,
     top: Top = 20,
-    format: options.OutputFormat = options.Format.TABLE,
+    format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
@@ -98,11 +100,13 @@ def _crossed(gates: "list[Gate]", comparison: "Comparison") -> bool:
     return bool(crossed)
 
 
-def _rendered(comparison: "Comparison", format: options.Format, place: Output, top: int) -> str:
-    if format is options.Format.JSON:
-        return place.json(comparison)
+def _rendered(
+    comparison: "Comparison", format: options.DataFormat, place: Output, top: int
+) -> str | Iterable[str]:
+    if format.is_data:
+        return as_data(comparison, format, place)
     from normscope.render.compare import render_comparison, render_comparison_markdown
 
-    if format is options.Format.MARKDOWN:
+    if format is options.DataFormat.MARKDOWN:
         return render_comparison_markdown(comparison, top=top)
     return render_comparison(comparison, top=top, screen=place.screen())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
-from normscope.cli.rendered import Showing, rendered
+from normscope.cli.rendered import Showing, rendered, write_files
 from normscope.cli.streams import Output, warn
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ def merge(
     parts: Parts,
     layer: options.Layer = None,
     top: options.Top = 10,
-    format: options.OutputFormat = options.Format.TABLE,
+    format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
     output: options.OutputPath = None,
     moments: options.MomentsPath = None,
+    tensors: options.TensorsPath = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -56,18 +57,17 @@ def merge(
     place = Output(output)
     place.check()
     Output(moments).check_file("--moments")
+    Output(tensors).check_file("--tensors")
     format = options.chosen(format, json)
     from normscope.layers import select
     from normscope.merging import merge as merged
-    from normscope.moments_file import write_moments
 
     report = merged(parts)
-    if moments:
-        write_moments(report, moments)
+    write_files(report, moments, tensors)
     modules = [found.module_name for found in report.layers.values()]
     chosen = select(modules, layer) if layer else set()
     shown = [name for name, found in report.layers.items() if found.module_name in chosen]
-    if shown and format is options.Format.JSON:
+    if shown and format.is_data:
         report = replace(report, layers={name: report.layers[name] for name in shown})
     place.write(rendered(report, Showing(format, shown, top, verbose), place))
     if not quiet:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -58,8 +59,8 @@ class Output:
             raise UsageError(f"{option} is {quoted(self.path)}; expected a file's name; name a file")
         self.check()
 
-    def write(self, text: str) -> None:
-        """Write `text`: to a file whole or not at all, or to standard output.
+    def write(self, text: str | Iterable[str]) -> None:
+        """Write `text`, or its pieces one by one: to a file whole or not at all, or to standard output.
 
         What standard output cannot encode is written as an escape rather than not at all.
         Raises ReportError when the place cannot be written, BrokenPipeError when nobody reads it.
@@ -70,7 +71,8 @@ class Output:
             write_whole(self.path, text)
             return
         try:
-            sys.stdout.write(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
+            for piece in [text] if isinstance(text, str) else text:
+                sys.stdout.write(piece.encode(_encoding(), "backslashreplace").decode(_encoding()))
             sys.stdout.flush()
         except BrokenPipeError:
             raise
