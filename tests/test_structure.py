@@ -32,6 +32,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "drift": ({"comparison", "errors", "printable", "report"}, {"numpy"}),
     "outline": ({"errors", "files", "plain"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
+    "json_schema": (
+        {"batch_report", "comparison", "errors", "glossary", "outline", "plain", "printable", "report"},
+        {"numpy"},
+    ),
     "recurring": ({"report"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
@@ -176,6 +180,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "errors",
             "files",
             "glossary",
+            "json_schema",
             "layer_list",
             "layers",
             "loading",
@@ -199,8 +204,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary", "kinds",
-    "media", "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
+    "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary",
+    "json_schema", "kinds", "media", "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
     "tidy",
 }  # fmt: skip
 
