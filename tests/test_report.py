@@ -619,9 +619,8 @@ def test_a_full_device_is_told() -> None:
 def test_a_failed_write_of_a_report_keeps_the_old_report(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     reports.minilm().to_json(path)
-    broken = dataclasses.replace(reports.minilm(), normscope=object())  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        broken.to_json(path)
+        files.write_json({**reports.minilm().to_dict(), "normscope": object()}, path, None)
     assert differences(read_report(path), reports.minilm()) == []
 
 

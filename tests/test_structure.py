@@ -205,8 +205,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 }
 WITHOUT_TORCH = {
     "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary",
-    "json_schema", "kinds", "media", "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "texts",
-    "tidy",
+    "json_schema", "kinds", "media", "outline", "plain", "printable", "recurring", "render", "report",
+    "samples", "source", "texts", "tidy",
 }  # fmt: skip
 
 
