@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchReport",
     "Batching",
+    "Comparison",
     "Drawing",
     "Loading",
     "NormscopeError",
@@ -15,18 +16,23 @@ __all__ = [
     "Watcher",
     "WhyReport",
     "batch_noise",
+    "compare",
     "explain",
     "inspect",
     "list_layers",
+    "merge",
     "read_report",
     "register",
     "watch",
     "why",
+    "write_moments",
+    "write_tensors",
 ]
 
 _HOMES = {
     "BatchReport": "normscope.batch_report",
     "Batching": "normscope.batches",
+    "Comparison": "normscope.comparison",
     "Drawing": "normscope.draws",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
@@ -35,6 +41,7 @@ _HOMES = {
     "Watcher": "normscope.watcher",
     "WhyReport": "normscope.why_report",
     "batch_noise": "normscope.batch_scan",
+    "compare": "normscope.drift",
     "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
@@ -42,21 +49,29 @@ _HOMES = {
     "register": "normscope.registry",
     "watch": "normscope.watcher",
     "why": "normscope.why_scan",
+    "merge": "normscope.merging",
+    "write_moments": "normscope.moments_file",
+    "write_tensors": "normscope.tensors_file",
 }
 
 if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
     from normscope.batch_scan import batch_noise
     from normscope.batches import Batching
+    from normscope.comparison import Comparison
     from normscope.draws import Drawing
+    from normscope.drift import compare
     from normscope.errors import NormscopeError
     from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers
+    from normscope.merging import merge
+    from normscope.moments_file import write_moments
     from normscope.outline import Outline
     from normscope.registry import register
     from normscope.report import Report, read_report
     from normscope.scan import inspect
     from normscope.source import Loading
+    from normscope.tensors_file import write_tensors
     from normscope.watcher import Watcher, watch
     from normscope.why_report import WhyReport
     from normscope.why_scan import why

@@ -89,6 +89,11 @@ class Accumulator:
         self.instance_likeness.merge(Likeness.of(instances, self.eps))
         self.sequence_likeness.merge(Likeness.of(sequences, self.eps))
 
+    def empty(self) -> "Accumulator":
+        """Return moments like these of nothing yet."""
+        words = None if self.words is None else self.words.most
+        return Accumulator(self.output.mean.shape[1], self.eps, self.output.mean.device, words)
+
     def merge(self, new: "Accumulator") -> None:
         """Add what `new` has seen of the same layer, in any order."""
         for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):

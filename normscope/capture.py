@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from normscope.accumulator import Accumulator
-from normscope.formulas import vector
+from normscope.formulas import stored_statistics, vector
 from normscope.gates import GATES, Gate
-from normscope.kept import KeptLayer, Seen
+from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Rows
+from normscope.seen import Seen
 from normscope.words import WordRoom
 
 # Two readings of the axes that are both this close to a layer's output are the same.
@@ -42,7 +43,7 @@ class Beside(NamedTuple):
 
 
 class LayerCapture:
-    """What one layer has seen so far; `moments` is None until its first call.
+    """Turns the calls of one layer into what it has `seen` so far.
 
     With `room` for words, moments are also kept by token id.
     """
@@ -50,37 +51,20 @@ class LayerCapture:
     def __init__(self, norm: NormLayer, room: WordRoom | None = None) -> None:
         self.norm = norm
         self.room = room
-        self.moments: Accumulator | None = None
+        self.seen = Seen()
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
-        self.calls = 0
-        self.nonfinite = 0
-        self.misfits = 0
-        self.unreadable = 0
-        self.precision = 0.0
-        self.layouts: list[str | None] = []
-        self.positioned = True
-        self.known_layout: str | None = None
-        self.guesses: set[str | None] = set()
-        self._worst_error = 0.0
-        self._output_square = 0.0
-        self._output_size = 0
 
     @property
-    def layout(self) -> str | None:
-        """The axes of the layer's input in order, None when unknown or not called."""
-        return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
+    def moments(self) -> Accumulator | None:
+        """Its moments so far, None until its first call."""
+        return self.seen.moments
 
     @property
     def unaligned(self) -> bool:
         """Whether a probe has shown that the layer does not see one row a token."""
-        return self.known_layout == UNALIGNED or is_own_sequence(self.known_layout)
-
-    def own_error(self) -> float:
-        """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
-        if self.norm.formula is None or not self._output_square:
-            return math.nan
-        return self._worst_error / math.sqrt(self._output_square / self._output_size)
+        layout = self.seen.known_layout
+        return layout == UNALIGNED or is_own_sequence(layout)
 
     def add(
         self,
@@ -97,7 +81,7 @@ class LayerCapture:
         tells the layout of the layer's input.
         """
         if not _is_plain(given):
-            self.unreadable += 1
+            self.seen.unreadable += 1
             return
         given = given.detach()
         if given.device.type == "mps":
@@ -107,12 +91,12 @@ class LayerCapture:
             self._choose_axis(given, output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
         if lead is None:
-            self.misfits += 1
+            self.seen.misfits += 1
             return
         size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
-        parts = parts_of(lead, norm.feature_axis, size, given.device, self.known_layout)
+        parts = parts_of(lead, norm.feature_axis, size, given.device, self.seen.known_layout)
         if parts and parts[0].sure:
-            self.known_layout = parts[0].layout or (UNALIGNED if probe else None)
+            self.seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
         if probe:
             return
         if gate is not None and not norm.settled:
@@ -173,7 +157,7 @@ class LayerCapture:
     def _add_parts(
         self, given: Tensor, output: Tensor | None, factor: Tensor | None, parts: Sequence[Alignment]
     ) -> None:
-        self.calls += 1
+        self.seen.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
         whole = None
         if self.norm.per_head and output is not None:
@@ -181,11 +165,8 @@ class LayerCapture:
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         for part in parts:
-            if part.layout not in self.layouts:
-                self.layouts.append(part.layout)
-            if not part.sure and self.known_layout is None:
-                self.guesses.add(part.layout)
-            self.positioned &= part.positioned
+            self.seen.add_layout(part.layout, sure=part.sure)
+            self.seen.positioned &= part.positioned
             self._add(part.take(x), beside.each(part.take), part)
 
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
@@ -194,7 +175,7 @@ class LayerCapture:
         if not bool(finite.all()):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
-            self.nonfinite += int((~finite).sum())
+            self.seen.nonfinite += int((~finite).sum())
             x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
@@ -204,10 +185,13 @@ class LayerCapture:
         norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
             norm.settle(rows, out, where.sample, factor)
-        if self.moments is None:
+        self.seen.unfitted = norm.settled and norm.formula is None
+        if norm.kind == "batchnorm":
+            self.seen.stored = stored_statistics(norm.module)
+        if self.seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps
-            self.moments = Accumulator(norm.features, eps, rows.x.device, words)
+            self.seen.moments = Accumulator(norm.features, eps, rows.x.device, words)
         spare = None
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
@@ -217,16 +201,17 @@ class LayerCapture:
             expected = expected if factor is None else expected * factor
             # The comparison overwrites it, and a formula without an affine gives y itself.
             spare = self._compare(expected.clone() if expected is y else expected, out)
-            self.precision = torch.finfo(out.dtype).eps
-        samples = self.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
+            self.seen.precision = torch.finfo(out.dtype).eps
+        samples = self.seen.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
         if self.kept is not None:
-            self.kept.add(Seen(rows.x, y, samples, where))
+            self.kept.add(BatchRows(rows.x, y, samples, where))
 
     def _compare(self, expected: Tensor, out: Tensor) -> Tensor:
-        self._output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
-        self._output_size += out.numel()
+        seen = self.seen
+        seen.output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
+        seen.output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
-        self._worst_error = max(self._worst_error, float(high), -float(low))
+        seen.worst_error = max(seen.worst_error, float(high), -float(low))
         return expected
 
 

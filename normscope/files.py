@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,38 @@ def write_json(data: Any, path: str | os.PathLike[str] | None, indent: int | Non
     return text
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` as UTF-8: beside it first, then renamed over it.
+def write_whole(path: str | os.PathLike[str], text: str | Iterable[str]) -> None:
+    """Write `text`, or its pieces one by one, to `path` as UTF-8: beside it first, then renamed over it.
 
     A reader never sees half a file, and a failure leaves what was there before. Devices and
     named pipes (`/dev/stdout`) are written to directly, since they cannot be renamed over.
     Raises ReportError when the place cannot be written.
     """
+
+    def write(target: Path) -> None:
+        with target.open("w", encoding="utf-8") as stream:
+            stream.writelines([text] if isinstance(text, str) else text)
+
+    _write(path, write)
+
+
+def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Call `write` with a name beside `path`, then rename what it wrote over it; else as `write_whole`.
+
+    Raises ReportError for devices and pipes, too: what `write` makes needs a file.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ReportError(f"cannot write {str(path)!r}: it is no file; name a file")
+    _write(path, write)
+
+
+def _write(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     target = Path(path)
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            write(target)
         else:
-            _replace(_resolved(target), text)
+            _replace(_resolved(target), write)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
@@ -46,12 +66,12 @@ def _resolved(path: Path) -> Path:
     return target
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        os.close(handle)
+        write(Path(name))
+        with Path(name).open("rb+") as stream:
             os.fsync(stream.fileno())
         Path(name).chmod(_mode_for(target))
         Path(name).replace(target)

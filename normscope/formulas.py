@@ -191,6 +191,12 @@ def vector(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> 
     return value.detach().to(dtype).reshape(-1) if isinstance(value, Tensor) else None
 
 
+def stored_statistics(module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Return a BatchNorm's running mean and variance (D,) in float64, None where it has none."""
+    mean, variance = (vector(module, name, torch.float64) for name in ("running_mean", "running_var"))
+    return None if mean is None or variance is None else (mean, variance)
+
+
 def fitting(module: nn.Module, name: str, features: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
     """Return the same where it is a number, or one a feature: a vector of another size is not used."""
     value = vector(module, name, dtype)

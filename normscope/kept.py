@@ -22,7 +22,7 @@ NUMBER = 8  # bytes of a float64
 LEAST_ROOM = 64
 
 
-class Seen(NamedTuple):
+class BatchRows(NamedTuple):
     """What one layer has seen of a batch: rows x and its own y (V, D), and the moments of x by sample."""
 
     x: Tensor
@@ -135,7 +135,7 @@ class KeptLayer:
         self.lost = False
         """Whether some rows could not be told to be any text's."""
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: BatchRows) -> None:
         """Add the moments of a batch's samples (G, D); a text may come again, in another call."""
         where = seen.where
         if not where.by_text:

@@ -9,7 +9,7 @@ from torch import Tensor
 from normscope.batches import Batch
 from normscope.errors import UsageError
 from normscope.evidence import LayerRows
-from normscope.kept import Kept, KeptLayer, Seen
+from normscope.kept import BatchRows, Kept, KeptLayer
 from normscope.layout import Alignment
 
 # Bytes of a float32, and of what labels one token at one layer.
@@ -84,7 +84,7 @@ class TokensAtLayer(KeptLayer):
         self._tokens = kept
         self._pieces: dict[int, list[_Piece]] = {}
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: BatchRows) -> None:
         """Add the rows x, y (V, D) of a batch; a text may come again, in another call."""
         where = seen.where
         if not where.by_text or not where.positioned:

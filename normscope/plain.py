@@ -19,6 +19,9 @@ from normscope.printable import printable
 
 T = TypeVar("T")
 
+# The metadata of a field that is no part of the plain values.
+APART = {"apart": True}
+
 
 class Record:
     """A base for dataclasses of numbers and arrays: equal when their plain values are, so NaN equals NaN."""
@@ -34,7 +37,7 @@ class Record:
 def to_plain(value: Any) -> Any:
     """Return `value` as dicts, lists, strings, numbers and None; never NaN or Infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name.rstrip("_"): to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name.rstrip("_"): to_plain(getattr(value, f.name)) for f in plain_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
@@ -42,6 +45,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def plain_fields(kind: Any) -> "list[dataclasses.Field[Any]]":
+    """List the fields of a dataclass that are part of its plain values."""
+    return [field for field in dataclasses.fields(kind) if "apart" not in field.metadata]
 
 
 def from_plain(kind: type[T], value: Any, where: str = "report") -> T:
@@ -80,7 +88,7 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     members = _expect(dict, value, where)
     hints = typing.get_type_hints(kind)
     read = {}
-    for field in dataclasses.fields(kind):
+    for field in plain_fields(kind):
         key = field.name.rstrip("_")
         if key not in members and field.default is not dataclasses.MISSING:
             continue  # A later version's field, in an earlier version's report.

@@ -9,18 +9,20 @@ normalise.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from normscope.errors import ReportError
 from normscope.files import write_json
-from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.plain import APART, Record, from_plain, require_schema, to_plain
 from normscope.printable import printable, quoted
 
 SCHEMA = "normscope.report/1"
+MOMENTS_SCHEMA = "normscope.moments/1"
 
 # Spelled out, since the readers take the element type off them: numpy's own short form has changed.
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -278,7 +280,8 @@ class RunInfo(Record):
 class Report(Record):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
-    `outlier_features` are those that recur across layers.
+    `outlier_features` are those that recur across layers. `moments` is what `normscope.merge` needs, a
+    `normscope.seen.RunMoments`, where it was asked for: no part of the JSON, and of no comparison.
     """
 
     normscope: str
@@ -287,6 +290,7 @@ class Report(Record):
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
     outlier_features: tuple[OutlierFeature, ...] = ()
+    moments: Any = field(default=None, metadata=APART)
 
     def __repr__(self) -> str:
         run = self.run
@@ -325,12 +329,12 @@ class Report(Record):
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
-    """Read a report that `to_json` or `normscope inspect --json` wrote.
+    """Read a report that `to_json`, `normscope inspect --json` or `normscope inspect --moments` wrote.
 
     Raises ReportError when the file is missing, is not JSON, or is not such a report.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = _text(Path(path))
         data = json.loads(text, parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -342,6 +346,22 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         return Report.from_dict(data)
     except ReportError as error:
         raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
+
+
+def _text(path: Path) -> str:
+    """Return the JSON of a report, from beside its moments where it has some."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+        # Safetensors begin with the length of their header in eight bytes; text has no such zeros.
+        if start[5:] != b"\0\0\0{":
+            return str(start + stream.read(), "utf-8")
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("schema") != MOMENTS_SCHEMA:
+                raise ValueError(f"its schema is not {MOMENTS_SCHEMA!r}")
+            return str(file.get_tensor("report").tobytes(), "utf-8")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _refuse(constant: str) -> None:

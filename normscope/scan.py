@@ -58,6 +58,7 @@ def inspect(
     exclude: Sequence[str] = (),
     per_call: bool = False,
     words: bool | int = False,
+    moments: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -70,7 +71,8 @@ def inspect(
     normalises them. Of several kinds as many of each are run side by side: texts[i] with images[i].
     `layers` and `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a
     layer that is used several times in a forward apart. With `words` it is also measured what the
-    token's identity explains, see `watch`. `progress` is called now and then.
+    token's identity explains, see `watch`. With `moments` the report carries them, for `merge`,
+    `write_moments` and `write_tensors`. `progress` is called now and then.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
@@ -82,7 +84,7 @@ def inspect(
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
-    return measure(loaded, given, batching, watcher, clock)
+    return measure(loaded, given, batching, watcher, clock, moments=moments)
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -120,6 +122,8 @@ def measure(
     watcher: Watcher,
     clock: "Clock",
     kept: Kept | None = None,
+    *,
+    moments: bool = False,
 ) -> Report:
     """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
     if not watcher.captures:
@@ -139,6 +143,7 @@ def measure(
         replace(model, revision=loaded.revision, commit=loaded.commit),
         replace(run, seconds=clock.seconds()),
         (*loaded.warnings, *notes),
+        moments=moments,
     )
 
 
@@ -216,7 +221,7 @@ def _decoder_valid(batch: Batch, batching: Batching) -> Tensor:
 
 
 def _require_numbers(watcher: Watcher) -> None:
-    called = [capture for capture in watcher.captures if capture.calls]
+    called = [capture for capture in watcher.captures if capture.seen.calls]
     if called and all(capture.moments is None for capture in called):
         raise RunError(
             f"every token at all {len(called)} layers is NaN or infinite; expected finite activations; "

@@ -12,7 +12,7 @@ from torch import Tensor
 from normscope import metrics
 from normscope.accumulator import Accumulator, Groups
 from normscope.capture import LayerCapture
-from normscope.formulas import fitting, vector
+from normscope.formulas import fitting
 from normscope.layers import NormLayer
 from normscope.layout import is_own_sequence
 from normscope.moments import Moments, Spread
@@ -34,6 +34,7 @@ from normscope.report import (
     StoredGap,
     Summary,
 )
+from normscope.seen import Seen
 from normscope.views import COMPARED, WITHOUT_POSITIONS, cells
 
 # The most features, and positions, that are named for their massive activations.
@@ -42,11 +43,9 @@ MOST = 16
 
 def layer_report(capture: LayerCapture) -> LayerReport:
     """Return everything that was measured at one layer; a layer never called has only its description."""
-    norm, moments = capture.norm, capture.moments
-    parts = measured(moments, capture.positioned) if moments is not None and moments.count else {}
-    if parts:
-        parts["outliers"] = replace(parts["outliers"], affine_outliers=_affine_outliers(norm))
-    return LayerReport(
+    norm = capture.norm
+    unknown: dict[str, Any] = dict.fromkeys(_PARTS)
+    described = LayerReport(
         name=norm.name,
         index=norm.index,
         module=type(norm.module).__name__,
@@ -54,13 +53,31 @@ def layer_report(capture: LayerCapture) -> LayerReport:
         features=norm.features,
         eps=norm.eps,
         affine=norm.affine,
-        calls=capture.calls,
-        layout=capture.layout,
+        calls=0,
+        layout=None,
+        count=0,
+        nonfinite=0,
+        own_error=math.nan,
+        **unknown,
+    )
+    return filled(described, capture.seen, _affine_outliers(norm))
+
+
+def filled(layer: LayerReport, seen: Seen, affine: AffineOutliers | None) -> LayerReport:
+    """Return the report of a layer that is described by `layer`, with the numbers of what it has `seen`."""
+    moments = seen.moments
+    parts = measured(moments, seen.positioned) if moments is not None and moments.count else {}
+    if parts:
+        parts["outliers"] = replace(parts["outliers"], affine_outliers=affine)
+    return replace(
+        layer,
+        calls=seen.calls,
+        layout=seen.layout,
         count=moments.count if moments is not None else 0,
-        nonfinite=capture.nonfinite,
-        own_error=capture.own_error(),
+        nonfinite=seen.nonfinite,
+        own_error=seen.own_error(),
         **{**dict.fromkeys(_PARTS), **parts},
-        stored_gap=_stored_gap(capture),
+        stored_gap=_stored_gap(seen),
     )
 
 
@@ -70,38 +87,36 @@ _PARTS = (
 )  # fmt: skip
 
 
-def notes_on(capture: LayerCapture) -> list[str]:
+def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
     """Say what kept this layer from being measured in full, a sentence each."""
-    norm = capture.norm
     notes = []
-    if capture.nonfinite:
-        notes.append(f"{capture.nonfinite} tokens with NaN or infinity were left out")
-    if capture.guesses - {capture.known_layout}:
-        guess = " or ".join(map(str, capture.guesses))
+    if seen.nonfinite:
+        notes.append(f"{seen.nonfinite} tokens with NaN or infinity were left out")
+    if set(seen.guesses) - {seen.known_layout}:
+        guess = " or ".join(map(str, seen.guesses))
         notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")
-    if capture.misfits:
-        notes.append(f"{capture.misfits} calls with another number of features were left out")
-    if capture.unreadable:
+    if seen.misfits:
+        notes.append(f"{seen.misfits} calls with another number of features were left out")
+    if seen.unreadable:
         odd = "a nested, sparse, quantized or complex input"
-        notes.append(f"{capture.unreadable} calls with {odd} were left out")
-    if capture.calls and None in capture.layouts:
+        notes.append(f"{seen.unreadable} calls with {odd} were left out")
+    if seen.calls and None in seen.layouts:
         notes.append(
             "its input's axes do not match the model's tokens, so rows are pooled, padding "
             "included, and only the feature and global views are given"
         )
-    elif any(is_own_sequence(layout) for layout in capture.layouts):
+    elif any(is_own_sequence(layout) for layout in seen.layouts):
         notes.append(
-            f"its rows are a sequence of its own, {capture.layout}, not the model's tokens, "
+            f"its rows are a sequence of its own, {seen.layout}, not the model's tokens, "
             "so padding counts where there is any"
         )
-    elif capture.calls and not capture.positioned:
+    elif seen.calls and not seen.positioned:
         notes.append("it sees one row a sample, so it has no positions")
-    if capture.calls and norm.settled and norm.formula is None:
-        kind = type(norm.module).__name__
-        notes.append(f"{kind} matches no formula of ours, so only its input is measured")
-    if capture.own_error() > 1e-3 + 64 * capture.precision:
+    if seen.unfitted:
+        notes.append(f"{layer.module} matches no formula of ours, so only its input is measured")
+    if seen.own_error() > 1e-3 + 64 * seen.precision:
         notes.append(
-            f"its output is up to {capture.own_error():.1g} rms from what its formula gives, "
+            f"its output is up to {seen.own_error():.1g} rms from what its formula gives, "
             "so its own output and agreement are approximate"
         )
     return notes
@@ -120,13 +135,11 @@ def pooled(layers: Iterable[LayerReport]) -> list[str]:
     ]
 
 
-def _stored_gap(capture: LayerCapture) -> StoredGap | None:
+def _stored_gap(seen: Seen) -> StoredGap | None:
     """Compare a BatchNorm's running statistics with the corpus's, where it has them."""
-    stored = [vector(capture.norm.module, name, torch.float64) for name in ("running_mean", "running_var")]
-    moments = capture.moments
-    if moments is None or capture.norm.kind != "batchnorm" or stored[0] is None or stored[1] is None:
+    if seen.moments is None or seen.stored is None:
         return None
-    return StoredGap(*metrics.stored_gap(cells(moments, "feature").x, stored[0], stored[1]))
+    return StoredGap(*metrics.stored_gap(cells(seen.moments, "feature").x, *seen.stored))
 
 
 def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:

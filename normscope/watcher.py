@@ -21,6 +21,7 @@ from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
+from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scope, Scopes
@@ -132,9 +133,13 @@ class Watcher:
         self._scopes.clear()
         self.tally.stop()
 
-    def report(self) -> Report:
-        """Return what has been measured so far; the watcher may go on afterwards."""
-        return self.report_as(describe(self.model, type(self.model).__name__), self.run_info())
+    def report(self, *, moments: bool = False) -> Report:
+        """Return what has been measured so far; the watcher may go on afterwards.
+
+        With `moments` it carries a copy of them, so that it can be merged with others.
+        """
+        model = describe(self.model, type(self.model).__name__)
+        return self.report_as(model, self.run_info(), moments=moments)
 
     def run_info(self) -> RunInfo:
         """Return an account of what has been run so far."""
@@ -142,26 +147,26 @@ class Watcher:
         if self.tally.slots:
             return run
         # A model without tokens, an image model say: its layers know what they saw.
-        seen = [capture.moments for capture in self.captures if capture.moments is not None]
-        return replace(
-            run,
-            texts=max((m.samples for m in seen), default=0),
-            tokens=max((m.count for m in seen), default=0),
-            positions=max((m.positions for m in seen), default=0),
-        )
+        return replace(run, **most_seen(capture.seen for capture in self.captures))
 
-    def report_as(self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = ()) -> Report:
+    def report_as(
+        self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = (), *, moments: bool = False
+    ) -> Report:
         """Return the report under this description of the model and the run."""
         layers: dict[str, LayerReport] = {}
+        carried = RunMoments({}, self.tally.slots) if moments else None
         functional = self._functional.notes(named_modules(self.model))
         notes = [*warnings, *self._scopes.notes, *functional]
         for layer in self._layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
                 layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
-                notes += [f"{name}: {note}" for note in notes_on(capture)]
+                if carried:
+                    carried.layers[name] = capture.seen.copy()
+                notes += [f"{name}: {note}" for note in notes_on(layers[name], capture.seen)]
         notes += pooled(layers.values())
-        return Report(__version__, model, run, layers, tuple(notes), outlier_features(layers.values()))
+        recurring = outlier_features(layers.values())
+        return Report(__version__, model, run, layers, tuple(notes), recurring, carried)
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)

@@ -1,10 +1,14 @@
 """What every test runs under: no network, and `--overwrite` to rewrite the golden files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+
+from normscope.json_schema import RESULTS, json_schema
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -18,6 +22,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--overwrite", action="store_true", help="rewrite the golden files from what is rendered now"
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _everything_written_is_valid() -> Iterator[None]:
+    """Hold every result that a test turns into JSON against the schema that the package ships."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (_, kind) in RESULTS.items():
+            patch.setattr(kind, "to_dict", _validated(kind.to_dict, Draft202012Validator(json_schema(name))))
+        yield
+
+
+def _validated(write: Callable[[Any], dict[str, Any]], validator: Any) -> Callable[[Any], dict[str, Any]]:
+    def to_dict(self: Any) -> dict[str, Any]:
+        data = write(self)
+        validator.validate(data)
+        return data
+
+    return to_dict
 
 
 @pytest.fixture

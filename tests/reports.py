@@ -15,6 +15,8 @@ from normscope.batch_report import (
     NoiseParts,
     Running,
 )
+from normscope.comparison import Comparison
+from normscope.drift import compare
 from normscope.recurring import outlier_features
 from normscope.report import (
     AffineFit,
@@ -203,6 +205,28 @@ def hostile() -> Report:
 
 def _summary(mean: float, std: float) -> Summary:
     return Summary(1536, mean, std, mean - 3 * std, mean + 4 * std)
+
+
+def comparison() -> Comparison:
+    """MiniLM against itself after layers were renamed, moved and dropped."""
+    before = minilm()
+    after = [
+        replace(each, name=name, index=i)
+        for i, (name, each) in enumerate(
+            zip([*MINILM[:4], "renamed.LayerNorm", *MINILM[5:12]], map(_moved, range(12)), strict=True)
+        )
+    ]
+    return compare(before, report(after, id="moved"))
+
+
+def _moved(index: int) -> LayerReport:
+    old = layer(MINILM[index], index)
+    assert old.feature is not None
+    feature = FeatureStats(9, old.feature.mean + 0.01 * index, old.feature.variance * (1 + index / 10))
+    changes: dict[str, Any] = {"feature": None if index == 2 else feature}
+    if index % 3 == 1:
+        changes["agreement"] = {"feature": 0.5}
+    return replace(old, **changes)
 
 
 def batch_report(

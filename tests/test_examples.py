@@ -1,5 +1,6 @@
 """The examples run, on a few texts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,3 +20,21 @@ def test_special_tokens(tmp_path: Path) -> None:
     assert len(shares) == 13
     included, excluded = shares["encoder.layer.0.output.LayerNorm"]
     assert included > 50 > excluded
+
+
+def test_drift_gate(tmp_path: Path) -> None:
+    same, other, baseline = (tmp_path / name for name in ("same.txt", "other.txt", "baseline.json"))
+    same.write_text("\n".join(models.prose(20)), encoding="utf-8")
+    other.write_text("a a a a a\nb b b\n", encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def gate(texts: Path) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", str(EXAMPLES / "drift_gate.sh"), "demo", str(texts), str(baseline)]
+        environment = {**os.environ, "PATH": path}
+        return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+
+    assert (gate(same).returncode, gate(same).stderr) == (0, "")
+    failed = gate(other)
+    assert failed.returncode == 3
+    assert "failed: encoder.layer.5.output.LayerNorm: bn_drift.mean" in failed.stderr
+    assert "13 normalization layers, most moved first" in failed.stdout

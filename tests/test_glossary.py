@@ -29,6 +29,7 @@ from normscope.glossary.lookup import ENTRIES, TOPICS, children, explain, found
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.plain import Record
 from normscope.render.batches import detail, noisiest, over_layers
+from normscope.render.compare import drifts
 from normscope.render.explain import (
     render_entries,
     render_entries_markdown,
@@ -61,7 +62,7 @@ DERIVED = {
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
 SHARED = {"summary"}
 # Columns of words that need no entry: what a row is about.
-LABELS = {"layer", "full name", "module", "kind", "affine", "layout", "place"}
+LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 # What is said above and below the tables, and in the documentation of the JSON.
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
@@ -201,6 +202,7 @@ def columns() -> Iterator[Column]:
         OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other"),
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
+    yield from drifts(reports.comparison(), 12, UNICODE).columns
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]
     for grid in (*grids, *detail(batches.layers[noisiest(batches)[0]], 9, UNICODE)):

@@ -15,7 +15,7 @@ from normscope import Batching, BatchReport, Drawing
 from normscope.batches import Batch
 from normscope.draws import chance, plans
 from normscope.errors import TextError, UsageError
-from normscope.kept import Choice, Kept, Seen
+from normscope.kept import BatchRows, Choice, Kept
 from normscope.layout import TokenMask, align
 from normscope.moments import Moments, Rows
 from tests import models
@@ -90,7 +90,7 @@ def feed(kept: Kept, sources: list[int], texts: list[Any], layer: str = "norm") 
     where = align(tuple(x.shape[:2]), TokenMask(mask, mask), -1, torch.device("cpu"))
     for part in where.parts(7):
         rows = Rows.of(part.take(x.reshape(-1, x.shape[2])))
-        kept.layer(layer).add(Seen(rows.x, rows.x, Moments.by_group(rows.x, part.sample), part))
+        kept.layer(layer).add(BatchRows(rows.x, rows.x, Moments.by_group(rows.x, part.sample), part))
 
 
 def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:

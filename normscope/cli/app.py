@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope import __version__
-from normscope.cli import batches, explain, inspect, layers, why
+from normscope.cli import batches, compare, explain, inspect, layers, merge, why
 from normscope.cli.guard import full_disk, guard
 
 
@@ -65,6 +65,10 @@ app.command(
     "batches", short_help="Show what BatchNorm would see in batches of texts.", epilog=batches.EPILOG
 )(batches.batches)
 app.command("why", short_help="Try the article's claims on a model and texts.", epilog=why.EPILOG)(why.why)
+app.command("compare", short_help="Show how far two reports are apart, or fail.", epilog=compare.EPILOG)(
+    compare.compare
+)
+app.command("merge", short_help="Make one report of the parts of a corpus.", epilog=merge.EPILOG)(merge.merge)
 app.command("explain", short_help="Say what a number of the reports is.", epilog=explain.EPILOG)(
     explain.explain
 )

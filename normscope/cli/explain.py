@@ -6,6 +6,7 @@ import typer
 
 from normscope.cli import options
 from normscope.cli.streams import Output
+from normscope.errors import UsageError
 
 if TYPE_CHECKING:
     from normscope.glossary.entry import Entry
@@ -16,6 +17,7 @@ Examples:
   normscope explain agreement.feature
   normscope explain BN variance
   normscope explain agreement --format markdown
+  normscope explain --schema report
   normscope explain --json | jq -r '.entries[] | [.name, .formula] | @tsv'
 
 \b
@@ -30,6 +32,10 @@ METRIC is one of:
 Upper and lower case, and spaces, - and _, are alike. No model is loaded.
 
 \b
+--schema prints a JSON Schema (draft 2020-12) instead, and METRIC is what is
+written: report, layers, batches, why, compare or explain; without it, all.
+
+\b
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
 Metric = Annotated[
@@ -38,8 +44,14 @@ Metric = Annotated[
 ]
 
 
+Schema = Annotated[
+    bool, typer.Option("--schema", help="Print the JSON Schema of what METRIC names: report, ...")
+]
+
+
 def explain(
     metric: Metric = None,
+    schema: Schema = False,
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
     output: options.OutputPath = None,
@@ -50,10 +62,22 @@ def explain(
     format = options.chosen(format, json)
     place = Output(output)
     place.check()
+    if schema:
+        place.write(_schema(" ".join(metric) if metric else None, format))
+        return
     entries = found(" ".join(metric)) if metric else tuple(ENTRIES.values())
     below = children(entries[0]) if metric else ()
     below = tuple(entry for entry in below if entry not in entries)
     place.write(_rendered(entries, below, format, place, listed=not metric))
+
+
+def _schema(name: str | None, format: options.Format) -> str:
+    if format is options.Format.MARKDOWN:
+        raise UsageError("--schema came with --format markdown; expected JSON; drop one")
+    from normscope.files import write_json
+    from normscope.json_schema import json_schema
+
+    return write_json(json_schema(name), None, 2)
 
 
 def _rendered(

@@ -1,14 +1,10 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-from typing import TYPE_CHECKING
-
 from normscope.cli import options
 from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.rendered import Showing, rendered, write_files
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
-
-if TYPE_CHECKING:
-    from normscope.report import Report
 
 EPILOG = """\b
 Examples:
@@ -17,6 +13,8 @@ Examples:
   normscope inspect gpt2 -f corpus.txt --limit 2000 --layer "*.ln_1"
   normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg
   normscope inspect openai/whisper-tiny --audio speech.wav
+  normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
+  normscope inspect gpt2 -f part1.txt --moments part1.safetensors
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
 \b
@@ -101,6 +99,12 @@ more of the tokens, in a quarter or more of the layers as wide (LLM.int8):
                         the mean of the layer's
 
 \b
+--format csv has one number a row (layer, view, position, feature, statistic,
+value), jsonl one layer a line; view.statistic is the number's name in
+normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
+every layer, per position and feature.
+
+\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 normscope explain NAME has the formula and source of each number."""
 
@@ -122,9 +126,11 @@ def inspect(
     per_call: options.PerCall = False,
     words: options.Words = False,
     top: options.Top = 10,
-    format: options.OutputFormat = options.Format.TABLE,
+    format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
     output: options.OutputPath = None,
+    moments: options.MomentsPath = None,
+    tensors: options.TensorsPath = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     revision: options.Revision = None,
@@ -143,6 +149,8 @@ def inspect(
 
     place = Output(output)
     place.check()
+    Output(moments).check_file("--moments")
+    Output(tensors).check_file("--tensors")
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
@@ -165,27 +173,15 @@ def inspect(
             images=given.images,
             audio=given.audio,
             batching=batching,
-            layers=layer or () if format is options.Format.JSON else (),
+            layers=layer or () if format.is_data else (),
             exclude=exclude or (),
             per_call=per_call,
             words=words,
+            moments=bool(moments or tensors),
             progress=progress,
         )
         shown = [name for name, found in report.layers.items() if found.module_name in shown]
-    place.write(_rendered(report, format, place, shown=shown, top=top, verbose=verbose))
+    write_files(report, moments, tensors)
+    place.write(rendered(report, Showing(format, shown, top, verbose), place))
     if not quiet:
         warn(report.warnings, verbose=verbose)
-
-
-def _rendered(
-    report: "Report", format: options.Format, place: Output, *, shown: list[str], top: int, verbose: bool
-) -> str:
-    if format is options.Format.JSON:
-        return place.json(report)
-    if format is options.Format.MARKDOWN:
-        from normscope.render.markdown import render_markdown
-
-        return render_markdown(report, layers=shown, top=top, verbose=verbose)
-    from normscope.render.tables import render_report
-
-    return render_report(report, layers=shown, top=top, verbose=verbose, screen=place.screen())

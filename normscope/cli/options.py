@@ -1,7 +1,7 @@
 """The options that commands share, each declared once: name, short form, and one line of help."""
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -14,6 +14,21 @@ class Format(str, Enum):
     TABLE = "table"
     JSON = "json"
     MARKDOWN = "markdown"
+
+
+class DataFormat(str, Enum):
+    """How a result that has tidy data is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it is for programs, and not for reading."""
+        return self in (DataFormat.JSON, DataFormat.JSONL, DataFormat.CSV)
 
 
 class Order(str, Enum):
@@ -30,11 +45,14 @@ class SpecialTokens(str, Enum):
     EXCLUDE = "exclude"
 
 
-def chosen(format: Format, json: bool) -> Format:
+AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
+
+
+def chosen(format: AnyFormat, json: bool) -> AnyFormat:
     """Join --format and --json; UsageError when they contradict each other."""
-    if json and format is Format.MARKDOWN:
-        raise UsageError("--json and --format markdown were both given; expected one format; drop one")
-    return Format.JSON if json else format
+    if json and format.value not in ("table", "json"):
+        raise UsageError(f"--json and --format {format.value} were both given; expected one format; drop one")
+    return type(format)("json") if json else format
 
 
 Model = Annotated[
@@ -158,10 +176,23 @@ AttnImplementation = Annotated[
     typer.Option("--attn-implementation", metavar="NAME", help="eager, sdpa, flash_attention_2, ..."),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+OutputDataFormat = Annotated[DataFormat, typer.Option("--format", help="How to write the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 OutputPath = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),
+]
+MomentsPath = Annotated[
+    str | None,
+    typer.Option(
+        "--moments", metavar="PATH", help="Also write the report with its moments, for normscope merge."
+    ),
+]
+TensorsPath = Annotated[
+    str | None,
+    typer.Option(
+        "--tensors", metavar="PATH", help="Also write the position x feature tables, as safetensors."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
 Verbose = Annotated[

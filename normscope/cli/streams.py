@@ -3,11 +3,12 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from normscope.errors import ReportError
+from normscope.errors import ReportError, UsageError
 from normscope.printable import printable, quoted
 
 if TYPE_CHECKING:
@@ -50,8 +51,16 @@ class Output:
         if refusal:
             raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
 
-    def write(self, text: str) -> None:
-        """Write `text`: to a file whole or not at all, or to standard output.
+    def check_file(self, option: str) -> None:
+        """Do so for what `option` names, if it was given: that must be a file."""
+        if self.path is None:
+            return
+        if self.path == "-" or (self.path and Path(self.path).exists() and not Path(self.path).is_file()):
+            raise UsageError(f"{option} is {quoted(self.path)}; expected a file's name; name a file")
+        self.check()
+
+    def write(self, text: str | Iterable[str]) -> None:
+        """Write `text`, or its pieces one by one: to a file whole or not at all, or to standard output.
 
         What standard output cannot encode is written as an escape rather than not at all.
         Raises ReportError when the place cannot be written, BrokenPipeError when nobody reads it.
@@ -62,7 +71,8 @@ class Output:
             write_whole(self.path, text)
             return
         try:
-            sys.stdout.write(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
+            for piece in [text] if isinstance(text, str) else text:
+                sys.stdout.write(piece.encode(_encoding(), "backslashreplace").decode(_encoding()))
             sys.stdout.flush()
         except BrokenPipeError:
             raise

@@ -51,6 +51,10 @@ class Topic:
     entries: tuple[Entry, ...]
 
 
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(entry).items()}
+
+
 @dataclass(frozen=True)
 class Glossary:
     """Some entries, or all, as they are written."""
@@ -59,7 +63,7 @@ class Glossary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entries as plain JSON values, in the documented schema `normscope.explain/1`."""
-        return {"schema": EXPLAIN_SCHEMA, "notation": NOTATION, "entries": list(map(asdict, self.entries))}
+        return {"schema": EXPLAIN_SCHEMA, "notation": NOTATION, "entries": list(map(_plain, self.entries))}
 
     def to_json(self) -> str:
         """Return the entries as strict JSON text."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from normscope.errors import UsageError
 from normscope.glossary.claims import CLAIMS
 from normscope.glossary.comparison import COMPARISON
+from normscope.glossary.drift import DRIFT
 from normscope.glossary.entry import Entry
 from normscope.glossary.explained import EXPLAINED
 from normscope.glossary.filling import FILLING
@@ -17,7 +18,7 @@ from normscope.glossary.run import RUN
 from normscope.glossary.views import VIEWS
 from normscope.printable import quoted
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS)
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, DRIFT)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The lists of the reports, whose names are no part of an entry's, and the members of a summary.

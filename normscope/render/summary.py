@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from normscope.batch_report import BatchReport
+from normscope.comparison import Compared
 from normscope.printable import printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
@@ -14,7 +15,7 @@ from normscope.report import LayerReport, Report, Summary
 BAR = 3
 
 
-def headline(report: Report | BatchReport) -> list[str]:
+def headline(report: Report | BatchReport | Compared) -> list[str]:
     """Say which model was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
@@ -23,7 +24,7 @@ def headline(report: Report | BatchReport) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: Report | BatchReport) -> list[str]:
+def workload(report: Report | BatchReport | Compared) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [

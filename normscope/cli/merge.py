@@ -1,0 +1,74 @@
+"""`normscope merge`: one report out of the parts of one corpus, exactly."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normscope.cli import options
+from normscope.cli.rendered import Showing, rendered, write_files
+from normscope.cli.streams import Output, warn
+
+if TYPE_CHECKING:
+    pass
+
+EPILOG = """\b
+Examples:
+  normscope inspect gpt2 -f part1.txt --moments part1.safetensors -q
+  normscope inspect gpt2 -f part2.txt --moments part2.safetensors -q
+  normscope merge part1.safetensors part2.safetensors
+  normscope merge part*.safetensors --json -o whole.json
+  normscope merge part*.safetensors --moments half.safetensors -q
+
+\b
+A PART is a report that was written with --moments: it holds all that was
+counted and summed, in float64, so that parts give the numbers that one run
+over all texts would have given, in any order. Which texts share a batch
+changes float32 results in the last digits, as it does in one run.
+
+\b
+Parts must be of one model (id, revision, commit, dtype, parameters), its
+layers of one kind, and --special-tokens, --max-length, --per-call, --words
+and the layers that were measured must be the same: if not, one line says
+which field differs. The tables are those of normscope inspect, whose --help
+explains the columns. Padding and batches are those of the parts.
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, parts that differ included."""
+
+Parts = Annotated[
+    list[str], typer.Argument(metavar="PART...", help="Reports that inspect --moments or merge wrote.")
+]
+
+
+def merge(
+    parts: Parts,
+    layer: options.Layer = None,
+    top: options.Top = 10,
+    format: options.OutputDataFormat = options.DataFormat.TABLE,
+    json: options.Json = False,
+    output: options.OutputPath = None,
+    moments: options.MomentsPath = None,
+    tensors: options.TensorsPath = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make one report out of the parts of one corpus, exactly."""
+    place = Output(output)
+    place.check()
+    Output(moments).check_file("--moments")
+    Output(tensors).check_file("--tensors")
+    format = options.chosen(format, json)
+    from normscope.layers import select
+    from normscope.merging import merge as merged
+
+    report = merged(parts)
+    write_files(report, moments, tensors)
+    modules = [found.module_name for found in report.layers.values()]
+    chosen = select(modules, layer) if layer else set()
+    shown = [name for name, found in report.layers.items() if found.module_name in chosen]
+    if shown and format.is_data:
+        report = replace(report, layers={name: report.layers[name] for name in shown})
+    place.write(rendered(report, Showing(format, shown, top, verbose), place))
+    if not quiet:
+        warn(report.warnings, verbose=verbose)

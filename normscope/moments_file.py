@@ -1,0 +1,100 @@
+"""A report and its moments in one file, so that it can be merged: safetensors, written whole or not at all.
+
+The report's JSON is the tensor `report`, its bytes; the moments of layer i are the tensors `i/...`, in
+float64, as they were; what else was counted is JSON in the header.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from normscope import __version__
+from normscope.errors import ReportError
+from normscope.files import write_with
+from normscope.packed import pack, unpack
+from normscope.plain import from_plain, to_plain
+from normscope.printable import printable, quoted
+from normscope.report import MOMENTS_SCHEMA, Report, read_report
+from normscope.seen import RunMoments, Seen
+
+STORED = ("stored.mean", "stored.variance")
+
+
+def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a report with its moments to `path`: what `read_moments`, `merge` and `read_report` read.
+
+    Raises ReportError when the report carries no moments, or the place cannot be written.
+    """
+    run: RunMoments = require_moments(report, "the report")
+    facts = {"slots": run.slots, "layers": [to_plain(seen) for seen in run.layers.values()]}
+    header = {
+        "schema": MOMENTS_SCHEMA,
+        "normscope": __version__,
+        "model": report.model.id.encode("utf-8", "backslashreplace").decode("utf-8"),
+        "facts": json.dumps(facts, allow_nan=False),
+    }
+    text = bytearray(report.to_json(), "utf-8")
+    tensors = {"report": torch.frombuffer(text, dtype=torch.uint8)}
+    for i, seen in enumerate(run.layers.values()):
+        tensors.update((f"{i}/{name}", values) for name, values in _tensors(seen).items())
+    write_with(path, lambda target: save_file(tensors, target, metadata=header))
+
+
+def read_moments(path: str | os.PathLike[str]) -> Report:
+    """Read a report with the moments that `write_moments` or `normscope inspect --moments` wrote.
+
+    Raises ReportError when the file is missing, or holds no such report, or none with moments.
+    """
+    report = read_report(path)
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return replace(report, moments=_run_moments(report, facts, tensors))
+    except (SafetensorError, OSError) as error:
+        raise ReportError(
+            f"{quoted(path)} carries no moments; expected a report written with --moments; "
+            "run normscope inspect --moments PATH"
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
+        reason = printable(str(error)) if isinstance(error, ReportError) else "its header is not ours"
+        raise ReportError(
+            f"{quoted(path)}: {reason}; make it anew with normscope inspect --moments"
+        ) from error
+
+
+def require_moments(report: Report, what: str) -> RunMoments:
+    """Return what the report carries to be merged; ReportError when it carries nothing."""
+    run = report.moments
+    if isinstance(run, RunMoments):
+        return run
+    raise ReportError(
+        f"{what} carries no moments; expected one made with moments=True; make it anew with that"
+    )
+
+
+def _tensors(seen: Seen) -> dict[str, Tensor]:
+    stored = dict(zip(STORED, seen.stored, strict=True)) if seen.stored else {}
+    tensors = {} if seen.moments is None else pack(seen.moments)
+    return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
+
+
+def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
+    listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
+    if len(listed) != len(report.layers):
+        raise ReportError(f"moments of {len(listed)} layers; expected {len(report.layers)}")
+    layers = {}
+    for i, (layer, seen) in enumerate(zip(report.layers.values(), listed, strict=True)):
+        own = {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{i}/")}
+        moments = unpack(own, layer.features) if "table.co" in own else None
+        stored = (own[STORED[0]], own[STORED[1]]) if STORED[0] in own else None
+        layers[layer.name] = replace(seen, moments=moments, stored=stored)
+    return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"))
