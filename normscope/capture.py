@@ -14,7 +14,7 @@ from normscope.gates import GATES, Gate
 from normscope.kept import KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
-from normscope.moments import Labels, Rows
+from normscope.moments import Labels, Moments, Rows
 from normscope.words import WordRoom
 
 # Two readings of the axes that are both this close to a layer's output are the same.
@@ -53,6 +53,8 @@ class LayerCapture:
         self.moments: Accumulator | None = None
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
+        self.scales: Moments | None = None
+        """The moments of what the layer multiplies rows by, its own scale of each, if they are asked for."""
         self.calls = 0
         self.nonfinite = 0
         self.misfits = 0
@@ -218,6 +220,8 @@ class LayerCapture:
             # The comparison overwrites it, and a formula without an affine gives y itself.
             spare = self._compare(expected.clone() if expected is y else expected, out)
             self.precision = torch.finfo(out.dtype).eps
+            if self.scales is not None and norm.formula.is_plain:
+                self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
         samples = self.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
         if self.kept is not None:
             self.kept.add(samples, where)
