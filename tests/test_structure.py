@@ -212,7 +212,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"layers", "loading", "outline", "places", "source", "trial", "watcher"},
         CORE,
     ),
-    "render": ({"batch_report", "glossary", "outline", "printable", "report"}, {"numpy", "rich"}),
+    "render": (
+        {"batch_report", "glossary", "outline", "printable", "report", "swap_report"},
+        {"numpy", "rich"},
+    ),
     "cli": (
         {
             "batch_report",
@@ -232,6 +235,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "samples",
             "scan",
             "source",
+            "swap_plan",
+            "swap_report",
+            "swap_scan",
             "texts",
         },
         {"rich", "typer"},
@@ -240,9 +246,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "draws", "errors", "files", "filling", "glossary", "held_out", "kinds", "media", "outline",
-    "plain", "printable", "recurring", "render", "report", "samples", "source",
-    "swap_plan", "swap_report", "texts",
+    "batch_report", "cli", "draws", "errors", "files", "filling", "glossary", "held_out", "kinds", "media",
+    "outline", "plain", "printable", "recurring", "render", "report", "samples", "source", "swap_plan",
+    "swap_report", "texts",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope import __version__
-from normscope.cli import batches, explain, inspect, layers
+from normscope.cli import batches, explain, inspect, layers, swap
 from normscope.cli.guard import full_disk, guard
 
 
@@ -64,6 +64,9 @@ app.command("layers", short_help="List the normalization layers; no weights are 
 app.command(
     "batches", short_help="Show what BatchNorm would see in batches of texts.", epilog=batches.EPILOG
 )(batches.batches)
+app.command("swap", short_help="Replace layers by BatchNorm and measure what breaks.", epilog=swap.EPILOG)(
+    swap.swap
+)
 app.command("explain", short_help="Say what a number of the reports is.", epilog=explain.EPILOG)(
     explain.explain
 )
