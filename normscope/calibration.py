@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from normscope.errors import ReportError
@@ -64,7 +64,7 @@ class Calibration:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
-            save_file(tensors, part, about)
+            part.write_bytes(save(tensors, about))
             part.replace(path)
         except (OSError, SafetensorError) as error:
             got = f"cannot write to the folder {quoted(folder)} ({reason(error)})"

@@ -43,8 +43,10 @@ from normscope.render.outliers import by_layer, recurring
 from normscope.render.outline import outline_grid
 from normscope.render.screen import Screen
 from normscope.render.summary import details, headline, summary, workload
+from normscope.render.swap import grids as swap_grids
 from normscope.report import Report
 from normscope.report import Summary as Five
+from normscope.swap_report import Estimate
 from normscope.views import COMPARED
 from tests import models, reports
 
@@ -54,9 +56,9 @@ PLANNED_COLUMNS: set[str] = set()
 PLANNED_COMMANDS = {"why"}
 
 # Numbers that only a table has, members of a report that are words, and what stands for a class of numbers.
-DERIVED = {"own_output.distance", "own_output.near_one", "tid.length_ratio"}
+DERIVED = {"effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio"}
 WORDS = {"kind", "affine", "place", "layout"}
-SHARED = {"summary"}
+SHARED = {"summary", "estimate"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "full name", "module", "kind", "affine", "layout", "place"}
 # What is said above and below the tables, and in the documentation of the JSON.
@@ -65,6 +67,8 @@ BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 KEYS = {"agreement": COMPARED}
 # Lists of records that keep their name in the path: what is in them goes by names that others have, too.
 NAMED = {"outlier_features"}
+# What holds the numbers of a layer for all layers together.
+LIKE_A_LAYER = {"all"}
 
 
 def roots() -> list[type[Record]]:
@@ -81,7 +85,7 @@ def members(kind: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_number(kind: Any) -> bool:
-    return kind in (int, float) or is_summary(kind) or typing.get_origin(kind) is np.ndarray
+    return kind in (int, float, Estimate) or is_summary(kind) or typing.get_origin(kind) is np.ndarray
 
 
 def is_summary(kind: Any) -> bool:
@@ -95,11 +99,8 @@ def numbers(kind: Any, path: str = "", leaf: Callable[[Any], bool] = is_number) 
         yield path
     elif dataclasses.is_dataclass(kind):
         for name, below in members(kind):
-            yield from numbers(
-                below,
-                path if lists_records(below) and name not in NAMED else f"{path}.{name}".lstrip("."),
-                leaf,
-            )
+            nameless = name in LIKE_A_LAYER or (lists_records(below) and name not in NAMED)
+            yield from numbers(below, path if nameless else f"{path}.{name}".lstrip("."), leaf)
     elif origin is Mapping and not lists_records(kind):
         yield from (f"{path}.{key}" for key in KEYS[path] if [*numbers(arguments[1], path, leaf)])
     else:
@@ -198,6 +199,8 @@ def columns() -> Iterator[Column]:
         OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other"),
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
+    for swap in (reports.swap_report(), reports.swap_report(head=None)):
+        yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]
     for grid in (*grids, *detail(batches.layers[noisiest(batches)[0]], 9, UNICODE)):
@@ -352,6 +355,8 @@ def test_every_entry_is_found_by_its_name(name: str) -> None:
         (".batches[3].padding_share", ["padding_share"]),
         ("padding", ["run.padding_share", "padding_share"]),
         ("S", ["summary"]),
+        ("layers[3].effect.kl.low", ["effect.kl", "estimate"]),
+        (".all.effect.perplexity", ["effect.perplexity"]),
         ("agreement", ["agreement"]),
     ],
 )

@@ -32,8 +32,8 @@ first, the third, ..., are calibrated on and the others are held out, unless
                     the most that any fixed scale and shift can do
   batchnorm-batch   mean and variance per feature over the tokens of the
                     batch, as BatchNorm uses in training: see --batch-size
-  frozen            the layer's own centring, and one scale for all tokens,
-                    the mean of what it divides by, inverted
+  frozen            the layer's own centring, and one scale for all tokens:
+                    the mean of those that it gives each
   identity          nothing
 The layer's own weight and bias follow each of them.
 

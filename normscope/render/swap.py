@@ -68,10 +68,10 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
     )
     steps = report.cumulative or ()
     names = Column("layer", "", [step.name for step in steps], names=True)
+    effects = [step.effect for step in steps]
     growing = Grid(
         "One after the other, the most tolerant first; each stays replaced",
-        [_replaced([step.replaced for step in steps]), names]
-        + _columns([step.effect for step in steps], report, glyphs),
+        [_replaced([step.replaced for step in steps]), names, *_columns(effects, report, glyphs)],
     )
     together = Grid(
         "All of them together",
@@ -94,7 +94,7 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
     def intervals(read: Callable[[Effect], Estimate | None]) -> list[str]:
         return [_interval(read(effect), glyphs) for effect in effects]
 
-    damage = Column("damage", "", _bars(effects, glyphs), "bn")
+    damage = Column("damage", "", _bars(effects, report, glyphs), "bn")
     hidden = [
         Column("hidden", "cosine", estimates(lambda e: e.hidden_cosine), "bn", rank=2),
         Column("sentence", "cosine", estimates(lambda e: e.sentence_cosine), "bn", rank=2),
@@ -116,14 +116,16 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
     ]
 
 
-def _bars(effects: Sequence[Effect], glyphs: Glyphs) -> list[str]:
+def _bars(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list[str]:
     """Draw the damage: 1 - cosine from nothing to 1, or KL on a log scale; what is no number is full."""
-    damage = [effect.damage for effect in effects]
-    if any(effect.kl is not None for effect in effects):
-        known = shares(logarithms([value if math.isfinite(value) else math.nan for value in damage]).tolist())
-        filled = [0.04 + 0.96 * share for share in known]
-    else:
-        filled = damage
+    damage = filled = [effect.damage for effect in effects]
+    if report.baseline.loss is not None:
+        # One scale for all tables.
+        others = [report.all_.effect, *(step.effect for step in report.cumulative or ())]
+        others += [layer.effect for layer in report.layers.values()]
+        values = [*damage, *(effect.damage for effect in others)]
+        known = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
+        filled = [0.04 + 0.96 * share for share in known[: len(damage)]]
     pairs = zip(filled, damage, strict=True)
     return [glyphs.bar(1.0 if math.isinf(value) else share, BAR) for share, value in pairs]
 
