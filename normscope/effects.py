@@ -16,8 +16,8 @@ from normscope.swap_report import Effect, Estimate
 
 DRAWS = 1000
 COVERAGE = 0.95
-# Rows of logits that are turned into probabilities at once.
-ROWS = 256
+# So many logits are turned into probabilities at once: a part stays in a processor's cache.
+PART = 1 << 20
 # Similarities are those of this many texts at most: their matrix has the square of it.
 SIMILAR = 2048
 
@@ -70,10 +70,9 @@ def prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str,
     Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
     nats, of KL(own || other) and of whether both have one likeliest token.
     """
-    parts = [
-        _compared(a, b, target)
-        for a, b, target in zip(own.split(ROWS), other.split(ROWS), question.target.split(ROWS), strict=True)
-    ]
+    rows_at_once = max(1, PART // max(1, own.shape[1]))
+    pieces = (torch.split(values, rows_at_once) for values in (own, other, question.target))
+    parts = [_compared(a, b, target) for a, b, target in zip(*pieces, strict=True)]
     rows = torch.cat(parts) if parts else own.new_zeros(0, 4).double()
     sums = rows.new_zeros(len(question.valid), 4).index_add_(0, question.text, rows)
     targets = torch.bincount(question.text, minlength=len(question.valid)).double()

@@ -48,9 +48,9 @@ class Statistics:
         x, scales = by_feature.x, capture.scales
         slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # No line where x is constant: y's mean.
         intercept = by_feature.mean_y - slope * x.mean
-        known = [x.mean[0], x.variance()[0], slope[0], intercept[0]]
-        scale = scales.mean[0, 0] if scales is not None and float(scales.count) else None
-        return cls(*(values.cpu() for values in known), None if scale is None else scale.cpu())
+        mean, variance, a, b = (table[0].cpu() for table in (x.mean, x.variance(), slope, intercept))
+        scale = scales.mean[0, 0].cpu() if scales is not None and float(scales.count) else None
+        return cls(mean, variance, a, b, scale)
 
     def known(self) -> dict[str, Tensor]:
         """Return those that are known, by name."""

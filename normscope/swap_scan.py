@@ -120,7 +120,8 @@ def _cumulative(
 
 def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:
     if parted.repeated:
-        yield f"{parted.repeated} texts were left out: they are among those to calibrate on, too"
+        was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
+        yield f"{parted.repeated} held-out {was} calibrated on, too"
     lost = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
     lost += ["all layers"] if math.isinf(together.effect.damage) else []
     for name in lost:
