@@ -21,6 +21,7 @@ from normscope.source import Loading
 from normscope.swap_plan import Swapping
 from normscope.swap_report import CalibrationInfo, Effect, LayerSwap, Step, SwapReport, Together
 from normscope.swap_trial import Trial, Variant, Work
+from normscope.wrappers import as_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ def swap(
     # One by one, where the calibration had to run so.
     batching = replace(batching, batch_size=known.report.run.batch_size or 1)
     trial = Trial(loaded, parted, batching, swapping, known, work)
-    with quiet(), evaluating(loaded.model), torch.no_grad():
+    with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
         report = _tried(trial, swapping, known, parted)
     if save is not None:
         trial.calibration.save(save)

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from normscope.batches import Batches, Batching, length_limit
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.effects import Comparison, effect, loss_of, perplexity, resamples
-from normscope.errors import TextError
+from normscope.errors import RunError, TextError
 from normscope.held_out import Parted
 from normscope.layout import TokenMask
 from normscope.loading import Loaded
+from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
 from normscope.scan import Clock, Progress, decoder_valid, run_info
 from normscope.swap_plan import Swapping
@@ -58,6 +61,8 @@ class Trial:
         self.calibration = replace(known.calibration, kind=swapping.kind, replaced=self.names)
         self.readout = Readout(loaded.model, loaded.tokenizer, batching, swapping.seed)
         self._swap = Swap(loaded.model, swapping.kind, known.calibration, list(map(glob.escape, self.names)))
+        self._prefix = Prefix(loaded.model, self._swap.modules)
+        self._replays: bool | None = None
         tokenizer: Any = loaded.tokenizer
         limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
         source = Batches(texts.held_out, tokenizer, batching, max_length=limit)
@@ -85,12 +90,28 @@ class Trial:
         for batch in self._batches:
             question = self.readout.ask(batch)
             self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
-            own = self._answer(question)
+            with self._prefix.recording():
+                own = self._answer(question)
+            if self._replays is None:
+                self._replays = self._is_replayed(question, own)
             for variant, comparison in zip(variants, comparisons, strict=True):
-                with self._swap.replacing(variant):
+                with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
                     comparison.add(own, self._answer(question), question)
+        self._prefix.clear()
         self._own = comparisons[0].sums()
         return comparisons
+
+    def _is_replayed(self, question: Question, own: Answer) -> bool:
+        """Whether the model gives the same, bit by bit, when as many blocks as can be give what they gave."""
+        try:
+            with self._prefix.replaying([self._prefix.last]):
+                again = self.readout.read(question)
+        except RunError:
+            return False
+        hidden = torch.equal(again.hidden, own.hidden)
+        return hidden and (
+            own.logits is None or (again.logits is not None and torch.equal(again.logits, own.logits))
+        )
 
     def _answer(self, question: Question) -> Answer:
         answer = self.readout.read(question)

@@ -77,6 +77,11 @@ class Swap:
         """The layers' names, in the model's order."""
         return tuple(self._layers)
 
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The layers themselves, by name."""
+        return {name: layer.module for name, layer in self._layers.items()}
+
     def recalibrate(self, name: str, statistics: Statistics) -> None:
         """Take other statistics for one layer."""
         layer = self._layers[name]

@@ -151,6 +151,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "readout": ({"batches", "errors", "forward", "scan"}, CORE),
     "effects": ({"readout", "swap_report"}, CORE),
     "held_out": ({"errors"}, set()),
+    "prefix": (set(), CORE),
     "swap_trial": (
         {
             "batches",
@@ -160,6 +161,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "held_out",
             "layout",
             "loading",
+            "prefix",
             "readout",
             "scan",
             "swap_plan",
@@ -182,6 +184,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "swap_plan",
             "swap_report",
             "swap_trial",
+            "wrappers",
         },
         CORE,
     ),

@@ -18,6 +18,7 @@ from normscope.batches import Batches
 from normscope.errors import ReportError, RunError, TextError, UsageError
 from normscope.held_out import part
 from normscope.loading import Loaded
+from normscope.prefix import Prefix
 from normscope.readout import Readout
 from normscope.replacements import Statistics
 from normscope.swap_plan import BATCH, REPLACEMENTS
@@ -367,6 +368,61 @@ def test_intervals_hold_the_mean_and_narrow_with_more_texts(learned: tuple[Any, 
         assert cosine.low < cosine.mean < cosine.high
         widths.append(cosine.high - cosine.low)
     assert widths[1] < 0.8 * widths[0]
+
+
+# What is not computed again
+
+
+def counted(model: Any, **options: Any) -> tuple[SwapReport, int]:
+    """Run a swap, and count the calls of the attention of the model's first block."""
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = model.transformer.h[0].attn.register_forward_hook(count)
+    report = normscope.swap(model, sentences(48), batching=SHORT, **options)
+    handle.remove()
+    return report, calls
+
+
+def without_time(report: SwapReport) -> dict[str, Any]:
+    return {name: part for name, part in report.to_dict().items() if name != "run"}
+
+
+def test_blocks_before_the_first_replaced_layer_run_once(
+    learned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = learned
+    fast, few = counted(model, tokenizer=tokenizer, swapping=Swapping(cumulative=True))
+    forwards = [vars(module) for module in model.modules()]
+    assert not any("forward" in own for own in forwards)
+    monkeypatch.setattr(Prefix, "replaying", lambda _self, _names: contextlib.nullcontext())
+    slow, many = counted(model, tokenizer=tokenizer, swapping=Swapping(cumulative=True))
+    assert few < 0.75 * many
+    assert without_time(fast) == without_time(slow)
+
+
+def test_blocks_that_leave_something_to_later_ones_run_each_time(
+    learned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = learned
+    left: list[torch.Tensor] = []
+    hooks = [
+        model.transformer.h[0].mlp.register_forward_hook(lambda _m, _given, out: left.append(out)),
+        model.transformer.h[1].register_forward_pre_hook(
+            lambda _m, given: (given[0] + left.pop(), *given[1:])
+        ),
+    ]
+    fast, calls = counted(model, tokenizer=tokenizer)
+    monkeypatch.setattr(Prefix, "replaying", lambda _self, _names: contextlib.nullcontext())
+    left.clear()
+    slow, _ = counted(model, tokenizer=tokenizer)
+    for hook in hooks:
+        hook.remove()
+    assert calls >= 3 * (1 + 1 + 5 + 1)
+    assert without_time(fast) == without_time(slow)
 
 
 # Which layers
