@@ -7,22 +7,29 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchReport",
     "Batching",
+    "Calibration",
     "Comparison",
     "Drawing",
     "Loading",
     "NormscopeError",
     "Outline",
     "Report",
+    "SwapReport",
+    "Swapping",
     "Watcher",
     "WhyReport",
     "batch_noise",
+    "calibrate",
     "compare",
     "explain",
     "inspect",
     "list_layers",
     "merge",
+    "read_calibration",
     "read_report",
     "register",
+    "swap",
+    "swapped",
     "watch",
     "why",
     "write_moments",
@@ -32,21 +39,28 @@ __all__ = [
 _HOMES = {
     "BatchReport": "normscope.batch_report",
     "Batching": "normscope.batches",
+    "Calibration": "normscope.calibration",
     "Comparison": "normscope.comparison",
     "Drawing": "normscope.draws",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.outline",
     "Report": "normscope.report",
+    "SwapReport": "normscope.swap_report",
+    "Swapping": "normscope.swap_plan",
     "Watcher": "normscope.watcher",
     "WhyReport": "normscope.why_report",
     "batch_noise": "normscope.batch_scan",
+    "calibrate": "normscope.calibration_scan",
     "compare": "normscope.drift",
     "explain": "normscope.glossary.lookup",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
+    "read_calibration": "normscope.calibration",
     "read_report": "normscope.report",
     "register": "normscope.registry",
+    "swap": "normscope.swap_scan",
+    "swapped": "normscope.swapping",
     "watch": "normscope.watcher",
     "why": "normscope.why_scan",
     "merge": "normscope.merging",
@@ -58,6 +72,8 @@ if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
     from normscope.batch_scan import batch_noise
     from normscope.batches import Batching
+    from normscope.calibration import Calibration, read_calibration
+    from normscope.calibration_scan import calibrate
     from normscope.comparison import Comparison
     from normscope.draws import Drawing
     from normscope.drift import compare
@@ -71,6 +87,10 @@ if TYPE_CHECKING:
     from normscope.report import Report, read_report
     from normscope.scan import inspect
     from normscope.source import Loading
+    from normscope.swap_plan import Swapping
+    from normscope.swap_report import SwapReport
+    from normscope.swap_scan import swap
+    from normscope.swapping import swapped
     from normscope.tensors_file import write_tensors
     from normscope.watcher import Watcher, watch
     from normscope.why_report import WhyReport

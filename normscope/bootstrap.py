@@ -21,6 +21,11 @@ def weights(count: int, seed: int, draws: int = DRAWS) -> Tensor:
     )
 
 
+def resamples(count: int, seed: int, draws: int = DRAWS) -> Tensor:
+    """Say how often each of `count` texts counts, (1 + draws, count): once, then as in `weights`."""
+    return torch.cat([torch.ones(1, count, dtype=torch.float64), weights(count, seed, draws)])
+
+
 def interval(value: float, replicates: Tensor) -> Interval:
     """Return the value with the spread of its replicates (draws,) around their mean.
 

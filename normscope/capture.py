@@ -14,7 +14,7 @@ from normscope.gates import GATES, Gate
 from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
-from normscope.moments import Labels, Rows
+from normscope.moments import Labels, Moments, Rows
 from normscope.seen import Seen
 from normscope.words import WordRoom
 
@@ -54,6 +54,8 @@ class LayerCapture:
         self.seen = Seen()
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
+        self.scales: Moments | None = None
+        """The moments of what the layer multiplies rows by, its own scale of each, if they are asked for."""
 
     @property
     def moments(self) -> Accumulator | None:
@@ -202,6 +204,8 @@ class LayerCapture:
             # The comparison overwrites it, and a formula without an affine gives y itself.
             spare = self._compare(expected.clone() if expected is y else expected, out)
             self.seen.precision = torch.finfo(out.dtype).eps
+            if self.scales is not None and norm.formula.is_plain:
+                self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
         samples = self.seen.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples, where))

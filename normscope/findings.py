@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normscope import evidence
-from normscope.bootstrap import interval, weights
+from normscope.bootstrap import interval, resamples
 from normscope.claims import CLAIMS, Claim
 from normscope.draws import Plan
 from normscope.evidence import LayerRows
@@ -42,8 +42,7 @@ class Material:
     @cached_property
     def weights(self) -> Tensor:
         """How often each text counts, (1 + draws, N): once, and as it was drawn in each replicate."""
-        texts = len(self.counted)
-        return torch.cat([torch.ones(1, texts, dtype=torch.float64), weights(texts, self.seed)])
+        return resamples(len(self.counted), self.seed)
 
     @cached_property
     def ordinary(self) -> list[LayerRows]:
@@ -67,10 +66,7 @@ class Material:
         """
         if not self.batches:
             return Interval(math.nan)
-        drawn = {
-            name: torch.cat([torch.ones(1, n, dtype=torch.float64), weights(n, self.seed)])
-            for name, n in ((name, len(plan.texts)) for name, plan in self.batches.items())
-        }
+        drawn = {name: resamples(len(plan.texts), self.seed) for name, plan in self.batches.items()}
         return _median([of(layer, drawn) for layer in self.noise])
 
 
@@ -163,7 +159,7 @@ def _in_common(material: Material) -> Numbers:
 
 def _meaning(material: Material) -> Numbers:
     texts = min(MOST_PAIRED, len(material.counted))
-    drawn = torch.cat([torch.ones(1, texts, dtype=torch.float64), weights(texts, material.seed)])
+    drawn = resamples(texts, material.seed)
     kept: dict[str, list[Tensor]] = {"sequence": [], "feature": []}
     for rows in material.ordinary:
         vectors = evidence.sentence_vectors(rows)

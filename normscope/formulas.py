@@ -48,6 +48,12 @@ class Formula:
     activation: str | None = None
     own: Normalise | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is LayerNorm or RMSNorm over all features of a row, with nothing around it."""
+        odd = self.groups > 1 or self.prescaled or self.activation is not None or self.own is not None
+        return self.kind in ("layernorm", "rmsnorm") and not odd
+
     def normalise(self, module: nn.Module, rows: Rows, sample: Labels) -> Tensor:
         """Return y (V, D), what the module makes of the rows before its affine."""
         if self.own is not None:
@@ -66,14 +72,18 @@ class Formula:
 
     def _by_row(self, rows: Rows) -> Tensor:
         if self.kind == "layernorm":
-            return rows.centred * (rows.variance + self.eps).rsqrt()
-        square = rows.variance + rows.mean.square()
+            return rows.centred * self.row_scale(rows)
         if self.kind == "rmsnorm":
-            return rows.x * (square + self.eps).rsqrt()
-        squared = square * rows.x.shape[1]
+            return rows.x * self.row_scale(rows)
+        squared = (rows.variance + rows.mean.square()) * rows.x.shape[1]
         if self.inside:
             return rows.x * (squared + self.eps).rsqrt()
         return rows.x / squared.sqrt().clamp(min=self.eps)
+
+    def row_scale(self, rows: Rows) -> Tensor:
+        """Return 1 / sqrt(power + eps) (V, 1) of a layernorm or an rmsnorm: its scale of each row."""
+        power = rows.variance if self.kind == "layernorm" else rows.variance + rows.mean.square()
+        return (power + self.eps).rsqrt()
 
     def _by_sample(self, rows: Rows, sample: Labels) -> tuple[Tensor, Tensor]:
         cells = Moments.by_group(rows.x, sample)  # (B, D)

@@ -6,6 +6,7 @@ from inspect import signature
 from pathlib import Path
 from traceback import extract_tb
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,24 @@ from normscope.errors import NormscopeError, RunError
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
+# The files whose hooks a model's forward goes through.
+OURS = ("swapping.py", "watcher.py")
+
 
 class Forward:
     """How a model is run for its norm layers alone: no cache, no logits that nobody reads.
 
-    `kinds` are those of the inputs to come.
+    `kinds` are those of the inputs to come. With `logits` those of every token are made.
     """
 
-    def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,)) -> None:
+    def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,), *, logits: bool = False) -> None:
         self.model = model
         self.kinds = kinds
         self.device = next(model.parameters(), torch.zeros(())).device
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.parameters = signature(model.forward).parameters
         self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        wanted = {"use_cache": False, "logits_to_keep": 1}
+        wanted = {"use_cache": False} if logits else {"use_cache": False, "logits_to_keep": 1}
         self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
 
     @property
@@ -36,13 +40,13 @@ class Forward:
         """Whether the model can be told which tokens are padding."""
         return "attention_mask" in self.parameters
 
-    def __call__(self, inputs: dict[str, Tensor]) -> None:
-        """Run one batch; what the model says when it fails becomes a RunError."""
+    def __call__(self, inputs: dict[str, Tensor]) -> Any:
+        """Run one batch and return the model's output; what it says when it fails becomes a RunError."""
         if self.decodes:
             inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
         given = self._given(inputs)
         try:
-            self.model(**given, **self.extra)
+            return self.model(**given, **self.extra)
         except NormscopeError:
             raise
         except Exception as error:
@@ -95,7 +99,7 @@ def shifted(values: Tensor, first: int) -> Tensor:
 
 def _is_ours(trace: TracebackType | None) -> bool:
     """Whether an exception passed through our hooks: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name == "watcher.py" for frame in extract_tb(trace))
+    return any(Path(frame.filename).name in OURS for frame in extract_tb(trace))
 
 
 def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from normscope.outline import OUTLINE_SCHEMA, Outline
 from normscope.plain import plain_fields
 from normscope.printable import quoted
 from normscope.report import SCHEMA, Report
+from normscope.swap_report import SWAP_SCHEMA, SwapReport
 from normscope.why_report import WHY_SCHEMA, WhyReport
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,6 +25,7 @@ RESULTS: dict[str, tuple[str, type[Any]]] = {
     "report": (SCHEMA, Report),
     "layers": (OUTLINE_SCHEMA, Outline),
     "batches": (BATCHES_SCHEMA, BatchReport),
+    "swap": (SWAP_SCHEMA, SwapReport),
     "why": (WHY_SCHEMA, WhyReport),
     "compare": (COMPARE_SCHEMA, Comparison),
     "explain": (EXPLAIN_SCHEMA, Glossary),
@@ -37,7 +39,7 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, layers, batches, why, compare or explain. Members without which a reader of this
+    `name` is report, layers, batches, swap, why, compare or explain. Members without which a reader of this
     version cannot do are required; later minor versions may add others. Raises UsageError for
     another name.
     """

@@ -22,6 +22,7 @@ from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
 from normscope.source import Loading
+from normscope.tally import Tally
 from normscope.watcher import Watcher, describe, watch
 from normscope.wrappers import unwrapped
 
@@ -172,7 +173,7 @@ def _run_texts(
         if kept is not None:
             kept.begin(batch)
         watcher.mask = batch.valid
-        watcher.decoder_mask = _decoder_valid(batch, batching)
+        watcher.decoder_mask = decoder_valid(batch, batching)
         forward(batch.inputs)
         done = batches.texts - batches.pending
         clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
@@ -180,7 +181,7 @@ def _run_texts(
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
         )
-    return _run_info(watcher, batches, batching), notes
+    return run_info(watcher.tally, batches, batching), notes
 
 
 def _run_media(
@@ -214,7 +215,7 @@ def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBa
     return [f"{lost[0]} and {len(lost) - 1} more do not see one row a token: texts were run one by one"]
 
 
-def _decoder_valid(batch: Batch, batching: Batching) -> Tensor:
+def decoder_valid(batch: Batch, batching: Batching) -> Tensor:
     """Tell which tokens of the shifted text count: its start token is a special one."""
     first = int(batching.special_tokens == "include")
     return (shifted(batch.valid.int(), first) != 0) & batch.mask
@@ -238,9 +239,10 @@ def _expected(batches: Batches, texts: Iterator[str]) -> int | None:
     return int(min(batches.texts + left, most)) if left else None
 
 
-def _run_info(watcher: Watcher, batches: Batches, batching: Batching) -> RunInfo:
+def run_info(tally: Tally, batches: Batches, batching: Batching) -> RunInfo:
+    """Return an account of the batches of texts that a tally has counted."""
     return replace(
-        watcher.tally.run_info(),
+        tally.run_info(),
         texts=batches.texts,
         skipped_texts=batches.skipped,
         truncated_texts=batches.truncated,

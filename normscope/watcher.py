@@ -116,7 +116,9 @@ class Watcher:
         self._open = True
         self.tally.start()
         for layer in self._layers:
-            self._hook(layer.norm.module.register_forward_hook(self._reader(layer), with_kwargs=True))
+            # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
+            reader = self._reader(layer)
+            self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
         for module in self.model.modules():
             if module is self.model or self._scopes.opens_one(module):
                 self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))

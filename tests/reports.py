@@ -39,6 +39,16 @@ from normscope.report import (
     Scale,
     Summary,
 )
+from normscope.swap_report import (
+    Baseline,
+    CalibrationInfo,
+    Effect,
+    Estimate,
+    LayerSwap,
+    Step,
+    SwapReport,
+    Together,
+)
 
 NAN = float("nan")
 MINILM = [
@@ -227,6 +237,58 @@ def _moved(index: int) -> LayerReport:
     if index % 3 == 1:
         changes["agreement"] = {"feature": 0.5}
     return replace(old, **changes)
+
+
+def swap_report(
+    names: Sequence[str] = MINILM,
+    *,
+    id: str = "nreimers/MiniLM",
+    head: str | None = "causal",
+    cumulative: bool = True,
+    broken: bool = False,
+) -> SwapReport:
+    """What replacing such layers does; with `broken` the first layer's replacement gives no numbers."""
+    base = report([layer(name, i) for i, name in enumerate(names)], id=id)
+    damages = [0.9 / (1 + (5 * i) % 13) ** 1.5 for i in range(len(names))]
+    if broken:
+        damages[0] = NAN
+    layers = {
+        name: LayerSwap(name, i, "layernorm", 48, _effect(damage, head))
+        for i, (name, damage) in enumerate(zip(names, damages, strict=True))
+    }
+    order = sorted(layers.values(), key=lambda swapped: swapped.effect.damage)
+    steps = [Step(s.name, i + 1, _effect(0.9 - 0.8 / (i + 1), head)) for i, s in enumerate(order)]
+    return SwapReport(
+        "0.1.0",
+        base.model,
+        base.run,
+        "batchnorm",
+        0,
+        CalibrationInfo(64, 1600, False),
+        Baseline(head, 1472 if head else 0, _estimate(3.2) if head else None, 24.5 if head else NAN),
+        layers,
+        Together(_effect(0.97, head)),
+        tuple(steps) if cumulative else None,
+        ("a note",),
+    )
+
+
+def _effect(damage: float, head: str | None) -> Effect:
+    loss = None if head is None else _estimate(3.2 + 4 * damage)
+    return Effect(
+        _estimate(1 - damage),
+        _estimate(2 * damage**2),
+        _estimate(1 - 0.9 * damage),
+        1 - 0.8 * damage,
+        loss,
+        NAN if head is None else 24.5 * 50**damage,
+        None if head is None else _estimate(5 * damage**2),
+        None if head is None else _estimate(1 - damage),
+    )
+
+
+def _estimate(mean: float) -> Estimate:
+    return Estimate(mean, mean - abs(mean) / 90, mean + abs(mean) / 70)
 
 
 def batch_report(

@@ -44,8 +44,10 @@ from normscope.render.outliers import by_layer, recurring
 from normscope.render.outline import outline_grid
 from normscope.render.screen import Screen
 from normscope.render.summary import details, headline, summary, workload
+from normscope.render.swap import grids as swap_grids
 from normscope.report import Report
 from normscope.report import Summary as Five
+from normscope.swap_report import Estimate
 from normscope.views import COMPARED
 from tests import models, reports
 
@@ -57,10 +59,10 @@ PLANNED_COMMANDS: set[str] = set()
 # Numbers that only a table has, members of a report that are words, and what stands for a class of numbers.
 DERIVED = {
     "late_share", "explained_difference", "likeness_kept", "likeness_difference",
-    "excess_noise", "own_output.distance", "own_output.near_one", "tid.length_ratio",
+    "excess_noise", "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
-SHARED = {"summary"}
+SHARED = {"summary", "estimate"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 # What is said above and below the tables, and in the documentation of the JSON.
@@ -69,6 +71,8 @@ BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 KEYS = {"agreement": COMPARED}
 # Lists of records that keep their name in the path: what is in them goes by names that others have, too.
 NAMED = {"outlier_features"}
+# What holds the numbers of a layer for all layers together.
+LIKE_A_LAYER = {"all"}
 
 
 def roots() -> list[type[Record]]:
@@ -85,7 +89,7 @@ def members(kind: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_number(kind: Any) -> bool:
-    return kind in (int, float) or is_summary(kind) or typing.get_origin(kind) is np.ndarray
+    return kind in (int, float, Estimate) or is_summary(kind) or typing.get_origin(kind) is np.ndarray
 
 
 def is_summary(kind: Any) -> bool:
@@ -99,11 +103,8 @@ def numbers(kind: Any, path: str = "", leaf: Callable[[Any], bool] = is_number) 
         yield path
     elif dataclasses.is_dataclass(kind):
         for name, below in members(kind):
-            yield from numbers(
-                below,
-                path if lists_records(below) and name not in NAMED else f"{path}.{name}".lstrip("."),
-                leaf,
-            )
+            nameless = name in LIKE_A_LAYER or (lists_records(below) and name not in NAMED)
+            yield from numbers(below, path if nameless else f"{path}.{name}".lstrip("."), leaf)
     elif origin is Mapping and not lists_records(kind):
         yield from (f"{path}.{key}" for key in KEYS[path] if [*numbers(arguments[1], path, leaf)])
     else:
@@ -203,6 +204,8 @@ def columns() -> Iterator[Column]:
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
+    for swap in (reports.swap_report(), reports.swap_report(head=None)):
+        yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]
     for grid in (*grids, *detail(batches.layers[noisiest(batches)[0]], 9, UNICODE)):
@@ -357,6 +360,8 @@ def test_every_entry_is_found_by_its_name(name: str) -> None:
         (".batches[3].padding_share", ["padding_share"]),
         ("padding", ["run.padding_share", "padding_share"]),
         ("S", ["summary"]),
+        ("layers[3].effect.kl.low", ["effect.kl", "estimate"]),
+        (".all.effect.perplexity", ["effect.perplexity"]),
         ("agreement", ["agreement"]),
     ],
 )

@@ -52,6 +52,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "report": reports.mixed,
     "layers": outline,
     "batches": lambda: reports.batch_report(["a", "b"], momentum=0.1),
+    "swap": reports.swap_report,
     "why": why,
     "compare": reports.comparison,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope import __version__
-from normscope.cli import batches, compare, explain, inspect, layers, merge, why
+from normscope.cli import batches, compare, explain, inspect, layers, merge, swap, why
 from normscope.cli.guard import full_disk, guard
 
 
@@ -64,6 +64,9 @@ app.command("layers", short_help="List the normalization layers; no weights are 
 app.command(
     "batches", short_help="Show what BatchNorm would see in batches of texts.", epilog=batches.EPILOG
 )(batches.batches)
+app.command("swap", short_help="Replace layers by BatchNorm and measure what breaks.", epilog=swap.EPILOG)(
+    swap.swap
+)
 app.command("why", short_help="Try the article's claims on a model and texts.", epilog=why.EPILOG)(why.why)
 app.command("compare", short_help="Show how far two reports are apart, or fail.", epilog=compare.EPILOG)(
     compare.compare

@@ -16,20 +16,8 @@ def texts_to_feed(
     arguments: list[str], files: list[str], field: str | None, *, quiet: bool
 ) -> "Iterable[str]":
     """Return what was named, or else what is piped in, or else the built-in sentences."""
-    from normscope.texts import read_texts
-
     if arguments or files or not _is_terminal(sys.stdin):
-        named = arguments or ([] if files else ["-"])
-        texts = read_texts(named, files, field=field)
-        # Asked for now: an empty pipe should not cost the loading of a model.
-        if not texts.begin():
-            sources = " and ".join(
-                "standard input" if name == "-" else quoted(name) for name in (*named, *files)
-            )
-            raise TextError(
-                f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
-            )
-        return texts
+        return _begun(arguments or ([] if files else ["-"]), files, field)
     from normscope.samples import SENTENCES
 
     if field is not None:
@@ -37,6 +25,26 @@ def texts_to_feed(
     if not quiet:
         say(f"no text given: using {len(SENTENCES)} built-in sentences")
     return SENTENCES
+
+
+def named_files(files: list[str], field: str | None) -> "Iterable[str]":
+    """Return the texts of the files that were named for a purpose of their own."""
+    return _begun([], files, field)
+
+
+def _begun(arguments: list[str], files: list[str], field: str | None) -> "Iterable[str]":
+    from normscope.texts import read_texts
+
+    texts = read_texts(arguments, files, field=field)
+    # Asked for now: an empty pipe should not cost the loading of a model.
+    if not texts.begin():
+        sources = " and ".join(
+            "standard input" if name == "-" else quoted(name) for name in (*arguments, *files)
+        )
+        raise TextError(
+            f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
+        )
+    return texts
 
 
 def _is_terminal(stream: "TextIO | None") -> bool:

@@ -32,12 +32,13 @@ FILLING = Topic(
         Entry(
             name="seed",
             title="what decides all that is left to chance",
-            definition="The seed of the choice of texts to keep and of the random batches.",
+            definition="The seed of the choice of texts to keep and of the random batches; in a swap, of the "
+            "tokens that are masked and of the intervals.",
             formula="seed = --seed",
             range="0 or more",
             reading="The same seed, texts and model give the same numbers.",
             source=OWN,
-            commands=("batches",),
+            commands=("batches", "swap"),
             see_also=("draws",),
         ),
         Entry(

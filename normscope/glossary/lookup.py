@@ -15,15 +15,17 @@ from normscope.glossary.layer import LAYER
 from normscope.glossary.noise import NOISE
 from normscope.glossary.outliers import OUTLIERS
 from normscope.glossary.run import RUN
+from normscope.glossary.swap import SWAP
 from normscope.glossary.views import VIEWS
 from normscope.printable import quoted
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, DRIFT)
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
-# The lists of the reports, whose names are no part of an entry's, and the members of a summary.
-LISTS = ("layers", "sizes", "batches", "claims", "evidence")
-SUMMARY = ("count", "mean", "std", "min", "max")
+# The parts of the reports whose names are no part of an entry's.
+LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative")
+# What numbers are made of that have an entry for all of them.
+MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 
 
 def explain(name: str) -> Entry:
@@ -40,18 +42,17 @@ def explain(name: str) -> Entry:
 def found(name: str) -> tuple[Entry, ...]:
     """Return the entries that a name stands for: the one of that name first, then those with such a column.
 
-    A member of a summary (`token.mean.std`) is explained by the number that is summarised and by
-    what a summary is. Raises UsageError when there is none, with the names that come near.
+    A member of a summary (`token.mean.std`), or of an estimate, is explained by the number that it is
+    of and by what a summary is. Raises UsageError when there is none, with the names that come near.
     """
     key = _key(name)
     matches = tuple(entry for entry in ENTRIES.values() if key == _key(entry.name))
     matches += tuple(entry for entry in ENTRIES.values() if key in map(_key, entry.columns))
     stem, _, member = key.rpartition(".")
-    if not matches and member in SUMMARY:
-        matches = tuple(
-            entry for entry in ENTRIES.values() if stem == _key(entry.name) and _summarised(entry)
-        )
-        matches += (ENTRIES["summary"],) if matches else ()
+    for shared, members in MEMBERS.items():
+        if not matches and member in members:
+            matches = tuple(e for e in ENTRIES.values() if stem == _key(e.name) and shared in e.see_also)
+            matches += (ENTRIES[shared],) if matches else ()
     if matches:
         return tuple(dict.fromkeys(matches))
     raise UsageError(
@@ -72,10 +73,6 @@ def _key(name: str) -> str:
     while len(parts) > 1 and parts[0] in LISTS:
         del parts[0]
     return re.sub(r"[\s_-]+", " ", ".".join(parts)).strip()
-
-
-def _summarised(entry: Entry) -> bool:
-    return "summary" in entry.see_also
 
 
 def _near(key: str) -> str:

@@ -11,11 +11,12 @@ from normscope.render.grid import Column, Grid
 from normscope.render.names import cut_middle
 from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
 from normscope.report import LayerReport, Report, Summary
+from normscope.swap_report import SwapReport
 
 BAR = 3
 
 
-def headline(report: Report | BatchReport | Compared) -> list[str]:
+def headline(report: Report | BatchReport | SwapReport | Compared) -> list[str]:
     """Say which model was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
@@ -24,7 +25,7 @@ def headline(report: Report | BatchReport | Compared) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: Report | BatchReport | Compared) -> list[str]:
+def workload(report: Report | BatchReport | SwapReport | Compared) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [

@@ -1,0 +1,88 @@
+"""MODEL and texts -> what a corpus says of each layer that can be replaced, in one run."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from normscope.batches import Batching
+from normscope.calibration import Calibration
+from normscope.errors import UsageError
+from normscope.kinds import require_kinds
+from normscope.loading import Loaded
+from normscope.media import Given
+from normscope.moments import Moments
+from normscope.replacements import Statistics, obstacle
+from normscope.report import LayerReport, Report
+from normscope.scan import Clock, Progress, as_loaded, measure
+from normscope.source import Loading
+from normscope.watcher import watch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration with the report of its run, and why layers were left out of it, a sentence each."""
+
+    calibration: Calibration
+    report: Report
+    notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> dict[str, LayerReport]:
+        """What the run reports of the layers that can be replaced."""
+        return {name: self.report.layers[name] for name in self.calibration.layers}
+
+
+def calibrate(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    texts: Iterable[str],
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Calibration:
+    """Take the statistics that `swapped` needs for any kind of replacement, over these texts.
+
+    All arguments are as for `inspect`. Layers that cannot be replaced have no statistics in it. Raises
+    what `inspect` raises, and UsageError when no layer can be replaced.
+    """
+    given = Given(texts)
+    clock = Clock(progress)
+    clock.show("load")
+    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
+    require_kinds(loaded.model, given.kinds)
+    return calibrated(loaded, given.texts or (), batching, clock, layers, exclude).calibration
+
+
+def calibrated(
+    loaded: Loaded,
+    texts: Iterable[str],
+    batching: Batching,
+    clock: Clock,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Calibrated:
+    """Take them of a model that is loaded, with its layers as they are: some may be replaced."""
+    watcher = watch(loaded.model, layers=layers, exclude=exclude)
+    for capture in watcher.captures:
+        capture.scales = Moments.empty(1, 1)
+    report = measure(loaded, Given(texts), batching, watcher, clock)
+    found: dict[str, Statistics] = {}
+    notes = []
+    for capture in watcher.captures:
+        statistics, reason = Statistics.of(capture), obstacle(capture.norm)
+        if statistics is None or reason is not None:
+            notes.append(f"{capture.norm.name}: left as it is: {reason or 'it was never called'}")
+        else:
+            found[capture.norm.name] = statistics
+    if not found:
+        raise UsageError(f"no layer can be replaced ({notes[0]}); expected a LayerNorm or an RMSNorm")
+    return Calibrated(Calibration(loaded.id, found), report, tuple(notes))

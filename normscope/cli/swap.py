@@ -1,0 +1,183 @@
+"""`normscope swap`: put BatchNorm in LayerNorm's place, and show what breaks."""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normscope.cli import options
+from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.streams import Output, warn
+from normscope.cli.texts import named_files, texts_to_feed
+
+if TYPE_CHECKING:
+    from normscope.swap_report import SwapReport
+
+EPILOG = """\b
+Examples:
+  normscope swap demo
+  normscope swap gpt2 -f corpus.txt --max-length 128 --kind frozen
+  normscope swap bert-base-uncased -f test.txt --calibration train.txt
+  normscope swap demo -f corpus.txt --layer '*.attention.*' --cumulative
+  normscope swap demo -f corpus.txt --json | jq '.all.effect.kl'
+
+\b
+Each LayerNorm and RMSNorm is replaced alone, then all together, and texts
+that the statistics were not taken from are run again. Half of the texts, the
+first, the third, ..., are calibrated on and the others are held out, unless
+--calibration brings texts of its own. What the layers are replaced by:
+  batchnorm         mean and variance per feature, over all tokens that were
+                    calibrated on, as BatchNorm uses when it is evaluated
+  batchnorm-fitted  the best line per feature, y = a x + b by least squares:
+                    the most that any fixed scale and shift can do
+  batchnorm-batch   mean and variance per feature over the tokens of the
+                    batch, as BatchNorm uses in training: see --batch-size
+  frozen            the layer's own centring, and one scale for all tokens:
+                    the mean of those that it gives each
+  identity          nothing
+The layer's own weight and bias follow each of them.
+
+\b
+The columns (more in a wider terminal; a dash is an unknown number):
+  hidden cosine    of a token's last hidden state with that of the untouched
+                   model, averaged over tokens
+  sentence cosine  of a text's mean over tokens of it, averaged over texts
+  damage           as a bar: 1 - hidden cosine, or KL on a log scale where
+                   the model has a language-modelling head
+  relative L2      norm of the difference of the last hidden states, over the
+                   norm of the untouched ones, all tokens together
+  likeness kept    correlation, over pairs of texts, of how alike they are by
+                   sentence vectors: does search still find the same texts?
+  perplexity       exp(loss)
+  KL               of the predicted probabilities: untouched || replaced
+  top 1 agrees     share of the tokens where both find the same the likeliest
+  loss             mean of -log(probability of the token that comes), or of
+                   the 15% of a text's tokens that are masked by --seed
+  cosine 95%       interval of the mean, by the bootstrap over held-out texts
+  KL 95%           the same
+  replaced         how many layers are
+
+\b
+The model runs once per layer, and batch, on the held-out texts. --cumulative
+adds a run per layer, and --recalibrate a run per layer on the others.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+class Kind(str, Enum):
+    """What is put in a layer's place."""
+
+    BATCHNORM = "batchnorm"
+    FITTED = "batchnorm-fitted"
+    BATCH = "batchnorm-batch"
+    FROZEN = "frozen"
+    IDENTITY = "identity"
+
+
+KindOption = Annotated[Kind, typer.Option("--kind", help="What the layers are replaced by.")]
+CalibrationFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--calibration",
+        metavar="PATH",
+        help="Take the statistics from a file's texts, and hold out all TEXT. Repeatable.",
+    ),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option("--layer", metavar="GLOB", help="Replace only these layers. Repeatable."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave these layers as they are. Repeatable."),
+]
+Cumulative = Annotated[
+    bool,
+    typer.Option("--cumulative", help="Also one after the other, the most tolerant first."),
+]
+Recalibrate = Annotated[
+    bool,
+    typer.Option(
+        "--recalibrate", help="Take a layer's statistics with those replaced before it in place; slow."
+    ),
+]
+Save = Annotated[
+    str | None,
+    typer.Option("--save", metavar="DIR", help="Keep the statistics, for normscope.read_calibration."),
+]
+
+
+def swap(
+    model: options.Model,
+    text: options.Text = None,
+    file: options.File = None,
+    calibration: CalibrationFile = None,
+    field: options.Field = None,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = None,
+    kind: KindOption = Kind.BATCHNORM,
+    layer: Layer = None,
+    exclude: Exclude = None,
+    cumulative: Cumulative = False,
+    recalibrate: Recalibrate = False,
+    save: Save = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 32,
+    order: options.BatchOrder = options.Order.LENGTH,
+    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
+    format: options.OutputFormat = options.Format.TABLE,
+    json: options.Json = False,
+    output: options.OutputPath = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    cache_dir: options.CacheDir = None,
+    local_files_only: options.LocalFilesOnly = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.AttnImplementation = None,
+) -> None:
+    """Put BatchNorm-style layers in LayerNorm's place and measure what breaks."""
+    from normscope.batches import Batching
+    from normscope.source import Loading
+    from normscope.swap_plan import Swapping
+
+    place = Output(output)
+    place.check()
+    loading = Loading(
+        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
+    )
+    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+    swapping = Swapping(kind.value, cumulative, recalibrate, seed)
+    format = options.chosen(format, json)
+    known = named_files(calibration, field) if calibration else None
+    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    with ProgressBar(model, shown=wanted(quiet)) as progress:
+        from normscope.swap_scan import swap  # here: importing torch is part of the wait
+
+        report = swap(
+            model,
+            texts,
+            calibration=known,
+            loading=loading,
+            batching=batching,
+            swapping=swapping,
+            layers=layer or (),
+            exclude=exclude or (),
+            save=save,
+            progress=progress,
+        )
+    place.write(_rendered(report, format, place))
+    if not quiet:
+        warn(report.warnings, verbose=verbose)
+
+
+def _rendered(report: "SwapReport", format: options.Format, place: Output) -> str:
+    if format is options.Format.JSON:
+        return place.json(report)
+    from normscope.render.swap import render_swap, render_swap_markdown
+
+    if format is options.Format.MARKDOWN:
+        return render_swap_markdown(report)
+    return render_swap(report, screen=place.screen())

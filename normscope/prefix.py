@@ -1,0 +1,97 @@
+"""What a model computes before the first replaced layer is not computed again: its blocks' outputs are kept.
+
+A block is an item of a ModuleList, as a Transformer's layers are. Blocks that have ended before a layer is
+called give, with only that layer and later ones replaced, what they gave before.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass
+class _Block:
+    """One block of a forward: its output, and when it ended; `calls` in that forward."""
+
+    module: nn.Module
+    output: Any = None
+    end: int = 0
+    calls: int = 0
+
+
+class Prefix:
+    """The blocks of one model, and what they gave in the forward that was last recorded.
+
+    `layers` are the layers that may be replaced, by name.
+    """
+
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module]) -> None:
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        self._blocks = [_Block(block) for blocks in lists for block in blocks]
+        self._layers = layers
+        self._begun: dict[str, int] = {}
+        self._time = 0
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep what the blocks give in the forward to come."""
+        self._begun.clear()
+        with ExitStack() as hooks:
+            for block in self._blocks:
+                block.calls = 0
+                hooks.callback(block.module.register_forward_hook(self._recorder(block)).remove)
+            for name, layer in self._layers.items():
+                hooks.callback(layer.register_forward_pre_hook(self._starter(name)).remove)
+            yield
+
+    def _recorder(self, block: _Block) -> Any:
+        def record(_module: nn.Module, _given: Any, output: Any) -> None:
+            self._time += 1
+            block.calls, block.end, block.output = block.calls + 1, self._time, _copied(output)
+
+        return record
+
+    def _starter(self, name: str) -> Any:
+        def start(_module: nn.Module, _given: Any) -> None:
+            self._time += 1
+            self._begun.setdefault(name, self._time)
+
+        return start
+
+    @property
+    def last(self) -> str:
+        """The name of the layer that was the last to be called."""
+        return max(self._layers, key=lambda name: self._begun.get(name, 0))
+
+    @contextmanager
+    def replaying(self, replaced: Collection[str]) -> Iterator[None]:
+        """Give again what the blocks gave that end before the first of the `replaced` layers is called."""
+        first = min((self._begun.get(name, 0) for name in replaced), default=0)
+        with ExitStack() as forwards:
+            for block in self._blocks:
+                # A block that is shared sees another input at each call.
+                if block.calls == 1 and block.end < first and "forward" not in vars(block.module):
+                    block.module.forward = _giver(block.output)
+                    forwards.callback(block.module.__delattr__, "forward")
+            yield
+
+    def clear(self) -> None:
+        """Let go of what was kept."""
+        for block in self._blocks:
+            block.output = None
+
+
+def _giver(output: Any) -> Any:
+    return lambda *_args, **_kwargs: _copied(output)
+
+
+def _copied(output: Any) -> Any:
+    """Copy tensors in tuples and lists: what comes after may write into them."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    if isinstance(output, tuple | list):
+        return type(output)(map(_copied, output)) if type(output) in (tuple, list) else output
+    return output

@@ -1,0 +1,155 @@
+"""What replacing layers does to a model as tables and bars, for a terminal or in Markdown."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import RenderableType
+
+from normscope.printable import printable
+from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
+from normscope.render.grid import Column, Grid
+from normscope.render.markdown import joined, markdown_table
+from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.summary import headline, workload
+from normscope.swap_report import Effect, Estimate, SwapReport
+
+BAR = 20
+HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
+
+
+def render_swap(report: SwapReport, *, screen: Screen | None = None) -> str:
+    """Return the effect of replacing each layer, and all, as text with line ends.
+
+    Nothing in the report is taken for markup, and no escape codes are in the text but the colours that
+    `screen` asks for.
+    """
+    screen = screen or Screen()
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    return printed(_parts(report, screen), screen)
+
+
+def render_swap_markdown(report: SwapReport) -> str:
+    """Return what `render_swap` shows as GitHub-flavoured Markdown: every column, no name cut."""
+    parts = [f"## {joined(headline(report))}", joined(workload(report)), joined(plan(report))]
+    parts += [part for grid in grids(report, UNICODE) for part in markdown_table(grid)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _parts(report: SwapReport, screen: Screen) -> Iterator[RenderableType]:
+    yield flow(headline(report), screen, "bold")
+    yield flow(workload(report), screen, "")
+    yield flow(plan(report), screen, "")
+    for grid in grids(report, screen.glyphs):
+        yield from drawn(grid, screen)
+
+
+def plan(report: SwapReport) -> list[str]:
+    """Say what was put in the layers' place, by which statistics, and what the untouched model predicts."""
+    known, baseline = report.calibration, report.baseline
+    parts = [f"calibrated on {counted(known.texts, 'other text')}, {counted(known.tokens, 'token')}"]
+    parts += ["recalibrated"] if known.recalibrated else []
+    if baseline.head is not None:
+        asked = HEADS.get(baseline.head, printable(baseline.head))
+        parts.append(f"predicts {asked}: {counted(baseline.targets, 'token')}")
+        parts.append(f"untouched: perplexity {short(baseline.perplexity)}")
+    return [*parts, f"seed {report.seed}"]
+
+
+def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
+    """Return the tables: each layer replaced alone, one after the other if that was asked for, and all."""
+    layers, kind = report.by_damage(), printable(report.kind)
+    names = Column("layer", "", [layer.name for layer in layers], names=True)
+    alone = Grid(
+        f"{counted(len(layers), 'layer')}, each replaced alone by {kind}",
+        [names, *_columns([layer.effect for layer in layers], report, glyphs)],
+        _legend(report),
+    )
+    steps = report.cumulative or ()
+    names = Column("layer", "", [step.name for step in steps], names=True)
+    effects = [step.effect for step in steps]
+    growing = Grid(
+        "One after the other, the most tolerant first; each stays replaced",
+        [_replaced([step.replaced for step in steps]), names, *_columns(effects, report, glyphs)],
+    )
+    together = Grid(
+        "All of them together",
+        [_replaced([len(layers)]), *_columns([report.all_.effect], report, glyphs)],
+    )
+    return [alone, *([growing] if steps else []), together]
+
+
+def _replaced(counts: Sequence[int]) -> Column:
+    return Column("replaced", "", align(grouped(count) for count in counts))
+
+
+def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list[Column]:
+    def numbers(read: Callable[[Effect], float]) -> list[str]:
+        return aligned(read(effect) for effect in effects)
+
+    def estimates(read: Callable[[Effect], Estimate | None]) -> list[str]:
+        return numbers(lambda effect: _mean(read(effect)))
+
+    def intervals(read: Callable[[Effect], Estimate | None]) -> list[str]:
+        return [_interval(read(effect), glyphs) for effect in effects]
+
+    damage = Column("damage", "", _bars(effects, report, glyphs), "bn")
+    hidden = [
+        Column("hidden", "cosine", estimates(lambda e: e.hidden_cosine), "bn", rank=2),
+        Column("sentence", "cosine", estimates(lambda e: e.sentence_cosine), "bn", rank=2),
+        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5),
+        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6),
+    ]
+    if report.baseline.loss is None:
+        interval = Column("cosine", "95%", intervals(lambda e: e.hidden_cosine), rank=4)
+        return [*hidden[:2], damage, interval, *hidden[2:]]
+    agreement = align(percent(_mean(effect.top1_agreement)) for effect in effects)
+    return [
+        Column("perplexity", "", numbers(lambda e: e.perplexity), "bn"),
+        Column("KL", "nats", estimates(lambda e: e.kl), "bn"),
+        Column("top 1", "agrees", agreement, "bn", rank=1),
+        damage,
+        Column("KL", "95%", intervals(lambda e: e.kl), rank=4),
+        Column("loss", "nats", estimates(lambda e: e.loss), rank=3),
+        *(replace(column, rank=column.rank + 3) for column in hidden),
+    ]
+
+
+def _bars(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list[str]:
+    """Draw the damage: 1 - cosine from nothing to 1, or KL on a log scale; what is no number is full."""
+    damage = filled = [effect.damage for effect in effects]
+    if report.baseline.loss is not None:
+        # One scale for all tables.
+        others = [report.all_.effect, *(step.effect for step in report.cumulative or ())]
+        others += [layer.effect for layer in report.layers.values()]
+        values = [*damage, *(effect.damage for effect in others)]
+        known = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
+        filled = [0.04 + 0.96 * share for share in known[: len(damage)]]
+    pairs = zip(filled, damage, strict=True)
+    return [glyphs.bar(1.0 if math.isinf(value) else share, BAR) for share, value in pairs]
+
+
+def _mean(estimate: Estimate | None) -> float:
+    return math.nan if estimate is None else estimate.mean
+
+
+def _interval(estimate: Estimate | None, glyphs: Glyphs) -> str:
+    if estimate is None or not math.isfinite(estimate.low):
+        return UNKNOWN
+    return f"{short(estimate.low)}{glyphs.ellipsis}{short(estimate.high)}"
+
+
+def _legend(report: SwapReport) -> list[str]:
+    """Explain the tables to someone who sees them for the first time."""
+    if report.baseline.loss is None:
+        return [
+            "hidden cosine: of the last hidden state and the untouched model's, by token.",
+            "sentence cosine: of their means over a text's tokens. 1 is the same.",
+            "damage: 1 - hidden cosine; the most comes first.",
+        ]
+    return [
+        "KL: how far the predicted probabilities are from the untouched model's.",
+        "top 1 agrees: how often both find the same token the likeliest.",
+        "damage: KL, on a log scale; the most comes first.",
+    ]

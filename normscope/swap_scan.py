@@ -1,0 +1,140 @@
+"""MODEL and texts -> what breaks when its normalization layers are replaced, one at a time and together."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from normscope import __version__
+from normscope.batches import Batching
+from normscope.calibration_scan import Calibrated, calibrated
+from normscope.forward import evaluating
+from normscope.held_out import Parted, part
+from normscope.kinds import TEXT, require_kinds
+from normscope.loading import Loaded, quiet
+from normscope.scan import Progress, as_loaded, layer_names
+from normscope.source import Loading
+from normscope.swap_plan import Swapping
+from normscope.swap_report import CalibrationInfo, Effect, LayerSwap, Step, SwapReport, Together
+from normscope.swap_trial import Trial, Variant, Work
+from normscope.wrappers import as_written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def swap(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    texts: Iterable[str],
+    *,
+    calibration: Iterable[str] | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    swapping: Swapping = Swapping(),
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    save: str | os.PathLike[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> SwapReport:
+    """Replace a model's LayerNorms and RMSNorms by BatchNorm-style layers and report what breaks.
+
+    The statistics are those of the texts of `calibration` or, without any, of every other one of
+    `texts`; the effects are measured on the others, and a text that is among both is held out of these.
+    Each layer is replaced alone, then all are; `swapping` says by what, and what else is tried. `layers`
+    and `exclude` are globs that choose the layers to replace. With `save` the statistics go to that
+    folder, for `read_calibration`. All else is as for `inspect`. The model comes back as it was.
+
+    Raises what `inspect` raises, TextError when no text is left to hold out, and UsageError when no
+    layer can be replaced.
+    """
+    work = Work(progress)
+    work.show("load")
+    loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))
+    require_kinds(loaded.model, (TEXT,))
+    parted = part(texts, calibration, batching.limit)
+    batching = replace(batching, limit=None)
+    work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
+    known = calibrated(loaded, parted.calibration, batching, work, layers, exclude)
+    work.finish(known.report.run.texts, known.report.run.tokens)
+    # One by one, where the calibration had to run so.
+    batching = replace(batching, batch_size=known.report.run.batch_size or 1)
+    trial = Trial(loaded, parted, batching, swapping, known, work)
+    with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
+        report = _tried(trial, swapping, known, parted)
+    if save is not None:
+        trial.calibration.save(save)
+    return replace(report, run=replace(report.run, seconds=work.seconds()))
+
+
+def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: Parted) -> SwapReport:
+    alone: list[Variant] = [(name,) for name in trial.names]
+    *effects, together = trial.effects([*alone, trial.names])
+    baseline = trial.baseline()
+    layers = {
+        name: LayerSwap(name, layer.index, layer.kind, layer.features, found)
+        for (name, layer), found in zip(known.layers.items(), effects, strict=True)
+    }
+    steps = _cumulative(trial, swapping, layers, together) if swapping.cumulative else None
+    if swapping.recalibrate:
+        *_, everything = trial.growing(trial.names)
+        (together,) = trial.effects([everything])
+    run = known.report.run
+    return SwapReport(
+        __version__,
+        known.report.model,
+        trial.run,
+        swapping.kind,
+        swapping.seed,
+        CalibrationInfo(run.texts, run.tokens, swapping.recalibrate),
+        baseline,
+        layers,
+        Together(together),
+        steps,
+        (
+            *known.report.warnings,
+            *known.notes,
+            *trial.readout.notes,
+            *_notes(parted, layers, Together(together)),
+        ),
+    )
+
+
+def _cumulative(
+    trial: Trial, swapping: Swapping, layers: dict[str, LayerSwap], together: Effect
+) -> tuple[Step, ...]:
+    """Replace the layers one after the other, the most tolerant first."""
+    tolerant = sorted(layers.values(), key=lambda layer: (layer.effect.damage, layer.index))
+    order = tuple(layer.name for layer in tolerant)
+    if swapping.recalibrate:
+        effects = [trial.effects([variant])[0] for variant in trial.growing(order)]
+    else:
+        variants = [order[: count + 1] for count in range(1, len(order) - 1)]
+        between = trial.effects(variants) if variants else []
+        effects = [tolerant[0].effect, *between, together][: len(order)]
+    return tuple(Step(name, count + 1, effects[count]) for count, name in enumerate(order))
+
+
+def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:
+    if parted.repeated:
+        was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
+        yield f"{parted.repeated} held-out {was} calibrated on, too"
+    lost = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
+    lost += ["all layers"] if math.isinf(together.effect.damage) else []
+    for name in lost:
+        yield f"{name}: once replaced, the model gives NaN or infinity"
+
+
+def _expected(parted: Parted, swapping: Swapping, layers: int) -> int:
+    """Guess how many texts all runs of the model together see."""
+    calibrations, runs = 1, layers + 2
+    if swapping.recalibrate:
+        calibrations, runs = calibrations + layers, runs + 2
+    if swapping.cumulative:
+        calibrations += layers * swapping.recalibrate
+        runs += 2 * layers if swapping.recalibrate else max(0, layers - 1)
+    return calibrations * len(parted.calibration) + runs * len(parted.held_out)
