@@ -75,7 +75,7 @@ CLAIMS = (
         "4",
         "A text's meaning is a weighted sum of its word vectors, so scaling inside the text keeps it.",
         "holds when scaling within the text keeps the texts' likenesses better than BatchNorm does",
-        "normscope inspect {model} --json",
+        "normscope swap {model}",
         0.0,
         "above",
     ),
