@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from normscope.errors import ReportError
 from normscope.files import write_json
@@ -355,6 +354,8 @@ def _text(path: Path) -> str:
         # Safetensors begin with the length of their header in eight bytes; text has no such zeros.
         if start[5:] != b"\0\0\0{":
             return str(start + stream.read(), "utf-8")
+    from safetensors import SafetensorError, safe_open  # here: few reports carry moments
+
     try:
         with safe_open(path, framework="np") as file:
             if (file.metadata() or {}).get("schema") != MOMENTS_SCHEMA:

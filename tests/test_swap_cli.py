@@ -109,7 +109,7 @@ def test_rendering_loads_no_torch() -> None:
         "from normscope.render.swap import render_swap\n"
         "import normscope.cli.swap\n"
         "assert render_swap(SwapReport.from_dict(json.load(sys.stdin)))\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert not {'torch', 'transformers', 'safetensors'} & set(sys.modules)\n"
     )
     text = json.dumps(reports.swap_report().to_dict())
     subprocess.run([sys.executable, "-c", code], input=text, text=True, check=True)
