@@ -1,4 +1,4 @@
-"""All running moments of one layer: updated batch by batch in one pass, merged, read later.
+"""All moments of one layer: merged in any order, read later.
 
 What is kept is a (position x feature) table and a few scalars per view, so memory grows with
 the longest sample and not with the corpus. The views `feature`, `position` and `global` are
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normscope.layout import Alignment
-from normscope.moments import CoMoments, Likeness, Moments, Rows, Spread
+from normscope.moments import CoMoments, Likeness, Moments, Spread
 from normscope.outliers import Outliers
 from normscope.words import Words
 
@@ -62,32 +61,6 @@ class Accumulator:
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = Outliers(features, device)
         self.words = None if words is None else Words(features, words, device)
-
-    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> Moments:
-        """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
-
-        `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the moments of x by
-        sample, (samples of the batch, D).
-        """
-        self.table.merge(CoMoments.by_group(rows.x, y, where.position))
-        self.output.merge(Moments.of(y))
-        token = torch.cat([rows.mean, rows.variance], dim=1)
-        self.by_position.merge(Moments.by_group(token, where.position))
-        self.token.add(rows.mean, rows.variance)
-        instances = CoMoments.by_group(rows.x, y, where.sample)
-        self._add_samples(instances)
-        self.outliers.add(rows, sizes, where)
-        if self.words is not None and where.word is not None:
-            self.words.add(rows.x, where.word)
-        return instances.x
-
-    def _add_samples(self, instances: CoMoments) -> None:
-        sequences = instances.pool(1)
-        self.within_samples += instances.x.m2.sum(0, keepdim=True)
-        self.instance.add(instances.x.mean, instances.x.variance())
-        self.sequence.add(sequences.x.mean, sequences.x.variance())
-        self.instance_likeness.merge(Likeness.of(instances, self.eps))
-        self.sequence_likeness.merge(Likeness.of(sequences, self.eps))
 
     def empty(self) -> "Accumulator":
         """Return moments like these of nothing yet."""

@@ -4,6 +4,7 @@ from copy import copy
 
 from normscope.capture import LayerCapture
 from normscope.layers import NormLayer
+from normscope.scratch import Scratch
 from normscope.words import WordRoom
 
 
@@ -13,12 +14,14 @@ class LayerCalls:
     A module that is used several times in a forward, as ALBERT's are, sees another input each time.
     """
 
-    def __init__(self, norm: NormLayer, room: WordRoom | None = None, *, apart: bool = False) -> None:
+    def __init__(
+        self, norm: NormLayer, room: WordRoom | None, scratch: Scratch, *, apart: bool = False
+    ) -> None:
         self.norm = norm
-        self.captures = [LayerCapture(norm, room)]
+        self.captures = [LayerCapture(norm, room, scratch)]
         self.per_forward = 0
         """The most calls in one forward."""
-        self._room, self._apart = room, apart
+        self._room, self._scratch, self._apart = room, scratch, apart
         self._calls = 0
 
     def start(self) -> None:
@@ -32,7 +35,7 @@ class LayerCalls:
         if not self._apart:
             return self.captures[0]
         if len(self.captures) < self._calls:
-            self.captures.append(LayerCapture(copy(self.norm), self._room))
+            self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
         return self.captures[self._calls - 1]
 
     def named(self) -> list[tuple[str, int | None, LayerCapture]]:

@@ -15,6 +15,8 @@ from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Moments, Rows
+from normscope.running import Running
+from normscope.scratch import Scratch
 from normscope.seen import Seen
 from normscope.words import WordRoom
 
@@ -37,6 +39,13 @@ class Beside(NamedTuple):
     factor: Tensor | None
     whole: Tensor | None
 
+    def taken(self, part: Alignment, scratch: Scratch) -> "Beside":
+        """Return the rows of each that count."""
+        pairs = zip(self._fields, self, strict=True)
+        return Beside(
+            *(None if values is None else part.take(values, scratch, name) for name, values in pairs)
+        )
+
     def each(self, read: Callable[[Tensor], Tensor]) -> "Beside":
         """Return `read` of each that is known."""
         return Beside(*(None if values is None else read(values) for values in self))
@@ -48,14 +57,23 @@ class LayerCapture:
     With `room` for words, moments are also kept by token id.
     """
 
-    def __init__(self, norm: NormLayer, room: WordRoom | None = None) -> None:
+    def __init__(self, norm: NormLayer, room: WordRoom | None = None, scratch: Scratch | None = None) -> None:
         self.norm = norm
         self.room = room
-        self.seen = Seen()
+        self._scratch = scratch or Scratch()
+        self._seen = Seen()
+        self._running: Running | None = None
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
         self.scales: Moments | None = None
         """The moments of what the layer multiplies rows by, its own scale of each, if they are asked for."""
+
+    @property
+    def seen(self) -> Seen:
+        """What the layer has seen so far."""
+        if self._running is not None:
+            self._running.read()
+        return self._seen
 
     @property
     def moments(self) -> Accumulator | None:
@@ -65,7 +83,7 @@ class LayerCapture:
     @property
     def unaligned(self) -> bool:
         """Whether a probe has shown that the layer does not see one row a token."""
-        layout = self.seen.known_layout
+        layout = self._seen.known_layout
         return layout == UNALIGNED or is_own_sequence(layout)
 
     def add(
@@ -83,7 +101,7 @@ class LayerCapture:
         tells the layout of the layer's input.
         """
         if not _is_plain(given):
-            self.seen.unreadable += 1
+            self._seen.unreadable += 1
             return
         given = given.detach()
         if given.device.type == "mps":
@@ -93,12 +111,12 @@ class LayerCapture:
             self._choose_axis(given, output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
         if lead is None:
-            self.seen.misfits += 1
+            self._seen.misfits += 1
             return
         size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
-        parts = parts_of(lead, norm.feature_axis, size, given.device, self.seen.known_layout)
+        parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
         if parts and parts[0].sure:
-            self.seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
+            self._seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
         if probe:
             return
         if gate is not None and not norm.settled:
@@ -116,7 +134,7 @@ class LayerCapture:
         shape, weight = tuple(given.shape), vector(norm.module, "weight")
         wide = norm.features if weight is None else weight.numel()
         fits = [(axis, False) for axis in (-1, 1) if lead_axes(shape, axis, norm.features) is not None]
-        if output is not None and self.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
+        if output is not None and self._seen.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
             fits.insert(0, (-1, True))
         if len(fits) > 1 and output is not None:
             fits.sort(key=lambda way: max(CLOSE, self._axis_error(given, output, *way)))
@@ -150,7 +168,7 @@ class LayerCapture:
         """Return the sizes of the axes before the features; None when another width was seen before."""
         norm = self.norm
         lead = lead_axes(shape, norm.feature_axis, norm.features)
-        if lead is not None or self.moments is not None:
+        if lead is not None or self._seen.moments is not None:
             return lead
         # The class did not tell the width, or not the right one: the input does.
         norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
@@ -159,7 +177,7 @@ class LayerCapture:
     def _add_parts(
         self, given: Tensor, output: Tensor | None, factor: Tensor | None, parts: Sequence[Alignment]
     ) -> None:
-        self.seen.calls += 1
+        self._seen.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
         whole = None
         if self.norm.per_head and output is not None:
@@ -167,17 +185,17 @@ class LayerCapture:
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         for part in parts:
-            self.seen.add_layout(part.layout, sure=part.sure)
-            self.seen.positioned &= part.positioned
-            self._add(part.take(x), beside.each(part.take), part)
+            self._seen.add_layout(part.layout, sure=part.sure)
+            self._seen.positioned &= part.positioned
+            self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
 
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
-        rows = Rows.of(x)
+        rows = Rows.of(x, self._scratch)
         finite = rows.finite()
         if not bool(finite.all()):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
-            self.seen.nonfinite += int((~finite).sum())
+            self._seen.nonfinite += int((~finite).sum())
             x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
@@ -187,44 +205,37 @@ class LayerCapture:
         norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
             norm.settle(rows, out, where.sample, factor)
-        self.seen.unfitted = norm.settled and norm.formula is None
+        self._seen.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
-            self.seen.stored = stored_statistics(norm.module)
-        if self.seen.moments is None:
+            self._seen.stored = stored_statistics(norm.module)
+        if self._running is None or self._seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps
-            self.seen.moments = Accumulator(norm.features, eps, rows.x.device, words)
-        spare = None
+            self._seen.moments = Accumulator(norm.features, eps, rows.x.device, words)
+            self._running = Running(self._seen.moments, self._scratch)
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
-            y = norm.formula.normalise(norm.module, rows, where.sample)
-            expected = norm.formula.affine(norm.module, y)
+            y = norm.formula.normalise(norm.module, rows, where.sample, spend=True)
+            expected = norm.formula.affine(norm.module, y, self._scratch.block("first", y))
             expected = expected if factor is None else expected * factor
             # The comparison overwrites it, and a formula without an affine gives y itself.
-            spare = self._compare(expected.clone() if expected is y else expected, out)
-            self.seen.precision = torch.finfo(out.dtype).eps
+            self._compare(expected.clone() if expected is y else expected, out)
+            self._seen.precision = torch.finfo(out.dtype).eps
             if self.scales is not None and norm.formula.is_plain:
                 self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
-        samples = self.seen.moments.update(rows, y, where, _sizes(out if whole is None else whole, spare))
+        given = out if whole is None else whole
+        sizes = None if given is None else torch.abs(given, out=self._scratch.block("first", given))
+        samples = self._running.update(rows, y, where, sizes)
         if self.kept is not None:
-            self.kept.add(BatchRows(rows.x, y, samples, where))
+            self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
-    def _compare(self, expected: Tensor, out: Tensor) -> Tensor:
-        seen = self.seen
+    def _compare(self, expected: Tensor, out: Tensor) -> None:
+        seen = self._seen
         seen.output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
         seen.output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         seen.worst_error = max(seen.worst_error, float(high), -float(low))
-        return expected
-
-
-def _sizes(output: Tensor | None, spare: Tensor | None) -> Tensor | None:
-    """Return |output|, in the `spare` memory if it fits: a new block costs as much as the arithmetic."""
-    if output is None:
-        return None
-    fits = spare is not None and spare.dtype == output.dtype and spare.shape == output.shape
-    return torch.abs(output, out=spare if fits else None)
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -54,8 +54,11 @@ class Formula:
         odd = self.groups > 1 or self.prescaled or self.activation is not None or self.own is not None
         return self.kind in ("layernorm", "rmsnorm") and not odd
 
-    def normalise(self, module: nn.Module, rows: Rows, sample: Labels) -> Tensor:
-        """Return y (V, D), what the module makes of the rows before its affine."""
+    def normalise(self, module: nn.Module, rows: Rows, sample: Labels, *, spend: bool = False) -> Tensor:
+        """Return y (V, D), what the module makes of the rows before its affine.
+
+        It may take the memory of `rows.centred`, if that may be spent.
+        """
         if self.own is not None:
             return self.own(module, rows.x)
         if self.prescaled:
@@ -67,14 +70,13 @@ class Formula:
             mean, power = self._by_sample(rows, sample)
             return (rows.x - mean[sample.group]) * (power + self.eps).rsqrt()[sample.group]
         if self.groups == 1:
-            return self._by_row(rows)
+            return self._by_row(rows, spend=spend)
         return self._by_row(Rows.of(rows.x.reshape(-1, rows.x.shape[1] // self.groups))).reshape(rows.x.shape)
 
-    def _by_row(self, rows: Rows) -> Tensor:
-        if self.kind == "layernorm":
-            return rows.centred * self.row_scale(rows)
-        if self.kind == "rmsnorm":
-            return rows.x * self.row_scale(rows)
+    def _by_row(self, rows: Rows, *, spend: bool = False) -> Tensor:
+        if self.kind in ("layernorm", "rmsnorm"):
+            given = rows.centred if self.kind == "layernorm" else rows.x
+            return torch.mul(given, self.row_scale(rows), out=rows.centred if spend else None)
         squared = (rows.variance + rows.mean.square()) * rows.x.shape[1]
         if self.inside:
             return rows.x * (squared + self.eps).rsqrt()
@@ -93,13 +95,13 @@ class Formula:
         mean, power = (v.expand(-1, -1, cells.mean.shape[1] // self.groups).flatten(1) for v in both)
         return mean, power  # (B, D)
 
-    def affine(self, module: nn.Module, y: Tensor) -> Tensor:
-        """Return the layer's output (V, D) as this formula has it."""
+    def affine(self, module: nn.Module, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the layer's output (V, D) as this formula has it, in the memory `out` or other."""
         if self.bare or self.prescaled:
             return y
         scale, bias = self._scale(module, y), fitting(module, "bias", y.shape[1], y.dtype)
-        out = y * scale if bias is None else torch.addcmul(bias, y, scale)
-        return out if self.activation is None else getattr(module, self.activation)(out)
+        made = torch.mul(y, scale, out=out) if bias is None else torch.addcmul(bias, y, scale, out=out)
+        return made if self.activation is None else getattr(module, self.activation)(made)
 
     def _scale(self, module: nn.Module, like: Tensor) -> Tensor:
         weight = fitting(module, "weight", like.shape[1], like.dtype)

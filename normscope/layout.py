@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normscope.moments import Labels
+from normscope.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,12 @@ class Alignment:
         """Whether samples are the batch's texts, each with its own tokens."""
         return self.layout is not None and not is_own_sequence(self.layout)
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Return the rows (R, D) that count, (V, D)."""
-        return rows[self.index] if isinstance(self.index, slice) else rows.index_select(0, self.index)
+    def take(self, rows: Tensor, scratch: Scratch | None = None, name: str = "") -> Tensor:
+        """Return the rows (R, D) that count, (V, D): a view, or in a `scratch` block or new."""
+        if isinstance(self.index, slice):
+            return rows[self.index]
+        out = None if scratch is None else scratch.block(name, rows, len(self.index))
+        return torch.index_select(rows, 0, self.index, out=out)
 
     def keep(self, chosen: Tensor) -> "Alignment":
         """Return the alignment of those of its rows that are `chosen` (V,) bool."""

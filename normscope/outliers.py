@@ -59,8 +59,8 @@ class Outliers:
         # Few features reach it, so that counting is only a few columns' work.
         reached = (~(peaks < LARGE)).nonzero()[:, 0]
         if len(reached):
-            columns = sizes.index_select(1, reached).ge_(LARGE)
-            self.large.index_add_(0, reached, columns.sum(0, dtype=torch.float32).double())
+            columns = sizes.T.index_select(0, reached)
+            self.large.index_add_(0, reached, (columns >= LARGE).sum(1).double())
 
     def _add_input(self, rows: Rows, where: Alignment) -> None:
         # No element is further from its row's mean than the norm of the centred row.
@@ -97,7 +97,7 @@ def _candidates(x: Tensor, peak: Tensor, sample: Labels) -> list[int]:
     It takes one pass over the elements, where a median would take many.
     """
     bar = (peak / MEDIANS).index_select(0, sample.group)[:, None]
-    below = sample.sums(x.abs().le_(bar).sum(1, keepdim=True)) * 2  # (B, 1)
+    below = sample.sums(x.abs().le_(bar).sum(1, keepdim=True).double()) * 2  # (B, 1)
     half = below >= sample.count * x.shape[1]
     return [int(i) for i in (half[:, 0] & (peak > MASSIVE)).nonzero()[:, 0]]
 

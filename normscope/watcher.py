@@ -21,6 +21,7 @@ from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
+from normscope.scratch import Scratch
 from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
@@ -89,7 +90,8 @@ class Watcher:
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
         room = WordRoom(len(chosen), None if words is True else words) if words else None
-        self._layers = [LayerCalls(norm, room, apart=per_call) for norm in chosen]
+        scratch = Scratch()
+        self._layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])

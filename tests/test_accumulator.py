@@ -13,6 +13,7 @@ from normscope.accumulator import Accumulator
 from normscope.layout import TokenMask, align
 from normscope.moments import Rows
 from normscope.plain import to_plain
+from normscope.running import Running
 from normscope.summary import measured
 from tests.reference import layer_norm, measure, rms_norm, stack, worst_error
 
@@ -42,13 +43,13 @@ def affine(features: int) -> tuple[Any, Any]:
 def accumulate(
     samples: list[Any], norm: Any, batch: int, *, left: bool = False, fill: float = 0.0
 ) -> Accumulator:
-    moments = Accumulator(samples[0].shape[1], EPS)
+    running = Running(Accumulator(samples[0].shape[1], EPS))
     for start in range(0, len(samples), batch):
-        feed(moments, samples[start : start + batch], norm, left=left, fill=fill)
-    return moments
+        feed(running, samples[start : start + batch], norm, left=left, fill=fill)
+    return running.read()
 
 
-def feed(moments: Accumulator, samples: list[Any], norm: Any, *, left: bool, fill: float) -> None:
+def feed(running: Running, samples: list[Any], norm: Any, *, left: bool, fill: float) -> None:
     longest = max(len(x) for x in samples)
     padded = np.full((len(samples), longest, samples[0].shape[1]), fill)
     mask = np.zeros(padded.shape[:2], dtype=bool)
@@ -60,7 +61,7 @@ def feed(moments: Accumulator, samples: list[Any], norm: Any, *, left: bool, fil
     x = where.take(torch.from_numpy(padded).reshape(-1, padded.shape[2]))
     y = norm(x.numpy(), EPS)
     weight, bias = affine(x.shape[1])
-    moments.update(Rows.of(x), torch.from_numpy(y), where, torch.from_numpy(np.abs(y * weight + bias)))
+    running.update(Rows.of(x), torch.from_numpy(y), where, torch.from_numpy(np.abs(y * weight + bias)))
 
 
 def read(moments: Accumulator) -> Any:
@@ -186,11 +187,11 @@ def test_an_outlier_at_either_end_of_a_text_costs_no_digits_in_float32(place: in
     for sample in samples:
         sample[place] = 100 + 100 * generator.normal(size=16)
     samples = [sample.astype(np.float32).astype(np.float64) for sample in samples]
-    moments = Accumulator(16, EPS)
+    running = Running(Accumulator(16, EPS))
     where = align((20, 100), None, -1, torch.device("cpu"))
     x = torch.from_numpy(np.concatenate(samples))
-    moments.update(Rows.of(x.float()), torch.from_numpy(layer_norm(x.numpy(), EPS)).float(), where)
-    got, known = read(moments), expected(samples, layer_norm)
+    running.update(Rows.of(x.float()), torch.from_numpy(layer_norm(x.numpy(), EPS)).float(), where)
+    got, known = read(running.read()), expected(samples, layer_norm)
     for view, part, statistic in (("instance", "variance", "max"), ("instance", "mean", "min")):
         assert got[view][part][statistic] == pytest.approx(known[view][part][statistic], rel=5e-6)
     for name in ("eta2", "epsilon2"):

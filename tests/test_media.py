@@ -89,8 +89,8 @@ def assert_same(got: Report, want: Report, tolerance: float = 0.0) -> None:
             other = wanted[path]
             if path.endswith((".calls", ".own_error")) and tolerance:
                 continue  # batched otherwise
-            if isinstance(value, float) and tolerance:
-                assert other == pytest.approx(value, rel=tolerance, abs=tolerance), path
+            if isinstance(value, float):
+                assert other == pytest.approx(value, rel=max(tolerance, 1e-12), abs=tolerance), path
             else:
                 assert value == other, path
 

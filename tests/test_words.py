@@ -18,6 +18,7 @@ from normscope.errors import UsageError
 from normscope.layout import TokenMask, align
 from normscope.moments import Rows
 from normscope.report import ExplainedByToken
+from normscope.running import Running
 from normscope.words import MEMORY, WordRoom, Words
 from tests import models
 from tests.reference import by_word
@@ -354,10 +355,10 @@ def test_special_tokens_that_are_left_out_are_no_words() -> None:
 
 
 def test_an_accumulator_leaves_out_rows_that_have_no_word() -> None:
-    moments = Accumulator(D, 0.0, words=9)
+    running = Running(Accumulator(D, 0.0, words=9))
     mask = torch.ones(1, 4, dtype=torch.bool)
     x = torch.randn(4, D, dtype=torch.float64)
     for ids in (None, torch.tensor([[1, 2, 1, 2]])):
-        moments.update(Rows.of(x), x, align((1, 4), TokenMask(mask, mask, ids), -1, torch.device("cpu")))
-    got = metrics.explained_by_word(moments)
+        running.update(Rows.of(x), x, align((1, 4), TokenMask(mask, mask, ids), -1, torch.device("cpu")))
+    got = metrics.explained_by_word(running.read())
     assert_is(got, {**by_word(x.numpy(), np.array([1, 2, 1, 2]), 9), "coverage": 0.5}, 1e-12)

@@ -1,0 +1,231 @@
+"""The way of a layer's batches into its moments: sums for every batch, their arithmetic now and then.
+
+A forward waits for what is done here, so each element is read a few times only, and what then waits
+to be read are sums around fixed members of their cells and a few numbers a token and a sample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normscope.accumulator import Accumulator
+from normscope.layout import Alignment
+from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown
+from normscope.scratch import Scratch
+
+# The numbers of so many tokens wait at most.
+WAITING = 1 << 16
+
+
+class Running:
+    """The batches of one layer on their way into its moments, which `read` completes."""
+
+    def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
+        self._moments, self._scratch = moments, scratch or Scratch()
+        features, device = moments.output.mean.shape[1], moments.output.mean.device
+        self._cells = PivotSums(features, device)
+        self._pivot, self._square, self._within = (
+            torch.zeros(1, features, dtype=torch.float64, device=device) for _ in range(3)
+        )
+        self._tokens: list[tuple[Tensor, Tensor]] = []
+        self._samples: list[_Summary] = []
+        self._waiting = 0
+
+    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> "SampleCells":
+        """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
+
+        `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the cells of x by
+        sample, (samples of the batch, D).
+        """
+        self._moments.outliers.add(rows, sizes, where)  # `sizes` may be memory used again.
+        self._add_output(y, self._cells.add(rows.x, y, where.position, self._scratch))
+        self._tokens.append((torch.cat([rows.mean, rows.variance], dim=1), where.position.group))
+        cells = SampleCells.of(rows.x, y, where.sample, self._scratch)
+        self._within += cells.count.T @ cells.variance
+        self._samples.append(_Summary.of(cells, self._moments.eps))
+        if self._moments.words is not None and where.word is not None:
+            self._moments.words.add(rows.x, where.word)
+        self._waiting += len(y)
+        if self._waiting > WAITING:
+            self.read()
+        return cells
+
+    def _add_output(self, y: Tensor, sum_y: Tensor) -> None:
+        """Add the squares of y around a pivot, moved as those of x are; `sum_y` (1, D) is known."""
+        pivot = y[len(y) // 2 :][:1]
+        moved = torch.sub(y, pivot, out=self._scratch.block("first", y))
+        square = moved.square_().sum(0).double()
+        pivot = pivot.to(torch.float64, copy=True)  # y may be in memory that is used again.
+        if not self._waiting:
+            self._pivot = pivot
+        apart = pivot - self._pivot
+        self._square += square + apart * (2 * (sum_y - pivot * len(y)) + apart * len(y))
+
+    def read(self) -> Accumulator:
+        """Return the moments of all that was added, until the next update."""
+        if self._waiting:
+            new = self._moments.empty()
+            new.table = self._cells.take()
+            new.output = self._output(new.table)
+            new.within_samples, self._within = self._within, torch.zeros_like(self._within)
+            self._read_tokens(new)
+            self._read_samples(new)
+            self._moments.merge(new)
+            self._waiting = 0
+        return self._moments
+
+    def _output(self, table: CoMoments) -> Moments:
+        """Return the moments of y per feature, (1, D): its mean is the table's."""
+        by_feature = table.pool(0)
+        count, mean = by_feature.x.count[:, :1], by_feature.mean_y
+        m2 = self._square - count * (mean - self._pivot).square()
+        self._square = torch.zeros_like(self._square)
+        return Moments(count, mean, m2.clamp_(min=0))
+
+    def _read_tokens(self, new: Accumulator) -> None:
+        tokens = torch.cat([numbers for numbers, _ in self._tokens]).double()
+        positions = Labels.of(torch.cat([position for _, position in self._tokens]))
+        new.by_position = Moments.by_group(tokens, positions)
+        new.token.add(tokens[:, 0], tokens[:, 1])
+        self._tokens = []
+
+    def _read_samples(self, new: Accumulator) -> None:
+        means, variances, likeness, sequence = zip(*self._samples, strict=True)
+        count, mean, variance, covariance = (
+            torch.cat(values).double() for values in zip(*sequence, strict=True)
+        )
+        features = new.within_samples.shape[1]
+        sizes = [len(part[0]) * features for part in sequence]
+        new.instance.mean, new.instance.variance = _pooled(sizes, means), _pooled(sizes, variances)
+        new.instance_likeness = Likeness(
+            *(torch.stack(sums).double().sum() for sums in zip(*likeness, strict=True))
+        )
+        new.sequence.add(mean, variance)
+        new.sequence_likeness = Likeness(*_likeness(count * features, variance, covariance, new.eps))
+        self._samples = []
+
+
+class PivotSums:
+    """Sums over cells (G, D) of paired rows x and y, in float64: of x, y, x y and x^2, x less a pivot.
+
+    A batch's sums are taken around its own pivots and moved to the cell's, the first that it had: so
+    they are the same whatever came before, and lose nothing where a cell is constant.
+    """
+
+    def __init__(self, features: int, device: torch.device | str) -> None:
+        self._pivot, self._count = (
+            torch.zeros(0, n, dtype=torch.float64, device=device) for n in (features, 1)
+        )
+        self._sums = torch.zeros(4, 0, features, dtype=torch.float64, device=device)
+        self._holes = False
+
+    def add(self, x: Tensor, y: Tensor, labels: Labels, scratch: Scratch) -> Tensor:
+        """Add rows x and y (V, D); return the sum of y, (1, D)."""
+        groups, count = len(labels.count), labels.count
+        moved, pivot = labels.shifted(x, scratch.block("first", x))
+        pivot = pivot.double()
+        if self._holes or groups > len(self._pivot):
+            self._meet(pivot, count)
+        both = torch.mul(moved, y, out=scratch.block("second", y))
+        sums = [labels.sums(values) for values in (moved, y, both)]
+        new = torch.stack([*sums, labels.sums(moved.square_())]).double()
+        apart = pivot - self._pivot[:groups]
+        shift = apart * count
+        # sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
+        new[2:].addcmul_(apart, torch.stack([new[1], torch.add(shift, new[0], alpha=2)]))
+        new[0] += shift
+        self._sums[:, :groups] += new
+        self._count[:groups] += count
+        return new[1].sum(0, keepdim=True)
+
+    def _meet(self, pivot: Tensor, count: Tensor) -> None:
+        """Give every cell its pivot that has its first row now."""
+        self._count, self._pivot = (grown(table, len(pivot)) for table in (self._count, self._pivot))
+        self._sums = torch.stack([grown(table, len(pivot)) for table in self._sums])
+        known = self._count[: len(pivot)]
+        self._pivot[: len(pivot)] = pivot.where(known == 0, self._pivot[: len(pivot)])
+        self._holes = bool(((known + count) == 0).any())
+
+    def take(self) -> CoMoments:
+        """Return the moments of what was added, and begin again."""
+        count = self._count
+        mean_x, mean_y, product, square = (self._sums / count.clamp(min=1)).unbind()
+        m2 = (square - mean_x.square()).clamp_(min=0) * count
+        co = (product - mean_x * mean_y) * count
+        taken = CoMoments(Moments(count, self._pivot + mean_x, m2), mean_y, co)
+        self._count, self._sums, self._holes = torch.zeros_like(count), torch.zeros_like(self._sums), True
+        return taken
+
+
+@dataclass(frozen=True)
+class SampleCells:
+    """The moments of x, and its covariance with y, by sample and feature: (B, 1), and (B, D) each."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+    mean_y: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, samples: Labels, scratch: Scratch) -> "SampleCells":
+        """Take them of paired rows x and y (V, D), in float64."""
+        moved, shift = samples.shifted(x, scratch.block("first", x))
+        both = torch.mul(moved, y, out=scratch.block("second", y))
+        count, mean, mean_y = samples.count, samples.means(moved), samples.means(y)
+        covariance = samples.means(both).addcmul_(mean, mean_y, value=-1)
+        variance = samples.means(moved.square_()).addcmul_(mean, mean, value=-1)
+        return cls(count, mean.add_(shift), variance.clamp_(min=0), mean_y, covariance)
+
+    def moments(self) -> Moments:
+        """Return the moments of x."""
+        return Moments(self.count, self.mean, self.variance * self.count)
+
+
+class _Summary(NamedTuple):
+    """What is left of a batch's cells: of all their means and of all their variances how many, the mean,
+    the squares around it, the least and the largest, the likeness of y to their normalization; and each
+    sample's count, mean, variance, and covariance with y over all features, (B, 1)."""
+
+    means: tuple[Tensor, ...]
+    variances: tuple[Tensor, ...]
+    likeness: tuple[Tensor, Tensor]
+    sequence: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, cells: SampleCells, eps: float) -> "_Summary":
+        middle = cells.mean.mean(1, keepdim=True)
+        apart = cells.mean - middle
+        variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)
+        covariance = cells.covariance.mean(1, keepdim=True) + apart.mul_(cells.mean_y).mean(1, keepdim=True)
+        return cls(
+            _spread(cells.mean),
+            _spread(cells.variance),
+            _likeness(cells.count, cells.variance, cells.covariance, eps),
+            (cells.count, middle, variance, covariance),
+        )
+
+
+def _spread(values: Tensor) -> tuple[Tensor, ...]:
+    mean = values.mean()
+    return (mean, (values - mean).square_().sum(), *torch.aminmax(values))
+
+
+def _pooled(counts: Sequence[int], parts: Sequence[tuple[Tensor, ...]]) -> Spread:
+    """Return the spread of what several parts of so many numbers are the spreads of."""
+    mean, m2, low, high = torch.stack([torch.stack(part) for part in parts]).double().unbind(1)
+    count = torch.tensor(counts, dtype=torch.float64, device=mean.device)
+    moments = Moments(count[:, None], mean[:, None], m2[:, None]).pool(0)
+    return Spread(moments, low.min(), high.max())
+
+
+def _likeness(count: Tensor, variance: Tensor, covariance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return sum(y z) and sum(z^2) over cells, each normalised by its own mean and variance."""
+    scale = (variance + eps).rsqrt_()
+    if not eps:  # A cell without any spread gives z = 0, as 0 / 0 would not.
+        scale = scale.where(variance > 0, 0.0)
+    weighted = count * scale
+    return (weighted * covariance).sum(), (weighted * scale).mul_(variance).sum()
