@@ -1,0 +1,281 @@
+"""The page: every part's findings in words, then its charts, each with a table; it loads nothing."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any
+
+from normscope import __version__
+from normscope.comparison import Comparison
+from normscope.glossary.entry import NOTATION
+from normscope.glossary.lookup import ENTRIES
+from normscope.page import words
+from normscope.page.charts import figures
+from normscope.page.draw import ON_PAGE, script
+from normscope.page.figure import DATA, Figure, Slice, table
+from normscope.page.marks import CHOSEN
+from normscope.page.markup import Markup, embedded, join, tag
+from normscope.page.one_layer import start
+from normscope.page.parts import Part, headings
+from normscope.printable import printable
+from normscope.render.compare import about
+from normscope.render.numbers import with_interval
+from normscope.render.summary import headline, workload
+from normscope.saved import Saved
+from normscope.why_report import Finding, WhyReport
+
+SEPARATOR = " · "
+# Where charts stand, by the heading above them.
+OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
+CLAIMS = "Which of the article's claims hold?"
+WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
+
+
+def html(parts: Sequence[Part], layers: Sequence[int | None]) -> str:
+    """Return the page of parts; `layers` are those chosen at first, None for the one least like BN."""
+    titles = headings(parts)
+    starts = [start(part) if layer is None else layer for part, layer in zip(parts, layers, strict=True)]
+    drawn = [figures(part) for part in parts]
+    ids = [f"part-{number}" for number in range(1, len(parts) + 1)]
+    body = [_part(*each) for each in zip(ids, titles, parts, drawn, starts, strict=True)]
+    data = {
+        "data": DATA,
+        "chosen": CHOSEN,
+        "config": ON_PAGE,
+        "parts": [_data(*each) for each in zip(ids, parts, drawn, starts, strict=True)],
+    }
+    models = dict.fromkeys(printable(part.model.id) for part in parts)
+    title = f"{', '.join(models)}: BN beside LN"
+    return _document(title, _navigation(ids, titles), join(*body), embedded(data))
+
+
+def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
+    scripts = [script(), _resource("page.js")]
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src {' '.join(map(_hashed, scripts))}"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", Markup(_resource("page.css"))),
+    )
+    whole = tag(
+        "body",
+        tag("a", "Skip to the findings", class_="skip", href="#findings"),
+        tag("header", tag("h1", title), tag("p", _INTRODUCTION, class_="about")),
+        navigation,
+        tag("main", body, id="findings", tabindex="-1"),
+        tag("footer", tag("p", f"Notation. {NOTATION}"), tag("p", _made_by())),
+        tag("noscript", tag("p", "The charts need JavaScript; their words and tables do not.")),
+        tag("script", Markup(data), id="data", type="application/json"),
+        *(tag("script", Markup(text)) for text in scripts),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, whole, lang='en')}\n"
+
+
+_INTRODUCTION = (
+    "How the statistics that BatchNorm (BN) would use differ from those that the model's normalization "
+    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, at which positions, in which features."
+)
+
+
+def _made_by() -> str:
+    return (
+        f"Made by normscope {__version__}. This file is complete: it loads nothing, and can be kept and sent."
+    )
+
+
+def _hashed(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _resource(name: str) -> str:
+    return files("normscope.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup:
+    links = [tag("li", tag("a", title, href=f"#{id}")) for id, title in zip(ids, titles, strict=True)]
+    return tag("nav", tag("ul", *links), aria_label="Parts of this page")
+
+
+def _part(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int) -> Markup:
+    by_name = {figure.name: figure for figure in drawn}
+    sections = [_in_short(id, part, drawn)]
+    for (heading, names), kind in ((OVERVIEW, "overview"), (WIDE, "overview wide")):
+        shown = [_figure(id, by_name[name], 0) for name in names if name in by_name]
+        sections += [tag("h3", heading), tag("div", *shown, class_=f"figures {kind}")] if shown else []
+    sections += _one_layer(id, part, [figure for figure in drawn if figure.per_layer], layer)
+    sections += _claims(id, part.why) if part.why else []
+    sections += _measured(part)
+    return tag("section", tag("h2", title, id=f"{id}-title"), *sections, id=id, aria_labelledby=f"{id}-title")
+
+
+def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
+    """Return what the charts show, a sentence or two each, with its numbers; questions lead to charts."""
+    said = [
+        tag("li", tag("a", figure.title, href=f"#{id}-{figure.name}"), " ", figure.slices[0].says)
+        for figure in drawn
+        if not figure.per_layer and figure.slices[0]
+    ]
+    said += (
+        [tag("li", tag("a", CLAIMS, href=f"#{id}-claims"), " ", words.claims(part.why))] if part.why else []
+    )
+    return join(tag("h3", "In short"), tag("ul", *said, class_="short"))
+
+
+def _one_layer(id: str, part: Part, shown: Sequence[Figure], layer: int) -> list[Markup]:
+    if not shown:
+        return []
+    options = [
+        tag("option", name, value=str(number), selected=number == layer)
+        for number, name in enumerate(part.layers)
+    ]
+    choice = tag(
+        "div",
+        tag("label", "Layer", for_=f"{id}-layer"),
+        tag("select", *options, id=f"{id}-layer"),
+        tag("span", f"Shown: {printable(part.layers[layer])}", id=f"{id}-status", role="status"),
+        class_="choice",
+    )
+    hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about")
+    charts = tag("div", *(_figure(id, figure, layer) for figure in shown), class_="figures")
+    return [tag("h3", "One layer"), hint, choice, charts]
+
+
+def _figure(id: str, figure: Figure, layer: int) -> Markup:
+    """Return a chart's place, its words, what is drawn there in the glossary's words, and its table."""
+    part = figure.slice(layer)
+    says = part.says if part else "There are no such numbers of this layer."
+    entries = [ENTRIES[name] for name in figure.metrics]
+    heading = f"{id}-{figure.name}-title"
+    return tag(
+        "figure",
+        tag(
+            "figcaption",
+            tag("h4", figure.title, id=heading),
+            tag("p", entries[0].definition, " ", entries[0].reading, class_="about"),
+            tag("p", says, class_="says") if figure.per_layer else None,
+        ),
+        tag("div", class_="chart", role="img", aria_label=f"{figure.title} {says}"),
+        *(tag("p", note, class_="notes") for note in figure.notes),
+        _defined(entries),
+        _table(figure, part or Slice({key: [] for key in figure.heads}, "")),
+        id=f"{id}-{figure.name}",
+        aria_labelledby=heading,
+    )
+
+
+def _defined(entries: Sequence[Any]) -> Markup:
+    facts = [
+        join(tag("dt", entry.title), *(tag("dd", text) for text in (entry.definition, entry.reading)),
+             tag("dd", tag("code", entry.formula)), tag("dd", f"Source: {entry.source}"))
+        for entry in entries
+    ]  # fmt: skip
+    return tag("details", tag("summary", "What this is: formula and source"), tag("dl", *facts))
+
+
+def _table(figure: Figure, part: Slice) -> Markup:
+    heads, body = table(figure, part)
+    lines = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
+    ]
+    what = tag("caption", figure.title)
+    head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
+    inside = tag("table", what, head, tag("tbody", *lines))
+    region = tag(
+        "div", inside, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {figure.title}"
+    )
+    return tag("details", tag("summary", "The numbers as a table"), region)
+
+
+def _claims(id: str, report: WhyReport) -> list[Markup]:
+    """Return the article's claims with this model's evidence."""
+    listed = tag("ol", *(tag("li", _claim(finding)) for finding in report.claims), class_="claims")
+    about = (
+        "Why NLP uses LayerNorm and not BatchNorm, claim by claim; numbers with 95% intervals, in bold the "
+        "one that decides."
+    )
+    return [tag("h3", CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
+
+
+def _claim(finding: Finding) -> Markup:
+    lines = [
+        tag(
+            "li",
+            f"{with_interval(each.number.value, each.number.low, each.number.high)}: {each.name}",
+            class_="decides" if each.name == finding.decided_by else None,
+        )
+        for each in finding.evidence
+    ]
+    verdict = tag("span", finding.verdict, class_="verdict")
+    return tag(
+        "div",
+        tag("h4", f"{finding.id} ", verdict, f": {finding.claim}"),
+        tag("ul", *lines),
+        tag("p", f"Rule: {finding.rule}.", class_="about"),
+        tag("p", "More: ", tag("code", finding.more), class_="about"),
+        class_=f"claim {finding.verdict}" if finding.verdict in ("holds", "fails") else "claim",
+    )
+
+
+def _measured(part: Part) -> list[Markup]:
+    """Return where the numbers are from, and what the runs warned of."""
+    lines = [tag("li", *_source(file, result)) for file, result in part.files]
+    warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
+    warned = [tag("p", "The runs warned:"), tag("ul", *(tag("li", text) for text in warnings))]
+    return [tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else [])]
+
+
+def _source(file: str, result: Saved) -> Iterator[str]:
+    yield tag("strong", _COMMANDS[type(result).__name__])
+    yield f" ({file}): " if file else ": "
+    if isinstance(result, Comparison):
+        sides = zip(result.reports, "AB", strict=True)
+        yield "; ".join(SEPARATOR.join(about(side, name)) for side, name in sides)
+        return
+    yield SEPARATOR.join([*headline(result), *workload(result)])
+
+
+_COMMANDS = {
+    "Report": "normscope inspect",
+    "BatchReport": "normscope batches",
+    "WhyReport": "normscope why",
+    "SwapReport": "normscope swap",
+    "Comparison": "normscope compare",
+}
+
+
+def _data(id: str, part: Part, drawn: Sequence[Figure], layer: int) -> dict[str, Any]:
+    """Return what the page's script draws of a part; names of layers are there once, and looked up."""
+    return {
+        "id": id,
+        "start": layer,
+        "names": [printable(name) for name in part.layers],
+        "labels": part.labels,
+        "figures": [
+            {
+                "id": f"{id}-{figure.name}",
+                "title": figure.title,
+                "spec": figure.spec,
+                "perLayer": figure.per_layer,
+                "heads": figure.heads if figure.per_layer else {},
+                "slices": [_slice(each, figure.per_layer) for each in figure.slices],
+            }
+            for figure in drawn
+        ],
+    }
+
+
+def _slice(part: Slice | None, per_layer: bool) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    looked_up = ("label", "name") if "layer" in part.columns else ()
+    kept = {key: column for key, column in part.columns.items() if key not in looked_up}
+    return {"columns": kept, **({"says": part.says} if per_layer else {})}
