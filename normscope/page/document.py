@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
@@ -82,7 +83,7 @@ def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
 
 _INTRODUCTION = (
     "How the statistics that BatchNorm (BN) would use differ from those that the model's normalization "
-    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, at which positions, in which features."
+    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, positions and features."
 )
 
 
@@ -144,7 +145,7 @@ def _one_layer(id: str, part: Part, shown: Sequence[Figure], layer: int) -> list
         tag("span", f"Shown: {printable(part.layers[layer])}", id=f"{id}-status", role="status"),
         class_="choice",
     )
-    hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about")
+    hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about hint")
     charts = tag("div", *(_figure(id, figure, layer) for figure in shown), class_="figures")
     return [tag("h3", "One layer"), hint, choice, charts]
 
@@ -266,16 +267,23 @@ def _data(id: str, part: Part, drawn: Sequence[Figure], layer: int) -> dict[str,
                 "spec": figure.spec,
                 "perLayer": figure.per_layer,
                 "heads": figure.heads if figure.per_layer else {},
-                "slices": [_slice(each, figure.per_layer) for each in figure.slices],
+                "slices": [_slice(figure, each) for each in figure.slices],
             }
             for figure in drawn
         ],
     }
 
 
-def _slice(part: Slice | None, per_layer: bool) -> dict[str, Any] | None:
+def _slice(figure: Figure, part: Slice | None) -> dict[str, Any] | None:
+    """Return the columns that the chart draws, or that its table shows where that is made anew."""
     if part is None:
         return None
+    spec = json.dumps(figure.spec)
+    tabled = figure.heads if figure.per_layer else ()
     looked_up = ("label", "name") if "layer" in part.columns else ()
-    kept = {key: column for key, column in part.columns.items() if key not in looked_up}
-    return {"columns": kept, **({"says": part.says} if per_layer else {})}
+    kept = {
+        key: column
+        for key, column in part.columns.items()
+        if key not in looked_up and (key in tabled or key in spec or key == "layer")
+    }
+    return {"columns": kept, **({"says": part.says} if figure.per_layer else {})}

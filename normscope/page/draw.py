@@ -37,7 +37,14 @@ def theme(ink: str, muted: str, faint: str, *, background: str | None = None) ->
             "titleFontWeight": "normal",
             "symbolOpacity": 1,
         },
-        "title": {"color": ink, "anchor": "start", "fontSize": 15, "offset": 12},
+        "title": {
+            "color": ink,
+            "subtitleColor": muted,
+            "anchor": "start",
+            "fontSize": 15,
+            "offset": 12,
+            "limit": WIDTH,
+        },
         "text": {"color": ink, "fontSize": 11},
         "scale": {"zero": False},
     }
@@ -52,20 +59,22 @@ def script() -> str:
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _version())).replace("\r", "")
 
 
-def svg(figure: Figure, layer: int) -> str:
-    """Return a chart as SVG."""
-    return str(vl_convert.vegalite_to_svg(_whole(figure, layer), vl_version=_version(), config=ON_PAPER))
+def svg(figure: Figure, layer: int, about: str) -> str:
+    """Return a chart as SVG, with what it is about under its title."""
+    return str(
+        vl_convert.vegalite_to_svg(_whole(figure, layer, about), vl_version=_version(), config=ON_PAPER)
+    )
 
 
-def png(figure: Figure, layer: int) -> bytes:
-    """Return a chart as PNG."""
-    spec = _whole(figure, layer)
+def png(figure: Figure, layer: int, about: str) -> bytes:
+    """Return the same as PNG."""
+    spec = _whole(figure, layer, about)
     return bytes(vl_convert.vegalite_to_png(spec, vl_version=_version(), config=ON_PAPER, scale=SCALE))
 
 
-def _whole(figure: Figure, layer: int) -> dict[str, Any]:
+def _whole(figure: Figure, layer: int, about: str) -> dict[str, Any]:
     """Return a chart's specification for a picture: as wide as one, with its data and its title."""
-    return {**figure.drawable(layer), "width": WIDTH, "padding": 16}
+    return {**figure.drawable(layer, about), "width": WIDTH, "padding": 16}
 
 
 def _version() -> str:

@@ -42,14 +42,16 @@ class Figure:
         """Return the data for a chosen layer, which a chart of all layers has alike for each."""
         return self.slices[layer if self.per_layer else 0]
 
-    def drawable(self, layer: int) -> dict[str, Any]:
-        """Return the specification with the data of a layer in it; a layer without any draws nothing."""
+    def drawable(self, layer: int, about: str) -> dict[str, Any]:
+        """Return the specification with the data of a layer in it, and what it is about under its title.
+
+        A layer without data draws nothing.
+        """
         part = self.slice(layer)
-        says = f"{self.title}. {part.says}" if part else self.title
         return {
             **self.spec,
-            "title": self.title,
-            "description": says,
+            "title": {"text": self.title, "subtitle": about},
+            "description": f"{self.title} {about}. {part.says if part else ''}",
             "data": {"name": DATA, "values": rows(part.columns) if part else []},
         }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -30,6 +31,8 @@ from normscope.report import LayerReport, Report
 NAMED = 6  # features that the scatter names, those left furthest from BN's mean 0 and variance 1
 FAR = 1.0  # and at least so far: in an sd of 2, say
 
+# What BN has for each position, and for all of them.
+_BN = ("BN per position", "BN per feature")
 _FEW = alt.Axis(tickCount=4)
 
 
@@ -39,17 +42,22 @@ def scatter(part: Part, report: Report) -> Figure | None:
     slices = [_features(report.layers.get(name), who) for name in part.layers]
     if not any(slices):
         return None
-    base = alt.Chart(alt.NamedData(DATA))
+    names = ["other features", "outliers"]
+    base = (
+        alt.Chart(alt.NamedData(DATA))
+        .transform_calculate(group=f"datum.outlier ? '{names[1]}' : '{names[0]}'")
+        .transform_calculate(left="datum.named == 1 ? datum.feature : ''")
+        .transform_calculate(right="datum.named == 2 ? datum.feature : ''")
+    )
     x = alt.X("before:Q", title="sd in the input (log)", scale=log_scale(), axis=_FEW)
     y = alt.Y("after:Q", title=f"sd that {who} leaves (log)", scale=log_scale(), axis=_FEW)
     shown = tips(feature_n="feature", before_q="sd in the input", after_q="sd left", mean_q="mean left")
-    names = ["other features", "outliers"]
     points = base.mark_point(filled=True, size=36).encode(
         x=x,
         y=y,
         color=series("group", names, [BLUE, VERMILLION]),
         shape=shapes("group", names),
-        opacity=alt.condition("datum.group == 'outliers'", alt.value(1), alt.value(0.8)),
+        opacity=alt.condition("datum.outlier", alt.value(1), alt.value(0.8)),
         tooltip=shown,
     )
     # Names on either side in turn, so that neighbours' do not meet.
@@ -84,21 +92,25 @@ def profile(part: Part, report: Report) -> Figure | None:
     slices = [_positions(report.layers.get(name), who) for name in part.layers]
     if not any(slices):
         return None
-    names = _sides(who)
-    chart = alt.Chart(alt.NamedData(DATA)).encode(
-        x=alt.X("position:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
-        y=alt.Y("variance:Q", title="variance (log)", scale=log_scale(), axis=_FEW),
-        color=series("side", names, [LN, BN, GREEN]),
-        shape=shapes("side", names),
-        tooltip=tips(position_n="position", side_n="variance of", variance_q="variance", texts_n="texts"),
+    names: list[Any] = [who, *_BN]
+    chart = (
+        alt.Chart(alt.NamedData(DATA))
+        .transform_fold(names, as_=["side", "variance"])
+        .encode(
+            x=alt.X("position:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
+            y=alt.Y("variance:Q", title="variance (log)", scale=log_scale(), axis=_FEW),
+            color=series("side", names, [LN, BN, GREEN]),
+            shape=shapes("side", names),
+            tooltip=tips(position_n="position", side_n="variance of", variance_q="variance", texts_n="texts"),
+        )
     )
     lines = chart.mark_line(strokeWidth=2).encode(strokeDash=dashes("side", names))
     return Figure(
         "profile",
         "The variance, position by position",
-        finished(lines + chart.mark_point(filled=True, size=16), height=220),
+        finished(lines + chart.mark_point(filled=True, size=16, opacity=1), height=220),
         slices,
-        {"position": "position", "side": "variance of", "variance": "variance", "texts": "texts"},
+        {"position": "position", **{name: f"variance, {name}" for name in names}, "texts": "texts"},
         ["position.token_variance", "position.variance"],
         per_layer=True,
     )
@@ -121,7 +133,7 @@ def sizes(part: Part, report: BatchReport) -> Figure | None:
     return Figure(
         "sizes",
         "How far off are batches of each size?",
-        finished(chart.mark_line() + chart.mark_point(filled=True, size=60), height=220),
+        finished(chart.mark_line() + chart.mark_point(filled=True, size=60, opacity=1), height=220),
         slices,
         {"size": "texts", "order": "batches", "noise": "noise of the mean", "sd": "noise of the sd"},
         ["tid.mean", "tid.variance"],
@@ -144,9 +156,8 @@ def _features(layer: LayerReport | None, who: str) -> Slice | None:
         "after": positive(np.sqrt(layer.own_output.variance)),
         "mean": rounded(layer.own_output.mean),
         "distance": rounded(distance),
-        "group": ["outliers" if i in outlying else "other features" for i in numbers],
-        "left": [str(i) if i in named[::2] else "" for i in numbers],
-        "right": [str(i) if i in named[1::2] else "" for i in numbers],
+        "outlier": [int(i in outlying) for i in numbers],
+        "named": [1 + named.index(i) % 2 if i in named else 0 for i in numbers],
     }
     return Slice(columns, words.scatter(layer, who))
 
@@ -158,17 +169,13 @@ def _positions(layer: LayerReport | None, who: str) -> Slice | None:
     numbers = [*range(len(stats.count))]
     one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     columns: dict[str, Sequence[Value]] = {
-        "position": numbers * 3,
-        "side": [side for side in _sides(who) for _ in numbers],
-        "variance": positive([*stats.token_variance, *stats.variance, *[one] * len(numbers)]),
-        "texts": stats.count.tolist() * 3,
+        "position": numbers,
+        who: positive(stats.token_variance),
+        _BN[0]: positive(stats.variance),
+        _BN[1]: positive([one] * len(numbers)),
+        "texts": stats.count.tolist(),
     }
     return Slice(columns, words.profile(layer, who))
-
-
-def _sides(who: str) -> list[str]:
-    """The lines of `profile`: what is averaged at each position, and what BN has for each and for all."""
-    return [who, "BN per position", "BN per feature"]
 
 
 def _sizes(layer: LayerNoise | None) -> Slice | None:

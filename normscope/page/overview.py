@@ -83,7 +83,7 @@ def explained(part: Part, report: Report) -> Figure | None:
         "by": [what for what in by for _ in places],
         "share": rounded(value for values in by.values() for value in values),
     }
-    points = alt.Chart(alt.NamedData(DATA)).mark_point(filled=True, size=70, strokeWidth=2)
+    points = alt.Chart(alt.NamedData(DATA)).mark_point(filled=True, size=70, strokeWidth=2, opacity=1)
     chart = points.encode(
         y=layer_axis(),
         x=alt.X("share:Q", title="share of the variance", axis=alt.Axis(format="%")),
@@ -119,7 +119,7 @@ def noise(part: Part, report: BatchReport) -> Figure | None:
     names = [words.ORDERS[order] for order in by]
     chart = (
         alt.Chart(alt.NamedData(DATA))
-        .mark_point(filled=True, size=70, strokeWidth=2)
+        .mark_point(filled=True, size=70, strokeWidth=2, opacity=1)
         .encode(
             y=layer_axis(),
             x=alt.X("noise:Q", title="noise of the mean (TID)", axis=alt.Axis(tickCount=6)),
@@ -152,7 +152,12 @@ def damage(part: Part, report: SwapReport) -> Figure:
         "high": write(points[2]),
     }
     title = "1 - hidden cosine" if headless else "KL in nats, log scale"
-    x = alt.X("damage:Q", title=title, scale=alt.Scale(zero=True) if headless else log_scale())
+    x = alt.X(
+        "damage:Q",
+        title=title,
+        axis=alt.Axis(tickCount=6),
+        scale=alt.Scale(zero=True) if headless else log_scale(),
+    )
     base = alt.Chart(alt.NamedData(DATA)).encode(y=layer_axis())
     rules = base.mark_rule(strokeWidth=2, color=BN).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     shown = tips(name_n="layer", damage_q="damage", low_q="95% from", high_q="to")
@@ -185,7 +190,7 @@ def movers(part: Part, comparison: Comparison) -> Figure:
     }
     chart = (
         alt.Chart(alt.NamedData(DATA))
-        .mark_point(filled=True, size=70, strokeWidth=2)
+        .mark_point(filled=True, size=70, strokeWidth=2, opacity=1)
         .encode(
             y=layer_axis(),
             x=alt.X("moved:Q", title="moved by, in A's sd", scale=alt.Scale(zero=True)),

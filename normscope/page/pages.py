@@ -8,7 +8,7 @@ from typing import Literal
 from normscope.errors import ReportError, UsageError
 from normscope.files import write_whole
 from normscope.page.parts import Part, headings, parts_of
-from normscope.printable import quoted, reason
+from normscope.printable import printable, quoted, reason
 from normscope.saved import Saved
 
 Results = Iterable[Saved | str | os.PathLike[str]]
@@ -52,7 +52,7 @@ def picture(
     parts = parts_of(results)
     chosen = _chosen(parts, layer)
     found = [
-        (figure, number if number is not None else start(part), title)
+        (figure, start(part) if number is None else number, part, title)
         for part, number, title in zip(parts, chosen, headings(parts), strict=True)
         for figure in figures(part)
         if figure.name == chart
@@ -65,14 +65,16 @@ def picture(
             "has; add its file"
         )
     if len(found) > 1:
-        several = ", ".join(title for *_, title in found)
+        several = ", ".join(title for _, _, _, title in found)
         raise UsageError(
             f"{len(found)} charts {chart} can be drawn: of {several}; expected one; give fewer files"
         )
-    figure, number, _ = found[0]
+    figure, number, part, about = found[0]
     if figure.slice(number) is None:
         raise UsageError(f"the layer has no numbers for the chart {chart}; expected some; name another layer")
-    return svg(figure, number) if kind == "svg" else png(figure, number)
+    if figure.per_layer:
+        about += f" · {printable(part.layers[number])}"
+    return svg(figure, number, about) if kind == "svg" else png(figure, number, about)
 
 
 def _chosen(parts: Sequence[Part], layer: str | None) -> list[int | None]:
