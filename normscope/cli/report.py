@@ -16,7 +16,7 @@ Examples:
   normscope report inspect.json batches.json why.json swap.json -o page.html
   normscope report bert.json gpt2.json compared.json -o both.html
   normscope report inspect.json --chart features -o features.svg
-  normscope report inspect.json --chart scatter --layer '*.3.output.*' -o s.png
+  normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
 
 \b
 A FILE is what inspect, batches, why, swap or compare wrote with --json, or

@@ -115,7 +115,14 @@ def _part(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int) 
     sections += _one_layer(id, part, [figure for figure in drawn if figure.per_layer], layer)
     sections += _claims(id, part.why) if part.why else []
     sections += _measured(part)
-    return tag("section", tag("h2", title, id=f"{id}-title"), *sections, id=id, aria_labelledby=f"{id}-title")
+    head = tag("h2", title, id=f"{id}-title"), tag("p", _facts(part), class_="facts")
+    return tag("section", *head, *sections, id=id, aria_labelledby=f"{id}-title")
+
+
+def _facts(part: Part) -> str:
+    """Say which model it is, and what was fed to it."""
+    result: Any = part.files[0][1] if part.comparison is None else part.comparison.reports[0]
+    return SEPARATOR.join([*headline(result)[1:], *workload(result)[:2]])
 
 
 def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
@@ -128,7 +135,8 @@ def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
     said += (
         [tag("li", tag("a", CLAIMS, href=f"#{id}-claims"), " ", words.claims(part.why))] if part.why else []
     )
-    return join(tag("h3", "In short"), tag("ul", *said, class_="short"))
+    nothing = None if said else tag("p", "There are no numbers to show.")
+    return join(tag("h3", "In short"), nothing, tag("ul", *said, class_="short") if said else None)
 
 
 def _one_layer(id: str, part: Part, shown: Sequence[Figure], layer: int) -> list[Markup]:

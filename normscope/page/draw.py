@@ -1,5 +1,6 @@
 """Specifications drawn by Vega: the script that a page carries, and pictures as SVG or PNG."""
 
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -54,6 +55,7 @@ ON_PAGE = theme("var(--ink)", "var(--muted)", "var(--line)")
 ON_PAPER = theme("#1b1b1f", "#66666e", "#dcdce0", background="white")
 
 
+@cache
 def script() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script that loads nothing."""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _version())).replace("\r", "")

@@ -28,8 +28,8 @@ from normscope.page.parts import Part
 from normscope.render.layer import distances
 from normscope.report import LayerReport, Report
 
-NAMED = 6  # features that the scatter names, those left furthest from BN's mean 0 and variance 1
-FAR = 1.0  # and at least so far: in an sd of 2, say
+NAMED = 6  # features that the scatter names at most: those with the largest standard deviation
+FAR = 2.0  # and at least this one, where BN would leave 1
 
 # What BN has for each position, and for all of them.
 _BN = ("BN per position", "BN per feature")
@@ -81,7 +81,7 @@ def scatter(part: Part, report: Report) -> Figure | None:
             "distance": "distance from 0, 1",
         },
         ["own_output", "own_output.variance", "feature.variance"],
-        ["Named: those furthest from mean 0 and variance 1. Outlier: 6 or more in size in 6% of the tokens."],
+        [f"Named: at most {NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."],
         per_layer=True,
     )
 
@@ -147,8 +147,8 @@ def _features(layer: LayerReport | None, who: str) -> Slice | None:
     distance = distances(layer.own_output)
     large = layer.outliers.llm_int8 if layer.outliers else None
     outlying = set(large.features.tolist() if large else ())
-    order = np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable")[:NAMED].tolist()
-    named = [feature for feature in order if distance[feature] >= FAR]
+    left = np.nan_to_num(np.sqrt(layer.own_output.variance))
+    named = [i for i in np.argsort(-left, kind="stable")[:NAMED].tolist() if left[i] >= FAR]
     numbers = range(len(distance))
     columns: dict[str, Sequence[Value]] = {
         "feature": [*numbers],

@@ -1,5 +1,6 @@
 """What a chart shows, in sentences with its numbers: a page's summary, and what is read aloud."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str) -> str:
         if np.isfinite(sizes).any():
             at = int(np.nanargmax(sizes))
             worst = max(worst, (float(sizes[at]), row, at))
+    if not worst[0]:
+        return f"{who}'s variance is the same at every position, or not known."
     first = np.array([values[0] if len(values) else np.nan for values in ratios])
     _, row, at = worst
     return (
@@ -90,12 +93,13 @@ def profile(layer: LayerReport, who: str) -> str:
     stats = layer.position
     if stats is None:
         return "Its positions are not known."
-    above = np.nanmax(stats.variance / np.where(stats.token_variance > 0, stats.token_variance, np.nan)) - 1
-    one = float(np.mean(layer.feature.variance)) if layer.feature is not None else float("nan")
+    above = stats.variance / np.where(stats.token_variance > 0, stats.token_variance, np.nan) - 1
+    most = float(np.nanmax(above)) if np.isfinite(above).any() else math.nan
+    one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     return (
         f"At {printable(layer.name)} {who}'s variance, averaged at each position, is "
         f"{_least_most(stats.token_variance, 'position')}. BN per feature takes one for all positions, "
-        f"{short(one)} on average; BN per position is at most {percent(float(above))} above {who}'s."
+        f"{short(one)} on average; BN per position is at most {percent(most)} above {who}'s."
     )
 
 
@@ -216,4 +220,5 @@ def _share_near(layer: LayerReport) -> float:
     """The share of the features whose standard deviation after the layer is within 10 % of 1."""
     assert layer.own_output is not None
     deviations = np.sqrt(layer.own_output.variance)
-    return float(np.mean(np.abs(deviations[np.isfinite(deviations)] - 1) <= 0.1))
+    known = deviations[np.isfinite(deviations)]
+    return float(np.mean(np.abs(known - 1) <= 0.1)) if len(known) else math.nan
