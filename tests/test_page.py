@@ -24,7 +24,7 @@ from normscope.errors import ReportError, UsageError
 from normscope.glossary.lookup import ENTRIES
 from normscope.page import maps, overview
 from normscope.page.charts import CHARTS, figures
-from normscope.page.draw import png, svg
+from normscope.page.draw import svg
 from normscope.page.figure import Figure, rounded, rows, table
 from normscope.page.markup import Markup, embedded, join, tag
 from normscope.page.pages import page
@@ -499,18 +499,21 @@ def test_a_page_of_bert_base_is_under_three_megabytes() -> None:
 def test_a_chart_is_a_picture_too(name: str) -> None:
     parts = parts_of(of_one_model())
     (figure,) = (figure for part in parts for figure in figures(part) if figure.name == name)
-    root = ElementTree.fromstring(svg(figure, 2, "<about>"))
+    text = svg(figure, 2, "<about>")
+    root = ElementTree.fromstring(text)
     texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert figure.title in texts
     assert "<about>" in texts
-    assert 'href="http' not in svg(figure, 2, "")
-    assert png(figure, 2, "about").startswith(b"\x89PNG\r\n\x1a\n")
+    assert 'href="http' not in text
 
 
 def test_names_in_a_picture_are_text() -> None:
     part = parts_of(breaking())[0]
     for figure in figures(part):
-        ElementTree.fromstring(svg(figure, 4, part.title))
+        if figure.name in ("agreement", "features", "outliers"):
+            texts = "".join(ElementTree.fromstring(svg(figure, 4, part.title)).itertext())
+            assert figure.title in texts
+            assert "</script><b>&|`" in texts
 
 
 # The command
@@ -520,9 +523,10 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / f"{kind}.json" for kind in ("inspect", "batches", "why", "swap", "compare")]
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("saved")
+    paths = [folder / f"{kind}.json" for kind in ("inspect", "batches", "why", "swap", "compare")]
     for path, result in zip(paths, of_one_model(), strict=True):
         result.to_json(path)
     return paths
@@ -583,11 +587,10 @@ def test_the_command_refuses_in_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.iterdir())
     result = run(files[0], *options)
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (code, "", 1)
     assert said in result.stderr
-    assert sorted(tmp_path.iterdir()) == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_drawn_is_refused(files: list[Path], tmp_path: Path) -> None:

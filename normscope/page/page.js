@@ -40,10 +40,10 @@
     place.hidden = !slice;
     document.querySelector(`#${figure.id} .says`).textContent = says;
     fillTable(part, figure, rows);
-    figure.view.data(page.data, rows).runAsync();
+    if (slice) figure.view.data(page.data, rows).runAsync();
   }
 
-  function choose(part, layer, aloud) {
+  function choose(part, layer) {
     part.layer = layer;
     if (part.select) {
       part.select.value = String(layer);
@@ -56,24 +56,30 @@
     }
   }
 
-  // What a click hit: a mark of a layer, or its name beside the axis; -1 for anything else.
-  function layerOf(part, item) {
-    const datum = item && item.datum;
-    if (!datum) return -1;
-    return Number.isInteger(datum.layer) ? datum.layer : part.labels.indexOf(datum.value);
+  // The layer whose row a click was in, or its name beside it: -1 above and below all rows.
+  function layerAt(part, view, event) {
+    const scale = view.scale("y");
+    const labels = scale.domain();
+    const middles = labels.map((label) => scale(label) + scale.bandwidth() / 2);
+    const y = event.clientY - view.container().querySelector("svg").getBoundingClientRect().top - view.origin()[1];
+    const away = middles.map((middle) => Math.abs(middle - y));
+    const nearest = away.indexOf(Math.min(...away));
+    const step = labels.length > 1 ? Math.abs(middles[1] - middles[0]) : 2 * middles[0];
+    return away[nearest] <= step / 2 ? part.labels.indexOf(labels[nearest]) : -1;
   }
 
   async function draw(part, figure) {
-    const slice = figure.slices[figure.perLayer ? part.layer : 0];
-    const spec = { ...figure.spec, data: { name: page.data, values: slice ? rowsOf(part, slice.columns) : [] } };
+    // A layer without such numbers hides the chart, which is made of another's until then.
+    const slice = figure.slices[figure.perLayer ? part.layer : 0] ?? figure.slices.find((each) => each);
+    const spec = { ...figure.spec, data: { name: page.data, values: rowsOf(part, slice.columns) } };
     const made = await vegaEmbed(document.querySelector(`#${figure.id} .chart`), spec, {
       mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config: page.config,
       tooltip: { disableDefaultStyle: true },
     });
     figure.view = made.view;
     if (figure.perLayer || !part.select) return;
-    made.view.addEventListener("click", (_, item) => {
-      const layer = layerOf(part, item);
+    made.view.addEventListener("click", (event) => {
+      const layer = layerAt(part, made.view, event);
       if (layer >= 0) choose(part, layer);
     });
   }
