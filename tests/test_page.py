@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -640,6 +641,19 @@ def test_help_is_narrow_and_names_every_chart() -> None:
     for name, role, _ in CHARTS:
         assert re.search(rf"\b{name}\b", text.split("The charts")[1])
         assert role.replace("comparison", "compare") in text
+
+
+def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^normscope report (.+)$", readme, re.MULTILINE)
+    for file in files:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        result = run(*shlex.split(command))
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    made = {path.name for path in tmp_path.iterdir() if path.suffix != ".json"}
+    assert made == {"page.html", "features.svg", "scatter.png"}
 
 
 def test_a_whole_run_becomes_a_page(tmp_path: Path) -> None:
