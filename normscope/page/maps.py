@@ -101,18 +101,7 @@ def outliers(part: Part, report: Report) -> Figure | None:
     features = report.outlier_features[:MOST_OUTLIERS]
     if not features:
         return None
-    found = [
-        (number, each, *_large(layer, each))
-        for number, layer in part.numbered(report.layers)
-        for each in features
-        if layer.name in each.layers
-    ]
-    columns: dict[str, list[Value]] = {
-        **part.columns([number for number, _, _, _ in found]),
-        "feature": [str(each.feature) for _, each, _, _ in found],
-        "share": positive(share for _, _, share, _ in found),
-        "largest": positive(largest for _, _, _, largest in found),
-    }
+    columns = _standing_out(part, report, features)
     order = [str(each.feature) for each in features]
     chart = (
         alt.Chart(alt.NamedData(DATA))
@@ -136,7 +125,7 @@ def outliers(part: Part, report: Report) -> Figure | None:
     return Figure(
         "outliers",
         "Which features stand out in layer after layer?",
-        finished(chart.add_params(chosen()), len({i for i, *_ in found})),
+        finished(chart.add_params(chosen()), len(set(columns["layer"]))),
         [Slice(columns, words.outliers(report.outlier_features, len(report.layers)))],
         {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"},
         ["outlier_features", "outliers.llm_int8"],
@@ -201,6 +190,22 @@ def _furthest(values: Floats) -> int:
 
 def _span(low: int, high: int) -> str:
     return str(low) if high == low + 1 else f"{grouped(low)} to {grouped(high - 1)}"
+
+
+def _standing_out(part: Part, report: Report, features: Sequence[OutlierFeature]) -> dict[str, list[Value]]:
+    """Return a row for each feature in each layer in which it is an outlier."""
+    found = [
+        (number, each, *_large(layer, each))
+        for number, layer in part.numbered(report.layers)
+        for each in features
+        if layer.name in each.layers
+    ]
+    return {
+        **part.columns([number for number, _, _, _ in found]),
+        "feature": [str(each.feature) for _, each, _, _ in found],
+        "share": positive(share for _, _, share, _ in found),
+        "largest": positive(largest for _, _, _, largest in found),
+    }
 
 
 def _large(layer: LayerReport, each: OutlierFeature) -> tuple[float, float]:

@@ -63,15 +63,10 @@ def scatter(part: Part, report: Report) -> Figure | None:
     # Names on either side in turn, so that neighbours' do not meet.
     left = base.mark_text(align="right", dx=-7).encode(x=x, y=y, text="left:N")
     right = base.mark_text(align="left", dx=7).encode(x=x, y=y, text="right:N")
-    rule = alt.Chart(alt.InlineData(values=[{"one": 1, "says": "BN would leave 1"}]))
-    line = rule.mark_rule(strokeDash=[6, 4], color=BN, strokeWidth=1.5).encode(y=alt.Y("one:Q"))
-    says = rule.mark_text(align="right", dy=-6, dx=-4, color=BN).encode(
-        x=alt.value("width"), y=alt.Y("one:Q"), text="says:N"
-    )
     return Figure(
         "scatter",
         f"{who} against BN, feature by feature",
-        finished(points + left + right + line + says, height=260),
+        finished(points + left + right + _left_by_bn(), height=260),
         slices,
         {
             "feature": "feature",
@@ -84,6 +79,16 @@ def scatter(part: Part, report: Report) -> Figure | None:
         [f"Named: at most {NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."],
         per_layer=True,
     )
+
+
+def _left_by_bn() -> Any:
+    """Return the line at the standard deviation that BN would leave every feature."""
+    rule = alt.Chart(alt.InlineData(values=[{"one": 1, "says": "BN would leave 1"}]))
+    line = rule.mark_rule(strokeDash=[6, 4], color=BN, strokeWidth=1.5).encode(y=alt.Y("one:Q"))
+    says = rule.mark_text(align="right", dy=-6, dx=-4, color=BN).encode(
+        x=alt.value("width"), y=alt.Y("one:Q"), text="says:N"
+    )
+    return line + says
 
 
 def profile(part: Part, report: Report) -> Figure | None:

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from normscope.errors import ReportError, UsageError
 from normscope.files import write_whole
 from normscope.page.parts import Part, headings, parts_of
 from normscope.printable import printable, quoted, reason
 from normscope.saved import Saved
+
+if TYPE_CHECKING:
+    from normscope.page.figure import Figure
 
 Results = Iterable[Saved | str | os.PathLike[str]]
 
@@ -42,26 +45,31 @@ def picture(
     Raises UsageError for an unknown `chart`, and where the results have none such, or several.
     """
     _require_extra()
-    from normscope.page.charts import CHARTS, figures
+    from normscope.page.charts import CHARTS
     from normscope.page.draw import png, svg
-    from normscope.page.one_layer import start
 
     names = [name for name, _, _ in CHARTS]
     if chart not in names:
         raise UsageError(f"there is no chart {quoted(chart)}; expected one of {', '.join(names)}; name one")
-    parts = parts_of(results)
-    chosen = _chosen(parts, layer)
+    figure, number, about = _only(chart, parts_of(results), layer)
+    return svg(figure, number, about) if kind == "svg" else png(figure, number, about)
+
+
+def _only(chart: str, parts: Sequence[Part], layer: str | None) -> "tuple[Figure, int, str]":
+    """Return the one chart of a name that parts have, its layer's number, and what it is about."""
+    from normscope.page.charts import CHARTS, figures
+    from normscope.page.one_layer import start
+
     found = [
-        (figure, start(part) if number is None else number, part, title)
-        for part, number, title in zip(parts, chosen, headings(parts), strict=True)
+        (figure, part, start(part) if number is None else number, title)
+        for part, number, title in zip(parts, _chosen(parts, layer), headings(parts), strict=True)
         for figure in figures(part)
         if figure.name == chart
     ]
     if not found:
-        role = next(role for name, role, _ in CHARTS if name == chart)
-        needed = "compare" if role == "comparison" else role
+        role = next(role for name, role, _ in CHARTS if name == chart).replace("comparison", "compare")
         raise UsageError(
-            f"nothing given has numbers for the chart {chart}; expected a result of normscope {needed} that "
+            f"nothing given has numbers for the chart {chart}; expected a result of normscope {role} that "
             "has; add its file"
         )
     if len(found) > 1:
@@ -69,12 +77,10 @@ def picture(
         raise UsageError(
             f"{len(found)} charts {chart} can be drawn: of {several}; expected one; give fewer files"
         )
-    figure, number, part, about = found[0]
+    figure, part, number, about = found[0]
     if figure.slice(number) is None:
         raise UsageError(f"the layer has no numbers for the chart {chart}; expected some; name another layer")
-    if figure.per_layer:
-        about += f" · {printable(part.layers[number])}"
-    return svg(figure, number, about) if kind == "svg" else png(figure, number, about)
+    return figure, number, f"{about} · {printable(part.layers[number])}" if figure.per_layer else about
 
 
 def _chosen(parts: Sequence[Part], layer: str | None) -> list[int | None]:
