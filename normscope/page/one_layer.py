@@ -152,17 +152,19 @@ def _features(layer: LayerReport | None, who: str) -> Slice | None:
     distance = distances(layer.own_output)
     large = layer.outliers.llm_int8 if layer.outliers else None
     outlying = set(large.features.tolist() if large else ())
-    left = np.nan_to_num(np.sqrt(layer.own_output.variance))
+    before, left = np.sqrt(layer.feature.variance), np.nan_to_num(np.sqrt(layer.own_output.variance))
     named = [i for i in np.argsort(-left, kind="stable")[:NAMED].tolist() if left[i] >= FAR]
+    # Of two that are near, the one further to the right has its name on the right.
+    named.sort(key=lambda i: -before[i])
     numbers = range(len(distance))
     columns: dict[str, Sequence[Value]] = {
         "feature": [*numbers],
-        "before": positive(np.sqrt(layer.feature.variance)),
+        "before": positive(before),
         "after": positive(np.sqrt(layer.own_output.variance)),
         "mean": rounded(layer.own_output.mean),
         "distance": rounded(distance),
         "outlier": [int(i in outlying) for i in numbers],
-        "named": [1 + named.index(i) % 2 if i in named else 0 for i in numbers],
+        "named": [2 - named.index(i) % 2 if i in named else 0 for i in numbers],
     }
     return Slice(columns, words.scatter(layer, who))
 
