@@ -328,6 +328,9 @@ def test_one_layers_charts_are_of_that_layer() -> None:
         large = layer.outliers.llm_int8 if layer.outliers else None
         assert large
         assert [row["feature"] for row in features if row["outlier"]] == large.features.tolist()
+        named = {row["feature"]: row for row in features if row["named"]}
+        assert set(named) == {d for d, variance in enumerate(layer.own_output.variance) if variance >= 4}
+        assert max(named.values(), key=lambda row: float(row["before"]))["named"] == 2
         positions = data(by_name["profile"], number)
         assert layer.position
         assert [row["LN"] for row in positions] == pytest.approx(layer.position.token_variance, rel=1e-3)
