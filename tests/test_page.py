@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from normscope.page.pages import page
 from normscope.page.parts import Part, headings, parts_of
 from normscope.printable import printable
 from normscope.render.numbers import short
-from normscope.report import Report
 from normscope.saved import read_saved
 from normscope.why_report import Evidence, Finding, Interval
 from tests import reports
@@ -54,6 +54,16 @@ def of_one_model() -> list[Any]:
         reports.swap_report(id=MODEL, head=None),
         reports.comparison(),
     ]
+
+
+@cache
+def every_figure() -> tuple[Figure, ...]:
+    return tuple(figure for part in parts_of(of_one_model()) for figure in figures(part))
+
+
+@cache
+def whole_page() -> str:
+    return page(of_one_model())
 
 
 def breaking() -> list[Any]:
@@ -184,8 +194,7 @@ def test_a_second_result_of_a_command_is_told_apart_by_its_file(tmp_path: Path) 
 
 
 def test_every_chart_is_drawn_from_its_result_and_knows_its_words() -> None:
-    first, second = parts_of(of_one_model())
-    found = [*figures(first), *figures(second)]
+    found = every_figure()
     assert [figure.name for figure in found] == [name for name, _, _ in CHARTS]
     for figure in found:
         assert set(figure.metrics) <= set(ENTRIES), figure.name
@@ -433,7 +442,7 @@ def test_hostile_strings_stay_text() -> None:
 
 
 def test_a_page_loads_nothing_and_runs_only_its_own_scripts() -> None:
-    parsed = Parsed(page(of_one_model()))
+    parsed = Parsed(whole_page())
     (policy,) = (
         attrs["content"] or ""
         for name, attrs in parsed.elements
@@ -452,7 +461,7 @@ def test_a_page_loads_nothing_and_runs_only_its_own_scripts() -> None:
 
 
 def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
-    parsed = Parsed(page(of_one_model()))
+    parsed = Parsed(whole_page())
     labels = [attrs["aria-label"] or "" for _, attrs in parsed.elements if attrs.get("role") == "img"]
     names = [name for name, _ in parsed.elements]
     assert len(labels) == len(CHARTS) == names.count("table") == names.count("figure")
@@ -501,8 +510,7 @@ def test_a_page_of_bert_base_is_under_three_megabytes() -> None:
 
 @pytest.mark.parametrize("name", [name for name, _, _ in CHARTS])
 def test_a_chart_is_a_picture_too(name: str) -> None:
-    parts = parts_of(of_one_model())
-    (figure,) = (figure for part in parts for figure in figures(part) if figure.name == name)
+    (figure,) = (figure for figure in every_figure() if figure.name == name)
     text = svg(figure, 2, "<about>")
     root = ElementTree.fromstring(text)
     texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -543,14 +551,19 @@ def test_the_command_writes_the_page_and_pictures(files: list[Path], tmp_path: P
     result = run(*files, "-o", out / "page.HTM")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert (out / "page.HTM").read_text(encoding="utf-8") == whole
-    assert run(*files).stdout == whole
+    normscope.write_page(of_one_model(), out / "results.html", layer="embeddings.*")
+    written = (out / "results.html").read_text(encoding="utf-8")
+    assert f"Shown: {MINILM[0]}" in written
+    assert "(inspect.json)" in whole
+    assert "(inspect.json)" not in written
     for name in ("x.svg", "x.png"):
         result = run(files[0], "--chart", "scatter", "--layer", "*.3.output.*", "-o", out / name)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert "encoder.layer.3.output.LayerNorm" in (out / "x.svg").read_text(encoding="utf-8")
     assert (out / "x.png").read_bytes().startswith(b"\x89PNG")
     assert run(files[0], "--chart", "agreement").stdout.startswith("<svg")
-    assert len(list(out.iterdir())) == 3
+    assert run(files[2]).stdout == page([files[2]])
+    assert len(list(out.iterdir())) == 4
 
 
 def test_the_layer_that_is_chosen_is_shown_first(files: list[Path]) -> None:
@@ -657,12 +670,3 @@ def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     made = {path.name for path in tmp_path.iterdir() if path.suffix != ".json"}
     assert made == {"page.html", "features.svg", "scatter.png"}
-
-
-def test_a_whole_run_becomes_a_page(tmp_path: Path) -> None:
-    report = normscope.inspect("demo", ["The cat sat on the mat.", "Nobody knew why."])
-    assert isinstance(report, Report)
-    normscope.write_page([report], tmp_path / "demo.html", layer="embeddings.*")
-    text = (tmp_path / "demo.html").read_text(encoding="utf-8")
-    assert "2 texts" in text
-    assert all(name in text for name in report.layers)

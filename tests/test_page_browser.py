@@ -12,7 +12,7 @@ from normscope.page.pages import page
 from normscope.printable import printable
 from tests import reports
 from tests.reports import MINILM
-from tests.test_page import BREAKING, breaking, of_one_model
+from tests.test_page import BREAKING, breaking, whole_page
 
 api = pytest.importorskip("playwright.sync_api", reason="the extra `test` installs playwright")
 CHROMIUM = shutil.which("chromium")
@@ -38,7 +38,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[str]]]:
     """A tab with the page of all results, and what went wrong or was asked for in it."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page(of_one_model()), encoding="utf-8")
+    path.write_text(whole_page(), encoding="utf-8")
     yield from shown(browser, path)
 
 
