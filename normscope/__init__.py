@@ -33,6 +33,7 @@ __all__ = [
     "watch",
     "why",
     "write_moments",
+    "write_page",
     "write_tensors",
 ]
 
@@ -65,6 +66,7 @@ _HOMES = {
     "why": "normscope.why_scan",
     "merge": "normscope.merging",
     "write_moments": "normscope.moments_file",
+    "write_page": "normscope.page.pages",
     "write_tensors": "normscope.tensors_file",
 }
 
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from normscope.merging import merge
     from normscope.moments_file import write_moments
     from normscope.outline import Outline
+    from normscope.page.pages import write_page
     from normscope.registry import register
     from normscope.report import Report, read_report
     from normscope.scan import inspect

@@ -332,19 +332,23 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
     Raises ReportError when the file is missing, is not JSON, or is not such a report.
     """
+    data = read_plain(path)
     try:
-        text = _text(Path(path))
-        data = json.loads(text, parse_constant=_refuse)
+        return Report.from_dict(data)
+    except ReportError as error:
+        raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
+
+
+def read_plain(path: str | os.PathLike[str]) -> Any:
+    """Read the plain JSON values of any result that normscope wrote; ReportError when there are none."""
+    try:
+        return json.loads(_text(Path(path)), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(
             f"cannot read {quoted(path)} as a report: {printable(reason)}; expected normscope's JSON; "
             "check the path"
         ) from error
-    try:
-        return Report.from_dict(data)
-    except ReportError as error:
-        raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
 
 
 def _text(path: Path) -> str:

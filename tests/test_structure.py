@@ -49,6 +49,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"numpy"},
     ),
+    "saved": (
+        {"batch_report", "comparison", "errors", "printable", "report", "swap_report", "why_report"},
+        set(),
+    ),
     "recurring": ({"report"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
@@ -313,6 +317,22 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"numpy", "rich"},
     ),
+    "page": (
+        {
+            "batch_report",
+            "comparison",
+            "errors",
+            "files",
+            "glossary",
+            "printable",
+            "render",
+            "report",
+            "saved",
+            "swap_report",
+            "why_report",
+        },
+        {"altair", "numpy", "vl_convert"},
+    ),
     "cli": (
         {
             "batch_report",
@@ -332,6 +352,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "merging",
             "moments_file",
             "outline",
+            "page",
             "printable",
             "render",
             "report",
@@ -354,8 +375,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 }
 WITHOUT_TORCH = {
     "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary",
-    "held_out", "json_schema", "kinds", "media", "outline", "plain", "printable", "recurring", "render",
-    "report", "samples", "source", "swap_plan", "swap_report", "texts", "tidy",
+    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "printable", "recurring",
+    "render", "report", "samples", "saved", "source", "swap_plan", "swap_report", "texts", "tidy",
 }  # fmt: skip
 
 
@@ -440,11 +461,12 @@ def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
 def test_each_heavy_library_has_its_place() -> None:
     users = {
         library: {row_of(module) for module in FILES if library in own_and_foreign(FILES[module])[1]}
-        for library in ("torch", "transformers", "rich", "typer")
+        for library in ("torch", "transformers", "rich", "typer", "altair", "vl_convert")
     }
     assert users["transformers"] <= {"loading", "batches"}
     assert users["rich"] == {"render", "cli"}
     assert users["typer"] == {"cli"}
+    assert users["altair"] == users["vl_convert"] == {"page"}
     assert users["torch"].isdisjoint(WITHOUT_TORCH)
 
 

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope import __version__
-from normscope.cli import batches, compare, explain, inspect, layers, merge, swap, why
+from normscope.cli import batches, compare, explain, inspect, layers, merge, report, swap, why
 from normscope.cli.guard import full_disk, guard
 
 
@@ -72,6 +72,9 @@ app.command("compare", short_help="Show how far two reports are apart, or fail."
     compare.compare
 )
 app.command("merge", short_help="Make one report of the parts of a corpus.", epilog=merge.EPILOG)(merge.merge)
+app.command("report", short_help="Make a page or a picture of saved results.", epilog=report.EPILOG)(
+    report.report
+)
 app.command("explain", short_help="Say what a number of the reports is.", epilog=explain.EPILOG)(
     explain.explain
 )

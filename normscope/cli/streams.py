@@ -38,6 +38,11 @@ class Output:
         """Whether it is a file."""
         return self.path not in (None, "-")
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it is standard output, and that is read by a person."""
+        return not self.is_file and sys.stdout is not None and sys.stdout.isatty()
+
     def check(self) -> None:
         """Raise ReportError if the place can be seen not to be writable: before the work, not after."""
         if self.path is None or not self.is_file:
@@ -97,9 +102,8 @@ class Output:
 
         if self.is_file:
             return Screen(_columns(80))
-        terminal = sys.stdout.isatty()
-        width = _terminal_columns() if terminal else _columns(80)
-        return Screen(width, terminal and wants_colour(), _can_encode(_drawing_characters()))
+        width = _terminal_columns() if self.is_terminal else _columns(80)
+        return Screen(width, self.is_terminal and wants_colour(), _can_encode(_drawing_characters()))
 
 
 def _refusal(target: Path) -> str | None:

@@ -34,6 +34,11 @@ def aligned(values: Iterable[float], digits: int = 3) -> list[str]:
     return align(short(float(value), digits) for value in values)
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """Write a number and, where it is known, its interval: 0.998 [0.997, 0.999]."""
+    return short(value) if math.isnan(low) else f"{short(value)} [{short(low)}, {short(high)}]"
+
+
 def percent(value: float) -> str:
     """Write a share in [0, 1] as a percentage: 12.3%, 0.2%; `-` when unknown."""
     return UNKNOWN if not math.isfinite(value) else f"{100 * value + 0.0:.1f}%".replace("-0.0%", "0.0%")

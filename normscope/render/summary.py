@@ -12,11 +12,15 @@ from normscope.render.names import cut_middle
 from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
 from normscope.report import LayerReport, Report, Summary
 from normscope.swap_report import SwapReport
+from normscope.why_report import WhyReport
 
 BAR = 3
 
+# What tells which model was measured, and on what.
+Measured = Report | BatchReport | SwapReport | WhyReport | Compared
 
-def headline(report: Report | BatchReport | SwapReport | Compared) -> list[str]:
+
+def headline(report: Measured) -> list[str]:
     """Say which model was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
@@ -25,7 +29,7 @@ def headline(report: Report | BatchReport | SwapReport | Compared) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: Report | BatchReport | SwapReport | Compared) -> list[str]:
+def workload(report: Measured) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [

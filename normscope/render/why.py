@@ -1,6 +1,5 @@
 """The article's claims with a model's evidence, a paragraph each, for a terminal or in Markdown."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from rich.text import Text
 from normscope.printable import printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, joined, markdown_table
-from normscope.render.numbers import counted, grouped, short
+from normscope.render.numbers import counted, grouped, with_interval
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
 
@@ -97,9 +96,7 @@ def _line(evidence: Evidence, decides: bool) -> str:
 
 
 def _number(number: Interval) -> str:
-    if math.isnan(number.low):
-        return short(number.value)
-    return f"{short(number.value)} [{short(number.low)}, {short(number.high)}]"
+    return with_interval(number.value, number.low, number.high)
 
 
 def _pooled_grid(pooled: Pooled) -> Grid:

@@ -1,0 +1,84 @@
+"""Specifications drawn by Vega: the script that a page carries, and pictures as SVG or PNG."""
+
+from functools import cache
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from normscope.page.figure import Figure
+from normscope.page.marks import WIDTH
+
+SCALE = 2  # pixels of a PNG for one of the chart
+
+
+def theme(ink: str, muted: str, faint: str, *, background: str | None = None) -> dict[str, Any]:
+    """Return Vega-Lite's configuration in colours for text, for lesser text and for lines."""
+    return {
+        "background": background,
+        "font": "system-ui, sans-serif",
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": ink,
+            "titleColor": ink,
+            "gridColor": faint,
+            "domainColor": muted,
+            "tickColor": muted,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "titlePadding": 8,
+            "labelOverlap": "greedy",
+        },
+        "legend": {
+            "labelColor": ink,
+            "titleColor": ink,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "symbolOpacity": 1,
+        },
+        "title": {
+            "color": ink,
+            "subtitleColor": muted,
+            "anchor": "start",
+            "fontSize": 15,
+            "offset": 12,
+            "limit": WIDTH,
+        },
+        "text": {"color": ink, "fontSize": 11},
+        "scale": {"zero": False},
+    }
+
+
+ON_PAGE = theme("var(--ink)", "var(--muted)", "var(--line)")
+ON_PAPER = theme("#1b1b1f", "#66666e", "#dcdce0", background="white")
+
+
+@cache
+def script() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script that loads nothing."""
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _version())).replace("\r", "")
+
+
+def svg(figure: Figure, layer: int, about: str) -> str:
+    """Return a chart as SVG, with what it is about under its title."""
+    return str(
+        vl_convert.vegalite_to_svg(_whole(figure, layer, about), vl_version=_version(), config=ON_PAPER)
+    )
+
+
+def png(figure: Figure, layer: int, about: str) -> bytes:
+    """Return the same as PNG."""
+    spec = _whole(figure, layer, about)
+    return bytes(vl_convert.vegalite_to_png(spec, vl_version=_version(), config=ON_PAPER, scale=SCALE))
+
+
+def _whole(figure: Figure, layer: int, about: str) -> dict[str, Any]:
+    """Return a chart's specification for a picture: as wide as one, with its data and its title."""
+    return {**figure.drawable(layer, about), "width": WIDTH, "padding": 16}
+
+
+def _version() -> str:
+    """The Vega-Lite that Altair writes for."""
+    return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])

@@ -1,0 +1,134 @@
+"""Saved results sorted into the parts of a page: what is about one model belongs together."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from normscope.batch_report import BatchReport
+from normscope.comparison import Comparison
+from normscope.errors import UsageError
+from normscope.page.figure import Value
+from normscope.printable import printable
+from normscope.render.names import shorten
+from normscope.report import ModelInfo, Report
+from normscope.saved import Saved, read_saved
+from normscope.swap_report import SwapReport
+from normscope.why_report import WhyReport
+
+Layer = TypeVar("Layer")
+
+LABEL = 22  # characters of a layer's name beside a chart: what a telephone has room for
+
+
+@dataclass
+class Part:
+    """One model and at most one result of each command about it; or one comparison.
+
+    `files` are the results in the order given, with the name of the file that each is from.
+    """
+
+    inspect: Report | None = None
+    batches: BatchReport | None = None
+    why: WhyReport | None = None
+    swap: SwapReport | None = None
+    comparison: Comparison | None = None
+    files: list[tuple[str, Saved]] = field(default_factory=list)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that the part is about: A's, in a comparison."""
+        if self.comparison is not None:
+            return self.comparison.reports[0].model
+        return next(result.model for _, result in self.files if not isinstance(result, Comparison))
+
+    @property
+    def title(self) -> str:
+        """What the part is called: by its model, or by the two that are compared."""
+        if self.comparison is None:
+            return printable(self.model.id)
+        a, b = (printable(side.model.id) for side in self.comparison.reports)
+        return f"{a}, two reports compared" if a == b else f"{a} and {b} compared"
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of its layers, in the model's order."""
+        if self.comparison is not None:
+            found: dict[str, Any] = {**self.comparison.layers}
+        else:
+            several = (self.swap, self.batches, self.inspect)
+            found = {name: layer for each in several if each for name, layer in each.layers.items()}
+        return sorted(found, key=lambda name: found[name].index)
+
+    @property
+    def labels(self) -> list[str]:
+        """The same names, cut to what stands beside a chart, no two alike."""
+        return shorten(self.layers, LABEL, "…")
+
+    def numbered(self, layers: Mapping[str, Layer]) -> list[tuple[int, Layer]]:
+        """Return those of a result's layers with their numbers in the part."""
+        return [(i, layers[name]) for i, name in enumerate(self.layers) if name in layers]
+
+    def columns(self, places: Sequence[int]) -> dict[str, list[Value]]:
+        """Return the columns that say which layer each row of data is of, by the layers' numbers."""
+        labels, names = self.labels, [printable(name) for name in self.layers]
+        return {
+            "layer": list(places),
+            "label": [labels[i] for i in places],
+            "name": [names[i] for i in places],
+        }
+
+
+_ROLES = {Report: "inspect", BatchReport: "batches", WhyReport: "why", SwapReport: "swap"}
+
+
+def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[Part]:
+    """Sort results, or the files that they were saved in, into parts, in the order given.
+
+    A result joins the first part of its model that has none of its kind; comparisons stand by
+    themselves, at the end. Raises ReportError where a file is none, UsageError without any.
+    """
+    parts: list[Part] = []
+    for file, result in _read(results):
+        part = _place(parts, result)
+        role = _ROLES.get(type(result), "comparison")
+        setattr(part, role, result)
+        part.files.append((file, result))
+    if not parts:
+        raise UsageError("there is nothing to show; expected one saved result or more; name their files")
+    return sorted(parts, key=lambda part: part.comparison is not None)
+
+
+def headings(parts: Sequence[Part]) -> list[str]:
+    """Return the parts' titles, with the names of their files where titles are alike."""
+    titles = [part.title for part in parts]
+    files = [", ".join(dict.fromkeys(file for file, _ in part.files if file)) for part in parts]
+    return [
+        f"{title} ({names or number})" if titles.count(title) > 1 else title
+        for number, (title, names) in enumerate(zip(titles, files, strict=True), start=1)
+    ]
+
+
+def _read(results: Iterable[Saved | str | os.PathLike[str]]) -> Iterator[tuple[str, Saved]]:
+    for result in results:
+        if isinstance(result, str | os.PathLike):
+            yield printable(Path(result).name), read_saved(result)
+        else:
+            yield "", result
+
+
+def _place(parts: list[Part], result: Saved) -> Part:
+    for part in parts:
+        if isinstance(result, Comparison) or part.comparison is not None:
+            continue
+        if getattr(part, _ROLES[type(result)]) is None and _same(part.model, result.model):
+            return part
+    parts.append(Part())
+    return parts[-1]
+
+
+def _same(a: ModelInfo, b: ModelInfo) -> bool:
+    """Whether two results are of one model; on which device they were made does not matter."""
+    fields = ("id", "revision", "commit", "architecture", "dtype", "parameters")
+    return all(getattr(a, name) == getattr(b, name) for name in fields)
