@@ -21,6 +21,7 @@ from normscope.cli.app import app
 from normscope.errors import ReportError, UsageError
 from normscope.moments_file import read_moments, write_moments
 from normscope.packed import pack, unpack
+from normscope.render.plots import render_plots
 from normscope.report import read_report
 from tests import models
 from tests.reference import rms_norm, worst_error
@@ -403,6 +404,8 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = json.loads(run("merge", *names, "--json", "--layer", "*.0.*").stdout)
     assert len(chosen["layers"]) == 2
     assert run("merge", *names, "--format", "markdown").stdout.startswith("## demo")
+    assert run("merge", *names, "--plot").stdout == render_plots(merged)
+    assert run("merge", *names, "--plot", "--format", "csv").exit_code == 2
 
 
 def test_the_command_refuses(tmp_path: Path) -> None:
@@ -422,4 +425,4 @@ def test_help_is_narrow_and_quick_to_load() -> None:
     text = run("merge", "--help").stdout
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("normscope merge part") == 3
+    assert text.count("normscope merge part") == 4

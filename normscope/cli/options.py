@@ -48,11 +48,16 @@ class SpecialTokens(str, Enum):
 AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
 
 
-def chosen(format: AnyFormat, json: bool) -> AnyFormat:
-    """Join --format and --json; UsageError when they contradict each other."""
+def chosen(format: AnyFormat, json: bool, plot: bool = False) -> AnyFormat:
+    """Join --format, --json and --plot; UsageError when they contradict each other."""
     if json and format.value not in ("table", "json"):
         raise UsageError(f"--json and --format {format.value} were both given; expected one format; drop one")
-    return type(format)("json") if json else format
+    found = type(format)("json") if json else format
+    if plot and found.value != "table":
+        raise UsageError(
+            f"--plot and --format {found.value} were both given; a plot is for reading only; drop one"
+        )
+    return found
 
 
 Model = Annotated[
@@ -178,6 +183,7 @@ AttnImplementation = Annotated[
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 OutputDataFormat = Annotated[DataFormat, typer.Option("--format", help="How to write the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
 OutputPath = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),
