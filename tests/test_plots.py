@@ -19,7 +19,7 @@ from normscope.render.heatmap import RAMP, HeatMap, mapped
 from normscope.render.plots import over_features, over_positions, render_plots
 from normscope.render.runs import Runs
 from normscope.render.screen import Screen, printed
-from normscope.report import Report
+from normscope.report import LayerReport, Report
 from tests import reports
 from tests.reports import MINILM, NAN
 
@@ -56,12 +56,11 @@ def test_plots_fit(make: Callable[[], Report], width: int) -> None:
 
 
 def test_colour_changes_nothing_but_colour() -> None:
-    for render in (
-        lambda screen: render_plots(reports.hostile(), layers=reports.HOSTILE, screen=screen),
-        lambda screen: render_batch_plots(reports.batch_report(reports.HOSTILE), screen=screen),
+    screens = Screen(100), Screen(100, colour=True)
+    for plain, few in (
+        [render_plots(reports.hostile(), layers=reports.HOSTILE, screen=screen) for screen in screens],
+        [render_batch_plots(reports.batch_report(reports.HOSTILE), screen=screen) for screen in screens],
     ):
-        plain = render(Screen(100))
-        few = render(Screen(100, colour=True))
         assert "\x1b[35m" in few
         assert [line.rstrip() for line in ESCAPES.sub("", few).split("\n")] == plain.split("\n")
         assert all(c == "\n" or c.isprintable() for c in plain)
@@ -79,7 +78,7 @@ def test_a_palette_paints_cells() -> None:
 @pytest.mark.parametrize(
     "layers", [[], [reports.uncalled("n")], [reports.layer("n", features=1, positions=1)]]
 )
-def test_hardly_anything_measured(layers: list[reports.LayerReport]) -> None:
+def test_hardly_anything_measured(layers: list[LayerReport]) -> None:
     report = reports.report(layers)
     for unicode in (True, False):
         text = render_plots(report, layers=[*report.layers], screen=Screen(unicode=unicode))
