@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -146,6 +146,7 @@ def test_a_heat_map_puts_shades_in_order() -> None:
         assert lines[6] == f"1.0 {shades} 1000  log scale: units"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 150), st.booleans())
 def test_runs_cover_the_axis_once(length: int, room: int, late: bool) -> None:
     runs = Runs.over(length, room, late=late)
@@ -160,6 +161,7 @@ def test_runs_cover_the_axis_once(length: int, room: int, late: bool) -> None:
         assert starts[found.start() // runs.wide] == int(found[0])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(NAN)), min_size=1, max_size=60), st.integers(1, 80))
 def test_runs_reduce_as_a_plain_loop_does(numbers: list[float], room: int) -> None:
     runs = Runs.over(len(numbers), room, late=True)

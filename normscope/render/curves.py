@@ -41,6 +41,6 @@ def curved(heading: str, curves: Sequence[Curve], axis: str, screen: Screen, not
     room = screen.width - names.width - least.width - greatest.width - 3 * GAP
     runs = Runs.over(len(curves[0].values), room, late=axis == "position")
     lines = [runs.drawn(screen.glyphs.stairs(shares(runs.reduced(c.heights).tolist()))) for c in curves]
-    line = Column(axis, runs.ticks(), lines, "bn", drawn=True)
+    line = Column(axis, runs.ticks(), lines, drawn=True)
     scale = "Each row has a scale of its own, from its least to its greatest number."
     return Grid(heading, [names, least, line, greatest], [*notes, scale])

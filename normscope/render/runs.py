@@ -27,7 +27,7 @@ class Runs:
         if length <= room:
             return cls(length, range(length), min(max(room // max(length, 1), 1), WIDEST_CELL))
         even = [round(i * length / room) for i in range(room)]
-        return cls(length, spaced(length, room) if late else even)
+        return cls(length, _later(length, room) if late else even)
 
     @property
     def longest(self) -> int:
@@ -62,3 +62,14 @@ class Runs:
             if (not line or at >= len(line) + GAP * 2) and at + len(label) + GAP <= end:
                 line = line.ljust(at) + label
         return line.ljust(end) + last if line or self.length else ""
+
+
+def _later(length: int, room: int) -> list[int]:
+    """Choose as many starts as there is room for; of those that are asked for, the early ones coincide."""
+    starts = spaced(length, room)
+    for asked in range(room + 1, length + 1):
+        more = spaced(length, asked)
+        if len(more) > room:
+            break
+        starts = more
+    return starts
