@@ -333,7 +333,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     Raises ReportError when the file is missing, is not JSON, or is not such a report.
     """
     try:
-        text = _text(Path(path))
+        text = saved_text(Path(path))
         data = json.loads(text, parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -347,8 +347,11 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
 
 
-def _text(path: Path) -> str:
-    """Return the JSON of a report, from beside its moments where it has some."""
+def saved_text(path: Path) -> str:
+    """Return the JSON of a saved report, from beside its moments where it has some.
+
+    Raises OSError or ValueError where it cannot be read.
+    """
     with path.open("rb") as stream:
         start = stream.read(9)
         # Safetensors begin with the length of their header in eight bytes; text has no such zeros.

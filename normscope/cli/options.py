@@ -5,6 +5,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from normscope.cli import completion
 from normscope.errors import UsageError
 
 
@@ -63,7 +64,9 @@ def chosen(format: AnyFormat, json: bool, plot: bool = False) -> AnyFormat:
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo."
+        metavar="MODEL",
+        help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo.",
+        autocompletion=completion.models,
     ),
 ]
 Text = Annotated[
@@ -119,14 +122,26 @@ Layer = Annotated[
         "--layer",
         metavar="GLOB",
         help="Show these layers in detail; with JSON, only these. Repeatable.",
+        autocompletion=completion.layers,
     ),
 ]
 OnlyLayer = Annotated[
-    list[str] | None, typer.Option("--layer", metavar="GLOB", help="Measure only these layers. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="Measure only these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="Do not measure these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 PerCall = Annotated[
     bool,
@@ -173,7 +188,10 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16; auto is the checkpoint's own."
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32, bfloat16 or float16; auto is the checkpoint's own.",
+        autocompletion=completion.dtypes,
     ),
 ]
 AttnImplementation = Annotated[
