@@ -332,26 +332,27 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
     Raises ReportError when the file is missing, is not JSON, or is not such a report.
     """
-    try:
-        text = saved_text(Path(path))
-        data = json.loads(text, parse_constant=_refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ReportError(
-            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected normscope's JSON; "
-            "check the path"
-        ) from error
+    data = read_plain(path)
     try:
         return Report.from_dict(data)
     except ReportError as error:
         raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
 
 
-def saved_text(path: Path) -> str:
-    """Return the JSON of a saved report, from beside its moments where it has some.
+def read_plain(path: str | os.PathLike[str]) -> Any:
+    """Read the plain JSON values of any result that normscope wrote; ReportError when there are none."""
+    try:
+        return json.loads(_text(Path(path)), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ReportError(
+            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected normscope's JSON; "
+            "check the path"
+        ) from error
 
-    Raises OSError or ValueError where it cannot be read.
-    """
+
+def _text(path: Path) -> str:
+    """Return the JSON of a report, from beside its moments where it has some."""
     with path.open("rb") as stream:
         start = stream.read(9)
         # Safetensors begin with the length of their header in eight bytes; text has no such zeros.

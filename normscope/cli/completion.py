@@ -4,7 +4,6 @@ Nothing here imports torch, and nothing raises: a completion that fails would be
 line that is being typed.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -85,9 +84,9 @@ def _layers_of(word: str) -> list[str]:
             return []
         if path.suffix == ".json" and path.stat().st_size > LARGEST:
             return []
-        from normscope.report import saved_text
+        from normscope.report import read_plain
 
-        found = json.loads(saved_text(path))["layers"]
+        found = read_plain(path)["layers"]
         return [layer["name"].removesuffix(f"#{layer.get('call')}") for layer in found]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NormscopeError):
         return []
