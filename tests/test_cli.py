@@ -502,7 +502,7 @@ def test_a_plot_has_no_other_format(library: Library, format: str) -> None:
 
 def test_a_plot_is_plain_where_colour_or_unicode_is_not_wanted() -> None:
     pty = pytest.importorskip("pty")
-    terminals = {"xterm-256color": "\x1b[48;5;", "xterm": "\x1b[35m", "dumb": ""}
+    terminals = {"xterm-256color": ";48;5;", "xterm": "\x1b[35m", "dumb": ""}
     for terminal, escape in terminals.items():
         leader, follower = pty.openpty()
         with start("minilm", "t", "--plot", stdout=follower, TERM=terminal, COLORTERM=""):

@@ -69,10 +69,14 @@ def test_colour_changes_nothing_but_colour() -> None:
 
 def test_a_palette_paints_cells() -> None:
     text = render_plots(reports.minilm(), screen=Screen(80, colour=True, palette=True))
-    painted = {int(found) for found in re.findall(r"\x1b\[48;5;(\d+)m", text)}
-    assert painted == set(RAMP)
-    assert not set(UNICODE.shades) - {"█", "·"} & set(text)
-    assert "\x1b[48;5" not in render_plots(reports.minilm(), screen=Screen(80, palette=True))
+    painted = re.findall(r"\x1b\[38;5;(\d+);48;5;(\d+)m", text)
+    assert {int(found) for found, _ in painted} == set(RAMP)
+    assert all(ink == paper for ink, paper in painted)
+    plain = render_plots(reports.minilm()).split("\n")
+    copied = [line.rstrip() for line in ESCAPES.sub("", text).split("\n")]
+    different = [line for line, other in zip(copied, plain, strict=True) if line != other]
+    assert all("log scale: times" in line for line in different)
+    assert "\x1b[" not in render_plots(reports.minilm(), screen=Screen(80, palette=True))
 
 
 @pytest.mark.parametrize(

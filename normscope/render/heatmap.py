@@ -69,7 +69,9 @@ def _cell(place: float, wide: int, screen: Screen) -> Text:
     if not screen.colour or np.isnan(place):
         return Text(glyph)
     if screen.palette:
-        return Text(" " * wide, f"on color({RAMP[step(place, len(RAMP))]})")
+        # The shade is there for whoever copies it, in the colour that it stands on.
+        colour = f"color({RAMP[step(place, len(RAMP))]})"
+        return Text(glyph, f"{colour} on {colour}")
     return Text(glyph, DRAWN["bn"])
 
 
