@@ -338,6 +338,7 @@ def changed(report: Report, **fields: Any) -> Report:
         ({"model_dtype": "float16"}, "model.dtype 'float16'; expected 'float64'"),
         ({"model_parameters": 7}, "model.parameters '7'"),
         ({"run_special_tokens": "exclude"}, "run.special_tokens 'exclude'; expected 'include'"),
+        ({"run_medium": "image"}, "run.medium 'image'; expected 'text'"),
         ({"run_max_length": 9}, "run.max_length '9'"),
         ({"kind": "rmsnorm"}, "kind of 'embeddings.LayerNorm' 'rmsnorm'; expected 'layernorm'"),
         ({"eps": 1e-3}, "eps of 'embeddings.LayerNorm' '0.001'; expected '1e-12'"),

@@ -27,8 +27,9 @@ it all calls of a layer are pooled, and a line on standard error says so.
 \b
 Images and sounds run in their order, each through the model's own processor,
 unpadded. Their tokens and positions are patches, places on a feature map, or
-frames of sound; where a table says text, read image or sound. A model that
-takes text beside them needs one TEXT for each file, in the same order.
+frames of sound; where it says text below, tables then say image or sound. A
+model that takes text beside them needs one TEXT for each file, in the same
+order, and then tables say sample.
 
 \b
 The layers (more columns in a wider terminal; a dash is an unknown number):

@@ -12,6 +12,7 @@ from normscope.render.curves import Curve, curved
 from normscope.render.grid import Column, Grid
 from normscope.render.heatmap import HeatMap, mapped
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
+from normscope.render.media import said, worded
 from normscope.render.numbers import align, aligned, counted, grouped, percent
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import agreement, headline, workload
@@ -34,14 +35,14 @@ def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen =
 def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
     yield flow(headline(report), screen, "bold")
     yield flow(workload(report), screen, "")
-    yield from drawn(by_layer(report, shown, screen), screen)
+    yield from drawn(worded(by_layer(report, shown, screen), report.run.medium), screen)
     for map in (over_positions(report), over_features(report)):
         yield from mapped(map, screen) if map else ()
     for name in shown:
         layer = report.layers[name]
         yield Text()
         yield flow(title(layer), screen, "bold")
-        for grid in (position_curves(layer, screen), feature_curves(layer, screen)):
+        for grid in (position_curves(layer, report.run.medium, screen), feature_curves(layer, screen)):
             yield from drawn(grid, screen) if grid else ()
 
 
@@ -123,19 +124,19 @@ def over_features(report: Report) -> HeatMap | None:
     )
 
 
-def position_curves(layer: LayerReport, screen: Screen) -> Grid | None:
+def position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | None:
     """Return one layer's numbers along the positions as curves, LN's beside BN's; None without any."""
     stats = layer.position
     if stats is None or not len(stats.count):
         return None
     curves = [
-        Curve("texts", stats.count.astype(np.float64)),
+        Curve(said("texts", medium), stats.count.astype(np.float64)),
         Curve("LN mean", stats.token_mean),
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
         Curve("BN variance", stats.variance, log=True),
     ]
-    notes = ["LN: the average of the tokens' own. BN: over all texts and features there."]
+    notes = [said("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
     return curved("By position", curves, "position", screen, notes)
 
 
