@@ -51,6 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model(torch.randn(2, 3, 4))
     normscope.write_moments(watcher.report(moments=True), place / "part.safetensors")
     (place / "torn.json").write_text('{"layers": [{"name": 3}]}')
+    (place / "odd.json").write_text('{"layers": 3}')
+    (place / "list.json").write_text("[]")
     (place / "torn.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     for name in ("models--org--tiny-bert/snapshots/abc", "models--gpt2/snapshots/abc"):
         (place / "cache" / name).mkdir(parents=True)
@@ -115,7 +117,7 @@ def test_names_and_values() -> None:
         "normscope nope --layer ",
         "normscope merge nope.json --layer ",
         "normscope merge 'report.json --layer ",
-        "normscope merge torn.json torn.safetensors model . --layer ",
+        "normscope merge torn.json odd.json list.json torn.safetensors model . --layer ",
         "normscope merge \x1b.json ~nobody/a.json --layer ",
         "normscope inspect demo --top x --order len",
         "normscope inspect /dev/null/x/",
