@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normscope.layout import Alignment
+from normscope.alignment import Alignment
 from normscope.moments import CoMoments, Likeness, Moments, Rows, Spread
 from normscope.outliers import Outliers
 from normscope.words import Words
