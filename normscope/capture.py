@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from normscope.accumulator import Accumulator
+from normscope.alignment import Alignment
 from normscope.formulas import stored_statistics, vector
 from normscope.gates import GATES, Gate
 from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
-from normscope.layout import UNALIGNED, Alignment, is_own_sequence, lead_axes, to_rows
+from normscope.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Moments, Rows
 from normscope.running import Running
 from normscope.scratch import Scratch

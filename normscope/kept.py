@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normscope.alignment import Alignment
 from normscope.batches import Batch
 from normscope.draws import chance
 from normscope.errors import UsageError
-from normscope.layout import Alignment
 from normscope.moments import Moments
 
 NUMBER = 8  # bytes of a float64

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from normscope.alignment import Alignment
 from normscope.batches import Batch
 from normscope.errors import UsageError
 from normscope.evidence import LayerRows
 from normscope.kept import BatchRows, Kept, KeptLayer
-from normscope.layout import Alignment
 
 # Bytes of a float32, and of what labels one token at one layer.
 NUMBER, LABELS = 4, 17

@@ -18,7 +18,7 @@ from normscope.summary import filled, notes_on, pooled
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
 MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")
-RUN = ("special_tokens", "max_length")
+RUN = ("special_tokens", "max_length", "medium")
 LAYER = ("module", "kind", "features", "eps", "affine", "call")
 # What adds up over parts, and what is kept only where it is the same in all.
 SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seconds")

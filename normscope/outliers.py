@@ -6,7 +6,7 @@ Counts and maxima, so parts are merged in any order to the same numbers.
 import torch
 from torch import Tensor
 
-from normscope.layout import Alignment
+from normscope.alignment import Alignment
 from normscope.moments import Labels, Rows, grown
 
 # LLM.int8's threshold on a feature's output, and the share of the tokens that must reach it.

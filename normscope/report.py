@@ -259,7 +259,10 @@ class ModelInfo(Record):
 
 @dataclass(frozen=True, eq=False)
 class RunInfo(Record):
-    """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time."""
+    """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
+
+    `medium` is what its samples, counted in `texts`, are: text, image, audio, or several side by side.
+    """
 
     texts: int
     tokens: int
@@ -273,6 +276,7 @@ class RunInfo(Record):
     order: str | None
     padding_share: float
     seconds: float
+    medium: str = "text"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

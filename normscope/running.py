@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from normscope.accumulator import Accumulator
-from normscope.layout import Alignment
+from normscope.alignment import Alignment
 from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown
 from normscope.scratch import Scratch
 

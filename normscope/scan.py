@@ -192,7 +192,9 @@ def _run_media(
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
-    return replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given"), []
+    medium = given.kinds[0] if len(given.kinds) == 1 else "several"
+    run = replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given", medium=medium)
+    return run, []
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:

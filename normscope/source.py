@@ -95,6 +95,15 @@ def _demo_folder() -> str | None:
     return next((str(config.parent) for config in configs if config.is_file()), None)
 
 
+def cached_ids(cache_dir: str | None = None) -> list[str]:
+    """List the Hub ids of the models whose configuration is in the cache; nothing is asked of the Hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    found = Path(cache_dir or HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
+    folders = sorted({config.parents[2].name for config in found})
+    return [folder.removeprefix("models--").replace("--", "/") for folder in folders]
+
+
 def _is_folder(place: str, must_be: bool) -> bool:
     """Whether MODEL is a folder; raises ModelError when it can be neither that nor a Hub id."""
     shown, mode = quoted(place), _mode(place)

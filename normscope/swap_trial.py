@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from normscope.alignment import TokenMask
 from normscope.batches import Batches, Batching, length_limit
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.effects import Comparison, effect, loss_of, perplexity
 from normscope.errors import RunError, TextError
 from normscope.held_out import Parted
-from normscope.layout import TokenMask
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout

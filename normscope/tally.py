@@ -3,7 +3,7 @@
 import math
 import time
 
-from normscope.layout import TokenMask
+from normscope.alignment import TokenMask
 from normscope.report import RunInfo
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normscope.alignment import Alignment, TokenMask, align, fits
 from normscope.errors import UsageError
-from normscope.layout import Alignment, TokenMask, align, fits
 
 TEXT = ("input_ids", "inputs_embeds")
 # What a decoder is given that has its own names for its tokens and their mask.

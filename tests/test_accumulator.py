@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from normscope import metrics
 from normscope.accumulator import Accumulator
-from normscope.layout import TokenMask, align
+from normscope.alignment import TokenMask, align
 from normscope.moments import Rows
 from normscope.plain import to_plain
 from normscope.running import Running

@@ -21,6 +21,7 @@ from normscope.draws import Drawing
 from normscope.errors import ReportError, UsageError
 from normscope.layers import select
 from normscope.loading import Loaded
+from normscope.render.batch_plots import render_batch_plots
 from normscope.render.batches import noisiest, render_batches, render_batches_markdown
 from normscope.render.screen import Screen
 from normscope.source import Loading
@@ -170,6 +171,18 @@ def test_the_formats(library: Library, tmp_path: Path) -> None:
     assert run("m", "a text", "-o", str(tmp_path / "out"), "--json").stdout == ""
     assert (tmp_path / "out").read_text(encoding="utf-8") == report.to_json()
     assert run("m", "a text", "--json", "--format", "markdown").exit_code == 2
+
+
+def test_a_plot(library: Library) -> None:
+    assert run("m", "t", "--plot").stdout == render_batch_plots(library.report)
+    shown = run("m", "t", "--plot", "--layer", "emb*").stdout
+    assert shown == render_batch_plots(library.report, layers=MINILM[:1])
+    calls = len(library.calls)
+    for format in ("json", "markdown"):
+        result = run("m", "t", "--plot", "--format", format)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"--plot and --format {format}" in result.stderr
+    assert len(library.calls) == calls
 
 
 def test_options_reach_the_library(library: Library) -> None:

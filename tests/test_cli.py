@@ -17,9 +17,11 @@ from typer.testing import CliRunner, Result
 from normscope import __version__
 from normscope.cli import progress as progress_module
 from normscope.cli.app import app
+from normscope.cli.streams import Output
 from normscope.errors import ModelError, RunError, UsageError
 from normscope.layers import select
 from normscope.loading import Loaded
+from normscope.render.plots import render_plots
 from normscope.render.screen import Screen
 from normscope.render.tables import render_report
 from normscope.report import Report, read_report
@@ -470,3 +472,62 @@ def test_progress_bar_draws_on_stderr_and_goes(
     with progress_module.ProgressBar("m", shown=False) as bar:
         bar(_moment("run", 10, 1234, 20))
     assert capsys.readouterr() == ("", "")
+
+
+# --plot
+
+
+def test_a_plot_stands_in_for_the_tables(library: Library, tmp_path: Path) -> None:
+    plot = render_plots(library.report)
+    assert run("m", "t", "--plot").stdout == plot
+    assert "agreement" in plot
+    assert "distance" not in plot
+    target = tmp_path / "plot.txt"
+    assert run("m", "t", "--plot", "--format", "table", "-o", str(target)).stdout == ""
+    assert target.read_text(encoding="utf-8") == plot
+    shown = run("m", "t", "--plot", "--layer", "emb*").stdout
+    assert shown == render_plots(library.report, layers=MINILM[:1])
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv", "markdown"])
+def test_a_plot_has_no_other_format(library: Library, format: str) -> None:
+    result = run("m", "t", "--plot", "--format", format)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: --plot and --format {format} were both given; a plot is for reading only; drop one\n"
+    )
+    assert run("m", "t", "--plot", "--json").exit_code == 2
+    assert not library.calls
+
+
+def test_a_plot_is_plain_where_colour_or_unicode_is_not_wanted() -> None:
+    pty = pytest.importorskip("pty")
+    terminals = {"xterm-256color": ";48;5;", "xterm": "\x1b[35m", "dumb": ""}
+    for terminal, escape in terminals.items():
+        leader, follower = pty.openpty()
+        with start("minilm", "t", "--plot", stdout=follower, TERM=terminal, COLORTERM=""):
+            os.close(follower)
+            shown = b""
+            while chunk := _read(leader):
+                shown += chunk
+        os.close(leader)
+        text = shown.decode().replace("\r\n", "\n")
+        assert escape in text
+        assert escape or text == render_plots(reports.minilm())
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    code, out, err = finish("minilm", "t", "--plot", **ascii_only)
+    assert (code, out.isascii(), err) == (0, True, b"")
+    assert b"@" in out
+
+
+def test_how_many_colours_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    many = [("screen-256color", ""), ("xterm", "truecolor"), ("xterm", "")]
+    for (terminal, colours), palette in zip(many, (True, True, False), strict=True):
+        monkeypatch.setenv("TERM", terminal)
+        monkeypatch.setenv("COLORTERM", colours)
+        assert (Output(None).screen().colour, Output(None).screen().palette) == (True, palette)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    assert not Output(None).screen().palette

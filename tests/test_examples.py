@@ -3,9 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from tests import models
+import pytest
+
+from normscope.report import Report
+from normscope.tidy import csv_lines, json_lines
+from tests import models, reports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -38,3 +44,44 @@ def test_drift_gate(tmp_path: Path) -> None:
     assert failed.returncode == 3
     assert "failed: encoder.layer.5.output.LayerNorm: bn_drift.mean" in failed.stderr
     assert "13 normalization layers, most moved first" in failed.stdout
+
+
+@pytest.mark.parametrize("make", [reports.minilm, reports.mixed], ids=lambda make: make.__name__)
+def test_tidy_tables(make: Callable[[], Report], tmp_path: Path) -> None:
+    report = make()
+    libraries = [name for name in ("pandas", "polars", "duckdb") if find_spec(name)]
+    assert "pandas" in libraries
+    explained = {name: layer.explained for name, layer in report.layers.items()}
+    shares = {name: found.position.epsilon2 for name, found in explained.items() if found}
+    most = sorted(shares, key=lambda name: -shares[name])[:3]
+    lines = ask_tables(report, tmp_path)
+    assert lines[-1] == f"{2 * len(libraries)} answers agree"
+    for library in libraries:
+        answers = [line.split(maxsplit=2)[1:] for line in lines if line.startswith(library)]
+        assert [kind for kind, _ in answers] == ["csv", "jsonl"]
+        for _, answer in answers:
+            assert answer == "  ".join(f"{name} {shares[name]:.1%}" for name in most)
+
+
+def test_tidy_tables_does_without_a_library(tmp_path: Path) -> None:
+    for name in ("polars", "duckdb"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}')")
+    lines = ask_tables(reports.minilm(), tmp_path)
+    assert lines[2:] == [
+        "polars  skipped: No module named polars",
+        "duckdb  skipped: No module named duckdb",
+        "2 answers agree",
+    ]
+
+
+def ask_tables(report: Report, folder: Path) -> list[str]:
+    """Run the example on a report; what is in the folder is imported before what is installed."""
+    for name, lines in (("run.csv", csv_lines), ("run.jsonl", json_lines)):
+        (folder / name).write_text("".join(lines(report.layers)), encoding="utf-8")
+    command = [sys.executable, str(EXAMPLES / "tidy_tables.py"), "run.csv", "run.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

@@ -12,11 +12,11 @@ from torch import nn
 
 import normscope
 from normscope import Batching, BatchReport, Drawing
+from normscope.alignment import TokenMask, align
 from normscope.batches import Batch
 from normscope.draws import chance, plans
 from normscope.errors import TextError, UsageError
 from normscope.kept import BatchRows, Choice, Kept
-from normscope.layout import TokenMask, align
 from normscope.moments import Moments, Rows
 from tests import models
 from tests.reference import batch_noise, summary

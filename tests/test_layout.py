@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from normscope.layout import UNALIGNED, Alignment, TokenMask, align, is_own_sequence, lead_axes, to_rows
+from normscope.alignment import Alignment, TokenMask, align
+from normscope.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 
 CPU = torch.device("cpu")
 B, T, H, D = 3, 5, 2, 7

@@ -90,7 +90,8 @@ def assert_same(got: Report, want: Report, tolerance: float = 0.0) -> None:
             if path.endswith((".calls", ".own_error")) and tolerance:
                 continue  # batched otherwise
             if isinstance(value, float):
-                assert other == pytest.approx(value, rel=max(tolerance, 1e-12), abs=tolerance), path
+                within = max(tolerance, 1e-12)
+                assert other == pytest.approx(value, rel=within, abs=within), path
             else:
                 assert value == other, path
 
@@ -114,7 +115,7 @@ def test_images_give_the_numbers_of_watch(home: Path, images: list[Path]) -> Non
     assert_same(report, by_hand(model, processor(images=pictures(images), return_tensors="pt")))
     run = report.run
     assert (run.texts, run.tokens, run.positions, run.batches) == (4, 4 * 17, 17, 1)
-    assert (run.order, run.special_tokens, run.max_length) == ("given", None, None)
+    assert (run.order, run.special_tokens, run.max_length, run.medium) == ("given", None, None, "image")
     assert len(report.layers) == 5
     assert all(layer.own_error < 1e-5 for layer in report.layers.values())
 
@@ -129,6 +130,8 @@ def test_the_command_line_gives_the_librarys_report(home: Path, images: list[Pat
     assert got["model"]["architecture"] == "ViTForImageClassification"
     table = run(home / "vit", *options)
     assert "positions" in table.stdout
+    assert "4 images ·" in table.stdout
+    assert "text" not in table.stdout
 
 
 def test_sizes_that_differ_are_run_apart(home: Path, images: list[Path]) -> None:
@@ -190,7 +193,7 @@ def test_a_whisper_is_run_whole(home: Path, sounds: list[Path]) -> None:
     start = torch.full((3, 1), model.config.decoder_start_token_id)
     assert_same(report, by_hand(model, {**batch, "decoder_input_ids": start}))
     assert all(layer.calls == 1 for layer in report.layers.values())
-    assert (report.run.texts, report.run.positions) == (3, 50)
+    assert (report.run.texts, report.run.positions, report.run.medium) == (3, 50, "audio")
 
 
 def test_sounds_of_other_lengths_are_not_padded(home: Path, sounds: list[Path]) -> None:
@@ -250,7 +253,7 @@ def test_texts_go_with_images_on_the_command_line(home: Path, images: list[Path]
     # CLIP normalises its embeddings by a line of its own, for each kind.
     assert [("a norm written out" in line) for line in result.stderr.splitlines()] == [True, True, False]
     report = json.loads(result.stdout)
-    assert report["run"]["texts"] == 2
+    assert (report["run"]["texts"], report["run"]["medium"]) == (2, "several")
     want = normscope.inspect(home / "clip", ["the cat", "a dog"], images=images[:2])
     assert report["layers"] == want.to_dict()["layers"]
 

@@ -21,6 +21,7 @@ from normscope.cli.app import app
 from normscope.errors import ReportError, UsageError
 from normscope.moments_file import read_moments, write_moments
 from normscope.packed import pack, unpack
+from normscope.render.plots import render_plots
 from normscope.report import read_report
 from tests import models
 from tests.reference import rms_norm, worst_error
@@ -338,6 +339,7 @@ def changed(report: Report, **fields: Any) -> Report:
         ({"model_dtype": "float16"}, "model.dtype 'float16'; expected 'float64'"),
         ({"model_parameters": 7}, "model.parameters '7'"),
         ({"run_special_tokens": "exclude"}, "run.special_tokens 'exclude'; expected 'include'"),
+        ({"run_medium": "image"}, "run.medium 'image'; expected 'text'"),
         ({"run_max_length": 9}, "run.max_length '9'"),
         ({"kind": "rmsnorm"}, "kind of 'embeddings.LayerNorm' 'rmsnorm'; expected 'layernorm'"),
         ({"eps": 1e-3}, "eps of 'embeddings.LayerNorm' '0.001'; expected '1e-12'"),
@@ -404,6 +406,8 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = json.loads(run("merge", *names, "--json", "--layer", "*.0.*").stdout)
     assert len(chosen["layers"]) == 2
     assert run("merge", *names, "--format", "markdown").stdout.startswith("## demo")
+    assert run("merge", *names, "--plot").stdout == render_plots(merged)
+    assert run("merge", *names, "--plot", "--format", "csv").exit_code == 2
 
 
 def test_the_command_refuses(tmp_path: Path) -> None:
@@ -423,4 +427,4 @@ def test_help_is_narrow_and_quick_to_load() -> None:
     text = run("merge", "--help").stdout
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("normscope merge part") == 3
+    assert text.count("normscope merge part") == 4

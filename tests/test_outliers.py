@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import normscope
 from normscope import metrics
-from normscope.layout import TokenMask, align
+from normscope.alignment import TokenMask, align
 from normscope.moments import Rows
 from normscope.outliers import Outliers
 from normscope.recurring import outlier_features

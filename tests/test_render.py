@@ -18,6 +18,7 @@ from normscope.render.layer import distances, least_agreeing, spaced
 from normscope.render.markdown import escape, render_markdown
 from normscope.render.names import shorten
 from normscope.render.numbers import align, aligned, percent, short
+from normscope.render.plots import render_plots
 from normscope.render.screen import Screen
 from normscope.render.tables import render_report
 from normscope.report import FeatureOutput, FeatureStats, LayerReport, Report
@@ -217,3 +218,23 @@ def test_saved_report_renders_without_torch() -> None:
     )
     text = json.dumps(reports.minilm().to_dict())
     subprocess.run([sys.executable, "-c", code], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("medium", "noun"), [("text", "text"), ("image", "image"), ("audio", "sound"), ("several", "sample")]
+)
+def test_what_was_fed_is_called_what_it_is(medium: str, noun: str) -> None:
+    report = reports.worded()
+    report = replace(report, run=replace(report.run, medium=medium))
+    screen = Screen(300)
+    for text in (
+        render_report(report, verbose=True, screen=screen),
+        render_markdown(report, verbose=True),
+        render_plots(report, screen=screen),
+    ):
+        assert f"64 {noun}s" in text
+        assert f"BN: over all {noun}s" in text or f"fewer than 30 {noun}s" in text
+        assert ("text" in text) == (medium == "text")
+    names = [reports.layer("a text of texts")]
+    shown = render_report(replace(report, layers={names[0].name: names[0]}), layers=[names[0].name])
+    assert "a text of texts ·" in shown

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import normscope
 from normscope import metrics
 from normscope.accumulator import Accumulator
+from normscope.alignment import TokenMask, align
 from normscope.errors import UsageError
-from normscope.layout import TokenMask, align
 from normscope.moments import Rows
 from normscope.report import ExplainedByToken
 from normscope.running import Running

@@ -18,6 +18,7 @@ Examples:
   normscope batches demo
   normscope batches gpt2 -f corpus.txt --max-length 128 --sizes 8,32,128
   normscope batches bert-base-uncased -f corpus.txt --momentum 0.1
+  normscope batches demo -f corpus.txt --plot
   normscope batches demo -f corpus.txt --json | jq '.layers[0].sizes[0].tid'
 
 \b
@@ -69,6 +70,11 @@ By position:
   error       the relative standard error of a variance from so many
 
 \b
+--plot draws instead: each layer's noise against the batch size, random beside
+by length, on one log scale; the noise of one layer, or --layer, and the
+padding as bars; and how many texts reach each position.
+
+\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 Sizes = Annotated[
@@ -105,6 +111,7 @@ def batches(
     top: options.Top = 10,
     format: options.OutputFormat = options.Format.TABLE,
     json: options.Json = False,
+    plot: options.Plot = False,
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -130,7 +137,7 @@ def batches(
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
     numbers = whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, memory(table_memory))
-    format = options.chosen(format, json)
+    format = options.chosen(format, json, plot)
     texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
@@ -148,13 +155,19 @@ def batches(
             exclude=exclude or (),
             progress=progress,
         )
-    place.write(_rendered(report, format, place, shown=shown, top=top))
+    place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))
     if not quiet:
         warn(report.warnings, verbose=verbose)
 
 
+def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:
+    from normscope.render.batch_plots import render_batch_plots
+
+    return render_batch_plots(report, layers=shown, screen=place.screen())
+
+
 def _rendered(
-    report: "BatchReport", format: options.Format, place: Output, *, shown: list[str], top: int
+    report: "BatchReport", format: options.Format, place: Output, shown: list[str], top: int
 ) -> str:
     if format is options.Format.JSON:
         return place.json(report)

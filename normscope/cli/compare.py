@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import completion, options
 from normscope.cli.rendered import as_data
 from normscope.cli.streams import Output, say, warn
 
@@ -56,7 +56,10 @@ B = Annotated[str, typer.Argument(metavar="B", help="The report that is compared
 FailAbove = Annotated[
     list[str] | None,
     typer.Option(
-        "--fail-above", metavar="METRIC=VALUE", help="Exit with 3 if a layer is above that. Repeatable."
+        "--fail-above",
+        metavar="METRIC=VALUE",
+        help="Exit with 3 if a layer is above that. Repeatable.",
+        autocompletion=completion.gates,
     ),
 ]
 Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Most layers in the table.")]

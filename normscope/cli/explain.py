@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import completion, options
 from normscope.cli.streams import Output
 from normscope.errors import UsageError
 
@@ -41,7 +41,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
 Metric = Annotated[
     list[str] | None,
-    typer.Argument(metavar="METRIC", help="A path in the JSON, or a column's title; without it, all."),
+    typer.Argument(
+        metavar="METRIC",
+        help="A path in the JSON, or a column's title; without it, all.",
+        autocompletion=completion.numbers,
+    ),
 ]
 
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import typer
 
 from normscope.cli.streams import say, silence
+from normscope.cli.usage import USAGE_ERROR, is_help, one_line
 from normscope.errors import NormscopeError
 
+WRONG_USAGE = 2
 INTERRUPTED = 130
 
 
@@ -23,6 +25,11 @@ def guard() -> Iterator[None]:
     except NormscopeError as error:
         say(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
+    except USAGE_ERROR as error:
+        if is_help(error):
+            raise
+        say(f"error: {one_line(error)}")
+        raise typer.Exit(WRONG_USAGE) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None

@@ -15,6 +15,7 @@ Examples:
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
+  normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
 \b
@@ -26,8 +27,9 @@ it all calls of a layer are pooled, and a line on standard error says so.
 \b
 Images and sounds run in their order, each through the model's own processor,
 unpadded. Their tokens and positions are patches, places on a feature map, or
-frames of sound; where a table says text, read image or sound. A model that
-takes text beside them needs one TEXT for each file, in the same order.
+frames of sound; where it says text below, tables then say image or sound. A
+model that takes text beside them needs one TEXT for each file, in the same
+order, and then tables say sample.
 
 \b
 The layers (more columns in a wider terminal; a dash is an unknown number):
@@ -99,6 +101,14 @@ more of the tokens, in a quarter or more of the layers as wide (LLM.int8):
                         the mean of the layer's
 
 \b
+--plot draws instead, in the width of the terminal: agreement and what
+explains the input as bars; BN's variance at each position, over the layer's
+own, and BN's sd of each feature, over the layer's median one, as heat maps, a
+row a layer; and along the positions and features of one layer, or --layer, LN
+beside BN as curves. Scales, their ends and what shares a cell are written
+below. Without colours, darker is more.
+
+\b
 --format csv has one number a row (layer, view, position, feature, statistic,
 value), jsonl one layer a line; view.statistic is the number's name in
 normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
@@ -128,6 +138,7 @@ def inspect(
     top: options.Top = 10,
     format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
+    plot: options.Plot = False,
     output: options.OutputPath = None,
     moments: options.MomentsPath = None,
     tensors: options.TensorsPath = None,
@@ -155,7 +166,7 @@ def inspect(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    format = options.chosen(format, json)
+    format = options.chosen(format, json, plot)
     # Beside images and sounds goes only text that was named.
     wordless = (image or audio) and not (text or file or field)
     texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
@@ -182,6 +193,6 @@ def inspect(
         )
         shown = [name for name, found in report.layers.items() if found.module_name in shown]
     write_files(report, moments, tensors)
-    place.write(rendered(report, Showing(format, shown, top, verbose), place))
+    place.write(rendered(report, Showing(format, shown, top, verbose, plot), place))
     if not quiet:
         warn(report.warnings, verbose=verbose)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import completion, options
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output
 
@@ -46,7 +46,13 @@ The place, by the model's structure and its Python code, not by names alone:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 Layer = Annotated[
-    list[str] | None, typer.Option("--layer", metavar="GLOB", help="List only these layers. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="List only these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Do not list these layers. Repeatable.")

@@ -18,6 +18,7 @@ Examples:
   normscope inspect gpt2 -f part2.txt --moments part2.safetensors -q
   normscope merge part1.safetensors part2.safetensors
   normscope merge part*.safetensors --json -o whole.json
+  normscope merge part*.safetensors --plot
   normscope merge part*.safetensors --moments half.safetensors -q
 
 \b
@@ -31,7 +32,7 @@ Parts must be of one model (id, revision, commit, dtype, parameters), its
 layers of one kind, and --special-tokens, --max-length, --per-call, --words
 and the layers that were measured must be the same: if not, one line says
 which field differs. The tables are those of normscope inspect, whose --help
-explains the columns. Padding and batches are those of the parts.
+explains the columns and --plot. Padding and batches are those of the parts.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, parts that differ included."""
@@ -47,6 +48,7 @@ def merge(
     top: options.Top = 10,
     format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
+    plot: options.Plot = False,
     output: options.OutputPath = None,
     moments: options.MomentsPath = None,
     tensors: options.TensorsPath = None,
@@ -58,7 +60,7 @@ def merge(
     place.check()
     Output(moments).check_file("--moments")
     Output(tensors).check_file("--tensors")
-    format = options.chosen(format, json)
+    format = options.chosen(format, json, plot)
     from normscope.layers import select
     from normscope.merging import merge as merged
 
@@ -69,6 +71,6 @@ def merge(
     shown = [name for name, found in report.layers.items() if found.module_name in chosen]
     if shown and format.is_data:
         report = replace(report, layers={name: report.layers[name] for name in shown})
-    place.write(rendered(report, Showing(format, shown, top, verbose), place))
+    place.write(rendered(report, Showing(format, shown, top, verbose, plot), place))
     if not quiet:
         warn(report.warnings, verbose=verbose)

@@ -5,6 +5,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from normscope.cli import completion
 from normscope.errors import UsageError
 
 
@@ -48,17 +49,24 @@ class SpecialTokens(str, Enum):
 AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
 
 
-def chosen(format: AnyFormat, json: bool) -> AnyFormat:
-    """Join --format and --json; UsageError when they contradict each other."""
+def chosen(format: AnyFormat, json: bool, plot: bool = False) -> AnyFormat:
+    """Join --format, --json and --plot; UsageError when they contradict each other."""
     if json and format.value not in ("table", "json"):
         raise UsageError(f"--json and --format {format.value} were both given; expected one format; drop one")
-    return type(format)("json") if json else format
+    found = type(format)("json") if json else format
+    if plot and found.value != "table":
+        raise UsageError(
+            f"--plot and --format {found.value} were both given; a plot is for reading only; drop one"
+        )
+    return found
 
 
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo."
+        metavar="MODEL",
+        help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo.",
+        autocompletion=completion.models,
     ),
 ]
 Text = Annotated[
@@ -114,14 +122,26 @@ Layer = Annotated[
         "--layer",
         metavar="GLOB",
         help="Show these layers in detail; with JSON, only these. Repeatable.",
+        autocompletion=completion.layers,
     ),
 ]
 OnlyLayer = Annotated[
-    list[str] | None, typer.Option("--layer", metavar="GLOB", help="Measure only these layers. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="Measure only these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Do not measure these layers. Repeatable."),
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="Do not measure these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 PerCall = Annotated[
     bool,
@@ -168,7 +188,10 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16; auto is the checkpoint's own."
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32, bfloat16 or float16; auto is the checkpoint's own.",
+        autocompletion=completion.dtypes,
     ),
 ]
 AttnImplementation = Annotated[
@@ -178,6 +201,7 @@ AttnImplementation = Annotated[
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 OutputDataFormat = Annotated[DataFormat, typer.Option("--format", help="How to write the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
 OutputPath = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),

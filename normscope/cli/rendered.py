@@ -42,12 +42,13 @@ def write_files(report: "Report", moments: str | None, tensors: str | None) -> N
 
 @dataclass(frozen=True)
 class Showing:
-    """How a report is to be shown: its format, the layers in detail, the rows of those, how much of each."""
+    """How a report is shown: its format, the layers in detail, the rows of those, how much, drawn or not."""
 
     format: options.DataFormat
     layers: Sequence[str] = ()
     top: int = 10
     verbose: bool = False
+    plot: bool = False
 
 
 def rendered(report: "Report", showing: Showing, place: Output) -> str | Iterable[str]:
@@ -55,6 +56,10 @@ def rendered(report: "Report", showing: Showing, place: Output) -> str | Iterabl
     if showing.format.is_data:
         return as_data(report, showing.format, place)
     shown, top, verbose = showing.layers, showing.top, showing.verbose
+    if showing.plot:
+        from normscope.render.plots import render_plots
+
+        return render_plots(report, layers=shown, screen=place.screen())
     if showing.format is options.DataFormat.MARKDOWN:
         from normscope.render.markdown import render_markdown
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import completion, options
 from normscope.cli.streams import Output
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -46,11 +46,22 @@ Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Results that were saved as JSON.")]
 Chart = Annotated[
-    str | None, typer.Option("--chart", metavar="NAME", help="Draw this chart alone, as .svg or .png.")
+    str | None,
+    typer.Option(
+        "--chart",
+        metavar="NAME",
+        help="Draw this chart alone, as .svg or .png.",
+        autocompletion=completion.charts,
+    ),
 ]
 Layer = Annotated[
     str | None,
-    typer.Option("--layer", metavar="GLOB", help="The layer shown first; by default the one least like BN."),
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="The layer shown first; by default the one least like BN.",
+        autocompletion=completion.layers,
+    ),
 ]
 PAGES, PICTURES = (".html", ".htm"), (".svg", ".png")
 

@@ -103,7 +103,8 @@ class Output:
         if self.is_file:
             return Screen(_columns(80))
         width = _terminal_columns() if self.is_terminal else _columns(80)
-        return Screen(width, self.is_terminal and wants_colour(), _can_encode(_drawing_characters()))
+        colour = self.is_terminal and wants_colour()
+        return Screen(width, colour, _can_encode(_drawing_characters()), colour and _has_palette())
 
 
 def _refusal(target: Path) -> str | None:
@@ -120,6 +121,12 @@ def _refusal(target: Path) -> str | None:
 def wants_colour() -> bool:
     """Whether the user's terminal and NO_COLOR allow colour."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _has_palette() -> bool:
+    """Whether the terminal says that it has 256 colours or more."""
+    more = os.environ.get("COLORTERM") in ("truecolor", "24bit")
+    return more or "256color" in os.environ.get("TERM", "")
 
 
 def say(line: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import completion, options
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import named_files, texts_to_feed
@@ -84,7 +84,12 @@ CalibrationFile = Annotated[
 ]
 Layer = Annotated[
     list[str] | None,
-    typer.Option("--layer", metavar="GLOB", help="Replace only these layers. Repeatable."),
+    typer.Option(
+        "--layer",
+        metavar="GLOB",
+        help="Replace only these layers. Repeatable.",
+        autocompletion=completion.layers,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,

@@ -27,10 +27,11 @@ FAILS when it is on the other, and is UNDECIDED when the threshold is within.
 What one language model cannot decide is NOT TESTABLE HERE.
 
 \b
-Numbers are medians over the layers. Intervals are by the bootstrap over texts,
-or over batches where a number is about batches, seeded. The tokens of at most
---samples texts are kept, chosen by chance, as many as fit --table-memory.
-Few texts leave most claims undecided: a few hundred are better.
+Numbers are medians over the layers. Intervals are by the bootstrap over
+texts, or over batches where a number is about batches, seeded. The tokens of
+at most --samples texts are kept, chosen by chance, as many as fit
+--table-memory. Few texts leave most claims undecided: a few hundred are
+better.
 
 \b
   1a    positions that few texts reach
@@ -38,10 +39,10 @@ Few texts leave most claims undecided: a few hundred are better.
   2     what the position explains of the variance (epsilon squared), without
         special tokens: [CLS] and separators would carry most of it
   3     what the text explains, against what the position does
-  4     the mean of each text's vectors, as the layer's own normalization gives
-        them, after scaling within the text, and after BatchNorm: correlation of
-        the cosines of all pairs of texts with those of the layer's own, layer
-        by layer, each with the input that it really has
+  4     the mean of each text's vectors, as the layer's own normalization
+        gives them, after scaling within the text, and after BatchNorm:
+        correlation of the cosines of all pairs of texts with those of the
+        layer's own, layer by layer, each with the input that it really has
   6     how far the mean of a batch is from that of all texts (TID), in units
         of what as many independent tokens would give
 

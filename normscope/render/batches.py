@@ -145,22 +145,22 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
 
 
-def _at(layer: LayerNoise, size: int, order: str) -> float:
-    """The noise of means at one size and order, NaN when unknown."""
+def noise_at(layer: LayerNoise, size: int, order: str) -> float:
+    """Return the noise of means at one size and order, NaN when unknown."""
     rows = [row for row in layer.sizes or () if (row.batch_size, row.order) == (size, order)]
     return rows[0].tid.mean.mean if rows else math.nan
 
 
 def _last(layer: LayerNoise) -> float:
-    return _at(layer, max((row.batch_size for row in layer.sizes or ()), default=0), "random")
+    return noise_at(layer, max((row.batch_size for row in layer.sizes or ()), default=0), "random")
 
 
 def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
-    return aligned(_at(layer, size, "random") for layer in layers)
+    return aligned(noise_at(layer, size, "random") for layer in layers)
 
 
 def _ratios(layers: Sequence[LayerNoise], size: int, glyphs: Glyphs) -> list[str]:
-    ratios = [_quotient(_at(layer, size, "length"), _at(layer, size, "random")) for layer in layers]
+    ratios = [_quotient(noise_at(layer, size, "length"), noise_at(layer, size, "random")) for layer in layers]
     return [f"{glyphs.times if cell.strip() != UNKNOWN else ' '}{cell}" for cell in aligned(ratios)]
 
 

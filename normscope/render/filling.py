@@ -22,7 +22,7 @@ def _by_size(report: BatchReport) -> Grid:
 
     def pair(head: str, write: Callable[[BatchFilling], str], rank: int) -> Iterator[Column]:
         for order in ("random", "length"):
-            cells = align(write(_filling(report, size, order)) for size in sizes)
+            cells = align(write(filling_of(report, size, order)) for size in sizes)
             yield Column(head, ORDERS[order], cells, rank=rank)
 
     columns = [
@@ -41,9 +41,9 @@ def _by_size(report: BatchReport) -> Grid:
 
 
 def _by_position(report: BatchReport, top: int) -> Grid:
-    size = max((s for s in batch_sizes(report) if s <= USUAL_SIZE), default=batch_sizes(report)[0])
+    size = usual_size(report)
     counts = {"all": report.kept.positions}
-    counts |= {order: _filling(report, size, order).positions for order in ("random", "length")}
+    counts |= {order: filling_of(report, size, order).positions for order in ("random", "length")}
     rows = spaced(len(counts["all"]), top)
     columns = [
         Column("position", "", align(str(row) for row in rows)),
@@ -69,9 +69,15 @@ def _error(count: float) -> float:
     return math.sqrt(2 / (count - 1)) if count > 1 else math.nan
 
 
-def _filling(report: BatchReport, size: int, order: str) -> BatchFilling:
+def filling_of(report: BatchReport, size: int, order: str) -> BatchFilling:
+    """Return what batches of one size and order hold."""
     (found,) = (b for b in report.batches if (b.batch_size, b.order) == (size, order))
     return found
+
+
+def usual_size(report: BatchReport) -> int:
+    """Return the size of the batches whose positions are shown."""
+    return max((s for s in batch_sizes(report) if s <= USUAL_SIZE), default=batch_sizes(report)[0])
 
 
 def batch_sizes(report: BatchReport) -> list[int]:

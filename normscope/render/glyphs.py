@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Glyphs:
-    """One set of drawing characters; `levels` rise from empty to full, `eighths` fill a cell."""
+    """One set of drawing characters: `levels` rise, `shades` darken, `eighths` fill a cell."""
 
     ellipsis: str
     plus_minus: str
@@ -22,6 +22,7 @@ class Glyphs:
     levels: str
     eighths: str
     times: str
+    shades: str
 
     def bar(self, share: float, width: int) -> str:
         """Draw `share` in [0, 1] as a bar of at most `width` cells; empty when it is unknown."""
@@ -40,16 +41,28 @@ class Glyphs:
 
         numbers = np.asarray(values, dtype=np.float64)
         runs = np.array_split(numbers, min(width, len(numbers))) if len(numbers) else []
-        return "".join(self._level(share) for share in shares([_mean(run) for run in runs]))
+        return self.stairs(shares([_mean(run) for run in runs]))
 
-    def _level(self, share: float) -> str:
-        if math.isnan(share):
-            return " "
-        return self.levels[min(int(share * len(self.levels)), len(self.levels) - 1)]
+    def stairs(self, heights: Sequence[float]) -> str:
+        """Draw each share in [0, 1] as a level; a gap is unknown."""
+        return "".join(_of(self.levels, share) for share in heights)
+
+    def shade(self, share: float) -> str:
+        """Draw `share` in [0, 1] as one shaded cell; a gap is unknown."""
+        return _of(self.shades, share)
 
 
-UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "\u00d7")
-ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#", "x")
+UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "\u00d7", "·░▒▓█")
+ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#", "x", ".:-=+*#%@")
+
+
+def _of(scale: Sequence[str], share: float) -> str:
+    return " " if math.isnan(share) else scale[step(share, len(scale))]
+
+
+def step(share: float, steps: int) -> int:
+    """Say on which of `steps` equal steps a share in [0, 1] lies, from 0."""
+    return min(max(int(share * steps), 0), steps - 1)
 
 
 def _mean(run: "np.ndarray") -> float:

@@ -21,7 +21,8 @@ class Column:
 
     `side` colours what belongs to LN and what to BN alike everywhere. Of columns that do not all
     fit, those of higher `rank` go first; `brief` cells replace the full ones before a NARROW rank
-    goes. A column of `names` may be cut to the room that is left; one that `wraps` breaks.
+    goes. A column of `names` may be cut to the room that is left; one that `wraps` breaks. What
+    is `drawn`, and not written, takes its side's colour.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Column:
     names: bool = False
     wraps: bool = False
     brief: Sequence[str] = ()
+    drawn: bool = False
 
     @property
     def width(self) -> int:

@@ -7,6 +7,7 @@ from normscope.printable import printable
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
 from normscope.render.layer import least_agreeing, over_features, over_positions, title
+from normscope.render.media import worded
 from normscope.render.outliers import by_layer, recurring
 from normscope.render.summary import details, headline, summary, workload
 from normscope.report import LayerReport, Report
@@ -22,25 +23,25 @@ def render_markdown(
     shown = list(layers) or least_agreeing(report)
     parts = [*_top(report, shown, top, verbose)]
     for name in shown:
-        parts += _layer(report.layers[name], top)
+        parts += _layer(report.layers[name], top, report.run.medium)
     return "\n\n".join(parts) + "\n"
 
 
 def _top(report: Report, shown: Sequence[str], top: int, verbose: bool) -> Iterator[str]:
     yield f"## {joined(headline(report))}"
     yield joined(workload(report))
-    yield from markdown_table(summary(report, shown, UNICODE))
+    yield from markdown_table(worded(summary(report, shown, UNICODE), report.run.medium))
     if verbose:
         yield from markdown_table(details(report))
     for grid in (recurring(report, top), by_layer(report) if verbose else None):
-        yield from markdown_table(grid) if grid is not None else ()
+        yield from markdown_table(worded(grid, report.run.medium)) if grid is not None else ()
 
 
-def _layer(layer: LayerReport, top: int) -> Iterator[str]:
+def _layer(layer: LayerReport, top: int, medium: str) -> Iterator[str]:
     yield f"### {joined(title(layer))}"
     for grid in (over_positions(layer, top, UNICODE), over_features(layer, top, UNICODE)):
         if grid is not None:
-            yield from markdown_table(grid)
+            yield from markdown_table(worded(grid, medium))
 
 
 def markdown_table(grid: Grid) -> Iterator[str]:

@@ -13,12 +13,13 @@ from normscope.render.glyphs import ASCII, UNICODE, Glyphs
 from normscope.render.grid import GAP, Column, Grid, fit
 
 STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
+DRAWN = {"plain": "green", "ln": "cyan", "bn": "magenta"}
 LEAST_WIDTH = 60  # a narrower screen wraps lines; cutting numbers would change them
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What a rendering is for: its width, and whether colours and Unicode can be shown.
+    """What a rendering is for: its width, whether colours and Unicode can be shown, and 256 colours.
 
     80 columns is what every terminal, log viewer and issue thread shows without wrapping.
     """
@@ -26,6 +27,7 @@ class Screen:
     width: int = 80
     colour: bool = False
     unicode: bool = True
+    palette: bool = False
 
     @property
     def glyphs(self) -> Glyphs:
@@ -40,7 +42,7 @@ def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
         file=file,
         width=max(screen.width, LEAST_WIDTH),
         force_terminal=screen.colour,
-        color_system="standard" if screen.colour else None,
+        color_system=("256" if screen.palette else "standard") if screen.colour else None,
         no_color=not screen.colour,
         legacy_windows=False,
         emoji=False,
@@ -77,7 +79,8 @@ def _table(grid: Grid, screen: Screen) -> Table:
         table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")
     for row, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
         style = "bold" if row in grid.strong else "dim" if row in grid.faint else ""
-        table.add_row(*(Text(cell, style) for cell in cells))
+        styles = [f"{style} {DRAWN[column.side]}" if column.drawn else style for column in grid.columns]
+        table.add_row(*map(Text, cells, styles))
     return table
 
 

@@ -8,6 +8,7 @@ from normscope.comparison import Compared
 from normscope.printable import printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
+from normscope.render.media import said
 from normscope.render.names import cut_middle
 from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
 from normscope.report import LayerReport, Report, Summary
@@ -33,7 +34,7 @@ def workload(report: Measured) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [
-        counted(run.texts, "text"),
+        counted(run.texts, said("text", run.medium)),
         counted(run.tokens, "token"),
         f"longest {grouped(run.positions)}",
         f"padding {percent(run.padding_share)}",

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.render.layer import least_agreeing, over_features, over_positions, title
+from normscope.render.media import worded
 from normscope.render.outliers import by_layer, recurring
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import details, headline, summary, workload
@@ -37,16 +38,16 @@ def _parts(
 ) -> Iterator[RenderableType]:
     yield flow(headline(report), screen, "bold")
     yield flow(workload(report), screen, "")
-    yield from drawn(summary(report, shown, screen.glyphs), screen)
+    yield from drawn(worded(summary(report, shown, screen.glyphs), report.run.medium), screen)
     if verbose:
         yield from drawn(details(report), screen)
     for grid in (recurring(report, top), by_layer(report) if verbose else None):
-        yield from drawn(grid, screen) if grid is not None else ()
+        yield from drawn(worded(grid, report.run.medium), screen) if grid is not None else ()
     for name in shown:
-        yield from _layer(report.layers[name], top, screen)
+        yield from _layer(report.layers[name], top, report.run.medium, screen)
 
 
-def _layer(layer: LayerReport, top: int, screen: Screen) -> Iterator[RenderableType]:
+def _layer(layer: LayerReport, top: int, medium: str, screen: Screen) -> Iterator[RenderableType]:
     yield Text()
     yield flow(title(layer), screen, "bold")
     if not layer.calls:
@@ -56,4 +57,4 @@ def _layer(layer: LayerReport, top: int, screen: Screen) -> Iterator[RenderableT
         if grid is None:
             yield Text(f"No numbers by {what}: the layer's axes could not be told apart.", "dim")
         else:
-            yield from drawn(grid, screen)
+            yield from drawn(worded(grid, medium), screen)

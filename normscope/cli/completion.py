@@ -1,0 +1,101 @@
+"""What a shell may complete: models that are at hand, layers of a saved report, names of numbers.
+
+Nothing here imports torch, and nothing raises: a completion that fails would be printed into the
+line that is being typed.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from normscope.errors import NormscopeError
+
+VARIABLE = "_NORMSCOPE_COMPLETE"
+# Where the shells leave the line: bash the one, the others the other.
+LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to type a name
+
+
+def models(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete MODEL: demo, the Hub ids that are in the cache, and the model folders there are."""
+    from normscope.source import DEMO, cached_ids
+
+    try:
+        return [DEMO, *cached_ids(ctx.params.get("cache_dir")), *_folders(incomplete)]
+    except (OSError, ValueError):
+        return [DEMO]
+
+
+def layers(incomplete: str) -> list[str]:
+    """Complete a layer's name from the saved reports that are on the line."""
+    names = dict.fromkeys(name for word in _words() for name in _layers_of(word))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Complete the name of a number of the reports, or with --schema what a schema is of."""
+    if ctx.params.get("schema"):
+        from normscope.json_schema import RESULTS
+
+        return [(name, version) for name, (version, _) in RESULTS.items()]
+    from normscope.glossary.lookup import ENTRIES
+
+    return [(name, entry.title) for name, entry in ENTRIES.items()]
+
+
+def gates() -> list[str]:
+    """Complete the METRIC= of a gate."""
+    from normscope.drift import METRICS
+
+    return [f"{metric}=" for metric in METRICS]
+
+
+def charts() -> list[str]:
+    """Complete a chart's name."""
+    try:
+        from normscope.page.charts import CHARTS
+    except ImportError:  # without the extra there are no charts
+        return []
+    return [name for name, _, _ in CHARTS]
+
+
+def dtypes() -> list[str]:
+    """Complete a dtype."""
+    from normscope.source import DTYPES
+
+    return list(DTYPES)
+
+
+def _folders(incomplete: str) -> Iterator[str]:
+    """Yield the model folders that stand where a path is being typed."""
+    begun = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
+    for config in sorted(Path(begun or ".").glob("*/config.json")):
+        yield f"{begun}{config.parent.name}"
+
+
+def _words() -> list[str]:
+    line = next((os.environ[name] for name in LINES if os.environ.get(name)), "")
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote that is not closed yet
+        return line.split()
+
+
+def _layers_of(word: str) -> list[str]:
+    """Return the names of the layers in a saved report, none where it is no such thing."""
+    try:
+        path = Path(word).expanduser()
+        # Anything else on the line may be a corpus, or a pipe: only what can be a report is opened.
+        if path.suffix not in (".json", ".safetensors") or not path.is_file():
+            return []
+        if path.suffix == ".json" and path.stat().st_size > LARGEST:
+            return []
+        from normscope.report import read_plain
+
+        found = read_plain(path)["layers"]
+        return [layer["name"].removesuffix(f"#{layer.get('call')}") for layer in found]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NormscopeError):
+        return []

@@ -1,0 +1,47 @@
+"""A command whose --help has its options in sections, as manual pages do."""
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+# Which options stand together, by their names in Python; those of no section come last.
+SECTIONS = {
+    "Input": ("file", "image", "audio", "calibration", "field", "limit", "max_length"),
+    "Layers": ("layer", "exclude", "per_call"),
+    "Measuring": (
+        "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
+        "table_memory", "seed", "batch_size", "order", "special_tokens",
+    ),
+    "Output": (
+        "schema", "fail_above", "plot", "chart", "top", "format", "json", "output", "moments", "tensors", "save",
+        "quiet", "verbose",
+    ),
+    "Loading the model": (
+        "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "dtype",
+        "attn_implementation",
+    ),
+    "Other": (),
+}  # fmt: skip
+_SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
+
+
+class Sectioned(TyperCommand):
+    """A command that lists its arguments, then its options section by section."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections; within one, options stand as the command declares them."""
+        lists: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *SECTIONS)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            name, text = record
+            if parameter.param_type_name == "argument":
+                # What stands behind an argument's name is its type in Python.
+                lists["Arguments"].append((name.partition(" <")[0], text))
+            else:
+                lists[_SECTION_OF.get(parameter.name or "", "Other")].append((name, text))
+        for title, records in lists.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)

@@ -1,0 +1,46 @@
+"""Curves along one axis, a line of levels each, between their least and greatest numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from normscope.render.glyphs import logarithms, shares
+from normscope.render.grid import GAP, Column, Grid
+from normscope.render.numbers import align, short
+from normscope.render.runs import Runs
+from normscope.render.screen import Screen
+from normscope.report import Floats
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Numbers along an axis, NaN where unknown, and whether they are drawn on a log scale."""
+
+    name: str
+    values: Floats
+    log: bool = False
+
+    @property
+    def heights(self) -> Floats:
+        """What is drawn."""
+        heights: Floats = logarithms(self.values) if self.log else self.values
+        return heights
+
+
+def curved(heading: str, curves: Sequence[Curve], axis: str, screen: Screen, notes: Sequence[str]) -> Grid:
+    """Return curves of one length as a table that fits the screen, each on a scale of its own.
+
+    Numbers that share a cell are averaged; the ends are those of all numbers.
+    """
+    names = Column("", "", [f"{curve.name}, log" if curve.log else curve.name for curve in curves])
+    known = [curve.values[np.isfinite(curve.values)] for curve in curves]
+    least = Column("least", "", align(short(min(values, default=math.nan)) for values in known))
+    greatest = Column("greatest", "", align(short(max(values, default=math.nan)) for values in known))
+    room = screen.width - names.width - least.width - greatest.width - 3 * GAP
+    runs = Runs.over(len(curves[0].values), room, late=axis == "position")
+    lines = [runs.drawn(screen.glyphs.stairs(shares(runs.reduced(c.heights).tolist()))) for c in curves]
+    line = Column(axis, runs.ticks(), lines, drawn=True)
+    scale = "Each row has a scale of its own, from its least to its greatest number."
+    return Grid(heading, [names, least, line, greatest], [*notes, scale])

@@ -1,0 +1,182 @@
+"""A report drawn for a terminal: bars by layer, heat maps of positions and features, one layer's curves."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import RenderableType
+from rich.text import Text
+
+from normscope.render.curves import Curve, curved
+from normscope.render.grid import Column, Grid
+from normscope.render.heatmap import HeatMap, mapped
+from normscope.render.layer import SHORT_KINDS, least_agreeing, title
+from normscope.render.media import said, worded
+from normscope.render.numbers import align, aligned, counted, grouped, percent
+from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.summary import agreement, headline, workload
+from normscope.report import EffectSize, ExplainedByToken, Floats, LayerReport, Report
+
+FEWEST_BARS, MOST_BARS = 14, 30
+
+
+def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen = Screen()) -> str:
+    """Return the report as bars, heat maps and curves, as text with line ends.
+
+    `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
+    with BN. Nothing in the report is taken for markup, and no escape codes are in the text but the
+    colours that `screen` asks for.
+    """
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    return printed(_parts(report, list(layers) or least_agreeing(report), screen), screen)
+
+
+def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
+    yield flow(headline(report), screen, "bold")
+    yield flow(workload(report), screen, "")
+    yield from drawn(worded(by_layer(report, shown, screen), report.run.medium), screen)
+    for map in (over_positions(report), over_features(report)):
+        yield from mapped(map, screen) if map else ()
+    for name in shown:
+        layer = report.layers[name]
+        yield Text()
+        yield flow(title(layer), screen, "bold")
+        for grid in (position_curves(layer, report.run.medium, screen), feature_curves(layer, screen)):
+            yield from drawn(grid, screen) if grid else ()
+
+
+def by_layer(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
+    """Return the table of all layers as bars from 0 to 1: agreement, and what explains the input."""
+    layers = list(report.layers.values())
+    width = min(max((screen.width - 50) // 2, FEWEST_BARS), MOST_BARS)
+
+    def bars(written: Sequence[str], values: Sequence[float]) -> list[str]:
+        cells = zip(written, (screen.glyphs.bar(value, width) for value in values), strict=True)
+        return [f"{number} {bar}".rstrip() for number, bar in cells]
+
+    def explained(by: str, rank: int) -> Column:
+        values = [_share(layer, by) for layer in layers]
+        cells = bars(align(map(percent, values)), values)
+        return Column("text" if by == "sequence" else by, "explains", cells, rank=rank, drawn=True)
+
+    agreements = [agreement(layer) for layer in layers]
+    fits = [layer.affine_fit.r2 if layer.affine_fit else math.nan for layer in layers]
+    words = any(layer.explained and layer.explained.token for layer in layers)
+    columns = [
+        Column("layer", "", [layer.name for layer in layers], names=True),
+        Column("agreement", "with BN", bars(aligned(agreements), agreements), "bn", drawn=True),
+        explained("position", 1),
+        explained("sequence", 3),
+        *([replace(explained("token", 2), title="word")] if words else []),
+        Column("best BN", "fit r2", bars(aligned(fits), fits), "bn", rank=4, drawn=True),
+    ]
+    notes = [
+        "Every bar is from 0 to 1.",
+        "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
+        "position explains: share of the input's variance that goes with the position.",
+    ]
+    strong = frozenset(i for i, layer in enumerate(layers) if layer.name in shown)
+    faint = frozenset(i for i, layer in enumerate(layers) if not layer.calls)
+    heading = counted(len(layers), "normalization layer")
+    return Grid(heading, columns, notes, strong, faint)
+
+
+def over_positions(report: Report) -> HeatMap | None:
+    """Return the map of BN's variance at each position, relative to the layer's own; None without any."""
+    layers = [layer for layer in report.layers.values() if layer.position and len(layer.position.count)]
+    if not layers:
+        return None
+    return HeatMap(
+        "BN's variance by position",
+        [layer.name for layer in layers],
+        _rows([_relative(layer) for layer in layers]),
+        "position",
+        "times the variance of the whole layer",
+        late=True,
+        notes=["A row of one shade: one variance would do for all positions."],
+    )
+
+
+def over_features(report: Report) -> HeatMap | None:
+    """Return the map of BN's sd of each feature, relative to the layer's median; None without any.
+
+    Only the layers with the most common number of features are in it, so that columns mean one thing.
+    """
+    known = [layer for layer in report.layers.values() if layer.feature and len(layer.feature.variance)]
+    widths = [layer.features for layer in known]
+    if not widths:
+        return None
+    width = max(set(widths), key=lambda each: (widths.count(each), each))
+    layers = [layer for layer in known if layer.features == width]
+    left_out = len(known) - len(layers)
+    notes = ["A column that stands out in many rows: a feature that is large throughout."]
+    if left_out:
+        notes.append(f"{counted(left_out, 'layer')} of other widths left out.")
+    return HeatMap(
+        f"BN's sd by feature, {grouped(width)} features",
+        [layer.name for layer in layers],
+        _rows([_to_median(layer) for layer in layers]),
+        "feature",
+        "times the median feature of the layer",
+        by="max",
+        notes=notes,
+    )
+
+
+def position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | None:
+    """Return one layer's numbers along the positions as curves, LN's beside BN's; None without any."""
+    stats = layer.position
+    if stats is None or not len(stats.count):
+        return None
+    curves = [
+        Curve(said("texts", medium), stats.count.astype(np.float64)),
+        Curve("LN mean", stats.token_mean),
+        Curve("BN mean", stats.mean),
+        Curve("LN variance", stats.token_variance, log=True),
+        Curve("BN variance", stats.variance, log=True),
+    ]
+    notes = [said("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
+    return curved("By position", curves, "position", screen, notes)
+
+
+def feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
+    """Return one layer's features as sorted curves: what BN sees and what the layer leaves."""
+    stats, output = layer.feature, layer.own_output
+    if stats is None or not len(stats.variance):
+        return None
+    who = SHORT_KINDS.get(layer.kind, "layer")
+    curves = [
+        Curve("BN mean, input", np.sort(stats.mean)),
+        Curve("BN sd, input", np.sort(np.sqrt(stats.variance)), log=True),
+    ]
+    if output:
+        curves.append(Curve(f"{who} leaves mean", np.sort(output.mean)))
+        curves.append(Curve(f"{who} leaves sd", np.sort(np.sqrt(output.variance)), log=True))
+    notes = ["BN would leave mean 0 and sd 1 in every feature."] if output else []
+    return curved("By feature, each row sorted", curves, "rank", screen, notes)
+
+
+def _relative(layer: LayerReport) -> Floats:
+    whole = layer.global_.variance if layer.global_ else math.nan
+    variance = layer.position.variance if layer.position else np.empty(0)
+    return variance / (whole or math.nan)
+
+
+def _to_median(layer: LayerReport) -> Floats:
+    sd = np.sqrt(layer.feature.variance) if layer.feature else np.empty(0)
+    median = float(np.nanmedian(sd)) if np.isfinite(sd).any() else math.nan
+    return sd / (median or math.nan)
+
+
+def _share(layer: LayerReport, by: str) -> float:
+    effect: EffectSize | ExplainedByToken | None = getattr(layer.explained, by, None)
+    return effect.epsilon2 if effect else math.nan
+
+
+def _rows(rows: Sequence[Floats]) -> Floats:
+    """Put rows of different lengths into one array, NaN where one ends early."""
+    table = np.full((len(rows), max(map(len, rows))), math.nan)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table
