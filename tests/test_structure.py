@@ -192,7 +192,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "readout": ({"batches", "errors", "forward", "scan"}, CORE),
     "bootstrap": ({"why_report"}, CORE),
-    "effects": ({"bootstrap", "readout", "swap_report"}, CORE),
+    "likeness": (set(), CORE),
+    "effects": ({"bootstrap", "likeness", "readout", "swap_report"}, CORE),
     "held_out": ({"errors"}, set()),
     "prefix": (set(), CORE),
     "swap_trial": (
@@ -257,7 +258,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "evidence": ({"moments"}, CORE),
     "kept_tokens": ({"batches", "errors", "evidence", "kept", "layout"}, CORE),
     "findings": (
-        {"bootstrap", "claims", "draws", "evidence", "filling", "noise", "why_report"},
+        {
+            "bootstrap",
+            "claims",
+            "draws",
+            "evidence",
+            "filling",
+            "likeness",
+            "noise",
+            "why_report",
+        },
         CORE,
     ),
     "why_scan": (
