@@ -16,7 +16,7 @@ from normscope.forward import evaluating
 from normscope.held_out import Parted, part
 from normscope.kinds import TEXT, require_kinds
 from normscope.loading import Loaded, quiet
-from normscope.scan import Progress, as_loaded, layer_names
+from normscope.scan import Progress, as_loaded, layer_names, text_batches
 from normscope.source import Loading
 from normscope.swap_plan import Swapping
 from normscope.swap_report import CalibrationInfo, Effect, LayerSwap, Step, SwapReport, Together
@@ -59,11 +59,10 @@ def swap(
     parted = part(texts, calibration, batching.limit)
     batching = replace(batching, limit=None)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
-    known = calibrated(loaded, parted.calibration, batching, work, layers, exclude)
+    batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)
+    known = calibrated(loaded, batches, work, layers, exclude)
     work.finish(known.report.run.texts, known.report.run.tokens)
-    # One by one, where the calibration had to run so.
-    batching = replace(batching, batch_size=known.report.run.batch_size or 1)
-    trial = Trial(loaded, parted, batching, swapping, known, work)
+    trial = Trial(loaded, parted, batches, swapping, known, work)
     with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
         report = _tried(trial, swapping, known, parted)
     if save is not None:

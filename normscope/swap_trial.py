@@ -3,11 +3,10 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from normscope.batches import Batches, Batching, length_limit
+from normscope.batches import Batches
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.effects import Comparison, effect, loss_of, perplexity
@@ -17,7 +16,7 @@ from normscope.layout import TokenMask
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
-from normscope.scan import Clock, Progress, decoder_valid, run_info
+from normscope.scan import Clock, Progress, decoder_valid, run_info, text_batches
 from normscope.swap_plan import Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap
@@ -49,34 +48,35 @@ class Work(Clock):
 
 
 class Trial:
-    """One model, its calibration, and the held-out batches on which its layers are replaced."""
+    """One model, its calibration, and the held-out batches on which its layers are replaced.
+
+    `batches` are those it was calibrated on.
+    """
 
     def __init__(
         self,
         loaded: Loaded,
         texts: Parted,
-        batching: Batching,
+        batches: Batches,
         swapping: Swapping,
         known: Calibrated,
         work: Work,
     ) -> None:
-        self._loaded, self._texts, self._batching, self._work = loaded, texts, batching, work
+        self._loaded, self._known, self._batching, self._work = loaded, batches, batches.batching, work
         self.names: Variant = tuple(known.calibration.layers)
         self.calibration = replace(known.calibration, kind=swapping.kind, replaced=self.names)
-        self.readout = Readout(loaded.model, loaded.tokenizer, batching, swapping.seed)
+        self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
         self._swap = Swap(loaded.model, swapping.kind, known.calibration, list(map(glob.escape, self.names)))
         self._prefix = Prefix(loaded.model, self._swap.modules)
         self._replays: bool | None = None
-        tokenizer: Any = loaded.tokenizer
-        limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-        source = Batches(texts.held_out, tokenizer, batching, max_length=limit)
+        source = text_batches(loaded, texts.held_out, self._batching)
         self._batches = list(source)
         if not self._batches:
             raise TextError("no held-out text has a token to count; expected at least one; give other texts")
         tally = Tally()
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
-        self.run = replace(run_info(tally, source, batching), skipped_texts=source.skipped + texts.skipped)
+        self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self._weights = resamples(self.run.texts, swapping.seed, DRAWS)
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
@@ -127,9 +127,7 @@ class Trial:
         """Give an order's first layer, first two, ...: each is calibrated with those before in place."""
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
-                known = calibrated(
-                    self._loaded, self._texts.calibration, self._batching, self._work, [glob.escape(name)]
-                )
+                known = calibrated(self._loaded, self._known, self._work, [glob.escape(name)])
             self._work.finish(known.report.run.texts, known.report.run.tokens)
             self._swap.recalibrate(name, known.calibration.layers[name])
             self.calibration = self.calibration.with_layer(name, known.calibration.layers[name])
