@@ -3,14 +3,17 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from normscope.batches import Batches
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.effects import Comparison, effect, loss_of, perplexity
 from normscope.errors import RunError, TextError
+from normscope.folding import Proven, Run, foldable, proven
 from normscope.held_out import Parted
 from normscope.layout import TokenMask
 from normscope.loading import Loaded
@@ -27,6 +30,7 @@ DRAWS = 1000
 
 # The layers that are replaced at once, by name.
 Variant = tuple[str, ...]
+T = TypeVar("T")
 
 
 class Work(Clock):
@@ -118,10 +122,37 @@ class Trial:
         )
 
     def _answer(self, question: Question) -> Answer:
-        answer = self.readout.read(question)
+        return self._counted(question, self.readout.read)
+
+    def _counted(self, question: Question, read: Callable[[Question], T]) -> T:
+        answer = read(question)
         self._work.finish(len(question.valid), int(question.valid.sum()))
         self._work.show("run")
         return answer
+
+    def folded(self) -> Proven:
+        """Fold the layers that can be, by the statistics of now, and prove that on the held-out texts."""
+        least = min(self._batches, key=lambda batch: batch.mask.numel())
+        question = self.readout.ask(least)
+        made = foldable(self._swap, self._loaded.id, lambda: self.readout.output(question))
+        if self._work.expected is not None:
+            # The untouched model runs for the layers alone, for all together, and for their effect.
+            runs = 2 * len(made.layers) + 1 + 3 + 2
+            self._work.expected += runs * self.run.texts if made.layers else 0
+        return proven(self._swap, made, self._runs)
+
+    def _runs(self) -> Iterator[Run]:
+        for batch in self._batches:
+            question = self.readout.ask(batch)
+            with self._prefix.recording():
+                self._counted(question, self.readout.returned)
+
+            def run(names: Sequence[str], question: Question = question) -> list[Tensor]:
+                with self._prefix.replaying(names if self._replays else ()):
+                    return self._counted(question, self.readout.returned)
+
+            yield run
+        self._prefix.clear()
 
     def growing(self, order: Variant) -> Iterator[Variant]:
         """Give an order's first layer, first two, ...: each is calibrated with those before in place."""

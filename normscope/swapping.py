@@ -78,6 +78,11 @@ class Swap:
         return tuple(self._layers)
 
     @property
+    def replacements(self) -> dict[str, Replacement]:
+        """What replaces them, by name."""
+        return {name: layer.replacement for name, layer in self._layers.items()}
+
+    @property
     def modules(self) -> dict[str, nn.Module]:
         """The layers themselves, by name."""
         return {name: layer.module for name, layer in self._layers.items()}

@@ -154,6 +154,22 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
     "forward": ({"errors", "kinds", "printable"}, CORE),
+    "consumers": ({"forward", "layers", "wrappers"}, CORE),
+    "folds": ({"errors", "files", "printable", "wrappers"}, CORE | {"safetensors"}),
+    "folding": (
+        {
+            "calibration",
+            "consumers",
+            "folds",
+            "forward",
+            "replacements",
+            "report",
+            "swap_plan",
+            "swapping",
+            "wrappers",
+        },
+        CORE,
+    ),
     "scan": (
         {
             "batches",
@@ -203,6 +219,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "calibration_scan",
             "effects",
             "errors",
+            "folding",
             "held_out",
             "layout",
             "loading",
@@ -220,6 +237,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {
             "batches",
             "calibration_scan",
+            "folding",
             "forward",
             "held_out",
             "kinds",
