@@ -59,7 +59,7 @@ class _Product:
     bias: Tensor | None
 
 
-class Consumers(TorchDispatchMode):
+class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that takes note of what reads the outputs of some layers of a model that runs in it.
 
     `norms` are the layers. What it finds holds for the forward that it saw: a model that goes other
@@ -67,7 +67,7 @@ class Consumers(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, norms: Sequence[NormLayer]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._model, self._norms = model, norms
         self._stack: list[tuple[str, nn.Module]] = []
         self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
@@ -131,18 +131,16 @@ class Consumers(TorchDispatchMode):
             for parameter in self._parameters.get(place, ()):
                 self._uses.setdefault(parameter.path, set()).add(source[0].name if source else None)
             if place in self._outputs:
-                self._read(func, *self._outputs[place], value, product, result)
+                self._read(func, self._outputs[place][0], value, product, result)
         return result
 
-    def _read(
-        self, func: Any, norm: NormLayer, output: Tensor, value: Tensor, product: _Product | None, result: Any
-    ) -> None:
+    def _read(self, func: Any, norm: NormLayer, value: Tensor, product: _Product | None, result: Any) -> None:
         """Take note of one operation that reads an output, as `value`."""
         if func in COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
             self._outputs[_memory(result)] = (norm, result)
         elif product is None or value is not product.x:
             what = str(func._schema.name).rpartition("::")[2].strip("_")
-            self._refuse(norm, f"read by {WORDS.get(what, what)} in {self._where()}, not by Linears alone")
+            self._refuse(norm, f"read by {WORDS.get(what, what)} in {self._where()}")
         elif not _holds_rows(value, norm.features):
             self._refuse(norm, f"read in part, or turned round, in {self._where()}")
         else:
@@ -161,7 +159,7 @@ class Consumers(TorchDispatchMode):
             own, other, *_ = sorted(owners, key=lambda owner: owner.owner != self._where())
             return f"{own.path} is tied to {other.path}: untie them first"
         (weight,) = owners
-        transposed = _same(product.weight, weight.value.mT)
+        transposed = weight.value.dim() == 2 and _same(product.weight, weight.value.mT)
         if not transposed and not _same(product.weight, weight.value):
             return f"read with a part of {weight.path} in {self._where()}"
         bias = weight.module._parameters.get("bias") if self._is_linear(weight.module) else product.bias

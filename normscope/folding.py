@@ -38,7 +38,7 @@ def fold(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Fold:
-    """Fold the fixed scale and shift of replaced layers into the Linears that read them; the model stays as it is.
+    """Fold the fixed scale and shift of replaced layers into the Linears that read them; the model stays.
 
         known = normscope.calibrate(model, texts, tokenizer=tokenizer)
         fold = normscope.fold(model, batch, statistics=known)
@@ -65,7 +65,7 @@ def fold(
 
 
 def foldable(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
-    """Fold what one forward lets be folded, unproven; `run` is that forward and returns what the model does."""
+    """Fold what one forward lets be folded, unproven; `run` is it and returns what the model does."""
     consumers = Consumers(swap.model, [each.norm for each in swap.replacements.values()])
     with swap.replacing(swap.names), consumers.watching():
         returned = run()
@@ -136,8 +136,8 @@ class Difference:
 def _compared(a: Tensor, b: Tensor) -> Tensor:
     """Return the largest difference of two tensors, and the largest number of the first: (2,)."""
     rows = [torch.zeros(2, dtype=torch.float64)]
-    for x, y in zip(a.reshape(-1).split(PART), b.reshape(-1).split(PART), strict=True):
-        x, y = x.double().cpu(), y.double().cpu()
+    for part, other in zip(*(torch.split(v.reshape(-1), PART) for v in (a, b)), strict=True):
+        x, y = part.double().cpu(), other.double().cpu()
         apart = torch.where(x == y, 0.0, (x - y).abs())  # Where both are infinite, too.
         size = x.abs().where(x.isfinite(), 0.0)
         rows += [torch.stack([apart.max(), size.max()])] if len(x) else []
@@ -163,10 +163,9 @@ def proven(swap: Swap, made: Fold, runs: Callable[[], Iterable[Run]]) -> Proven:
     `runs` gives the batches anew at each call.
     """
     most = tolerance(swap.model)
-    alone = dict(
-        zip(made.layers, _differences(swap, made, [(name,) for name in made.layers], runs), strict=True)
-    )
-    against = {name: _unequal(found, most) for name, found in alone.items()}
+    found = _differences(swap, made, [(name,) for name in made.layers], runs)
+    alone = dict(zip(made.layers, found, strict=True))
+    against = {name: _unequal(each, most) for name, each in alone.items()}
     made = _without(made, {name: why for name, why in against.items() if why})
     (together,) = _differences(swap, made, [tuple(made.layers)], runs)
     if made.layers and (why := _unequal(together, most)):
