@@ -53,7 +53,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(D, elementwise_affine=affine)
         self.one, self.two = nn.Linear(D, D), nn.Linear(D, 5, bias=False)
-        self.head = nn.Linear(D, 3)
+        self.head = nn.Linear(D, 4)
         self.table = nn.Embedding(7, D)
         self.matrix = nn.Parameter(torch.randn(D, 4))
         self.vector = nn.Parameter(torch.randn(4))
@@ -211,6 +211,13 @@ READS: dict[str, tuple[Callable[[Any, Tensor], Any], str | None]] = {
     "a made weight": (lambda m, x: functional.linear(m.norm(x), 2 * m.one.weight), "read with a weight"),
     "a part of a weight": (lambda m, x: functional.linear(m.norm(x), m.one.weight[:9]), "read with a part"),
     "a weight in passing": (lambda m, x: functional.linear(m.norm(x), m.two.weight), "read by a product"),
+    "windows": (lambda m, x: m.one(m.norm(x).view(-1).unfold(0, D, 4)), "read in part, or turned"),
+    "moved on": (lambda m, x: m.one(m.norm(x).view(-1)[4 : 4 + 3 * D].view(3, D)), "read in part, or turned"),
+    "a column": (lambda m, x: m.one(m.norm(x[0, :1].expand(D, D))[:, 0][None]), "read in part, or turned"),
+    "another's bias": (
+        lambda m, x: torch.addmm(m.head.bias, m.norm(x).view(-1, D), m.matrix),
+        "read by a product",
+    ),
     "keywords": (lambda m, x: m.one(m.norm(input=x)), "it is called with more than its input"),
     "nothing": (lambda m, x: (m.norm(x), m.one(x))[1], "nothing reads it"),
     "never": (lambda m, x: m.one(x), "it was never called"),
@@ -239,7 +246,7 @@ def test_two_norms_that_share_a_linear_and_tied_linears_are_refused() -> None:
     model.other = nn.LayerNorm(D)
     assert {*folded(model, X).refused.values()} == {"one.weight is used with another input, too"}
     tied = Block(lambda m, x: m.head(m.norm(x)))
-    tied.table = nn.Embedding(3, D)
+    tied.table = nn.Embedding(4, D)
     tied.table.weight = tied.head.weight
     assert folded(tied, X).refused["norm"] == "head.weight is tied to table.weight: untie them first"
 
