@@ -16,7 +16,7 @@ from normscope.calibration import Calibration
 from normscope.consumers import Consumer, Consumers
 from normscope.folds import Change, Fold, Folded, changed, digest
 from normscope.forward import evaluating, tensors_in
-from normscope.replacements import Line
+from normscope.replacements import Line, obstacle
 from normscope.report import Report
 from normscope.swap_plan import FITTED, require_fixed
 from normscope.swapping import Swap
@@ -67,15 +67,16 @@ def fold(
 def foldable(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
     """Fold what one forward lets be folded, unproven; `run` is it and returns what the model does."""
     consumers = Consumers(swap.model, [each.norm for each in swap.replacements.values()])
-    with swap.replacing(swap.names), consumers.watching():
+    with swap.settling(), consumers.watching():
         returned = run()
     modules = dict(named_modules(swap.model))
     layers: dict[str, Folded] = {}
     refused: dict[str, str] = {}
     for name, replacement in swap.replacements.items():
         found = consumers.of(replacement.norm, returned)
-        if isinstance(found, str):
-            refused[name] = found
+        why = found if isinstance(found, str) else obstacle(replacement.norm)
+        if isinstance(found, str) or why is not None:
+            refused[name] = str(why)
         else:
             line = replacement.line()
             parameters = {key: value for each in found for key, value in _parameters(each, line)}

@@ -296,6 +296,27 @@ def test_no_number_is_equal_to_nothing() -> None:
     assert folded(model, X).refused["norm"].startswith("folded, an output differs by nan")
 
 
+def test_what_a_swap_blows_up_is_not_equal_but_no_other_layer_minds() -> None:
+    model, norms = models.gpt2(), known(models.gpt2())
+    huge = Statistics(slope=torch.full((D,), 1e30).double(), intercept=torch.zeros(D).double())
+    norms = norms.with_layer("transformer.h.0.ln_1", huge)
+    fold = normscope.fold(model, ids(), statistics=norms)
+    assert fold.refused["transformer.h.0.ln_1"].startswith("folded, an output differs by nan")
+    assert [*fold.layers] == [f"transformer.h.{i}.ln_{j}" for i, j in ((0, 2), (1, 1), (1, 2))]
+
+
+def test_what_is_no_plain_norm_is_not_folded() -> None:
+    class Cubed(nn.LayerNorm):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) ** 3
+
+    model = Block(lambda m, x: m.one(m.norm(x)))
+    model.norm = Cubed(D)
+    names = Calibration("m", {"norm": known(Block(lambda m, x: x)).layers["norm"]})
+    fold = normscope.fold(model, {"x": X}, statistics=names)
+    assert fold.refused["norm"] == "Cubed matches no formula of ours"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes(dtype: torch.dtype) -> None:
     model = models.gpt2().to(dtype)
