@@ -104,7 +104,7 @@ def main() -> None:
         f"{fold.effect.loss.mean:.3f}, {speed(model, folded, inputs):.2f}x as fast; "
         f"folded is frozen up to {fold.relative_difference:.0e}"
     )
-    print(f"\nnot in demo: {why.name} is {why.reason}")
+    print(f"\nnot in demo: {why.name}: {why.reason}")
     print(f"\n{'norms, the most tolerant first':32} best BN fit r2   loss, frozen so far   folded into")
     into = {layer.name: ", ".join(layer.into) or layer.reason for layer in fold.layers}
     for step in steps:

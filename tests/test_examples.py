@@ -36,9 +36,7 @@ def test_freeze_layernorm() -> None:
     assert float(found[3]) < 1.02 * float(found[2])
     assert float(found[4]) > 0
     assert float(found[5]) < 1e-4
-    assert why.startswith(
-        "not in demo: encoder.layer.5.attention.output.LayerNorm is read by the addition in"
-    )
+    assert why.startswith("not in demo: encoder.layer.5.attention.output.LayerNorm: read by the addition in")
     assert head.startswith("norms, the most tolerant first")
     assert sum("attn.c_attn" in row or "mlp.c_fc" in row for row in rows) + ("lm_head" in out) == int(
         found[1]
