@@ -10,6 +10,7 @@ __all__ = [
     "Calibration",
     "Comparison",
     "Drawing",
+    "Fold",
     "Loading",
     "NormscopeError",
     "Outline",
@@ -22,10 +23,12 @@ __all__ = [
     "calibrate",
     "compare",
     "explain",
+    "fold",
     "inspect",
     "list_layers",
     "merge",
     "read_calibration",
+    "read_fold",
     "read_report",
     "register",
     "swap",
@@ -43,6 +46,7 @@ _HOMES = {
     "Calibration": "normscope.calibration",
     "Comparison": "normscope.comparison",
     "Drawing": "normscope.draws",
+    "Fold": "normscope.folds",
     "Loading": "normscope.source",
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.outline",
@@ -55,9 +59,11 @@ _HOMES = {
     "calibrate": "normscope.calibration_scan",
     "compare": "normscope.drift",
     "explain": "normscope.glossary.lookup",
+    "fold": "normscope.folding",
     "inspect": "normscope.scan",
     "list_layers": "normscope.layer_list",
     "read_calibration": "normscope.calibration",
+    "read_fold": "normscope.folds",
     "read_report": "normscope.report",
     "register": "normscope.registry",
     "swap": "normscope.swap_scan",
@@ -80,6 +86,8 @@ if TYPE_CHECKING:
     from normscope.draws import Drawing
     from normscope.drift import compare
     from normscope.errors import NormscopeError
+    from normscope.folding import fold
+    from normscope.folds import Fold, read_fold
     from normscope.glossary.lookup import explain
     from normscope.layer_list import list_layers
     from normscope.merging import merge

@@ -1,5 +1,7 @@
 """Texts tokenised, ordered by length and padded into batches that a model can be called with."""
 
+import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -126,6 +128,9 @@ class _Text(NamedTuple):
 class Batches:
     """The batches of `texts`, to be iterated once; a window of texts is held, never all of them.
 
+    With `keep` all batches are held, and can be iterated again without tokenising again. `batching` may
+    be changed until then.
+
     `max_length` is the model's own limit in tokens (see `length_limit`), then, as an attribute, the one
     that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
     keeps a closing [SEP].
@@ -147,27 +152,47 @@ class Batches:
         batching: Batching,
         *,
         max_length: int | None,
+        keep: bool = False,
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
         self.texts = self.skipped = self.truncated = self.pending = 0
         self.ended = False
-        self._source = enumerate(texts)
+        self._texts = iter(texts)
+        self._source = enumerate(self._texts)
         self._tokenizer: Any = tokenizer
-        self._batching = batching
-        self.limit = batching.limit
+        self.batching = batching
+        self._kept: list[Batch] | None = [] if keep else None
         added = _template(tokenizer)
         self.max_length = _agreed_length(batching.max_length, max_length, len(added))
         self._excluded: set[int] = set()
         if batching.special_tokens == "exclude":
             self._excluded = _special_ids(tokenizer, added)
 
+    @property
+    def expected(self) -> int | None:
+        """Guess how many texts there are; None while a source that has not ended gives no hint."""
+        if self.ended:
+            return self.texts
+        left = operator.length_hint(self._texts)
+        most = math.inf if self.batching.limit is None else self.batching.limit
+        return int(min(self.texts + left, most)) if left else None
+
     def __iter__(self) -> Iterator[Batch]:
-        size = self._batching.batch_size
+        if self._kept and self.ended and not self.pending:
+            yield from self._kept
+            return
+        for batch in self._made():
+            if self._kept is not None:
+                self._kept.append(batch)
+            yield batch
+
+    def _made(self) -> Iterator[Batch]:
+        size = self.batching.batch_size
         rows: list[_Row] = []
         for window in self._windows():
             rows += self._tokenise(window)
-            if self._batching.order == "length":
+            if self.batching.order == "length":
                 rows.sort(key=lambda row: len(row.ids), reverse=True)
             # What does not fill a batch waits for the next window: only the last batch is smaller.
             while len(rows) >= size:
@@ -176,15 +201,15 @@ class Batches:
             yield self._pad(self._take(rows))
 
     def _take(self, rows: list[_Row]) -> list[_Row]:
-        taken = rows[: self._batching.batch_size]
+        taken = rows[: self.batching.batch_size]
         del rows[: len(taken)]
         self.pending = len(rows)
         return taken
 
     def _windows(self) -> Iterator[list[_Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
-        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._batching.batch_size)
-        left = self._batching.limit
+        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self.batching.batch_size)
+        left = self.batching.limit
         window: list[_Text] = []
         characters = 0
         while left is None or left > 0:

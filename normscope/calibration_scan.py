@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from normscope.batches import Batching
+from normscope.batches import Batches, Batching
 from normscope.calibration import Calibration
 from normscope.errors import UsageError
 from normscope.kinds import require_kinds
@@ -16,7 +16,7 @@ from normscope.media import Given
 from normscope.moments import Moments
 from normscope.replacements import Statistics, obstacle
 from normscope.report import LayerReport, Report
-from normscope.scan import Clock, Progress, as_loaded, measure
+from normscope.scan import Clock, Progress, as_loaded, measure, text_batches
 from normscope.source import Loading
 from normscope.watcher import watch
 
@@ -59,13 +59,13 @@ def calibrate(
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
-    return calibrated(loaded, given.texts or (), batching, clock, layers, exclude).calibration
+    batches = text_batches(loaded, given.texts or (), batching)
+    return calibrated(loaded, batches, clock, layers, exclude).calibration
 
 
 def calibrated(
     loaded: Loaded,
-    texts: Iterable[str],
-    batching: Batching,
+    batches: Batches,
     clock: Clock,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -74,7 +74,7 @@ def calibrated(
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
         capture.scales = Moments.empty(1, 1)
-    report = measure(loaded, Given(texts), batching, watcher, clock)
+    report = measure(loaded, Given(()), batches.batching, watcher, clock, batches=batches)
     found: dict[str, Statistics] = {}
     notes = []
     for capture in watcher.captures:

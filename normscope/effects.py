@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normscope.bootstrap import COVERAGE
+from normscope.likeness import likeness_kept
 from normscope.readout import Answer, Question
 from normscope.swap_report import Effect, Estimate
 
@@ -98,7 +99,7 @@ def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
         hidden_cosine=estimate(_ratio(weights, sums["cosine"], sums["tokens"])),
         relative_l2=estimate(_ratio(weights, sums["error"], sums["power"]).sqrt()),
         sentence_cosine=estimate(_ratio(weights, alike, one)),
-        similarity_correlation=similarity_correlation(sums["own"], sums["other"]),
+        similarity_correlation=_likeness(sums["own"][:SIMILAR], sums["other"][:SIMILAR]),
         loss=loss,
         perplexity=perplexity(loss),
         kl=loss_of(sums, "kl", weights),
@@ -128,22 +129,9 @@ def estimate(values: Tensor) -> Estimate:
     return Estimate(float(values[0]), float(low), float(high))
 
 
-def similarity_correlation(own: Tensor, other: Tensor) -> float:
-    """Return Pearson's correlation of two similarity matrices, over all pairs of two texts.
-
-    The matrices hold the cosines of sentence vectors (N, D). NaN for fewer than three texts.
-    """
-    if len(own) < 3:
-        return math.nan
-    own, other = own[:SIMILAR], other[:SIMILAR]
-    rows, columns = torch.triu_indices(len(own), len(own), 1)
-    pairs = torch.stack([_similarities(vectors)[rows, columns] for vectors in (own, other)])
-    return float(torch.corrcoef(pairs)[0, 1])
-
-
-def _similarities(vectors: Tensor) -> Tensor:
-    unit = functional.normalize(vectors, dim=1)
-    return unit @ unit.T
+def _likeness(own: Tensor, other: Tensor) -> float:
+    once = torch.ones(1, len(own), dtype=own.dtype)
+    return float(likeness_kept(own, other, once)) if len(own) > 2 else math.nan
 
 
 def _ratio(weights: Tensor, part: Tensor, whole: Tensor) -> Tensor:

@@ -90,36 +90,6 @@ def sentence_vectors(rows: LayerRows) -> dict[str, Tensor]:
     return {"own": rows.output.double(), "sequence": sequence, "feature": feature}
 
 
-def cosine(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean cosine (R,) between sentence vectors (N, D)."""
-    alike = torch.nn.functional.cosine_similarity(own, other, dim=1)
-    return weights @ alike / weights.sum(1)
-
-
-def likeness_kept(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
-    """Return the correlation (R,) of two similarity matrices over all pairs of texts.
-
-    The matrices hold the cosines of sentence vectors (N, D); pairs of a text with itself are left out.
-    """
-    a, b = (_similarities(vectors) for vectors in (own, other))
-    pairs = 1 - torch.eye(len(a), dtype=a.dtype)
-    n, sum_a, sum_b, aa, bb, ab = (
-        _over_pairs(values * pairs, weights) for values in (torch.ones_like(a), a, b, a * a, b * b, a * b)
-    )
-    covariance = ab - sum_a * sum_b / n
-    spread = (aa - sum_a.square() / n) * (bb - sum_b.square() / n)
-    return covariance / spread.clamp(min=0).sqrt()
-
-
-def _similarities(vectors: Tensor) -> Tensor:
-    unit = torch.nn.functional.normalize(vectors, dim=1)
-    return unit @ unit.T
-
-
-def _over_pairs(values: Tensor, weights: Tensor) -> Tensor:
-    return ((weights @ values) * weights).sum(1)
-
-
 def late_share(lengths: Tensor, weights: Tensor) -> Tensor:
     """Return the share (R,) of the positions that fewer than half of the texts reach."""
     reached = (lengths[:, None] > torch.arange(int(lengths.max()))).double()  # (N, T)

@@ -15,6 +15,7 @@ from normscope.claims import CLAIMS, Claim
 from normscope.draws import Plan
 from normscope.evidence import LayerRows
 from normscope.filling import Flags, filling
+from normscope.likeness import likeness_kept
 from normscope.noise import Noise, noise
 from normscope.why_report import Evidence, Finding, Interval
 
@@ -164,7 +165,7 @@ def _meaning(material: Material) -> Numbers:
     for rows in material.ordinary:
         vectors = evidence.sentence_vectors(rows)
         for view, found in kept.items():
-            found.append(evidence.likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))
+            found.append(likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))
     name = "correlation kept by scaling within the text, less that kept by BN"
     differences = [a - b for a, b in zip(kept["sequence"], kept["feature"], strict=True)]
     likenesses = "correlation of texts' likenesses, scaled"

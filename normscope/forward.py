@@ -1,6 +1,6 @@
 """How a model is run for its norm layers alone, and what it says when it fails."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -64,6 +64,17 @@ class Forward:
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
             for name, value in given.items()
         }
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Find the tensors in what a model returns: in mappings, tuples and lists."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from tensors_in(tuple(output.values()))
+    elif isinstance(output, tuple | list):
+        for item in output:
+            yield from tensors_in(item)
 
 
 def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

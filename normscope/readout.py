@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normscope.batches import Batch, Batching
 from normscope.errors import RunError
-from normscope.forward import Forward
+from normscope.forward import Forward, tensors_in
 from normscope.scan import decoder_valid
 
 # The share of a text's tokens that a masked language model is asked for: Devlin et al. 2018, BERT.
@@ -101,6 +101,16 @@ class Readout:
                 "expected one; use a model of text, or normscope.swapped in Python"
             )
         return Answer(hidden, None if self.head is None else self._logits(output, question))
+
+    def output(self, question: Question) -> Any:
+        """Run the model and return what it returns; RunError when it fails."""
+        return self._forward(question.inputs)
+
+    def returned(self, question: Question) -> list[Tensor]:
+        """Run the model and return every tensor that it returns, those of all tokens at the valid ones."""
+        found = tensors_in(self.output(question))
+        valid = question.valid
+        return [v[valid.to(v.device)] if v.shape[:2] == valid.shape else v for v in found]
 
     def _logits(self, output: Any, question: Question) -> Tensor:
         logits = getattr(output, "logits", None)

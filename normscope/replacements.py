@@ -62,6 +62,18 @@ class Statistics:
         return [name for name in NEEDS[kind] if getattr(self, name) is None]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A replacement as one map for all tokens: y = scale * x + shift, each (D,) float64 in memory.
+
+    Where it is `centred`, of x less its mean over features.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    centred: bool
+
+
 class Replacement:
     """One layer's output as it would be with other statistics, once the layer's formula is settled.
 
@@ -96,6 +108,26 @@ class Replacement:
         if norm.feature_axis == 1 and given.dim() > 2:
             return out.reshape(given.movedim(1, -1).shape).movedim(-1, 1)
         return out.reshape(given.shape)
+
+    def line(self) -> Line:
+        """Return it and the layer's affine as one map, for a kind of FIXED and one affine for all heads."""
+        norm, formula, known = self.norm, _settled(self.norm), self.statistics.known()
+        one = torch.ones(norm.features, dtype=torch.float64)
+        scale, shift = one, 0 * one
+        if self.kind == BATCHNORM:
+            scale = (known["variance"] + formula.eps).rsqrt()
+            shift = -known["mean"] * scale
+        elif self.kind == FITTED:
+            scale, shift = known["slope"], known["intercept"]
+        elif self.kind == FROZEN:
+            scale = known["scale"] * one
+        weight, bias = (_parameter(norm, name, torch.float64) for name in ("weight", "bias"))
+        if weight is not None:
+            factor = formula.offset + weight.detach().cpu()
+            scale, shift = scale * factor, shift * factor
+        if bias is not None:
+            shift = shift + bias.detach().cpu()
+        return Line(scale, shift, self.kind == FROZEN and formula.kind == "layernorm")
 
     def _normalise(self, rows: Tensor, formula: Formula, valid: Tensor) -> Tensor:
         if self.kind == IDENTITY:

@@ -1,10 +1,8 @@
 """The loop: texts, images or sounds through the model, every normalization layer measured on the way."""
 
-import math
-import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +122,13 @@ def measure(
     clock: "Clock",
     kept: Kept | None = None,
     *,
+    batches: Batches | None = None,
     moments: bool = False,
 ) -> Report:
-    """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
+    """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too.
+
+    `batches` are those of the texts where they are at hand.
+    """
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
@@ -135,7 +137,8 @@ def measure(
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
-            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, kept)
+            batches = batches or text_batches(loaded, given.texts or (), batching)
+            run, notes = _run_texts(loaded, batches, watcher, forward, clock, kept)
         else:
             run, notes = _run_media(loaded, given, batching, watcher, forward, clock)
     _require_numbers(watcher)
@@ -150,38 +153,41 @@ def measure(
 
 def _run_texts(
     loaded: Loaded,
-    given: Given,
-    batching: Batching,
+    batches: Batches,
     watcher: Watcher,
     forward: Forward,
     clock: "Clock",
     kept: Kept | None,
 ) -> tuple[RunInfo, list[str]]:
-    texts = iter(() if given.texts is None else given.texts)
-    tokenizer: Any = loaded.tokenizer
-    notes = _probe(watcher, forward, tokenizer)
+    notes = _probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.
-        batching = replace(batching, batch_size=1)
+        batches.batching = replace(batches.batching, batch_size=1)
     if kept is not None:
         kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
             capture.kept = kept.layer(capture.norm.name)
-    limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    batches = Batches(texts, tokenizer, batching, max_length=limit)
+    done = 0
     for batch in batches:
         if kept is not None:
             kept.begin(batch)
         watcher.mask = batch.valid
-        watcher.decoder_mask = decoder_valid(batch, batching)
+        watcher.decoder_mask = decoder_valid(batch, batches.batching)
         forward(batch.inputs)
-        done = batches.texts - batches.pending
-        clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
+        done += len(batch.sources)
+        clock.show("run", done, watcher.tally.tokens, batches.expected)
     if not watcher.tally.tokens:
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
         )
-    return run_info(watcher.tally, batches, batching), notes
+    return run_info(watcher.tally, batches), notes
+
+
+def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, keep: bool = False) -> Batches:
+    """Return the batches of texts for a model, no longer than it takes; `keep` is as in `Batches`."""
+    tokenizer: Any = loaded.tokenizer
+    limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
+    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
 
 
 def _run_media(
@@ -197,7 +203,7 @@ def _run_media(
     return run, []
 
 
-def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+def _probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
     """Run a batch whose sizes are all different, so that every layer tells its input's axes apart.
 
     Returns why texts must be run one by one, if they must.
@@ -232,16 +238,7 @@ def _require_numbers(watcher: Watcher) -> None:
         )
 
 
-def _expected(batches: Batches, texts: Iterator[str]) -> int | None:
-    """Guess how many texts there are; None while a source that has not ended gives no hint."""
-    if batches.ended:
-        return batches.texts
-    left = operator.length_hint(texts)
-    most = math.inf if batches.limit is None else batches.limit
-    return int(min(batches.texts + left, most)) if left else None
-
-
-def run_info(tally: Tally, batches: Batches, batching: Batching) -> RunInfo:
+def run_info(tally: Tally, batches: Batches) -> RunInfo:
     """Return an account of the batches of texts that a tally has counted."""
     return replace(
         tally.run_info(),
@@ -249,9 +246,9 @@ def run_info(tally: Tally, batches: Batches, batching: Batching) -> RunInfo:
         skipped_texts=batches.skipped,
         truncated_texts=batches.truncated,
         max_length=batches.max_length,
-        special_tokens=batching.special_tokens,
-        batch_size=batching.batch_size,
-        order=batching.order,
+        special_tokens=batches.batching.special_tokens,
+        batch_size=batches.batching.batch_size,
+        order=batches.batching.order,
     )
 
 

@@ -90,6 +90,41 @@ class Step(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class FoldedLayer(Record):
+    """What became of a replaced layer: folded `into` the Linears of these names, or the `reason` why not.
+
+    The differences are those of the model's outputs, this layer alone replaced and then folded; NaN where
+    it was not tried.
+    """
+
+    name: str
+    into: tuple[str, ...]
+    reason: str | None
+    largest_difference: float
+    relative_difference: float
+
+
+@dataclass(frozen=True, eq=False)
+class FoldInfo(Record):
+    """The layers that the Linears after them do the work of, and the proof that the outputs are equal.
+
+    Up to `tolerance`, a relative difference, they count as equal. The differences are those of all folded
+    layers together, and the `effect` is theirs: None without any.
+    """
+
+    tolerance: float
+    largest_difference: float
+    relative_difference: float
+    effect: Effect | None
+    layers: tuple[FoldedLayer, ...]
+
+    @property
+    def folded(self) -> list[FoldedLayer]:
+        """Return the layers that were folded."""
+        return [layer for layer in self.layers if layer.reason is None]
+
+
+@dataclass(frozen=True, eq=False)
 class CalibrationInfo(Record):
     """What the statistics were taken from, none of it held out, and whether they were taken again."""
 
@@ -103,7 +138,7 @@ class SwapReport(Record):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` is about the held-out texts, `kind` says what the layers are replaced by. `cumulative` is None
-    unless it was asked for.
+    unless it was asked for, nor is `fold`.
     """
 
     normscope: str
@@ -117,6 +152,7 @@ class SwapReport(Record):
     all_: Together
     cumulative: tuple[Step, ...] | None
     warnings: tuple[str, ...]
+    fold: FoldInfo | None = None
 
     def __repr__(self) -> str:
         return f"<SwapReport of {self.model.id}: {len(self.layers)} layers replaced by {self.kind}>"

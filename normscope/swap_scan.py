@@ -12,14 +12,24 @@ from torch import nn
 from normscope import __version__
 from normscope.batches import Batching
 from normscope.calibration_scan import Calibrated, calibrated
+from normscope.folding import Difference, Proven
 from normscope.forward import evaluating
 from normscope.held_out import Parted, part
 from normscope.kinds import TEXT, require_kinds
 from normscope.loading import Loaded, quiet
-from normscope.scan import Progress, as_loaded, layer_names
+from normscope.scan import Progress, as_loaded, layer_names, text_batches
 from normscope.source import Loading
 from normscope.swap_plan import Swapping
-from normscope.swap_report import CalibrationInfo, Effect, LayerSwap, Step, SwapReport, Together
+from normscope.swap_report import (
+    CalibrationInfo,
+    Effect,
+    FoldedLayer,
+    FoldInfo,
+    LayerSwap,
+    Step,
+    SwapReport,
+    Together,
+)
 from normscope.swap_trial import Trial, Variant, Work
 from normscope.wrappers import as_written
 
@@ -47,7 +57,8 @@ def swap(
     `texts`; the effects are measured on the others, and a text that is among both is held out of these.
     Each layer is replaced alone, then all are; `swapping` says by what, and what else is tried. `layers`
     and `exclude` are globs that choose the layers to replace. With `save` the statistics go to that
-    folder, for `read_calibration`. All else is as for `inspect`. The model comes back as it was.
+    folder, for `read_calibration`, and what was folded, for `read_fold`. All else is as for `inspect`. The
+    model comes back as it was.
 
     Raises what `inspect` raises, TextError when no text is left to hold out, and UsageError when no
     layer can be replaced.
@@ -59,15 +70,19 @@ def swap(
     parted = part(texts, calibration, batching.limit)
     batching = replace(batching, limit=None)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
-    known = calibrated(loaded, parted.calibration, batching, work, layers, exclude)
+    batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)
+    known = calibrated(loaded, batches, work, layers, exclude)
     work.finish(known.report.run.texts, known.report.run.tokens)
-    # One by one, where the calibration had to run so.
-    batching = replace(batching, batch_size=known.report.run.batch_size or 1)
-    trial = Trial(loaded, parted, batching, swapping, known, work)
+    trial = Trial(loaded, parted, batches, swapping, known, work)
     with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
         report = _tried(trial, swapping, known, parted)
+        proven = trial.folded() if swapping.fold else None
+        if proven is not None:
+            report = replace(report, fold=_fold_info(trial, proven))
     if save is not None:
         trial.calibration.save(save)
+        if proven is not None:
+            proven.fold.save(save)
     return replace(report, run=replace(report.run, seconds=work.seconds()))
 
 
@@ -117,6 +132,22 @@ def _cumulative(
         between = trial.effects(variants) if variants else []
         effects = [tolerant[0].effect, *between, together][: len(order)]
     return tuple(Step(name, count + 1, effects[count]) for count, name in enumerate(order))
+
+
+def _fold_info(trial: Trial, proven: Proven) -> FoldInfo:
+    names, nothing = tuple(proven.fold.layers), Difference()
+    layers = []
+    for name in trial.names:
+        tried, folded = proven.alone.get(name, nothing), proven.fold.layers.get(name)
+        into, why = (folded.into, None) if folded is not None else ((), proven.fold.refused[name])
+        layers.append(FoldedLayer(name, into, why, tried.absolute, tried.relative))
+    return FoldInfo(
+        proven.tolerance,
+        proven.together.absolute,
+        proven.together.relative,
+        trial.effects([names])[0] if names else None,
+        tuple(layers),
+    )
 
 
 def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:

@@ -3,21 +3,23 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from normscope.alignment import TokenMask
-from normscope.batches import Batches, Batching, length_limit
+from normscope.batches import Batches
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.effects import Comparison, effect, loss_of, perplexity
 from normscope.errors import RunError, TextError
+from normscope.folding import Proven, Run, foldable, proven
 from normscope.held_out import Parted
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
-from normscope.scan import Clock, Progress, decoder_valid, run_info
+from normscope.scan import Clock, Progress, decoder_valid, run_info, text_batches
 from normscope.swap_plan import Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap
@@ -28,6 +30,7 @@ DRAWS = 1000
 
 # The layers that are replaced at once, by name.
 Variant = tuple[str, ...]
+T = TypeVar("T")
 
 
 class Work(Clock):
@@ -49,34 +52,35 @@ class Work(Clock):
 
 
 class Trial:
-    """One model, its calibration, and the held-out batches on which its layers are replaced."""
+    """One model, its calibration, and the held-out batches on which its layers are replaced.
+
+    `batches` are those it was calibrated on.
+    """
 
     def __init__(
         self,
         loaded: Loaded,
         texts: Parted,
-        batching: Batching,
+        batches: Batches,
         swapping: Swapping,
         known: Calibrated,
         work: Work,
     ) -> None:
-        self._loaded, self._texts, self._batching, self._work = loaded, texts, batching, work
+        self._loaded, self._known, self._batching, self._work = loaded, batches, batches.batching, work
         self.names: Variant = tuple(known.calibration.layers)
         self.calibration = replace(known.calibration, kind=swapping.kind, replaced=self.names)
-        self.readout = Readout(loaded.model, loaded.tokenizer, batching, swapping.seed)
+        self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
         self._swap = Swap(loaded.model, swapping.kind, known.calibration, list(map(glob.escape, self.names)))
         self._prefix = Prefix(loaded.model, self._swap.modules)
         self._replays: bool | None = None
-        tokenizer: Any = loaded.tokenizer
-        limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-        source = Batches(texts.held_out, tokenizer, batching, max_length=limit)
+        source = text_batches(loaded, texts.held_out, self._batching)
         self._batches = list(source)
         if not self._batches:
             raise TextError("no held-out text has a token to count; expected at least one; give other texts")
         tally = Tally()
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
-        self.run = replace(run_info(tally, source, batching), skipped_texts=source.skipped + texts.skipped)
+        self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self._weights = resamples(self.run.texts, swapping.seed, DRAWS)
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
@@ -118,18 +122,43 @@ class Trial:
         )
 
     def _answer(self, question: Question) -> Answer:
-        answer = self.readout.read(question)
+        return self._counted(question, self.readout.read)
+
+    def _counted(self, question: Question, read: Callable[[Question], T]) -> T:
+        answer = read(question)
         self._work.finish(len(question.valid), int(question.valid.sum()))
         self._work.show("run")
         return answer
+
+    def folded(self) -> Proven:
+        """Fold the layers that can be, by the statistics of now, and prove that on the held-out texts."""
+        least = min(self._batches, key=lambda batch: batch.mask.numel())
+        question = self.readout.ask(least)
+        made = foldable(self._swap, self._loaded.id, lambda: self.readout.output(question))
+        if self._work.expected is not None:
+            # The untouched model runs for the layers alone, for all together, and for their effect.
+            runs = 2 * len(made.layers) + 1 + 3 + 2
+            self._work.expected += runs * self.run.texts if made.layers else 0
+        return proven(self._swap, made, self._runs)
+
+    def _runs(self) -> Iterator[Run]:
+        for batch in self._batches:
+            question = self.readout.ask(batch)
+            with self._prefix.recording():
+                self._counted(question, self.readout.returned)
+
+            def run(names: Sequence[str], question: Question = question) -> list[Tensor]:
+                with self._prefix.replaying(names if self._replays else ()):
+                    return self._counted(question, self.readout.returned)
+
+            yield run
+        self._prefix.clear()
 
     def growing(self, order: Variant) -> Iterator[Variant]:
         """Give an order's first layer, first two, ...: each is calibrated with those before in place."""
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
-                known = calibrated(
-                    self._loaded, self._texts.calibration, self._batching, self._work, [glob.escape(name)]
-                )
+                known = calibrated(self._loaded, self._known, self._work, [glob.escape(name)])
             self._work.finish(known.report.run.texts, known.report.run.tokens)
             self._swap.recalibrate(name, known.calibration.layers[name])
             self.calibration = self.calibration.with_layer(name, known.calibration.layers[name])

@@ -78,6 +78,11 @@ class Swap:
         return tuple(self._layers)
 
     @property
+    def replacements(self) -> dict[str, Replacement]:
+        """What replaces them, by name."""
+        return {name: layer.replacement for name, layer in self._layers.items()}
+
+    @property
     def modules(self) -> dict[str, nn.Module]:
         """The layers themselves, by name."""
         return {name: layer.module for name, layer in self._layers.items()}
@@ -110,6 +115,23 @@ class Swap:
                     open_.callback(module.register_forward_hook(self._after, always_call=True).remove)
             yield
 
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Find the layers' formulas by what they give in a forward, and replace none."""
+        with ExitStack() as open_:
+            open_.enter_context(as_written(self._given))
+            for layer in self._layers.values():
+                hook = layer.module.register_forward_hook(self._settling(layer), with_kwargs=True)
+                open_.callback(hook.remove)
+            yield
+
+    def _settling(self, layer: _Layer) -> Any:
+        def settle(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if isinstance(output, Tensor) and not layer.replacement.norm.settled:
+                _settle(layer, _given(args, kwargs), output, Scope(None))
+
+        return settle
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
 
@@ -118,7 +140,7 @@ class Swap:
 
     def _replacing(self, layer: _Layer) -> Any:
         def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+            given = _given(args, kwargs)
             scope = self._scopes.current or Scope(None)
             if not isinstance(output, Tensor) or output.shape != given.shape:
                 name = layer.replacement.norm.name
@@ -175,6 +197,10 @@ def _may_be_replaced(norm: NormLayer, known: Calibration | None) -> bool:
 def _layer(norm: NormLayer, kind: str, known: Calibration | None) -> _Layer:
     statistics = None if known is None else known.layers[norm.name]
     return _Layer(Replacement(norm, kind, statistics), LayerCapture(norm))
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
 
 
 def _settle(layer: _Layer, given: Tensor, output: Tensor, scope: Scope) -> None:

@@ -44,6 +44,8 @@ from normscope.swap_report import (
     CalibrationInfo,
     Effect,
     Estimate,
+    FoldedLayer,
+    FoldInfo,
     LayerSwap,
     Step,
     SwapReport,
@@ -246,8 +248,12 @@ def swap_report(
     head: str | None = "causal",
     cumulative: bool = True,
     broken: bool = False,
+    fold: bool = False,
 ) -> SwapReport:
-    """What replacing such layers does; with `broken` the first layer's replacement gives no numbers."""
+    """What replacing such layers does; with `broken` the first layer's replacement gives no numbers.
+
+    With `fold` every third layer is folded.
+    """
     base = report([layer(name, i) for i, name in enumerate(names)], id=id)
     damages = [0.9 / (1 + (5 * i) % 13) ** 1.5 for i in range(len(names))]
     if broken:
@@ -270,7 +276,19 @@ def swap_report(
         Together(_effect(0.97, head)),
         tuple(steps) if cumulative else None,
         ("a note",),
+        _fold(names, head) if fold else None,
     )
+
+
+def _fold(names: Sequence[str], head: str | None) -> FoldInfo:
+    layers = []
+    for i, name in enumerate(names):
+        parent = name.rpartition(".")[0]
+        into = (f"{parent}.attn.q_proj", f"{parent}.attn.k_proj", f"{parent}.attn.v_proj")
+        why = f"read by the addition in {parent}"
+        kept = FoldedLayer(name, (), why, NAN, NAN)
+        layers.append(kept if i % 3 else FoldedLayer(name, into, None, 1e-6 * (i + 1), 2.5e-7 * (i + 1)))
+    return FoldInfo(3.45e-4, 1.9e-5, 3.1e-6, _effect(0.4, head), tuple(layers))
 
 
 def _effect(damage: float, head: str | None) -> Effect:

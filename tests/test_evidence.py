@@ -9,13 +9,12 @@ import torch
 from normscope.bootstrap import interval, weights
 from normscope.evidence import (
     LayerRows,
-    cosine,
     explained_by_position,
     explained_by_text,
     late_share,
-    likeness_kept,
     sentence_vectors,
 )
+from normscope.likeness import likeness_kept
 
 D = 5
 
@@ -88,7 +87,6 @@ def test_likeness_kept_is_a_correlation_over_pairs_of_different_texts() -> None:
     )
     several = WEIGHTS[[0, 1, 3]]  # Two texts alone make one pair, and no correlation.
     found = likeness_kept(a, b, several)
-    alike = cosine(a, b, several)
     for r, times in enumerate(several):
         texts = [n for n, count in enumerate(times) for _ in range(int(count))]
         pairs = [(i, j) for i in texts for j in texts if i != j]
@@ -98,8 +96,17 @@ def test_likeness_kept_is_a_correlation_over_pairs_of_different_texts() -> None:
 
         expected = np.corrcoef([[similarity(v, i, j) for i, j in pairs] for v in (a, b)])[0, 1]
         assert float(found[r]) == pytest.approx(expected, abs=1e-9)
-        each = [float(a[i] @ b[i] / a[i].norm() / b[i].norm()) for i in texts]
-        assert float(alike[r]) == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_texts_that_are_all_alike_have_their_likeness_told_apart() -> None:
+    dice = torch.Generator().manual_seed(0)
+    a, b = (1 + 1e-5 * torch.randn(6, D, dtype=torch.float64, generator=dice) for _ in range(2))
+    unit = [(v / v.norm(dim=1, keepdim=True)).numpy() for v in (a, b)]
+    # 1 - cosine is half the squared distance, which loses no digits.
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    apart = [[((u[i] - u[j]) ** 2).sum() for i, j in pairs] for u in unit]
+    expected = np.corrcoef(apart)[0, 1]
+    assert float(likeness_kept(a, b, torch.ones(1, 6).double())) == pytest.approx(expected, abs=1e-4)
 
 
 def test_late_positions_are_those_that_fewer_than_half_reach() -> None:

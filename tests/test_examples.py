@@ -1,6 +1,7 @@
 """The examples run, on a few texts."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,26 @@ def test_special_tokens(tmp_path: Path) -> None:
     assert len(shares) == 13
     included, excluded = shares["encoder.layer.0.output.LayerNorm"]
     assert included > 50 > excluded
+
+
+def test_freeze_layernorm() -> None:
+    command = [sys.executable, str(EXAMPLES / "freeze_layernorm.py"), "--quick"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    demo, small, _, why, _, head, *rows = out.splitlines()
+    assert demo == "demo: 0 of 2 norms can be folded"
+    found = re.fullmatch(
+        r"GPT-2: (\d) of 5 norms frozen and folded: loss (\S+) -> (\S+), (\S+)x .* (\S+)", small
+    )
+    assert found is not None
+    assert int(found[1]) >= 3
+    assert float(found[3]) < 1.02 * float(found[2])
+    assert float(found[4]) > 0
+    assert float(found[5]) < 1e-4
+    assert why.startswith("not in demo: encoder.layer.5.attention.output.LayerNorm: read by the addition in")
+    assert head.startswith("norms, the most tolerant first")
+    assert sum("attn.c_attn" in row or "mlp.c_fc" in row for row in rows) + ("lm_head" in out) == int(
+        found[1]
+    )
 
 
 def test_drift_gate(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ WORDS = {"verdict", "kind", "affine", "place", "layout"}
 SHARED = {"summary", "estimate"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
+LABELS |= {"read by", "not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
@@ -72,7 +73,7 @@ KEYS = {"agreement": COMPARED}
 # Lists of records that keep their name in the path: what is in them goes by names that others have, too.
 NAMED = {"outlier_features"}
 # What holds the numbers of a layer for all layers together.
-LIKE_A_LAYER = {"all"}
+LIKE_A_LAYER = {"all", "fold"}
 
 
 def roots() -> list[type[Record]]:
@@ -204,7 +205,7 @@ def columns() -> Iterator[Column]:
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
-    for swap in (reports.swap_report(), reports.swap_report(head=None)):
+    for swap in (reports.swap_report(fold=True), reports.swap_report(head=None)):
         yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]

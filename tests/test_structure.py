@@ -175,6 +175,22 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
     "forward": ({"errors", "kinds", "printable"}, CORE),
+    "consumers": ({"forward", "layers", "wrappers"}, CORE),
+    "folds": ({"errors", "files", "printable", "wrappers"}, CORE | {"safetensors"}),
+    "folding": (
+        {
+            "calibration",
+            "consumers",
+            "folds",
+            "forward",
+            "replacements",
+            "report",
+            "swap_plan",
+            "swapping",
+            "wrappers",
+        },
+        CORE,
+    ),
     "scan": (
         {
             "batches",
@@ -213,7 +229,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "readout": ({"batches", "errors", "forward", "scan"}, CORE),
     "bootstrap": ({"why_report"}, CORE),
-    "effects": ({"bootstrap", "readout", "swap_report"}, CORE),
+    "likeness": (set(), CORE),
+    "effects": ({"bootstrap", "likeness", "readout", "swap_report"}, CORE),
     "held_out": ({"errors"}, set()),
     "prefix": (set(), CORE),
     "swap_trial": (
@@ -224,6 +241,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "calibration_scan",
             "effects",
             "errors",
+            "folding",
             "held_out",
             "loading",
             "prefix",
@@ -240,6 +258,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {
             "batches",
             "calibration_scan",
+            "folding",
             "forward",
             "held_out",
             "kinds",
@@ -278,7 +297,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "evidence": ({"moments"}, CORE),
     "kept_tokens": ({"alignment", "batches", "errors", "evidence", "kept"}, CORE),
     "findings": (
-        {"bootstrap", "claims", "draws", "evidence", "filling", "noise", "why_report"},
+        {
+            "bootstrap",
+            "claims",
+            "draws",
+            "evidence",
+            "filling",
+            "likeness",
+            "noise",
+            "why_report",
+        },
         CORE,
     ),
     "why_scan": (

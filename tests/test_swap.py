@@ -266,6 +266,24 @@ def test_recalibrated_layers_see_what_those_before_them_leave(learned: tuple[Any
     close(report.cumulative[0].effect, plain(report.layers[tolerant[0]].effect))
 
 
+def test_texts_are_tokenised_once_for_all_calibrations(
+    learned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = learned
+    tokenised: list[str] = []
+    tokenise = Batches._tokenise
+
+    def counted(self: Batches, texts: Any) -> Any:
+        tokenised.extend(read.text for read in texts)
+        return tokenise(self, texts)
+
+    monkeypatch.setattr(Batches, "_tokenise", counted)
+    texts = sentences(24)
+    swapping = Swapping(cumulative=True, recalibrate=True)
+    normscope.swap(model, texts, tokenizer=tokenizer, batching=SHORT, swapping=swapping, layers=["*.ln_1"])
+    assert sorted(tokenised) == sorted(texts)
+
+
 def test_the_cumulative_order_ends_with_all_layers(learned: tuple[Any, Any]) -> None:
     model, tokenizer = learned
     texts = sentences(48)

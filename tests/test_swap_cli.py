@@ -64,11 +64,12 @@ def run(*arguments: str, input: str | None = None) -> Result:
 @pytest.mark.parametrize("head", [None, "causal"])
 def test_golden(width: int, head: str | None, golden: Golden) -> None:
     name = f"swap-{head}" if head else "swap"
-    golden(f"{name}-{width}.txt", render_swap(reports.swap_report(head=head), screen=Screen(width)))
+    report = reports.swap_report(head=head, fold=head is not None)
+    golden(f"{name}-{width}.txt", render_swap(report, screen=Screen(width)))
 
 
 def test_golden_ascii_and_markdown(golden: Golden) -> None:
-    report = reports.swap_report(MINILM[:3], cumulative=False, broken=True)
+    report = reports.swap_report(MINILM[:3], cumulative=False, broken=True, fold=True)
     text = render_swap(report, screen=Screen(100, unicode=False))
     assert text.isascii()
     golden("swap-ascii-100.txt", text)
@@ -79,7 +80,7 @@ def test_golden_ascii_and_markdown(golden: Golden) -> None:
 @pytest.mark.parametrize("width", [1, 79, 80, 133, 500])
 @pytest.mark.parametrize("head", [None, "masked", "\x1b[31mseq"])
 def test_lines_fit_and_data_is_shown_not_obeyed(names: list[str], width: int, head: str | None) -> None:
-    report = reports.swap_report(names, id="".join(HOSTILE), head=head, broken=True)
+    report = reports.swap_report(names, id="".join(HOSTILE), head=head, broken=True, fold=True)
     text = render_swap(report, screen=Screen(width))
     assert max(map(cell_len, text.splitlines())) <= max(width, 60)
     for shown in (text, render_swap_markdown(report)):
@@ -120,7 +121,7 @@ def test_rendering_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("head", [None, "causal"])
 def test_a_report_comes_back_equal_from_json(head: str | None) -> None:
-    report = reports.swap_report(head=head, broken=True, cumulative=head is None)
+    report = reports.swap_report(head=head, broken=True, cumulative=head is None, fold=head is None)
     plain = json.loads(report.to_json())
     assert plain["schema"] == SWAP_SCHEMA == "normscope.swap/1"
     assert [layer["name"] for layer in plain["layers"]] == MINILM
@@ -161,6 +162,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "frozen",
         "--cumulative",
         "--recalibrate",
+        "--fold",
         "--seed",
         "5",
         "-b",
@@ -176,7 +178,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     (call,) = library.calls
     assert (call["model"], call["texts"], call["calibration"]) == ("m", ["one"], ["known", "well"])
-    assert call["swapping"] == Swapping("frozen", True, True, 5)
+    assert call["swapping"] == Swapping("frozen", True, True, 5, True)
     assert call["batching"] == Batching(4, None, "given", "exclude", 9)
     assert call["loading"] == Loading(device="cpu")
     assert (call["layers"], call["exclude"], call["save"]) == (["a.*", "b"], ["x.*"], "d")
@@ -192,7 +194,13 @@ def test_defaults_are_the_librarys(library: Library) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--seed", "-1"], ["--kind", "identity", "--recalibrate"], ["--batch-size", "0"], ["--max-length", "0"]],
+    [
+        ["--seed", "-1"],
+        ["--kind", "identity", "--recalibrate"],
+        ["--kind", "batchnorm-batch", "--fold"],
+        ["--batch-size", "0"],
+        ["--max-length", "0"],
+    ],
 )
 def test_wrong_usage_is_told_before_the_model_is_loaded(library: Library, arguments: list[str]) -> None:
     result = run("m", "one", *arguments)
@@ -214,7 +222,7 @@ def test_help_is_narrow_and_explains_every_column() -> None:
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
     for head in (None, "causal"):
-        for column in shown_columns(reports.swap_report(head=head)):
+        for column in shown_columns(reports.swap_report(head=head, fold=True)):
             assert f"\n    {column} " in text, column
     for kind in REPLACEMENTS:
         assert f"\n    {kind} " in text

@@ -19,6 +19,7 @@ Examples:
   normscope swap gpt2 -f corpus.txt --max-length 128 --kind frozen
   normscope swap bert-base-uncased -f test.txt --calibration train.txt
   normscope swap demo -f corpus.txt --layer '*.attention.*' --cumulative
+  normscope swap gpt2 -f corpus.txt --kind batchnorm-fitted --fold --save DIR
   normscope swap demo -f corpus.txt --json | jq '.all.effect.kl'
 
 \b
@@ -58,8 +59,20 @@ The columns (more in a wider terminal; a dash is an unknown number):
   replaced         how many layers are
 
 \b
+All replacements but batchnorm-batch are fixed, one linear map for all tokens.
+--fold lets the Linears that read a layer do its work, where nothing else
+reads it: then the layer is nothing. That is proved on the held-out texts, and
+kept with --save for normscope.read_fold("DIR").apply(model).
+  read by              the modules whose weights are changed
+  largest difference   between the model's outputs with the layer replaced and
+                       with it folded
+  relative difference  the same, over the largest number of these outputs
+  not folded because   what else reads the layer, or is in the way
+
+\b
 The model runs once per layer, and batch, on the held-out texts. --cumulative
-adds a run per layer, and --recalibrate a run per layer on the others.
+adds a run per layer, --recalibrate a run per layer on the others, and --fold
+two runs per layer that is folded.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
@@ -105,9 +118,17 @@ Recalibrate = Annotated[
         "--recalibrate", help="Take a layer's statistics with those replaced before it in place; slow."
     ),
 ]
+Fold = Annotated[
+    bool,
+    typer.Option("--fold", help="Fold replacements into the Linears that read them."),
+]
 Save = Annotated[
     str | None,
-    typer.Option("--save", metavar="DIR", help="Keep the statistics, for normscope.read_calibration."),
+    typer.Option(
+        "--save",
+        metavar="DIR",
+        help="Keep the statistics, for normscope.read_calibration, and the fold.",
+    ),
 ]
 
 
@@ -124,6 +145,7 @@ def swap(
     exclude: Exclude = None,
     cumulative: Cumulative = False,
     recalibrate: Recalibrate = False,
+    fold: Fold = False,
     save: Save = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 32,
@@ -154,7 +176,7 @@ def swap(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
     batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    swapping = Swapping(kind.value, cumulative, recalibrate, seed)
+    swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
     format = options.chosen(format, json)
     known = named_files(calibration, field) if calibration else None
     texts = texts_to_feed(text or [], file or [], field, quiet=quiet)

@@ -23,7 +23,7 @@ TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CL
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The parts of the reports whose names are no part of an entry's.
-LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative")
+LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
 # What numbers are made of that have an entry for all of them.
 MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 

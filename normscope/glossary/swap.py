@@ -255,5 +255,46 @@ SWAP = Topic(
             see_also=("effect", "effect.damage"),
             columns=("replaced",),
         ),
+        Entry(
+            name="largest_difference",
+            title="does folding change the outputs",
+            definition="The largest difference between two numbers that the model returns for the held-out "
+            "texts: with the layer replaced, and with its fixed scale and shift folded into the Linears that "
+            "read it. Of one layer alone, or of all folded layers together.",
+            formula="max |z' - z|; z, z': the model's outputs replaced, folded",
+            range="0 or more; null where nothing was folded",
+            reading="It is rounding alone, so read it beside the size of the outputs: relative_difference.",
+            source=OWN,
+            commands=("swap",),
+            see_also=("relative_difference", "tolerance"),
+            columns=("largest difference",),
+        ),
+        Entry(
+            name="relative_difference",
+            title="does folding change the outputs much",
+            definition="The largest difference between what the model returns with the layer replaced and "
+            "with it folded, over the largest number that it returns; of the output where that is most.",
+            formula="max |z' - z| / max |z|; z, z': outputs replaced, folded",
+            range="0 or more; null where nothing was folded",
+            reading="Near the rounding of the model's dtype, 1e-7 in float32. Past the tolerance a layer "
+            "is not folded.",
+            source=OWN,
+            commands=("swap",),
+            see_also=("largest_difference", "tolerance"),
+            columns=("relative difference",),
+        ),
+        Entry(
+            name="tolerance",
+            title="up to where outputs count as equal",
+            definition="The largest relative difference that a folded layer may make. A layer that makes a "
+            "larger one is not folded, and that is said.",
+            formula="sqrt(eps) of the model's dtype; 3.5e-4 in float32",
+            range="0 or more",
+            reading="Half of the digits: rounding errors may grow on their way through the layers, but a "
+            "wrong fold makes far larger ones.",
+            source=OWN,
+            commands=("swap",),
+            see_also=("relative_difference",),
+        ),
     ),
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from rich.console import RenderableType
 
@@ -13,7 +14,7 @@ from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
-from normscope.swap_report import Effect, Estimate, SwapReport
+from normscope.swap_report import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 BAR = 20
 HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
@@ -77,7 +78,52 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
         "All of them together",
         [_replaced([len(layers)]), *_columns([report.all_.effect], report, glyphs)],
     )
-    return [alone, *([growing] if steps else []), together]
+    return [alone, *([growing] if steps else []), together, *_folds(report, glyphs)]
+
+
+def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
+    """Show what was folded into what, what that does where it is not all layers, and why others were not."""
+    fold = report.fold
+    if fold is None:
+        return
+    folded, others = fold.folded, [layer for layer in fold.layers if layer.reason is not None]
+    heading = f"{len(folded)} of {counted(len(fold.layers), 'layer')} folded into the Linears that read them"
+    if folded:
+        yield Grid(heading, _folded(folded, fold), _equal(fold.tolerance), frozenset([len(folded)]))
+    if fold.effect is not None and others:
+        columns = [_replaced([len(folded)]), *_columns([fold.effect], report, glyphs)]
+        yield Grid("Those that are folded, together", columns)
+    if others:
+        # Whole names: they say where to look.
+        names = Column("layer", "", [printable(layer.name) for layer in others])
+        why = Column("not folded", "because", [printable(str(each.reason)) for each in others], wraps=True)
+        yield Grid(f"{counted(len(others), 'layer')} not folded" if folded else heading, [names, why])
+
+
+def _folded(layers: Sequence[FoldedLayer], fold: FoldInfo) -> list[Column]:
+    largest = [*(layer.largest_difference for layer in layers), fold.largest_difference]
+    relative = [*(layer.relative_difference for layer in layers), fold.relative_difference]
+    return [
+        Column("layer", "", [*(layer.name for layer in layers), "all of these"], names=True),
+        Column("read by", "", [*map(_readers, layers), ""], wraps=True),
+        Column("largest", "difference", aligned(largest), rank=3),
+        Column("relative", "difference", aligned(relative)),
+    ]
+
+
+def _equal(tolerance: float) -> list[str]:
+    return [
+        "relative difference: between the model's outputs, replaced and folded, over",
+        f"the largest of them; up to {short(tolerance)} they count as equal.",
+    ]
+
+
+def _readers(layer: FoldedLayer) -> str:
+    """Name the modules that read a layer, without the beginning that they share with its name."""
+    into = [name.split(".") for name in layer.into]
+    level = zip(layer.name.split("."), *into, strict=False)
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, level))
+    return printable(", ".join(".".join(parts[shared:]) for parts in into))
 
 
 def _replaced(counts: Sequence[int]) -> Column:
