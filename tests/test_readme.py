@@ -44,7 +44,7 @@ def test_there_are_exactly_two_commands_to_set_up_and_run() -> None:
     commands = [block.strip() for block in blocks("sh") if "-m venv" in block]
     assert len(commands) == 2
     assert "pip install '.[demo]' && normscope inspect demo " in commands[0]
-    assert commands[1].endswith("pip install -e '.[test]' && pytest")
+    assert commands[1].endswith("pip install -e '.[test]' && pytest -n auto")
 
 
 def test_the_main_command_runs(corpus: Path) -> None:
