@@ -7,11 +7,16 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from tests.benchmarks import hooks, start
+from tests.benchmarks import hooks, others, profile, start
 
 BENCHMARKS = {
     "hooked / bare forward, MiniLM": hooks.minilm,
     "hooked / bare forward, BERT-base size": hooks.bert_base,
+    "script by hand / bare forward, MiniLM": others.script_over_bare,
+    "kept by hooks, then reduced / bare": others.kept("hooks"),
+    "kept by captum, then reduced / bare": others.kept("captum"),
+    "kept by nnsight, then reduced / bare": others.kept("nnsight"),
+    "script by hand / inspect, 1,000 sentences": others.whole_run,
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
 }
@@ -20,15 +25,24 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures here")
-    path = parser.parse_args().json
+    parser.add_argument("--only", default="", metavar="WORDS", help="run those whose name holds this")
+    parser.add_argument("--profile", action="store_true", help="show instead where the hooks' time goes")
+    options = parser.parse_args()
+    if options.profile:
+        profile.show()
+        return
     figures = {}
-    for name, run in BENCHMARKS.items():
+    chosen = {name: run for name, run in BENCHMARKS.items() if options.only in name}
+    for name, run in chosen.items():
         values = run()
+        if not values:
+            print(f"{name:42} not installed")
+            continue
         figures[name] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        print(f"{name:40} {statistics.median(values):6.3f}  ({min(values):.3f} to {max(values):.3f})")
-    if path:
+        print(f"{name:42} {statistics.median(values):6.3f}  ({min(values):.3f} to {max(values):.3f})")
+    if options.json:
         about = {"date": date.today().isoformat(), "python": platform.python_version()}
-        path.write_text(json.dumps({**about, "figures": figures}, indent=2), encoding="utf-8")
+        options.json.write_text(json.dumps({**about, "figures": figures}, indent=2), encoding="utf-8")
 
 
 main()
