@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from normscope.errors import ReportError
-from normscope.printable import quoted, reason
 from normscope.replacements import Statistics
 from normscope.report import LayerReport, Report
+from normscope.tensor_folder import Kind
 
-CALIBRATION_SCHEMA = "normscope.calibration/1"
-FILE = "normscope-calibration.safetensors"
+FILE = Kind(
+    "normscope-calibration.safetensors", "normscope.calibration/1", "calibration", "normscope swap --save"
+)
 
 
 @dataclass(frozen=True)
@@ -49,27 +47,13 @@ class Calibration:
         Its tensors are float64 and named by layer and statistic, `encoder.norm/mean`. ReportError when
         the folder cannot be written.
         """
-        path = Path(folder) / FILE
-        about = {
-            "schema": CALIBRATION_SCHEMA,
-            "model": self.model,
-            "kind": self.kind or "",
-            "replaced": json.dumps(self.replaced),
-        }
+        about = {"model": self.model, "kind": self.kind or "", "replaced": json.dumps(self.replaced)}
         tensors = {
-            f"{name}/{key}": value.contiguous()
+            f"{name}/{key}": value
             for name, known in self.layers.items()
             for key, value in known.known().items()
         }
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(save(tensors, about))
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            got = f"cannot write to the folder {quoted(folder)} ({reason(error)})"
-            raise ReportError(f"{got}; expected a folder that can be written; name another") from error
-        return path
+        return FILE.write(folder, tensors, about)
 
 
 def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
@@ -77,18 +61,10 @@ def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
 
     ReportError when there is none or it is not one.
     """
-    path = Path(folder)
-    path = path / FILE if path.is_dir() else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        got = f"cannot read a calibration from {quoted(folder)} ({reason(error)})"
-        raise ReportError(f"{got}; expected what normscope swap --save wrote; check the path") from error
-    if about.get("schema") != CALIBRATION_SCHEMA:
-        got = f"{quoted(folder)} is not a calibration: schema is {about.get('schema')!r}"
-        raise ReportError(f"{got}; expected {CALIBRATION_SCHEMA!r}")
+    return FILE.read(folder, _made)
+
+
+def _made(tensors: dict[str, Tensor], about: dict[str, Any]) -> Calibration:
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         layer, _, key = name.rpartition("/")

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from normscope import __version__
-from normscope.errors import ReportError, UsageError
-from normscope.files import write_with
-from normscope.printable import quoted, reason
+from normscope.errors import UsageError
+from normscope.printable import quoted
+from normscope.tensor_folder import Kind
 from normscope.wrappers import named_modules, unwrapped
 
-FOLD_SCHEMA = "normscope.fold/1"
-FILE = "normscope-fold.safetensors"
+FILE = Kind("normscope-fold.safetensors", "normscope.fold/1", "fold", "normscope swap --fold --save")
 
 
 @dataclass(frozen=True)
@@ -99,29 +96,19 @@ class Fold:
         that become nn.Identity with what they are folded into, and of `refused`. ReportError when the
         folder cannot be written.
         """
-        path = Path(folder) / FILE
         identity = {
             name: {"parameters": [*each.parameters], "digest": each.digest}
             for name, each in self.layers.items()
         }
         about = {
-            "schema": FOLD_SCHEMA,
             "normscope": __version__,
-            "model": self.model.encode("utf-8", "backslashreplace").decode("utf-8"),
+            "model": self.model,
             "kind": self.kind,
             "identity": json.dumps(identity),
             "refused": json.dumps(dict(self.refused)),
         }
-        tensors = {
-            name: v.contiguous() for each in self.layers.values() for name, v in each.parameters.items()
-        }
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            got = f"cannot write to the folder {quoted(folder)} ({reason(error)})"
-            raise ReportError(f"{got}; expected a folder that can be written; name another") from error
-        write_with(path, lambda target: save_file(tensors, target, metadata=about))
-        return path
+        tensors = {name: v for each in self.layers.values() for name, v in each.parameters.items()}
+        return FILE.write(folder, tensors, about)
 
 
 def read_fold(folder: str | os.PathLike[str]) -> Fold:
@@ -132,20 +119,10 @@ def read_fold(folder: str | os.PathLike[str]) -> Fold:
 
     ReportError when there is none or it is not one.
     """
-    path = Path(folder)
-    path = path / FILE if path.is_dir() else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        got = f"cannot read a fold from {quoted(folder)} ({reason(error)})"
-        raise ReportError(
-            f"{got}; expected what normscope swap --fold --save wrote; check the path"
-        ) from error
-    if about.get("schema") != FOLD_SCHEMA:
-        got = f"{quoted(folder)} is not a fold: schema is {about.get('schema')!r}"
-        raise ReportError(f"{got}; expected {FOLD_SCHEMA!r}")
+    return FILE.read(folder, _made)
+
+
+def _made(tensors: dict[str, Tensor], about: dict[str, Any]) -> Fold:
     layers = {
         name: Folded({path: tensors[path] for path in each["parameters"]}, each["digest"])
         for name, each in json.loads(about["identity"]).items()

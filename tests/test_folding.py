@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -380,6 +381,23 @@ def test_what_is_no_fold_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="expected a folder that can be written"):
         normscope.fold(model, ids(), statistics=known(model)).save(tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize(
+    ("read", "schema"),
+    [(normscope.read_fold, "normscope.fold/1"), (normscope.read_calibration, "normscope.calibration/1")],
+)
+@pytest.mark.parametrize(
+    "header",
+    [{}, {"identity": "[1]", "replaced": "{", "model": "m"}, {"identity": '{"a": {"parameters": ["b"]}}'}],
+)
+def test_a_file_with_another_header_is_damaged(
+    tmp_path: Path, read: Any, schema: str, header: dict[str, str]
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"odd": torch.zeros(2)}, path, metadata={"schema": schema, **header})
+    with pytest.raises(ReportError, match=r"is damaged .*; expected what normscope swap"):
+        read(path)
 
 
 # In a swap

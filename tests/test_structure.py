@@ -127,7 +127,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,
     ),
-    "calibration": ({"errors", "printable", "replacements", "report"}, CORE | {"safetensors"}),
+    "tensor_folder": ({"errors", "files", "printable"}, CORE | {"safetensors"}),
+    "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
     "swapping": (
         {
             "calibration",
@@ -176,7 +177,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
     "forward": ({"errors", "kinds", "printable"}, CORE),
     "consumers": ({"forward", "layers", "wrappers"}, CORE),
-    "folds": ({"errors", "files", "printable", "wrappers"}, CORE | {"safetensors"}),
+    "folds": ({"errors", "printable", "tensor_folder", "wrappers"}, CORE),
     "folding": (
         {
             "calibration",
