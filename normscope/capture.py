@@ -16,6 +16,7 @@ from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Moments, Rows
+from normscope.packed import moved
 from normscope.running import Running
 from normscope.scratch import Scratch
 from normscope.seen import Seen
@@ -75,6 +76,10 @@ class LayerCapture:
         if self._running is not None:
             self._running.read()
         return self._seen
+
+    def take(self, seen: Seen) -> None:
+        """Go on from what another capture of the same layer has seen, whose `norm` is settled here alike."""
+        self._seen, self._running = seen, None
 
     @property
     def moments(self) -> Accumulator | None:
@@ -209,6 +214,8 @@ class LayerCapture:
         self._seen.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
             self._seen.stored = stored_statistics(norm.module)
+        if self._running is None and self._seen.moments is not None:
+            self._running = Running(moved(self._seen.moments, rows.x.device), self._scratch)
         if self._running is None or self._seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps

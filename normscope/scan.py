@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from normscope import __version__
 from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.checkpoint import Checkpoint, Saver, weights_digest
+from normscope.corpus import Position
 from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating, shifted
 from normscope.kept import Kept
@@ -21,7 +24,9 @@ from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
+from normscope.shards import Shard
 from normscope.source import Loading
+from normscope.stopping import Stop
 from normscope.tally import Tally
 from normscope.watcher import Watcher, describe, watch
 from normscope.wrappers import unwrapped
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 PROBE = (3, 11)
 
 
+INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is: `stage` is "load" or "run"; `expected_texts` is a guess, None without one."""
@@ -43,6 +51,24 @@ class Progress:
     tokens: int
     expected_texts: int | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What goes with a run over texts: where it is saved, what ends it early, what keeps single texts."""
+
+    saver: Saver
+    stop: Stop
+    kept: Kept | None
+
+    def resumed(self, watcher: Watcher, clock: "Clock") -> Position | None:
+        """Let the watcher go on from the checkpoint, if there is one, and return how far that is."""
+        saved = self.saver.read()
+        if saved is None:
+            return None
+        saved.watcher.give(watcher)
+        clock.earlier = saved.seconds
+        return saved.position
 
 
 def inspect(
@@ -60,6 +86,9 @@ def inspect(
     per_call: bool = False,
     words: bool | int = False,
     moments: bool = False,
+    shard: Shard | None = None,
+    checkpoint: Checkpoint | None = None,
+    stop: Stop | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -74,18 +103,47 @@ def inspect(
     layer that is used several times in a forward apart. With `words` it is also measured what the
     token's identity explains, see `watch`. With `moments` the report carries them, for `merge`,
     `write_moments` and `write_tensors`. `progress` is called now and then.
+    With a `shard` it takes only that part of the corpus. With a `checkpoint` it saves now and then how
+    far it is in the texts, and can go on from there after a crash: with equal counts, and other numbers
+    that differ by no more than the rounding of float64. `stop` ends it early; the report then says so.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
     model does not take, and RunError when it fails on them.
     """
     given = Given(texts, images, audio)
+    if checkpoint is not None and given.kinds != (TEXT,):
+        raise UsageError("a checkpoint was asked for with images or sounds; expected texts alone; use shards")
+    if shard is not None:
+        given = shard.of(given, batching.limit)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
-    return measure(loaded, given, batching, watcher, clock, moments=moments)
+    choices = {"layers": [*layers], "exclude": [*exclude], "per call": per_call, "words": words, "shard": shard}
+    saver = Saver(checkpoint, checkpoint and _facts(loaded, batching, choices) or {})
+    report = measure(loaded, given, batching, watcher, clock, moments=moments, saver=saver, stop=stop)
+    if report.moments is not None and shard is not None:
+        report.moments.shards = (str(shard),)
+    return report
+
+
+def _facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[str, Any]:
+    """Return all that a checkpoint depends on, by the names that messages give it."""
+    model = describe(loaded.model, loaded.id)
+    return {
+        "model": model.id,
+        "revision": loaded.revision,
+        "commit": loaded.commit,
+        "architecture": model.architecture,
+        "dtype": model.dtype,
+        "parameters": model.parameters,
+        "weights": weights_digest(loaded.model),
+        "normscope": __version__,
+        **{name.replace("_", " "): value for name, value in vars(batching).items()},
+        **choices,
+    }
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -125,6 +183,8 @@ def measure(
     kept: Kept | None = None,
     *,
     moments: bool = False,
+    saver: Saver | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
     if not watcher.captures:
@@ -135,9 +195,10 @@ def measure(
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
-            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, kept)
+            course = Course(saver or Saver(None, {}), stop or Stop(), kept)
+            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, course)
         else:
-            run, notes = _run_media(loaded, given, batching, watcher, forward, clock)
+            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, stop or Stop())
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
@@ -155,9 +216,9 @@ def _run_texts(
     watcher: Watcher,
     forward: Forward,
     clock: "Clock",
-    kept: Kept | None,
+    course: Course,
 ) -> tuple[RunInfo, list[str]]:
-    texts = iter(() if given.texts is None else given.texts)
+    kept, texts = course.kept, iter(() if given.texts is None else given.texts)
     tokenizer: Any = loaded.tokenizer
     notes = _probe(watcher, forward, tokenizer)
     if notes or not forward.takes_mask:
@@ -168,33 +229,64 @@ def _run_texts(
         for capture in watcher.captures:
             capture.kept = kept.layer(capture.norm.name)
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    batches = Batches(texts, tokenizer, batching, max_length=limit)
-    for batch in batches:
+    start = course.resumed(watcher, clock)
+    hashed = course.saver.checkpoint is not None
+    batches = Batches(texts, tokenizer, batching, max_length=limit, hashed=hashed, start=start)
+    position = start or Position()
+    for batch in course.stop.until_asked(batches):
         if kept is not None:
             kept.begin(batch)
         watcher.mask = batch.valid
         watcher.decoder_mask = decoder_valid(batch, batching)
         forward(batch.inputs)
-        done = batches.texts - batches.pending
+        position = batches.position()
+        done = position.texts - len(position.pending)
         clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
+        course.saver.save(watcher, position, clock.seconds())
+    run = run_info(watcher.tally, batches, batching)
+    if course.stop.asked:
+        return _interrupted(course, watcher, run, position, clock), [*notes, INTERRUPTED]
     if not watcher.tally.tokens:
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
         )
-    return run_info(watcher.tally, batches, batching), notes
+    return run, notes
+
+
+def _interrupted(
+    course: Course, watcher: Watcher, run: RunInfo, position: Position, clock: "Clock"
+) -> RunInfo:
+    """Save how far the run is, and return the account of that; KeyboardInterrupt before the first batch."""
+    if not watcher.tally.tokens:
+        raise KeyboardInterrupt
+    course.saver.save(watcher, position, clock.seconds(), now=True)
+    return replace(
+        run,
+        texts=position.texts - len(position.pending),
+        skipped_texts=position.skipped,
+        truncated_texts=position.truncated - position.pending_truncated,
+    )
 
 
 def _run_media(
-    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "Clock"
+    loaded: Loaded,
+    given: Given,
+    batching: Batching,
+    watcher: Watcher,
+    forward: Forward,
+    clock: "Clock",
+    stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
-    for inputs in batches:
+    for inputs in stop.until_asked(batches):
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
     medium = given.kinds[0] if len(given.kinds) == 1 else "several"
     run = replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given", medium=medium)
-    return run, []
+    if stop.asked and not batches.texts:
+        raise KeyboardInterrupt
+    return run, [INTERRUPTED] if stop.asked else []
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -260,10 +352,12 @@ class Clock:
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress, self._begun = progress, time.perf_counter()
+        self.earlier = 0.0
+        """The seconds of the run before it was resumed."""
 
     def seconds(self) -> float:
         """Return the seconds since the run began."""
-        return time.perf_counter() - self._begun
+        return self.earlier + time.perf_counter() - self._begun
 
     def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
         """Call the caller's function, if there is one."""

@@ -91,7 +91,8 @@ class Watcher:
         chosen = [norm for norm in norms if norm.name in names]
         room = WordRoom(len(chosen), None if words is True else words) if words else None
         scratch = Scratch()
-        self._layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
@@ -103,7 +104,12 @@ class Watcher:
     @property
     def captures(self) -> list[LayerCapture]:
         """What each layer has seen so far; per call where calls are told apart."""
-        return [capture for layer in self._layers for capture in layer.captures]
+        return [capture for layer in self.layers for capture in layer.captures]
+
+    @property
+    def scope_notes(self) -> dict[str, None]:
+        """What was not understood of the forwards' tokens, once each."""
+        return self._scopes.notes
 
     def name_words(self) -> None:
         """Hand the tokens' ids on to what keeps tokens."""
@@ -117,7 +123,7 @@ class Watcher:
         self._hooks.enter_context(as_written(self._given))
         self._open = True
         self.tally.start()
-        for layer in self._layers:
+        for layer in self.layers:
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = self._reader(layer)
             self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
@@ -160,8 +166,8 @@ class Watcher:
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
         functional = self._functional.notes(named_modules(self.model))
-        notes = [*warnings, *self._scopes.notes, *functional]
-        for layer in self._layers:
+        notes = [*warnings, *self.scope_notes, *functional]
+        for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
                 layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
@@ -177,7 +183,7 @@ class Watcher:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._scopes.depth == 0:
-            for layer in self._layers:
+            for layer in self.layers:
                 layer.start()
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
         if self._scopes.depth == 1 and not self._looked:
