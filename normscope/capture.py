@@ -109,7 +109,7 @@ class LayerCapture:
         if not _is_plain(given):
             self._seen.unreadable += 1
             return
-        given = given.detach()
+        given = _beside(given.detach(), output)
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
         output = real_output(given, output)
@@ -244,6 +244,12 @@ class LayerCapture:
         seen.output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         seen.worst_error = max(seen.worst_error, float(high), -float(low))
+
+
+def _beside(given: Tensor, output: Any) -> Tensor:
+    """Bring an input to its layer's device, where a model is spread over several; the output is there."""
+    first = next((v for v in (output if isinstance(output, tuple | list) else (output,))), None)
+    return given.to(first.device) if isinstance(first, Tensor) else given
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -1,8 +1,7 @@
-"""All that a watcher has measured so far, as plain values and tensors, and back: so another process goes on."""
+"""All that a watcher has measured so far as plain values and tensors, and back, so that another goes on."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from normscope.formulas import Formula
 from normscope.gates import Gate
 from normscope.layers import NormLayer
 from normscope.moments_file import seen_of, tensors_of
-from normscope.plain import APART, from_plain, to_plain
+from normscope.plain import APART, from_plain
 from normscope.registry import registered
 from normscope.seen import Seen
 from normscope.tally import Tally

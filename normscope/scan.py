@@ -121,8 +121,14 @@ def inspect(
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
-    choices = {"layers": [*layers], "exclude": [*exclude], "per call": per_call, "words": words, "shard": shard}
-    saver = Saver(checkpoint, checkpoint and _facts(loaded, batching, choices) or {})
+    choices = {
+        "layers": [*layers],
+        "exclude": [*exclude],
+        "per call": per_call,
+        "words": words,
+        "shard": shard,
+    }
+    saver = Saver(checkpoint, _facts(loaded, batching, choices) if checkpoint else {})
     report = measure(loaded, given, batching, watcher, clock, moments=moments, saver=saver, stop=stop)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)

@@ -24,9 +24,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UsageError(
-                f"shard is {self}; expected I/N with I from 1 to N, such as 1/4; change it"
-            )
+            raise UsageError(f"shard is {self}; expected I/N with I from 1 to N, such as 1/4; change it")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normscope import __version__
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
+from normscope.device_maps import is_spread
 from normscope.errors import UsageError
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
@@ -116,7 +117,7 @@ class Watcher:
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
-        if any(parameter.is_meta for parameter in self.model.parameters()):
+        if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
@@ -225,12 +226,14 @@ def describe(model: nn.Module, name: str) -> ModelInfo:
     """Return what is known of a model from the object alone."""
     parameters = list(model.parameters())
     first = parameters[0] if parameters else torch.zeros(())
+    # Only a model that is spread over devices has several, and weights that come and go.
+    devices = dict.fromkeys("offloaded" if p.is_meta else str(p.device) for p in parameters)
     return ModelInfo(
         id=name,
         revision=None,
         commit=None,
         architecture=type(model).__name__,
         dtype=str(first.dtype).removeprefix("torch."),
-        device=str(first.device),
+        device=" and ".join(devices) or str(first.device),
         parameters=sum(p.numel() for p in parameters),
     )
