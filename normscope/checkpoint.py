@@ -74,10 +74,10 @@ class Saved:
 class Saver:
     """Saves a run's state while it goes on; without a checkpoint it does nothing."""
 
-    def __init__(self, checkpoint: Checkpoint | None, facts: Mapping[str, Any]) -> None:
+    def __init__(self, checkpoint: Checkpoint | None = None, facts: Mapping[str, Any] | None = None) -> None:
         self.checkpoint = checkpoint
         own = {} if checkpoint is None else checkpoint.facts
-        self._facts = {name: str(value) for name, value in {**facts, **own}.items()}
+        self._facts = {name: str(value) for name, value in {**(facts or {}), **own}.items()}
         self._last = time.monotonic()
 
     def read(self) -> Saved | None:

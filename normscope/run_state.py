@@ -17,7 +17,6 @@ from normscope.moments_file import seen_of, tensors_of
 from normscope.plain import APART, from_plain
 from normscope.registry import registered
 from normscope.seen import Seen
-from normscope.tally import Tally
 from normscope.watcher import Watcher
 
 COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions")

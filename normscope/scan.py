@@ -3,21 +3,19 @@
 import math
 import operator
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from normscope import __version__
 from normscope.batches import Batch, Batches, Batching, length_limit
-from normscope.checkpoint import Checkpoint, Saver, weights_digest
+from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
-from normscope.errors import RunError, TextError, UsageError
+from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
+from normscope.errors import RunError, UsageError
 from normscope.forward import Forward, evaluating, shifted
-from normscope.kept import Kept
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
@@ -37,38 +35,6 @@ if TYPE_CHECKING:
 
 # Texts and tokens of the probe: no head count, no other size of a model is likely to be either.
 PROBE = (3, 11)
-
-
-INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: `stage` is "load" or "run"; `expected_texts` is a guess, None without one."""
-
-    stage: str
-    texts: int
-    tokens: int
-    expected_texts: int | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Course:
-    """What goes with a run over texts: where it is saved, what ends it early, what keeps single texts."""
-
-    saver: Saver
-    stop: Stop
-    kept: Kept | None
-
-    def resumed(self, watcher: Watcher, clock: "Clock") -> Position | None:
-        """Let the watcher go on from the checkpoint, if there is one, and return how far that is."""
-        saved = self.saver.read()
-        if saved is None:
-            return None
-        saved.watcher.give(watcher)
-        clock.earlier = saved.seconds
-        return saved.position
 
 
 def inspect(
@@ -128,28 +94,12 @@ def inspect(
         "words": words,
         "shard": shard,
     }
-    saver = Saver(checkpoint, _facts(loaded, batching, choices) if checkpoint else {})
-    report = measure(loaded, given, batching, watcher, clock, moments=moments, saver=saver, stop=stop)
+    saver = Saver(checkpoint, facts(loaded, batching, choices) if checkpoint else {})
+    course = Course(saver, stop or Stop(), shard=shard)
+    report = measure(loaded, given, batching, watcher, clock, course, moments=moments)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)
     return report
-
-
-def _facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[str, Any]:
-    """Return all that a checkpoint depends on, by the names that messages give it."""
-    model = describe(loaded.model, loaded.id)
-    return {
-        "model": model.id,
-        "revision": loaded.revision,
-        "commit": loaded.commit,
-        "architecture": model.architecture,
-        "dtype": model.dtype,
-        "parameters": model.parameters,
-        "weights": weights_digest(loaded.model),
-        "normscope": __version__,
-        **{name.replace("_", " "): value for name, value in vars(batching).items()},
-        **choices,
-    }
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -185,14 +135,13 @@ def measure(
     given: Given,
     batching: Batching,
     watcher: Watcher,
-    clock: "Clock",
-    kept: Kept | None = None,
+    clock: Clock,
+    course: Course | None = None,
     *,
     moments: bool = False,
-    saver: Saver | None = None,
-    stop: Stop | None = None,
 ) -> Report:
-    """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
+    """Run what was given through a model under a watcher; `course` is what goes on beside."""
+    course = course or Course()
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
@@ -201,10 +150,9 @@ def measure(
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
-            course = Course(saver or Saver(None, {}), stop or Stop(), kept)
             run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, course)
         else:
-            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, stop or Stop())
+            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, course.stop)
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
@@ -221,7 +169,7 @@ def _run_texts(
     batching: Batching,
     watcher: Watcher,
     forward: Forward,
-    clock: "Clock",
+    clock: Clock,
     course: Course,
 ) -> tuple[RunInfo, list[str]]:
     kept, texts = course.kept, iter(() if given.texts is None else given.texts)
@@ -251,27 +199,8 @@ def _run_texts(
         course.saver.save(watcher, position, clock.seconds())
     run = run_info(watcher.tally, batches, batching)
     if course.stop.asked:
-        return _interrupted(course, watcher, run, position, clock), [*notes, INTERRUPTED]
-    if not watcher.tally.tokens:
-        raise TextError(
-            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
-        )
-    return run, notes
-
-
-def _interrupted(
-    course: Course, watcher: Watcher, run: RunInfo, position: Position, clock: "Clock"
-) -> RunInfo:
-    """Save how far the run is, and return the account of that; KeyboardInterrupt before the first batch."""
-    if not watcher.tally.tokens:
-        raise KeyboardInterrupt
-    course.saver.save(watcher, position, clock.seconds(), now=True)
-    return replace(
-        run,
-        texts=position.texts - len(position.pending),
-        skipped_texts=position.skipped,
-        truncated_texts=position.truncated - position.pending_truncated,
-    )
+        return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
+    return run, [*notes, *course.without_text(run)]
 
 
 def _run_media(
@@ -280,7 +209,7 @@ def _run_media(
     batching: Batching,
     watcher: Watcher,
     forward: Forward,
-    clock: "Clock",
+    clock: Clock,
     stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
@@ -351,21 +280,3 @@ def run_info(tally: Tally, batches: Batches, batching: Batching) -> RunInfo:
         batch_size=batching.batch_size,
         order=batching.order,
     )
-
-
-class Clock:
-    """Tells a caller how far the run is."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        self._progress, self._begun = progress, time.perf_counter()
-        self.earlier = 0.0
-        """The seconds of the run before it was resumed."""
-
-    def seconds(self) -> float:
-        """Return the seconds since the run began."""
-        return self.earlier + time.perf_counter() - self._begun
-
-    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function, if there is one."""
-        if self._progress:
-            self._progress(Progress(stage, texts, tokens, expected, self.seconds()))

@@ -13,9 +13,9 @@ from normscope.errors import NormscopeError, UsageError
 from normscope.printable import quoted
 
 if TYPE_CHECKING:
+    from normscope.course import Progress
     from normscope.ranks import Ranks
     from normscope.report import Report
-    from normscope.scan import Progress
 
 
 @contextmanager
