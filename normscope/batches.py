@@ -224,6 +224,11 @@ class Batches:
                 "give the same texts, or remove the checkpoint and begin anew"
             )
         rows = {row.source: row for row in (self._tokenise(again) if again else ())}
+        if rows.keys() != pending:
+            raise TextError(
+                f"the checkpoint has {len(pending)} texts pending, {len(rows)} of them with tokens now; "
+                "expected all; begin anew, for the tokenizer has changed"
+            )
         self._rows += [rows[source] for source in start.pending]
         self.texts, self.skipped, self.truncated = start.texts, start.skipped, start.truncated
 

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ class Saver:
         self._facts = {name: str(value) for name, value in {**(facts or {}), **own}.items()}
         self._last = time.monotonic()
 
-    def read(self) -> Saved | None:
-        """Return what there is to go on from; UsageError where it is of another run."""
+    def resume(self, watcher: Watcher) -> Saved | None:
+        """Let the watcher go on from what there is and return that; UsageError where it is another run's."""
         if self.checkpoint is None or not (self.checkpoint.resume and self.checkpoint.exists()):
             return None
         saved, path = _read(self.checkpoint.path), quoted(self.checkpoint.path)
@@ -92,6 +93,8 @@ class Saver:
                     f"the checkpoint {path} is of {name} {quoted(old)}; expected {quoted(new)}, as now; "
                     "run it with what it was made with, or remove it and begin anew"
                 )
+        with _whole(self.checkpoint.path):
+            saved.watcher.give(watcher)
         return saved
 
     def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
@@ -110,7 +113,7 @@ class Saver:
 
 
 def _read(path: str | os.PathLike[str]) -> Saved:
-    try:
+    with _whole(path):
         with safe_open(Path(path), framework="pt") as file:
             header = file.metadata() or {}
             if header.get("schema") != CHECKPOINT_SCHEMA:
@@ -119,6 +122,13 @@ def _read(path: str | os.PathLike[str]) -> Saved:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         saved = from_plain(Saved, plain, "state")
         return dataclasses.replace(saved, watcher=read_state(plain["watcher"], tensors))
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever a file that is no whole checkpoint leads to into one line."""
+    try:
+        yield
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
         why = f" ({printable(str(error))})" if isinstance(error, ReportError) else ""
         raise ReportError(

@@ -60,10 +60,9 @@ class Course:
 
     def resumed(self, watcher: Watcher, clock: Clock) -> Position | None:
         """Let the watcher go on from the checkpoint, if there is one, and return how far that is."""
-        saved = self.saver.read()
+        saved = self.saver.resume(watcher)
         if saved is None:
             return None
-        saved.watcher.give(watcher)
         clock.earlier = saved.seconds
         return saved.position
 

@@ -110,6 +110,8 @@ class WatcherState:
             layer.per_forward = state.per_forward
             for capture, call in zip(_captures(layer, len(state.captures)), state.captures, strict=True):
                 own = {name.partition("/")[2]: t for name, t in self._of(number)}
+                if own and "table.co" not in own:
+                    raise ReportError(f"the tensor '{number}/table.co' is missing")
                 call.norm.give(capture.norm)
                 capture.take(seen_of(call.seen, own, call.norm.features))
                 number += 1

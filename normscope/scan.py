@@ -88,8 +88,8 @@ def inspect(
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
     choices = {
-        "layers": [*layers],
-        "exclude": [*exclude],
+        "layers": ", ".join(layers) or "all",
+        "exclude": ", ".join(exclude) or "none",
         "per call": per_call,
         "words": words,
         "shard": shard,

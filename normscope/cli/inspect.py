@@ -18,6 +18,8 @@ Examples:
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
+  normscope inspect gpt2 -f corpus.txt --checkpoint run.ckpt --resume
+  normscope inspect gpt2 -f corpus.txt --shard 1/4 --moments 1.safetensors
   normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
@@ -118,7 +120,18 @@ normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
 every layer, per position and feature.
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and how
+far it is; --resume goes on from there after a crash and refuses, by name,
+another model, corpus or options. The file goes when the result is written.
+Ctrl-C or SIGTERM ends the run after its batch, and what was asked for is
+written, of what was seen so far; the second time it ends at once. Standard
+input must bring the same texts again. --shard takes texts in turn, blank lines
+not counted; under torchrun each rank does so by itself, has a checkpoint of
+its own (PATH.1-of-4), and rank 0 writes the result of all:
+  torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 normscope explain NAME has the formula and source of each number."""
 
 
