@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,10 +52,13 @@ class Run:
 
     def __init__(self, server: "Forks", pid: int, out: Path, err: Path) -> None:
         self._server, self.pid, self._out, self._err = server, pid, out, err
+        self.code: int | None = None
 
     def wait(self) -> int:
         """Return its exit code, or less than 0 the signal that killed it."""
-        return int(self._server.ask("wait"))
+        if self.code is None:
+            self.code = int(self._server.ask("wait"))
+        return self.code
 
     def send(self, number: int) -> None:
         """Send it a signal."""
@@ -74,6 +78,9 @@ class Run:
 class Forks:
     """The process that runs are forked from, one after the other; a context manager."""
 
+    def __init__(self) -> None:
+        self._last: Run | None = None
+
     def __enter__(self) -> "Forks":
         root = str(Path(__file__).parent.parent)
         self._process = subprocess.Popen(
@@ -87,7 +94,14 @@ class Forks:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._end_last()
         self._process.communicate(timeout=60)
+
+    def _end_last(self) -> None:
+        """Kill the last run where a test has failed before it ended."""
+        if self._last is not None and self._last.code is None:
+            self._last.send(signal.SIGKILL)
+            self._last.wait()
 
     def ask(self, line: str) -> str:
         """Send one line and return the answer."""
@@ -99,12 +113,14 @@ class Forks:
 
     def start(self, folder: Path, *arguments: str, most: int = 0, **environment: str) -> Run:
         """Start a run in this folder, whose files may have at most so many bytes (0: any)."""
+        self._end_last()
         out, err = folder / "stdout", folder / "stderr"
         for path in (out, err):
             path.unlink(missing_ok=True)
         told = {"set": environment, "arguments": arguments, "folder": str(folder), "most": most}
         pid = int(self.ask(json.dumps({**told, "out": str(out), "err": str(err)})))
-        return Run(self, pid, out, err)
+        self._last = Run(self, pid, out, err)
+        return self._last
 
     def finish(self, folder: Path, *arguments: str, **options: Any) -> tuple[int, Run]:
         """Run to the end; return the exit code and the run."""
