@@ -120,14 +120,14 @@ normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
 every layer, per position and feature.
 
 \b
-Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and how
-far it is; --resume goes on from there after a crash and refuses, by name,
+Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and
+how far it is; --resume goes on from there after a crash and refuses, by name,
 another model, corpus or options. The file goes when the result is written.
 Ctrl-C or SIGTERM ends the run after its batch, and what was asked for is
 written, of what was seen so far; the second time it ends at once. Standard
-input must bring the same texts again. --shard takes texts in turn, blank lines
-not counted; under torchrun each rank does so by itself, has a checkpoint of
-its own (PATH.1-of-4), and rank 0 writes the result of all:
+input must bring the same texts again. --shard takes texts in turn, blank
+lines not counted; under torchrun each rank does so by itself, has a
+checkpoint of its own (PATH.1-of-4), and rank 0 writes the result of all:
   torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
 
 \b
