@@ -8,6 +8,7 @@ __all__ = [
     "BatchReport",
     "Batching",
     "Calibration",
+    "Checkpoint",
     "Comparison",
     "Drawing",
     "Fold",
@@ -15,6 +16,8 @@ __all__ = [
     "NormscopeError",
     "Outline",
     "Report",
+    "Shard",
+    "Stop",
     "SwapReport",
     "Swapping",
     "Watcher",
@@ -44,6 +47,7 @@ _HOMES = {
     "BatchReport": "normscope.batch_report",
     "Batching": "normscope.batches",
     "Calibration": "normscope.calibration",
+    "Checkpoint": "normscope.checkpoint",
     "Comparison": "normscope.comparison",
     "Drawing": "normscope.draws",
     "Fold": "normscope.folds",
@@ -51,6 +55,8 @@ _HOMES = {
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.outline",
     "Report": "normscope.report",
+    "Shard": "normscope.shards",
+    "Stop": "normscope.stopping",
     "SwapReport": "normscope.swap_report",
     "Swapping": "normscope.swap_plan",
     "Watcher": "normscope.watcher",
@@ -82,6 +88,7 @@ if TYPE_CHECKING:
     from normscope.batches import Batching
     from normscope.calibration import Calibration, read_calibration
     from normscope.calibration_scan import calibrate
+    from normscope.checkpoint import Checkpoint
     from normscope.comparison import Comparison
     from normscope.draws import Drawing
     from normscope.drift import compare
@@ -97,7 +104,9 @@ if TYPE_CHECKING:
     from normscope.registry import register
     from normscope.report import Report, read_report
     from normscope.scan import inspect
+    from normscope.shards import Shard
     from normscope.source import Loading
+    from normscope.stopping import Stop
     from normscope.swap_plan import Swapping
     from normscope.swap_report import SwapReport
     from normscope.swap_scan import swap

@@ -19,6 +19,7 @@ from normscope.batch_report import (
     Running,
 )
 from normscope.batches import Batching
+from normscope.course import Clock, Course, Progress
 from normscope.draws import Drawing, Plan, plans
 from normscope.errors import TextError
 from normscope.filling import Flags, filling
@@ -29,7 +30,7 @@ from normscope.media import Given
 from normscope.moments import Spread
 from normscope.noise import Drift, Noise, noise
 from normscope.report import LayerReport, Report, Summary
-from normscope.scan import Clock, Progress, as_loaded, measure
+from normscope.scan import as_loaded, measure
 from normscope.source import Loading
 from normscope.summary import summarised
 from normscope.watcher import watch
@@ -66,7 +67,7 @@ def batch_noise(
     require_kinds(loaded.model, given.kinds)
     kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, kept)
+    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
     return _reported(report, kept, drawing)
 
 

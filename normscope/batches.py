@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from normscope.corpus import Corpus, Position
 from normscope.errors import TextError, UsageError
 
 if TYPE_CHECKING:
@@ -110,12 +111,13 @@ class Batch:
 class _Row(NamedTuple):
     """One tokenised text; `types` are its token type ids, if the tokenizer gives any.
 
-    `source` is its place in what was read.
+    `source` is its place in what was read, and `cut` whether it was longer.
     """
 
     ids: list[int]
     types: list[int] | None
     source: int
+    cut: bool
 
 
 class _Text(NamedTuple):
@@ -143,6 +145,9 @@ class Batches:
     Excluded special tokens are known by their ids: the tokenizer's cls, sep, bos and eos, and
     whatever its template puts around a text; unknown and mask tokens stay. So a literal "[SEP]" in
     a text is excluded too, being the same token to the model.
+
+    They begin at `start`, the position that others have come to: what those have read is read once
+    more, and not handed out again. Texts are `hashed` for a position that proves which they were.
     """
 
     def __init__(
@@ -153,15 +158,19 @@ class Batches:
         *,
         max_length: int | None,
         keep: bool = False,
+        hashed: bool = False,
+        start: Position | None = None,
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
-        self.texts = self.skipped = self.truncated = self.pending = 0
+        self.texts = self.skipped = self.truncated = 0
         self.ended = False
-        self._texts = iter(texts)
-        self._source = enumerate(self._texts)
+        self._corpus = Corpus(texts, hashed=hashed)
+        self._start = start
+        self._rows: list[_Row] = []
         self._tokenizer: Any = tokenizer
         self.batching = batching
+        self._left = batching.limit
         self._kept: list[Batch] | None = [] if keep else None
         added = _template(tokenizer)
         self.max_length = _agreed_length(batching.max_length, max_length, len(added))
@@ -174,7 +183,7 @@ class Batches:
         """Guess how many texts there are; None while a source that has not ended gives no hint."""
         if self.ended:
             return self.texts
-        left = operator.length_hint(self._texts)
+        left = operator.length_hint(self._corpus)
         most = math.inf if self.batching.limit is None else self.batching.limit
         return int(min(self.texts + left, most)) if left else None
 
@@ -189,7 +198,11 @@ class Batches:
 
     def _made(self) -> Iterator[Batch]:
         size = self.batching.batch_size
-        rows: list[_Row] = []
+        rows = self._rows
+        if self._start is not None:
+            self._catch_up(self._start)
+            while len(rows) >= size:
+                yield self._pad(self._take(rows))
         for window in self._windows():
             rows += self._tokenise(window)
             if self.batching.order == "length":
@@ -203,22 +216,59 @@ class Batches:
     def _take(self, rows: list[_Row]) -> list[_Row]:
         taken = rows[: self.batching.batch_size]
         del rows[: len(taken)]
-        self.pending = len(rows)
         return taken
+
+    @property
+    def pending(self) -> int:
+        """How many texts were read and used that no batch has handed out yet."""
+        return len(self._rows)
+
+    def position(self) -> Position:
+        """Tell how far they have come; only between two batches."""
+        return Position(
+            self._corpus.read,
+            self._corpus.digest,
+            self.texts,
+            self.skipped,
+            self.truncated,
+            tuple(row.source for row in self._rows),
+            sum(row.cut for row in self._rows),
+        )
+
+    def _catch_up(self, start: Position) -> None:
+        """Read what was read, and take up again what was pending; TextError where it is not the same."""
+        pending, again = set(start.pending), []
+        while self._corpus.read < start.read and (read := self._next_text()) is not None:
+            self._left = None if self._left is None else self._left - 1
+            again += [read] if read.source in pending else []
+        if (self._corpus.read, self._corpus.digest) != (start.read, start.digest):
+            shorter = self._corpus.read < start.read
+            got = f"ends after {self._corpus.read}" if shorter else f"differs within the first {start.read}"
+            raise TextError(
+                f"the corpus {got} texts; expected the {start.read} that the checkpoint was made from; "
+                "give the same texts, or remove the checkpoint and begin anew"
+            )
+        rows = {row.source: row for row in (self._tokenise(again) if again else ())}
+        if rows.keys() != pending:
+            raise TextError(
+                f"the checkpoint has {len(pending)} texts pending, {len(rows)} of them with tokens now; "
+                "expected all; begin anew, for the tokenizer has changed"
+            )
+        self._rows += [rows[source] for source in start.pending]
+        self.texts, self.skipped, self.truncated = start.texts, start.skipped, start.truncated
 
     def _windows(self) -> Iterator[list[_Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
         most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self.batching.batch_size)
-        left = self.batching.limit
         window: list[_Text] = []
         characters = 0
-        while left is None or left > 0:
+        while self._left is None or self._left > 0:
             read = self._next_text()
             if read is None:
                 break
             window.append(read)
             characters += len(read.text)
-            left = None if left is None else left - 1
+            self._left = None if self._left is None else self._left - 1
             if len(window) == most or characters >= _WINDOW_CHARACTERS:
                 yield window
                 window, characters = [], 0
@@ -227,7 +277,8 @@ class Batches:
             yield window
 
     def _next_text(self) -> _Text | None:
-        for index, text in self._source:
+        for text in self._corpus:
+            index = self._corpus.read - 1
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
@@ -245,7 +296,7 @@ class Batches:
             # Cutting is left to the tokenizer, which knows what its template puts around a text.
             cut = self._encode([texts[i] for i in long], truncation=True, max_length=limit)
             for i, row in zip(long, cut, strict=True):
-                rows[i] = row
+                rows[i] = row._replace(cut=True)
         counted = [not self._excluded.issuperset(row.ids) for row in rows]
         self.texts += sum(counted)
         self.skipped += len(rows) - sum(counted)
@@ -257,7 +308,7 @@ class Batches:
         encoded = self._tokenizer([read.text for read in texts], padding=False, verbose=False, **truncation)
         types = encoded.get("token_type_ids") or [None] * len(texts)
         rows = zip(encoded["input_ids"], types, texts, strict=True)
-        return [_Row(ids, kinds, read.source) for ids, kinds, read in rows]
+        return [_Row(ids, kinds, read.source, cut=False) for ids, kinds, read in rows]
 
     def _pad(self, rows: list[_Row]) -> Batch:
         """Pad on the right, whatever side the tokenizer prefers for generation.

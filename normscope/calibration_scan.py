@@ -9,6 +9,7 @@ from torch import nn
 
 from normscope.batches import Batches, Batching
 from normscope.calibration import Calibration
+from normscope.course import Clock, Progress
 from normscope.errors import UsageError
 from normscope.kinds import require_kinds
 from normscope.loading import Loaded
@@ -16,7 +17,7 @@ from normscope.media import Given
 from normscope.moments import Moments
 from normscope.replacements import Statistics, obstacle
 from normscope.report import LayerReport, Report
-from normscope.scan import Clock, Progress, as_loaded, measure, text_batches
+from normscope.scan import as_loaded, measure, text_batches
 from normscope.source import Loading
 from normscope.watcher import watch
 

@@ -32,11 +32,13 @@ class LayerCalls:
         """Count a call, and return the capture that it goes into."""
         self._calls += 1
         self.per_forward = max(self.per_forward, self._calls)
-        if not self._apart:
-            return self.captures[0]
-        if len(self.captures) < self._calls:
+        return self.capture(self._calls - 1 if self._apart else 0)
+
+    def capture(self, number: int) -> LayerCapture:
+        """Return one of the captures, from 0, or the one that comes after the last."""
+        if len(self.captures) == number:
             self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
-        return self.captures[self._calls - 1]
+        return self.captures[number]
 
     def named(self) -> list[tuple[str, int | None, LayerCapture]]:
         """Name the captures, each with the number of its call from 1; None where all calls are pooled.

@@ -16,6 +16,7 @@ from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Moments, Rows
+from normscope.packed import moved
 from normscope.running import Running
 from normscope.scratch import Scratch
 from normscope.seen import Seen
@@ -76,6 +77,10 @@ class LayerCapture:
             self._running.read()
         return self._seen
 
+    def take(self, seen: Seen) -> None:
+        """Go on from what another capture of the same layer has seen, whose `norm` is settled here alike."""
+        self._seen, self._running = seen, None
+
     @property
     def moments(self) -> Accumulator | None:
         """Its moments so far, None until its first call."""
@@ -104,7 +109,7 @@ class LayerCapture:
         if not _is_plain(given):
             self._seen.unreadable += 1
             return
-        given = given.detach()
+        given = _beside(given.detach(), output)
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
         output = real_output(given, output)
@@ -209,6 +214,8 @@ class LayerCapture:
         self._seen.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
             self._seen.stored = stored_statistics(norm.module)
+        if self._running is None and self._seen.moments is not None:
+            self._running = Running(moved(self._seen.moments, rows.x.device), self._scratch)
         if self._running is None or self._seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps
@@ -237,6 +244,12 @@ class LayerCapture:
         seen.output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         seen.worst_error = max(seen.worst_error, float(high), -float(low))
+
+
+def _beside(given: Tensor, output: Any) -> Tensor:
+    """Bring an input to its layer's device, where a model is spread over several; the output is there."""
+    first = next((v for v in (output if isinstance(output, tuple | list) else (output,))), None)
+    return given.to(first.device) if isinstance(first, Tensor) else given
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -28,7 +28,8 @@ class Forward:
     def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,), *, logits: bool = False) -> None:
         self.model = model
         self.kinds = kinds
-        self.device = next(model.parameters(), torch.zeros(())).device
+        # Weights that come and go are on the meta device meanwhile.
+        self.device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.parameters = signature(model.forward).parameters
         self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normscope.device_maps import keep_vectors, require_accelerate
 from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
@@ -60,7 +61,9 @@ def load(
     """
     source = locate(model, options)
     with quiet():
-        device = _device(options.device)
+        device = None if options.device_map is not None else _device(options.device)
+        if options.device_map is not None:
+            require_accelerate(options.device_map)
         source, config, commit = _configuration(source)
         keywords = source.keywords(commit or options.revision)
         loader = _loader(source, config)
@@ -73,7 +76,11 @@ def load(
         if tokenizer is not None:
             _set_padding(network, tokenizer)
         with in_our_words(source, "weights"):
-            network.requires_grad_(False).to(device)  # type: ignore[arg-type]
+            network.requires_grad_(False)
+            if device is None:
+                keep_vectors(network)
+            else:
+                network.to(device)  # type: ignore[arg-type]
     return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
 
 
@@ -211,8 +218,8 @@ def _network(
     source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "tuple[PreTrainedModel, tuple[str, ...]]":
     """Read the weights; what the checkpoint lacks becomes a warning, what does not fit an error."""
-    attention = source.options.attn_implementation
-    more = {} if attention is None else {"attn_implementation": attention}
+    asked = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
+    more = {name: value for name, value in asked.items() if value is not None}
     with in_our_words(source, "weights"):
         network, info = loader.from_pretrained(
             source.place,

@@ -69,6 +69,8 @@ class _Total:
         """What each layer is, by the first part in which it saw a token."""
         self._words: dict[str, int | None] = {}
         self._first = ""
+        self._empty = True
+        """Whether no part has seen anything yet: then its layers are not what those of others are."""
 
     def add(self, report: Report, name: str) -> None:
         """Add a part, known by this name in messages."""
@@ -76,14 +78,38 @@ class _Total:
         if self._reports:
             self._require_alike(report, moments, name)
         self._first = self._first or name
-        self._warnings.update(dict.fromkeys(_general_warnings(report, moments)))
+        self._warnings.update(
+            dict.fromkeys((*_general_warnings(report, moments), *self._twice(moments, name)))
+        )
+        if self._is_more(report):
+            self._add_layers(report, moments)
+        else:
+            self._moments.merge(RunMoments({}, moments.slots, moments.shards))
+        self._reports.append(replace(report, moments=None))
+        self._slots.append(moments.slots)
+
+    def _is_more(self, report: Report) -> bool:
+        """Whether a part has layers to add: an empty one has not, beside others."""
+        empty = not any(layer.calls for layer in report.layers.values())
+        if self._empty and not empty:
+            self._layers, self._moments.layers, self._words = {}, {}, {}
+        self._empty &= empty
+        return not empty or self._empty
+
+    def _twice(self, moments: RunMoments, name: str) -> list[str]:
+        """Warn of shards that are there already, which files under other names may hide."""
+        twice = [shard for shard in moments.shards if shard in self._moments.shards]
+        return [
+            f"{name} is shard {shard}, as a part before it is: right only where their corpora differ"
+            for shard in twice
+        ]
+
+    def _add_layers(self, report: Report, moments: RunMoments) -> None:
         for key, layer in report.layers.items():
             if key not in self._layers or (layer.count and not self._layers[key].count):
                 self._layers[key] = layer
         self._words.update(_words(moments))
         self._moments.merge(moments)
-        self._reports.append(replace(report, moments=None))
-        self._slots.append(moments.slots)
 
     def _require_alike(self, new: Report, moments: RunMoments, name: str) -> None:
         for field, expected, got in self._pairs(new, moments):
@@ -98,6 +124,8 @@ class _Total:
         first = self._reports[0]
         yield from ((f"model.{f}", getattr(first.model, f), getattr(new.model, f)) for f in MODEL)
         yield from ((f"run.{f}", getattr(first.run, f), getattr(new.run, f)) for f in RUN)
+        if self._empty or not any(layer.calls for layer in new.layers.values()):
+            return
         yield "layers", *_unshared(list(self._layers), list(new.layers))
         for name, layer in new.layers.items():
             old = self._layers[name]
@@ -125,7 +153,7 @@ class _Total:
     def _layer(self, name: str, seen: Seen) -> LayerReport:
         described = self._layers[name]
         affine = described.outliers.affine_outliers if described.outliers else None
-        most = max(report.layers[name].calls_per_forward for report in self._reports)
+        most = max(report.layers[name].calls_per_forward for report in self._reports if name in report.layers)
         return replace(filled(described, seen, affine), calls_per_forward=most)
 
     def _run(self) -> RunInfo:

@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from normscope import __version__
 from normscope.errors import ReportError
-from normscope.files import write_with
 from normscope.packed import pack, unpack
 from normscope.plain import from_plain, to_plain
 from normscope.printable import printable, quoted
 from normscope.report import MOMENTS_SCHEMA, Report, read_report
+from normscope.saving import save_tensors
 from normscope.seen import RunMoments, Seen
 
 STORED = ("stored.mean", "stored.variance")
@@ -34,7 +33,8 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
     Raises ReportError when the report carries no moments, or the place cannot be written.
     """
     run: RunMoments = require_moments(report, "the report")
-    facts = {"slots": run.slots, "layers": [to_plain(seen) for seen in run.layers.values()]}
+    layers = [to_plain(seen) for seen in run.layers.values()]
+    facts = {"slots": run.slots, "shards": run.shards, "layers": layers}
     header = {
         "schema": MOMENTS_SCHEMA,
         "normscope": __version__,
@@ -44,8 +44,8 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
     text = bytearray(report.to_json(), "utf-8")
     tensors = {"report": torch.frombuffer(text, dtype=torch.uint8)}
     for i, seen in enumerate(run.layers.values()):
-        tensors.update((f"{i}/{name}", values) for name, values in _tensors(seen).items())
-    write_with(path, lambda target: save_file(tensors, target, metadata=header))
+        tensors.update((f"{i}/{name}", values) for name, values in tensors_of(seen).items())
+    save_tensors(tensors, path, header)
 
 
 def read_moments(path: str | os.PathLike[str]) -> Report:
@@ -81,10 +81,18 @@ def require_moments(report: Report, what: str) -> RunMoments:
     )
 
 
-def _tensors(seen: Seen) -> dict[str, Tensor]:
+def tensors_of(seen: Seen) -> dict[str, Tensor]:
+    """Return what a layer has seen that is no plain value, on the CPU."""
     stored = dict(zip(STORED, seen.stored, strict=True)) if seen.stored else {}
     tensors = {} if seen.moments is None else pack(seen.moments)
     return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
+
+
+def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
+    """Return what a layer with so many features has seen, of its plain values and its `tensors_of`."""
+    moments = unpack(tensors, features) if "table.co" in tensors else None
+    stored = (tensors[STORED[0]], tensors[STORED[1]]) if STORED[0] in tensors else None
+    return replace(plain, moments=moments, stored=stored)
 
 
 def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
@@ -94,7 +102,6 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
     layers = {}
     for i, (layer, seen) in enumerate(zip(report.layers.values(), listed, strict=True)):
         own = {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{i}/")}
-        moments = unpack(own, layer.features) if "table.co" in own else None
-        stored = (own[STORED[0]], own[STORED[1]]) if STORED[0] in own else None
-        layers[layer.name] = replace(seen, moments=moments, stored=stored)
-    return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"))
+        layers[layer.name] = seen_of(seen, own, layer.features)
+    shards = from_plain(tuple[str, ...], facts.get("shards", []), "facts.shards")
+    return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"), shards)

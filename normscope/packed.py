@@ -45,6 +45,15 @@ def copied(moments: Accumulator) -> Accumulator:
     return unpack(tensors, moments.output.mean.shape[1])
 
 
+def moved(moments: Accumulator, device: torch.device) -> Accumulator:
+    """Return the same moments, whose tensors are on this device now."""
+    for _, owner, name in [*_leaves(moments)]:
+        value = getattr(owner, name)
+        if isinstance(value, Tensor):
+            setattr(owner, name, value.to(device))
+    return moments
+
+
 def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
     """Give the path of every tensor, number and dictionary in a statistic, who holds it and by which name."""
     for name, value in vars(part).items():

@@ -1,25 +1,28 @@
 """The loop: texts, images or sounds through the model, every normalization layer measured on the way."""
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from normscope.batches import Batch, Batches, Batching, length_limit
-from normscope.errors import RunError, TextError, UsageError
+from normscope.checkpoint import Checkpoint, Saver
+from normscope.corpus import Position
+from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
+from normscope.errors import RunError, UsageError
 from normscope.forward import Forward, evaluating, shifted
-from normscope.kept import Kept
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
+from normscope.shards import Shard
 from normscope.source import Loading
+from normscope.stopping import Stop
 from normscope.tally import Tally
 from normscope.watcher import Watcher, describe, watch
 from normscope.wrappers import unwrapped
@@ -30,17 +33,6 @@ if TYPE_CHECKING:
 
 # Texts and tokens of the probe: no head count, no other size of a model is likely to be either.
 PROBE = (3, 11)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: `stage` is "load" or "run"; `expected_texts` is a guess, None without one."""
-
-    stage: str
-    texts: int
-    tokens: int
-    expected_texts: int | None
-    seconds: float
 
 
 def inspect(
@@ -58,6 +50,9 @@ def inspect(
     per_call: bool = False,
     words: bool | int = False,
     moments: bool = False,
+    shard: Shard | None = None,
+    checkpoint: Checkpoint | None = None,
+    stop: Stop | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -72,18 +67,37 @@ def inspect(
     layer that is used several times in a forward apart. With `words` it is also measured what the
     token's identity explains, see `watch`. With `moments` the report carries them, for `merge`,
     `write_moments` and `write_tensors`. `progress` is called now and then.
+    With a `shard` it takes only that part of the corpus. With a `checkpoint` it saves now and then how
+    far it is in the texts, and can go on from there after a crash: with equal counts, and other numbers
+    that differ by no more than the rounding of float64. `stop` ends it early; the report then says so.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
     model does not take, and RunError when it fails on them.
     """
     given = Given(texts, images, audio)
+    if checkpoint is not None and given.kinds != (TEXT,):
+        raise UsageError("a checkpoint was asked for with images or sounds; expected texts alone; use shards")
+    if shard is not None:
+        given = shard.of(given, batching.limit)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
-    return measure(loaded, given, batching, watcher, clock, moments=moments)
+    choices = {
+        "layers": ", ".join(layers) or "all",
+        "exclude": ", ".join(exclude) or "none",
+        "per call": per_call,
+        "words": words,
+        "shard": shard,
+    }
+    saver = Saver(checkpoint, facts(loaded, batching, choices) if checkpoint else {})
+    course = Course(saver, stop or Stop(), shard=shard)
+    report = measure(loaded, given, batching, watcher, clock, course, moments=moments)
+    if report.moments is not None and shard is not None:
+        report.moments.shards = (str(shard),)
+    return report
 
 
 def layer_names(loaded: Loaded, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
@@ -119,16 +133,17 @@ def measure(
     given: Given,
     batching: Batching,
     watcher: Watcher,
-    clock: "Clock",
-    kept: Kept | None = None,
+    clock: Clock,
+    course: Course | None = None,
     *,
     batches: Batches | None = None,
     moments: bool = False,
 ) -> Report:
-    """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too.
+    """Run what was given through a model under a watcher; `course` is what goes on beside.
 
     `batches` are those of the texts where they are at hand.
     """
+    course = course or Course()
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
@@ -137,10 +152,9 @@ def measure(
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
-            batches = batches or text_batches(loaded, given.texts or (), batching)
-            run, notes = _run_texts(loaded, batches, watcher, forward, clock, kept)
+            run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, course, batches)
         else:
-            run, notes = _run_media(loaded, given, batching, watcher, forward, clock)
+            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, course.stop)
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
@@ -153,13 +167,20 @@ def measure(
 
 def _run_texts(
     loaded: Loaded,
-    batches: Batches,
+    given: Given,
+    batching: Batching,
     watcher: Watcher,
     forward: Forward,
-    clock: "Clock",
-    kept: Kept | None,
+    clock: Clock,
+    course: Course,
+    batches: Batches | None,
 ) -> tuple[RunInfo, list[str]]:
+    kept = course.kept
     notes = _probe(watcher, forward, loaded.tokenizer)
+    start = course.resumed(watcher, clock)
+    hashed = course.saver.checkpoint is not None
+    if batches is None:
+        batches = text_batches(loaded, given.texts or (), batching, hashed=hashed, start=start)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.
         batches.batching = replace(batches.batching, batch_size=1)
@@ -167,40 +188,58 @@ def _run_texts(
         kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
             capture.kept = kept.layer(capture.norm.name)
-    done = 0
-    for batch in batches:
+    position = start or Position()
+    done = position.texts - len(position.pending)
+    for batch in course.stop.until_asked(batches):
         if kept is not None:
             kept.begin(batch)
         watcher.mask = batch.valid
         watcher.decoder_mask = decoder_valid(batch, batches.batching)
         forward(batch.inputs)
+        position = batches.position()
         done += len(batch.sources)
         clock.show("run", done, watcher.tally.tokens, batches.expected)
-    if not watcher.tally.tokens:
-        raise TextError(
-            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
-        )
-    return run_info(watcher.tally, batches), notes
+        course.saver.save(watcher, position, clock.seconds())
+    run = run_info(watcher.tally, batches)
+    if course.stop.asked:
+        return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
+    return run, [*notes, *course.without_text(run)]
 
 
-def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, keep: bool = False) -> Batches:
-    """Return the batches of texts for a model, no longer than it takes; `keep` is as in `Batches`."""
+def text_batches(
+    loaded: Loaded,
+    texts: Iterable[str],
+    batching: Batching,
+    *,
+    keep: bool = False,
+    hashed: bool = False,
+    start: Position | None = None,
+) -> Batches:
+    """Return the batches of texts for a model, no longer than it takes; the rest is as in `Batches`."""
     tokenizer: Any = loaded.tokenizer
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
+    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep, hashed=hashed, start=start)
 
 
 def _run_media(
-    loaded: Loaded, given: Given, batching: Batching, watcher: Watcher, forward: Forward, clock: "Clock"
+    loaded: Loaded,
+    given: Given,
+    batching: Batching,
+    watcher: Watcher,
+    forward: Forward,
+    clock: Clock,
+    stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
-    for inputs in batches:
+    for inputs in stop.until_asked(batches):
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
     medium = given.kinds[0] if len(given.kinds) == 1 else "several"
     run = replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given", medium=medium)
-    return run, []
+    if stop.asked and not batches.texts:
+        raise KeyboardInterrupt
+    return run, [INTERRUPTED] if stop.asked else []
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
@@ -250,19 +289,3 @@ def run_info(tally: Tally, batches: Batches) -> RunInfo:
         batch_size=batches.batching.batch_size,
         order=batches.batching.order,
     )
-
-
-class Clock:
-    """Tells a caller how far the run is."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        self._progress, self._begun = progress, time.perf_counter()
-
-    def seconds(self) -> float:
-        """Return the seconds since the run began."""
-        return time.perf_counter() - self._begun
-
-    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function, if there is one."""
-        if self._progress:
-            self._progress(Progress(stage, texts, tokens, expected, self.seconds()))

@@ -95,13 +95,18 @@ def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
 
 @dataclass
 class RunMoments:
-    """What a report carries to be merged: what each layer has seen, and how many token slots there were."""
+    """What a report carries to be merged: what each layer has seen, and how many token slots there were.
+
+    `shards` are the parts of a corpus that are in it, "1/4", where it was shared out.
+    """
 
     layers: dict[str, Seen]
     slots: int
+    shards: tuple[str, ...] = ()
 
     def merge(self, new: "RunMoments") -> None:
         """Add another run's; `new` stays as it is."""
         for name, seen in new.layers.items():
             self.layers.setdefault(name, Seen()).merge(seen)
         self.slots += new.slots
+        self.shards = tuple(dict.fromkeys((*self.shards, *new.shards)))

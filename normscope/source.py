@@ -21,7 +21,11 @@ MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
 
 @dataclass(frozen=True)
 class Loading:
-    """How to load a model; `auto` is the best device present, and the checkpoint's own dtype."""
+    """How to load a model; `auto` is the best device present, and the checkpoint's own dtype.
+
+    A `device_map` spreads the model over several devices, as transformers has it: "auto", "balanced",
+    "sequential", or a device. It needs the package accelerate.
+    """
 
     revision: str | None = None
     token: str | None = field(default=None, repr=False)
@@ -31,6 +35,7 @@ class Loading:
     device: str = "auto"
     dtype: str = "auto"
     attn_implementation: str | None = None
+    device_map: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -38,6 +43,9 @@ class Loading:
         if not re.fullmatch(r"[a-z]+(:\d+)?", self.device):
             known = "auto, cpu, cuda, cuda:1, mps or another torch device"
             raise UsageError(f"device {quoted(self.device)} is unknown; expected {known}; pick one")
+        if self.device_map is not None and self.device != "auto":
+            got = f"device {quoted(self.device)} and device map {quoted(self.device_map)} were both given"
+            raise UsageError(f"{got}; expected one of them; drop one")
         # A token goes into an HTTP header, and the HTTP library's error quotes a bad header in full.
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise UsageError("the token is empty or has odd characters; expected one word; copy it again")

@@ -12,12 +12,13 @@ from torch import nn
 from normscope import __version__
 from normscope.batches import Batching
 from normscope.calibration_scan import Calibrated, calibrated
+from normscope.course import Progress
 from normscope.folding import Difference, Proven
 from normscope.forward import evaluating
 from normscope.held_out import Parted, part
 from normscope.kinds import TEXT, require_kinds
 from normscope.loading import Loaded, quiet
-from normscope.scan import Progress, as_loaded, layer_names, text_batches
+from normscope.scan import as_loaded, layer_names, text_batches
 from normscope.source import Loading
 from normscope.swap_plan import Swapping
 from normscope.swap_report import (

@@ -12,6 +12,7 @@ from normscope.alignment import TokenMask
 from normscope.batches import Batches
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
+from normscope.course import Clock, Progress
 from normscope.effects import Comparison, effect, loss_of, perplexity
 from normscope.errors import RunError, TextError
 from normscope.folding import Proven, Run, foldable, proven
@@ -19,7 +20,7 @@ from normscope.held_out import Parted
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
-from normscope.scan import Clock, Progress, decoder_valid, run_info, text_batches
+from normscope.scan import decoder_valid, run_info, text_batches
 from normscope.swap_plan import Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap

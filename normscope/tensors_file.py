@@ -3,14 +3,13 @@
 import json
 import os
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from normscope import __version__
-from normscope.files import write_with
 from normscope.moments_file import require_moments
 from normscope.plain import to_plain
 from normscope.report import Report
+from normscope.saving import save_tensors
 from normscope.seen import RunMoments
 
 TENSORS_SCHEMA = "normscope.tensors/1"
@@ -40,4 +39,4 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
             tensors[f"{safe}/count"] = table.count[:, 0].clone()
             tensors[f"{safe}/mean"] = table.known_mean()
             tensors[f"{safe}/variance"] = table.variance()
-    write_with(path, lambda target: save_file(tensors, target, metadata=header))
+    save_tensors(tensors, path, header)

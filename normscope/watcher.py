@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normscope import __version__
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
+from normscope.device_maps import is_spread
 from normscope.errors import UsageError
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
@@ -91,7 +92,8 @@ class Watcher:
         chosen = [norm for norm in norms if norm.name in names]
         room = WordRoom(len(chosen), None if words is True else words) if words else None
         scratch = Scratch()
-        self._layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
@@ -103,21 +105,26 @@ class Watcher:
     @property
     def captures(self) -> list[LayerCapture]:
         """What each layer has seen so far; per call where calls are told apart."""
-        return [capture for layer in self._layers for capture in layer.captures]
+        return [capture for layer in self.layers for capture in layer.captures]
+
+    @property
+    def scope_notes(self) -> dict[str, None]:
+        """What was not understood of the forwards' tokens, once each."""
+        return self._scopes.notes
 
     def name_words(self) -> None:
         """Hand the tokens' ids on to what keeps tokens."""
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
-        if any(parameter.is_meta for parameter in self.model.parameters()):
+        if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
         self._hooks.enter_context(as_written(self._given))
         self._open = True
         self.tally.start()
-        for layer in self._layers:
+        for layer in self.layers:
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = self._reader(layer)
             self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
@@ -160,8 +167,8 @@ class Watcher:
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
         functional = self._functional.notes(named_modules(self.model))
-        notes = [*warnings, *self._scopes.notes, *functional]
-        for layer in self._layers:
+        notes = [*warnings, *self.scope_notes, *functional]
+        for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
                 layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
@@ -177,7 +184,7 @@ class Watcher:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._scopes.depth == 0:
-            for layer in self._layers:
+            for layer in self.layers:
                 layer.start()
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
         if self._scopes.depth == 1 and not self._looked:
@@ -219,12 +226,14 @@ def describe(model: nn.Module, name: str) -> ModelInfo:
     """Return what is known of a model from the object alone."""
     parameters = list(model.parameters())
     first = parameters[0] if parameters else torch.zeros(())
+    # Only a model that is spread over devices has several, and weights that come and go.
+    devices = dict.fromkeys("offloaded" if p.is_meta else str(p.device) for p in parameters)
     return ModelInfo(
         id=name,
         revision=None,
         commit=None,
         architecture=type(model).__name__,
         dtype=str(first.dtype).removeprefix("torch."),
-        device=str(first.device),
+        device=" and ".join(devices) or str(first.device),
         parameters=sum(p.numel() for p in parameters),
     )

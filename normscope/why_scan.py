@@ -11,6 +11,7 @@ from torch import nn
 
 from normscope import __version__
 from normscope.batches import Batching, special_ids
+from normscope.course import Clock, Course, Progress
 from normscope.draws import Drawing, plans
 from normscope.errors import TextError
 from normscope.evidence import LayerRows
@@ -20,7 +21,7 @@ from normscope.kinds import require_kinds
 from normscope.loading import Loaded
 from normscope.media import Given
 from normscope.report import Report
-from normscope.scan import Clock, Progress, as_loaded, measure
+from normscope.scan import as_loaded, measure
 from normscope.source import Loading
 from normscope.watcher import watch
 from normscope.why_report import Pooled, WhyReport
@@ -63,7 +64,7 @@ def why(
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     watcher.name_words()
-    report = measure(loaded, given, batching, watcher, clock, kept)
+    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
     if len(kept.sources) < 2:
         raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
     known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]

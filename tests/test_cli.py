@@ -212,6 +212,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "device": "cpu",
         "dtype": "float16",
         "attn_implementation": "eager",
+        "device_map": None,
     }
     assert call["exclude"] == ["x.*"]
     assert call["words"] is True

@@ -20,11 +20,11 @@ from typer.testing import CliRunner, Result
 import normscope
 from normscope import Batching, Loading, Report
 from normscope.cli.app import app
+from normscope.course import Progress
 from normscope.errors import MediaError, RunError, TextError, UsageError
 from normscope.forward import Forward
 from normscope.kinds import kinds_of
 from normscope.media import Given, read_audio, read_image
-from normscope.scan import Progress
 from tests import media, models
 
 TEXTS = ["the cat sat on the mat", "a dog", "the rain in spain", "it rained"]

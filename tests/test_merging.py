@@ -256,7 +256,7 @@ def test_a_file_is_written_whole_or_not_at_all(
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("normscope.moments_file.save_file", half)
+    monkeypatch.setattr("normscope.saving.save_file", half)
     with pytest.raises(ReportError, match="No space left"):
         write_moments(parts[0], path)
     assert (path.read_text(), [p.name for p in tmp_path.iterdir()]) == ("before", ["part"])

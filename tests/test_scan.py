@@ -9,8 +9,8 @@ from torch import nn
 
 import normscope
 from normscope import Batching, Loading, Report
+from normscope.course import Progress
 from normscope.errors import RunError, TextError, UsageError
-from normscope.scan import Progress
 from tests import models
 from tests.reference import layer_norm, measure, stack, worst_error
 

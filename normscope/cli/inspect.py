@@ -1,8 +1,11 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
 from normscope.cli import options
+from normscope.cli.long_runs import Resuming, part_of
 from normscope.cli.progress import ProgressBar, wanted
+from normscope.cli.ranks import gathered, joined, leads, require_files, watching
 from normscope.cli.rendered import Showing, rendered, write_files
+from normscope.cli.stopping import signals
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
 
@@ -15,6 +18,8 @@ Examples:
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
+  normscope inspect gpt2 -f corpus.txt --checkpoint run.ckpt --resume
+  normscope inspect gpt2 -f corpus.txt --shard 1/4 --moments 1.safetensors
   normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
@@ -115,7 +120,18 @@ normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
 every layer, per position and feature.
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and
+how far it is; --resume goes on from there after a crash and refuses, by name,
+another model, corpus or options. The file goes when the result is written.
+Ctrl-C or SIGTERM ends the run after its batch, and what was asked for is
+written, of what was seen so far; the second time it ends at once. Standard
+input must bring the same texts again. --shard takes texts in turn, blank
+lines not counted; under torchrun each rank does so by itself, has a
+checkpoint of its own (PATH.1-of-4), and rank 0 writes the result of all:
+  torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 normscope explain NAME has the formula and source of each number."""
 
 
@@ -135,6 +151,10 @@ def inspect(
     layer: options.Layer = None,
     per_call: options.PerCall = False,
     words: options.Words = False,
+    checkpoint: options.CheckpointPath = None,
+    checkpoint_every: options.CheckpointEvery = 60.0,
+    resume: options.Resume = False,
+    shard: options.ShardPart = None,
     top: options.Top = 10,
     format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
@@ -150,49 +170,74 @@ def inspect(
     local_files_only: options.LocalFilesOnly = False,
     trust_remote_code: options.TrustRemoteCode = False,
     device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     dtype: options.Dtype = "auto",
     attn_implementation: options.AttnImplementation = None,
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
-    from normscope.batches import Batching
-    from normscope.media import Given
-    from normscope.source import Loading
+    with joined() as ranks:
+        quiet = quiet or not leads(ranks)
+        place, resuming = Output(output), Resuming(checkpoint, checkpoint_every, resume)
+        if leads(ranks):
+            place.check()
+            Output(moments).check_file("--moments")
+            Output(tensors).check_file("--tensors")
+        resuming.check()
+        part = part_of(ranks, shard)
+        from normscope.batches import Batching
+        from normscope.media import Given
+        from normscope.source import Loading
 
-    place = Output(output)
-    place.check()
-    Output(moments).check_file("--moments")
-    Output(tensors).check_file("--tensors")
-    loading = Loading(
-        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
-    )
-    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    format = options.chosen(format, json, plot)
-    # Beside images and sounds goes only text that was named.
-    wordless = (image or audio) and not (text or file or field)
-    texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
-    given = Given(texts, image or [], audio or [])
-    with ProgressBar(model, shown=wanted(quiet)) as progress:
-        from normscope.loading import load  # here: importing torch is part of the wait
-        from normscope.scan import inspect as run
-        from normscope.scan import layer_names
-
-        loaded = load(model, loading, given.kinds)
-        shown = layer_names(loaded, layer, exclude or ()) if layer else []
-        report = run(
-            loaded,
-            given.texts,
-            images=given.images,
-            audio=given.audio,
-            batching=batching,
-            layers=layer or () if format.is_data else (),
-            exclude=exclude or (),
-            per_call=per_call,
-            words=words,
-            moments=bool(moments or tensors),
-            progress=progress,
+        loading = Loading(
+            revision,
+            token,
+            cache_dir,
+            local_files_only,
+            trust_remote_code,
+            device,
+            dtype,
+            attn_implementation,
+            device_map,
         )
-        shown = [name for name, found in report.layers.items() if found.module_name in shown]
-    write_files(report, moments, tensors)
-    place.write(rendered(report, Showing(format, shown, top, verbose, plot), place))
-    if not quiet:
-        warn(report.warnings, verbose=verbose)
+        batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+        format = options.chosen(format, json, plot)
+        # Beside images and sounds goes only text that was named.
+        wordless = (image or audio) and not (text or file or field)
+        if not wordless:
+            require_files(ranks, text or [], file or [])
+        texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
+        given = Given(texts, image or [], audio or [])
+        with ProgressBar(model, shown=wanted(quiet)) as progress:
+            from normscope.loading import load  # here: importing torch is part of the wait
+            from normscope.scan import inspect as run
+            from normscope.scan import layer_names
+
+            saving = resuming.checkpoint(ranks, {"field": field}, quiet=quiet)
+            loaded = load(model, loading, given.kinds)
+            shown = layer_names(loaded, layer, exclude or ()) if layer else []
+            with signals(quiet=ranks is not None) as asked:
+                report = run(
+                    loaded,
+                    given.texts,
+                    images=given.images,
+                    audio=given.audio,
+                    batching=batching,
+                    layers=layer or () if format.is_data else (),
+                    exclude=exclude or (),
+                    per_call=per_call,
+                    words=words,
+                    moments=bool(moments or tensors or ranks),
+                    shard=part,
+                    checkpoint=saving,
+                    stop=asked.stop,
+                    progress=watching(ranks, progress),
+                )
+            whole = gathered(ranks, report, asked)
+            if whole is not None:
+                shown = [name for name, found in whole.layers.items() if found.module_name in shown]
+        if whole is not None:
+            write_files(whole, moments, tensors)
+            place.write(rendered(whole, Showing(format, shown, top, verbose, plot), place))
+            if not quiet:
+                warn(whole.warnings, verbose=verbose)
+        resuming.done(saving, asked)

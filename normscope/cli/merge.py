@@ -33,6 +33,7 @@ layers of one kind, and --special-tokens, --max-length, --per-call, --words
 and the layers that were measured must be the same: if not, one line says
 which field differs. The tables are those of normscope inspect, whose --help
 explains the columns and --plot. Padding and batches are those of the parts.
+A --shard that is given twice, under whatever name, gets a warning.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, parts that differ included."""

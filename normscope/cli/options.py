@@ -185,6 +185,14 @@ Device = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ..."),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="NAME",
+        help="auto: spread the model over all devices, and main memory; needs the extra accelerate.",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -210,6 +218,23 @@ MomentsPath = Annotated[
     str | None,
     typer.Option(
         "--moments", metavar="PATH", help="Also write the report with its moments, for normscope merge."
+    ),
+]
+CheckpointPath = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="PATH", help="Save now and then how far the run is, for --resume."),
+]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option("--checkpoint-every", metavar="SECONDS", min=0.0, help="How often; 0 is after every batch."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint, or begin anew where there is none.")
+]
+ShardPart = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Take every N-th text from the I-th on, for normscope merge."
     ),
 ]
 TensorsPath = Annotated[

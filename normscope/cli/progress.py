@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from normscope.cli.streams import say, wants_colour
 
 if TYPE_CHECKING:
-    from normscope.scan import Progress
+    from normscope.course import Progress
 
 VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
 OFF = {"0", "off", "no", "false", ""}

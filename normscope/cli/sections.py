@@ -12,12 +12,14 @@ SECTIONS = {
         "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
         "table_memory", "seed", "batch_size", "order", "special_tokens",
     ),
+    "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (
         "schema", "fail_above", "plot", "chart", "top", "format", "json", "output", "moments", "tensors",
         "save", "fold", "quiet", "verbose",
     ),
     "Loading the model": (
-        "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "dtype",
+        "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",
+        "dtype",
         "attn_implementation",
     ),
     "Other": (),

@@ -1,0 +1,58 @@
+"""What `inspect` is asked for beside the measuring: a checkpoint, a shard, ranks that share the work."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from normscope.cli.stopping import Asked
+from normscope.cli.streams import Output, say
+from normscope.errors import UsageError
+from normscope.printable import quoted
+
+if TYPE_CHECKING:
+    from normscope.checkpoint import Checkpoint
+    from normscope.ranks import Ranks
+    from normscope.shards import Shard
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """The options of a checkpoint."""
+
+    path: str | None
+    every: float
+    resume: bool
+
+    def check(self) -> None:
+        """Raise UsageError or ReportError for what cannot be: before the work, not after."""
+        if self.path is None and self.resume:
+            raise UsageError("--resume was given without --checkpoint; expected its PATH; name it")
+        Output(self.path).check_file("--checkpoint")
+
+    def checkpoint(self, ranks: "Ranks | None", facts: dict[str, Any], *, quiet: bool) -> "Checkpoint | None":
+        """Return the checkpoint that was asked for; each of several ranks has its own."""
+        if self.path is None:
+            return None
+        from normscope.checkpoint import Checkpoint
+
+        path = self.path if ranks is None else f"{self.path}.{ranks.rank + 1}-of-{ranks.count}"
+        checkpoint = Checkpoint(path, self.every, self.resume, facts)
+        if self.resume and not checkpoint.exists() and not quiet:
+            say(f"no checkpoint at {quoted(path)} yet: the run begins anew")
+        return checkpoint
+
+    def done(self, checkpoint: "Checkpoint | None", asked: Asked) -> None:
+        """End a run whose result is written: one that was interrupted keeps its checkpoint."""
+        if checkpoint is not None and not asked.exit_code:
+            checkpoint.remove()
+        asked.end()
+
+
+def part_of(ranks: "Ranks | None", shard: str | None) -> "Shard | None":
+    """Return the part of the corpus that was asked for, or that is the rank's."""
+    if ranks is not None and shard is not None:
+        raise UsageError(
+            f"--shard {shard} was given to {ranks.count} ranks, which share by themselves; drop it"
+        )
+    from normscope.shards import Shard
+
+    return ranks.shard if ranks is not None else None if shard is None else Shard.read(shard)

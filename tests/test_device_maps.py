@@ -1,0 +1,87 @@
+"""Models that accelerate spreads out: the same numbers, read where each layer is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import normscope
+from normscope.batches import Batching
+from normscope.device_maps import keep_vectors, require_accelerate
+from normscope.errors import ModelError, UsageError
+from normscope.loading import load
+from normscope.report import Report
+from normscope.source import Loading
+from tests import models
+from tests.reports_alike import furthest
+from tests.test_batches import encoder
+
+TEXTS = ["alpha beta", "gamma delta alpha beta a b c", "a b"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    models.bert(pad_token_id=0).save_pretrained(folder)
+    encoder().save_pretrained(folder)
+    return folder
+
+
+def inspected(model: Any) -> Report:
+    return normscope.inspect(model, TEXTS, tokenizer=encoder(), batching=Batching(batch_size=2))
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", "balanced", "sequential"])
+def test_a_device_map_gives_the_same_numbers(folder: Path, device_map: str) -> None:
+    plain = inspected(load(folder, Loading(device="cpu")))
+    spread = inspected(load(folder, Loading(device_map=device_map)))
+    assert furthest(plain.to_dict(), spread.to_dict()) == 0.0
+
+
+def test_weights_that_come_and_go() -> None:
+    """Of matrices only: the vectors of norms stay, and hooks read them after the forward."""
+    from accelerate import cpu_offload
+
+    plain, model = inspected(models.bert(pad_token_id=0)), models.bert(pad_token_id=0)
+    cpu_offload(model, torch.device("cpu"))
+    keep_vectors(model)
+    norm = model.bert.encoder.layer[0].output.LayerNorm
+    assert model.bert.encoder.layer[0].output.dense.weight.is_meta
+    assert not norm.weight.is_meta
+    offloaded = inspected(model)
+    assert offloaded.model.device == "offloaded and cpu"
+    # Tied weights are two on the meta device.
+    own = ("seconds", "device", "parameters")
+    assert furthest(plain.to_dict(), offloaded.to_dict(), own) == 0.0
+    assert model.bert.encoder.layer[0].output.dense.weight.is_meta
+
+
+def test_an_input_that_comes_from_another_device() -> None:
+    """The meta device stands for it: its numbers cannot be read, so the layer's own device must be used."""
+    from normscope.capture import _beside
+
+    given, output = torch.zeros(2, 3, device="cpu"), torch.empty(2, 3, device="meta")
+    assert _beside(given, (output, None)).device.type == "meta"
+    assert _beside(given, None) is given
+
+
+def test_accelerate_that_is_missing_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normscope.device_maps.find_spec", lambda name: None)
+    with pytest.raises(
+        ModelError, match=r"needs the package accelerate.*pip install 'normscope\[accelerate\]'"
+    ):
+        load(folder, Loading(device_map="auto"))
+    monkeypatch.undo()
+    require_accelerate("auto")
+
+
+def test_a_device_and_a_map_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="device 'cpu' and device map 'auto' were both given"):
+        Loading(device="cpu", device_map="auto")
+
+
+def test_a_map_that_there_is_not_is_one_line(folder: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load(folder, Loading(device_map="nowhere"))
+    assert "\n" not in str(caught.value)
