@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from normscope.errors import TextError, UsageError
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 ORDERS = ("length", "given")
 SPECIAL_TOKENS = ("include", "exclude")
+
+AUTO: Literal["auto"] = "auto"
+# What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
+AUTO_TOKENS = 8192
+_MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
 
 # A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
 _WINDOW_BATCHES = 64
@@ -57,20 +62,23 @@ _POSITIONS_AFTER_PADDING = {
 class Batching:
     """How texts become batches; UsageError for a value out of its range.
 
-    `max_length` None means the model's own limit. `order` "length" puts texts of like length into
-    one batch, longest first, so that little is padding and a batch too large fails at once; "given"
-    keeps the order. `special_tokens` "exclude" leaves those out of the statistics, never out of what
-    the model sees. `limit` is the most texts to read, blank ones not counted.
+    `batch_size` "auto" puts as many texts into a batch as have 8,192 tokens together, padding counted;
+    on a GPU more while its memory is far from full. `max_length` None means the model's own limit.
+    `order` "length" puts texts of like length into one batch, longest first, so that little is padding
+    and a batch too large fails at once; "given" keeps the order. `special_tokens` "exclude" leaves
+    those out of the statistics, never out of what the model sees. `limit` is the most texts to read,
+    blank ones not counted.
     """
 
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = 32
     max_length: int | None = None
     order: str = "length"
     special_tokens: str = "include"
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive("batch size", self.batch_size)
+        if self.batch_size != AUTO:
+            require_positive("batch size", self.batch_size)
         for name, value in (("max length", self.max_length), ("limit", self.limit)):
             if value is not None:
                 require_positive(name, value)
@@ -82,6 +90,13 @@ def require_positive(name: str, value: int) -> None:
     """Raise UsageError unless `value` is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
+
+
+def require_number(batch_size: int | Literal["auto"], what: str) -> int:
+    """Return a batch size that is a number; UsageError for "auto", which is not for `what`."""
+    if batch_size == "auto":
+        raise UsageError(f"batch size is auto, which is not for {what}; expected a number; give one")
+    return batch_size
 
 
 def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
@@ -103,6 +118,12 @@ class Batch:
     mask: "Tensor"
     valid: "Tensor"
     sources: tuple[int, ...]
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some of its texts, padded to the longest of them."""
+        longest = int(self.mask[rows].sum(1).max())
+        inputs = {name: values[rows, :longest] for name, values in self.inputs.items()}
+        return Batch(inputs, self.mask[rows, :longest], self.valid[rows, :longest], self.sources[rows])
 
 
 class _Row(NamedTuple):
@@ -130,6 +151,8 @@ class Batches:
     that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
     keeps a closing [SEP].
 
+    `tokens` is how many token slots a batch may have where they decide its size, None where texts do.
+
     `ended` is true once the texts, or the limit on them, have been reached.
 
     Counted so far: `texts` read and used, `truncated` those of them that were cut, `pending` those of
@@ -156,6 +179,9 @@ class Batches:
         self._tokenizer: Any = tokenizer
         self._batching = batching
         self.limit = batching.limit
+        auto = batching.batch_size == AUTO
+        self.tokens = AUTO_TOKENS if auto else None
+        self._most = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
         added = _template(tokenizer)
         self.max_length = _agreed_length(batching.max_length, max_length, len(added))
         self._excluded: set[int] = set()
@@ -163,27 +189,46 @@ class Batches:
             self._excluded = _special_ids(tokenizer, added)
 
     def __iter__(self) -> Iterator[Batch]:
-        size = self._batching.batch_size
         rows: list[_Row] = []
         for window in self._windows():
             rows += self._tokenise(window)
             if self._batching.order == "length":
                 rows.sort(key=lambda row: len(row.ids), reverse=True)
             # What does not fill a batch waits for the next window: only the last batch is smaller.
-            while len(rows) >= size:
-                yield self._pad(self._take(rows))
-        if rows:
-            yield self._pad(self._take(rows))
+            while len(rows) >= (size := self._fill(rows)):
+                yield self._pad(self._take(rows, size))
+        while rows:
+            yield self._pad(self._take(rows, self._fill(rows)))
 
-    def _take(self, rows: list[_Row]) -> list[_Row]:
-        taken = rows[: self._batching.batch_size]
+    def shrink(self, texts: int, tokens: int) -> None:
+        """Let later batches have half of so many texts, or where tokens decide of so many token slots."""
+        self._most = max(1, texts // 2) if self.tokens is None else self._most
+        self.tokens = None if self.tokens is None else max(1, tokens // 2)
+
+    def grow(self) -> None:
+        """Let later batches have twice the tokens, where tokens decide."""
+        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MOST_AUTO_TOKENS)
+
+    def _fill(self, rows: list[_Row]) -> int:
+        """Return how many of the rows fill a batch: one more than there are where they do not."""
+        if self.tokens is None:
+            return self._most
+        longest = 0
+        for number, row in enumerate(rows):
+            longest = max(longest, len(row.ids))
+            if number == self._most or (number and (number + 1) * longest > self.tokens):
+                return number
+        return len(rows) + 1
+
+    def _take(self, rows: list[_Row], size: int) -> list[_Row]:
+        taken = rows[:size]
         del rows[: len(taken)]
         self.pending = len(rows)
         return taken
 
     def _windows(self) -> Iterator[list[_Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
-        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._batching.batch_size)
+        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._most)
         left = self._batching.limit
         window: list[_Text] = []
         characters = 0
@@ -256,7 +301,7 @@ class Batches:
         return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
 
 
-def length_limit(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:
+def length_limit(tokenizer: "PreTrainedTokenizerBase | None", config: Any) -> int | None:
     """The most tokens the model takes, after its tokenizer and its configuration; None if neither says.
 
     RoBERTa and its kin number positions from the padding id plus one: of 514 rows 512 can be used.

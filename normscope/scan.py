@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.batches import AUTO, Batches, Batching, length_limit
+from normscope.bins import MEMORY, TablePlan
 from normscope.errors import RunError, TextError, UsageError
-from normscope.forward import Forward, evaluating, shifted
+from normscope.forward import Forward, evaluating
 from normscope.kept import Kept
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
@@ -21,6 +22,7 @@ from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
+from normscope.runner import Runner
 from normscope.source import Loading
 from normscope.tally import Tally
 from normscope.watcher import Watcher, describe, watch
@@ -36,13 +38,17 @@ PROBE = (3, 11)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `stage` is "load" or "run"; `expected_texts` is a guess, None without one."""
+    """How far a run is: `stage` is "load", "plan" or "run"; `expected_texts` is a guess, None without one.
+
+    `tables` are what is planned of the tables over positions, told once, at the stage "plan".
+    """
 
     stage: str
     texts: int
     tokens: int
     expected_texts: int | None
     seconds: float
+    tables: TablePlan | None = None
 
 
 def inspect(
@@ -60,6 +66,7 @@ def inspect(
     per_call: bool = False,
     words: bool | int = False,
     moments: bool = False,
+    table_memory: int = MEMORY,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -73,7 +80,8 @@ def inspect(
     `layers` and `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a
     layer that is used several times in a forward apart. With `words` it is also measured what the
     token's identity explains, see `watch`. With `moments` the report carries them, for `merge`,
-    `write_moments` and `write_tensors`. `progress` is called now and then.
+    `write_moments` and `write_tensors`. `table_memory` is the most bytes that tables over positions may take,
+    see `watch`. `progress` is called now and then.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
@@ -84,7 +92,14 @@ def inspect(
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
-    watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
+    watcher = watch(
+        loaded.model,
+        layers=layers,
+        exclude=exclude,
+        per_call=per_call,
+        words=words,
+        table_memory=table_memory,
+    )
     return measure(loaded, given, batching, watcher, clock, moments=moments)
 
 
@@ -145,6 +160,7 @@ def measure(
         replace(run, seconds=clock.seconds()),
         (*loaded.warnings, *notes),
         moments=moments,
+        last=True,
     )
 
 
@@ -169,19 +185,17 @@ def _run_texts(
             capture.kept = kept.layer(capture.norm.name)
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
     batches = Batches(texts, tokenizer, batching, max_length=limit)
+    clock.plan(watcher.plan_tables(batches.max_length))
+    runner = Runner(watcher, forward, batching, kept)
     for batch in batches:
-        if kept is not None:
-            kept.begin(batch)
-        watcher.mask = batch.valid
-        watcher.decoder_mask = decoder_valid(batch, batching)
-        forward(batch.inputs)
+        runner.run(batch, batches)
         done = batches.texts - batches.pending
         clock.show("run", done, watcher.tally.tokens, _expected(batches, texts))
     if not watcher.tally.tokens:
         raise TextError(
             f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
         )
-    return run_info(watcher.tally, batches, batching), notes
+    return run_info(watcher.tally, batches, batching), [*notes, *runner.notes]
 
 
 def _run_media(
@@ -193,7 +207,8 @@ def _run_media(
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
     medium = given.kinds[0] if len(given.kinds) == 1 else "several"
-    run = replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given", medium=medium)
+    size = None if batching.batch_size == AUTO else batching.batch_size
+    run = replace(run, texts=batches.texts, batch_size=size, order="given", medium=medium)
     return run, []
 
 
@@ -215,12 +230,6 @@ def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBa
     if not lost:
         return [] if forward.takes_mask else ["the model takes no attention mask: texts were run one by one"]
     return [f"{lost[0]} and {len(lost) - 1} more do not see one row a token: texts were run one by one"]
-
-
-def decoder_valid(batch: Batch, batching: Batching) -> Tensor:
-    """Tell which tokens of the shifted text count: its start token is a special one."""
-    first = int(batching.special_tokens == "include")
-    return (shifted(batch.valid.int(), first) != 0) & batch.mask
 
 
 def _require_numbers(watcher: Watcher) -> None:
@@ -250,7 +259,8 @@ def run_info(tally: Tally, batches: Batches, batching: Batching) -> RunInfo:
         truncated_texts=batches.truncated,
         max_length=batches.max_length,
         special_tokens=batching.special_tokens,
-        batch_size=batching.batch_size,
+        batch_size=None if batching.batch_size == AUTO else batching.batch_size,
+        batch_tokens=batches.tokens,
         order=batching.order,
     )
 
@@ -269,3 +279,8 @@ class Clock:
         """Call the caller's function, if there is one."""
         if self._progress:
             self._progress(Progress(stage, texts, tokens, expected, self.seconds()))
+
+    def plan(self, tables: TablePlan) -> None:
+        """Tell the caller's function, if there is one, what is planned of the tables."""
+        if self._progress:
+            self._progress(Progress("plan", 0, 0, None, self.seconds(), tables))

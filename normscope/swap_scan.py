@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normscope import __version__
-from normscope.batches import Batching
+from normscope.batches import AUTO, Batching, require_number
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.forward import evaluating
 from normscope.held_out import Parted, part
@@ -18,7 +18,7 @@ from normscope.kinds import TEXT, require_kinds
 from normscope.loading import Loaded, quiet
 from normscope.scan import Progress, as_loaded, layer_names
 from normscope.source import Loading
-from normscope.swap_plan import Swapping
+from normscope.swap_plan import BATCH, Swapping
 from normscope.swap_report import CalibrationInfo, Effect, LayerSwap, Step, SwapReport, Together
 from normscope.swap_trial import Trial, Variant, Work
 from normscope.wrappers import as_written
@@ -52,6 +52,8 @@ def swap(
     Raises what `inspect` raises, TextError when no text is left to hold out, and UsageError when no
     layer can be replaced.
     """
+    if swapping.kind == BATCH:
+        require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
     work.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))
@@ -62,7 +64,9 @@ def swap(
     known = calibrated(loaded, parted.calibration, batching, work, layers, exclude)
     work.finish(known.report.run.texts, known.report.run.tokens)
     # One by one, where the calibration had to run so.
-    batching = replace(batching, batch_size=known.report.run.batch_size or 1)
+    batching = replace(
+        batching, batch_size=AUTO if known.report.run.batch_tokens else known.report.run.batch_size or 1
+    )
     trial = Trial(loaded, parted, batching, swapping, known, work)
     with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
         report = _tried(trial, swapping, known, parted)

@@ -17,7 +17,8 @@ from normscope.held_out import Parted
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
-from normscope.scan import Clock, Progress, decoder_valid, run_info
+from normscope.runner import decoder_valid
+from normscope.scan import Clock, Progress, run_info
 from normscope.swap_plan import Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap

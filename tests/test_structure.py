@@ -71,7 +71,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "scratch": (set(), CORE),
     "moments": ({"scratch"}, CORE),
     "layout": (set(), CORE),
-    "alignment": ({"layout", "moments", "scratch"}, CORE),
+    "bins": ({"errors"}, CORE),
+    "alignment": ({"bins", "layout", "moments", "scratch"}, CORE),
     "kept": ({"alignment", "batches", "draws", "errors", "moments"}, CORE | {"numpy"}),
     "noise": ({"moments"}, CORE),
     "registry": ({"errors"}, CORE),
@@ -109,6 +110,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "summary": (
         {
             "accumulator",
+            "bins",
             "capture",
             "formulas",
             "layers",
@@ -121,7 +123,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE | {"numpy"},
     ),
-    "tokens": ({"alignment", "errors"}, CORE),
+    "tokens": ({"alignment", "bins", "errors"}, CORE),
     "swap_plan": ({"errors"}, set()),
     "replacements": (
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
@@ -148,6 +150,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "functional_norms": ({"degrees"}, CORE),
     "watcher": (
         {
+            "batches",
+            "bins",
             "calls",
             "capture",
             "errors",
@@ -175,9 +179,11 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
     "forward": ({"errors", "kinds", "printable"}, CORE),
+    "runner": ({"batches", "errors", "forward", "kept", "watcher"}, CORE),
     "scan": (
         {
             "batches",
+            "bins",
             "errors",
             "forward",
             "kept",
@@ -187,6 +193,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "media",
             "media_batches",
             "report",
+            "runner",
             "source",
             "tally",
             "watcher",
@@ -211,7 +218,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
-    "readout": ({"batches", "errors", "forward", "scan"}, CORE),
+    "readout": ({"batches", "errors", "forward", "runner"}, CORE),
     "bootstrap": ({"why_report"}, CORE),
     "effects": ({"bootstrap", "readout", "swap_report"}, CORE),
     "held_out": ({"errors"}, set()),
@@ -228,6 +235,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "loading",
             "prefix",
             "readout",
+            "runner",
             "scan",
             "swap_plan",
             "swap_report",

@@ -13,8 +13,8 @@ SECTIONS = {
         "table_memory", "seed", "batch_size", "order", "special_tokens",
     ),
     "Output": (
-        "schema", "fail_above", "plot", "chart", "top", "format", "json", "output", "moments", "tensors", "save",
-        "quiet", "verbose",
+        "schema", "fail_above", "plot", "chart", "top", "format", "json", "output", "moments", "tensors",
+        "save", "quiet", "verbose",
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "dtype",
