@@ -86,8 +86,8 @@ def plan_tables(features: Sequence[int], positions: int | None, memory: int = ME
     least = Bins(2).rows(most)
     if least > room:
         raise UsageError(
-            f"table memory of {memory:,} bytes; expected at least {least * each:,}, for the tables of "
-            f"{len(features)} layers; raise it, or measure fewer layers"
+            f"table memory of {memory:,} bytes; expected at least {least * each:,}, for the tables of all "
+            "layers; raise it, or measure fewer layers"
         )
     low, high = 1, max(2, min(room, most) // 2 + 1)
     while high - low > 1:
