@@ -15,7 +15,7 @@ SPECIAL_TOKENS = ("include", "exclude")
 
 AUTO: Literal["auto"] = "auto"
 # What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
-AUTO_TOKENS = 8192
+AUTO_TOKENS = 4096
 _MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
 
 # A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
@@ -62,7 +62,7 @@ _POSITIONS_AFTER_PADDING = {
 class Batching:
     """How texts become batches; UsageError for a value out of its range.
 
-    `batch_size` "auto" puts as many texts into a batch as have 8,192 tokens together, padding counted;
+    `batch_size` "auto" puts as many texts into a batch as have 4,096 tokens together, padding counted;
     on a GPU more while its memory is far from full. `max_length` None means the model's own limit.
     `order` "length" puts texts of like length into one batch, longest first, so that little is padding
     and a batch too large fails at once; "given" keeps the order. `special_tokens` "exclude" leaves

@@ -142,11 +142,7 @@ def measure(
     moments: bool = False,
 ) -> Report:
     """Run what was given through a model under a watcher; `kept` takes the moments of single texts, too."""
-    if not watcher.captures:
-        name = type(loaded.model).__name__
-        raise UsageError(
-            f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
-        )
+    require_layers(loaded, watcher)
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
@@ -175,10 +171,7 @@ def _run_texts(
 ) -> tuple[RunInfo, list[str]]:
     texts = iter(() if given.texts is None else given.texts)
     tokenizer: Any = loaded.tokenizer
-    notes = _probe(watcher, forward, tokenizer)
-    if notes or not forward.takes_mask:
-        # Where padding cannot be told from tokens, or to the model, there must be none.
-        batching = replace(batching, batch_size=1)
+    notes, batching = probed(loaded, watcher, forward, batching)
     if kept is not None:
         kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
@@ -210,6 +203,27 @@ def _run_media(
     size = None if batching.batch_size == AUTO else batching.batch_size
     run = replace(run, texts=batches.texts, batch_size=size, order="given", medium=medium)
     return run, []
+
+
+def require_layers(loaded: Loaded, watcher: Watcher) -> None:
+    """Raise UsageError where no layer is left to measure."""
+    if not watcher.captures:
+        name = type(loaded.model).__name__
+        raise UsageError(
+            f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
+        )
+
+
+def probed(
+    loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
+) -> tuple[list[str], Batching]:
+    """Let the layers tell the axes of their inputs apart; return what to note, and how to batch texts then."""
+    tokenizer: Any = loaded.tokenizer
+    notes = _probe(watcher, forward, tokenizer)
+    if notes or not forward.takes_mask:
+        # Where padding cannot be told from tokens, or to the model, there must be none.
+        batching = replace(batching, batch_size=1)
+    return notes, batching
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: "PreTrainedTokenizerBase") -> list[str]:

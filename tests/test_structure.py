@@ -34,6 +34,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "outline": ({"errors", "files", "plain"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
     "why_report": ({"files", "plain", "report"}, set()),
+    "plan_report": ({"files", "plain", "report"}, set()),
     "json_schema": (
         {
             "batch_report",
@@ -42,6 +43,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "glossary",
             "outline",
             "plain",
+            "plan_report",
             "printable",
             "report",
             "swap_report",
@@ -56,6 +58,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "recurring": ({"report"}, set()),
     "samples": (set(), set()),
     "texts": ({"errors"}, set()),
+    "dataset": ({"errors", "printable"}, {"datasets"}),
     "kinds": ({"errors"}, set()),
     "media": ({"errors", "kinds", "printable"}, {"PIL", "numpy", "soundfile", "soxr"}),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
@@ -201,6 +204,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
+    "dry_run": (
+        {"batches", "bins", "errors", "forward", "loading", "plan_report", "runner", "scan", "watcher"},
+        CORE,
+    ),
     "calibration_scan": (
         {
             "batches",
@@ -320,6 +327,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "comparison",
             "glossary",
             "outline",
+            "plan_report",
             "printable",
             "report",
             "swap_report",
@@ -349,8 +357,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "batch_scan",
             "batches",
             "comparison",
+            "dataset",
             "draws",
             "drift",
+            "dry_run",
             "errors",
             "files",
             "glossary",
@@ -384,8 +394,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "comparison", "draws", "drift", "errors", "files", "filling", "glossary",
-    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "printable", "recurring",
+    "batch_report", "cli", "comparison", "dataset", "draws", "drift", "errors", "files", "filling",
+    "glossary",
+    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "plan_report", "printable",
+    "recurring",
     "render", "report", "samples", "saved", "source", "swap_plan", "swap_report", "texts", "tidy",
 }  # fmt: skip
 

@@ -1,10 +1,18 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-from normscope.cli import options
+from typing import TYPE_CHECKING, Any
+
+from normscope.cli import options, values
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.rendered import Showing, rendered, write_files
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
+from normscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from normscope.loading import Loaded
 
 EPILOG = """\b
 Examples:
@@ -15,6 +23,7 @@ Examples:
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
+  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test --dry-run
   normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
@@ -115,6 +124,13 @@ normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
 every layer, per position and feature.
 
 \b
+Each layer has a table over positions and features. Where those of the longest
+texts (--max-length, or the model's limit) would take over --table-memory, 1
+GiB, late positions share bins: 0 to k-1 alone, then bins of 2, 4, 8, ...; the
+report says so, and run.position_bins which. No other view depends on it.
+--verbose says before the run what the tables take, --dry-run what all does.
+
+\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 normscope explain NAME has the formula and source of each number."""
 
@@ -123,18 +139,22 @@ def inspect(
     model: options.Model,
     text: options.Text = None,
     file: options.File = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
     field: options.Field = None,
     image: options.Image = None,
     audio: options.Audio = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = "32",
     order: options.BatchOrder = options.Order.LENGTH,
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     exclude: options.Exclude = None,
     layer: options.Layer = None,
     per_call: options.PerCall = False,
     words: options.Words = False,
+    table_memory: options.TableMemory = "1GiB",
+    dry_run: options.DryRun = False,
     top: options.Top = 10,
     format: options.OutputDataFormat = options.DataFormat.TABLE,
     json: options.Json = False,
@@ -165,28 +185,42 @@ def inspect(
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
-    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+    batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
+    room = values.memory(table_memory)
     format = options.chosen(format, json, plot)
     # Beside images and sounds goes only text that was named.
-    wordless = (image or audio) and not (text or file or field)
-    texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
+    wordless = (image or audio) and not (text or file or field or dataset)
+    texts = (
+        None
+        if wordless
+        else texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+    )
     given = Given(texts, image or [], audio or [])
-    with ProgressBar(model, shown=wanted(quiet)) as progress:
+    if dry_run:
+        _require_plain(format, given.kinds)
+    with ProgressBar(model, shown=wanted(quiet), plans=verbose) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.scan import inspect as run
         from normscope.scan import layer_names
 
         loaded = load(model, loading, given.kinds)
         shown = layer_names(loaded, layer, exclude or ()) if layer else []
+        choices = {
+            "batching": batching,
+            "layers": layer or () if format.is_data else (),
+            "exclude": exclude or (),
+            "per_call": per_call,
+            "table_memory": room,
+        }
+        if dry_run:
+            place.write(_planned(loaded, given.texts, choices, place, format))
+            return
         report = run(
             loaded,
             given.texts,
             images=given.images,
             audio=given.audio,
-            batching=batching,
-            layers=layer or () if format.is_data else (),
-            exclude=exclude or (),
-            per_call=per_call,
+            **choices,
             words=words,
             moments=bool(moments or tensors),
             progress=progress,
@@ -196,3 +230,28 @@ def inspect(
     place.write(rendered(report, Showing(format, shown, top, verbose, plot), place))
     if not quiet:
         warn(report.warnings, verbose=verbose)
+
+
+def _require_plain(format: options.DataFormat, kinds: tuple[str, ...]) -> None:
+    """Raise UsageError where there is no dry run of what is asked for."""
+    if format not in (options.DataFormat.TABLE, options.DataFormat.JSON):
+        raise UsageError(
+            f"--dry-run and --format {format.value} were both given; expected table or json; drop one"
+        )
+    if kinds != ("text",):
+        raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
+
+
+def _planned(
+    loaded: "Loaded",
+    texts: "Iterable[str] | None",
+    choices: dict[str, Any],
+    place: Output,
+    format: options.DataFormat,
+) -> str:
+    """Return what the run would take, as it is written."""
+    from normscope.dry_run import dry_run
+    from normscope.render.plan import render_plan
+
+    plan = dry_run(loaded, texts or (), **choices)
+    return place.json(plan) if format is options.DataFormat.JSON else render_plan(plan)

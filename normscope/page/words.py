@@ -53,9 +53,9 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     first = np.array([values[0] if len(values) else np.nan for values in ratios])
     _, row, at = worst
     return (
-        f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of {_name(names, row)}, "
-        f"where it is {short(float(ratios[row][at]))} times that. At position 0 it is {_median(first)} times "
-        f"the average in the median layer, {_range(names, first)}."
+        f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
+        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position 0 it is "
+        f"{_median(first)} times the average in the median layer, {_range(names, first)}."
     )
 
 

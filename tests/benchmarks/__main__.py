@@ -7,13 +7,14 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from tests.benchmarks import hooks, start
+from tests.benchmarks import hooks, memory, start
 
 BENCHMARKS = {
     "hooked / bare forward, MiniLM": hooks.minilm,
     "hooked / bare forward, BERT-base size": hooks.bert_base,
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
+    "peak memory, 100,000 / 2,000 texts": memory.growth,
 }
 
 
