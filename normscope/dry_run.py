@@ -1,4 +1,4 @@
-"""MODEL and texts -> what a run would take: layers, memory, tokens, work, time; one batch is run and timed."""
+"""MODEL and texts -> what a run would take: memory, tokens, work and time, by one batch that is timed."""
 
 import math
 import operator

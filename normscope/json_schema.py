@@ -41,9 +41,9 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, plan, layers, batches, swap, why, compare or explain. Members without which a reader of this
-    version cannot do are required; later minor versions may add others. Raises UsageError for
-    another name.
+    `name` is report, plan, layers, batches, swap, why, compare or explain. Members without which a
+    reader of this version cannot do are required; later minor versions may add others. Raises
+    UsageError for another name.
     """
     if name is None:
         several = {key: _result(key) for key in RESULTS}

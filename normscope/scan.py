@@ -217,7 +217,7 @@ def require_layers(loaded: Loaded, watcher: Watcher) -> None:
 def probed(
     loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
 ) -> tuple[list[str], Batching]:
-    """Let the layers tell the axes of their inputs apart; return what to note, and how to batch texts then."""
+    """Let the layers tell their inputs' axes apart; return what to note, and how to batch texts then."""
     tokenizer: Any = loaded.tokenizer
     notes = _probe(watcher, forward, tokenizer)
     if notes or not forward.takes_mask:

@@ -23,7 +23,8 @@ Examples:
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
-  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test --dry-run
+  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test
+  normscope inspect gpt2 -f corpus.txt --batch-size auto --dry-run
   normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 

@@ -32,5 +32,5 @@ def batch_size(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not re.fullmatch(r"-?\d+", text):
-        raise UsageError(f"batch size is {quoted(text)}; expected a whole number from 1, or auto; change it")
+        raise UsageError(f"--batch-size is {quoted(text)}; expected a whole number, or auto; change it")
     return int(text)

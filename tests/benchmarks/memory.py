@@ -45,7 +45,7 @@ def save_small_model(folder: Path) -> None:
 
 def peak(model: str, texts: int) -> int:
     """Return the peak resident memory in bytes of `normscope inspect` over so many texts on its pipe."""
-    command = [sys.executable, "-c", PEAK, "inspect", model, "--batch-size", "128", "--json"]
+    command = [sys.executable, "-c", PEAK, "inspect", model, "--json"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
