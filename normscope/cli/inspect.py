@@ -189,6 +189,8 @@ def inspect(
     batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
     room = values.memory(table_memory)
     format = options.chosen(format, json, plot)
+    if dry_run:
+        _require_plain(format, media=bool(image or audio))
     # Beside images and sounds goes only text that was named.
     wordless = (image or audio) and not (text or file or field or dataset)
     texts = (
@@ -197,8 +199,6 @@ def inspect(
         else texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
     )
     given = Given(texts, image or [], audio or [])
-    if dry_run:
-        _require_plain(format, given.kinds)
     with ProgressBar(model, shown=wanted(quiet), plans=verbose) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.scan import inspect as run
@@ -233,13 +233,13 @@ def inspect(
         warn(report.warnings, verbose=verbose)
 
 
-def _require_plain(format: options.DataFormat, kinds: tuple[str, ...]) -> None:
+def _require_plain(format: options.DataFormat, *, media: bool) -> None:
     """Raise UsageError where there is no dry run of what is asked for."""
     if format not in (options.DataFormat.TABLE, options.DataFormat.JSON):
         raise UsageError(
             f"--dry-run and --format {format.value} were both given; expected table or json; drop one"
         )
-    if kinds != ("text",):
+    if media:
         raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
 
 
