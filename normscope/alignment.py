@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from normscope.bins import Bins
 from normscope.layout import (
     POOLED,
     UNALIGNED,
@@ -32,12 +33,13 @@ class TokenMask:
     `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
     the forward's own tokens, the last T. A real token that does not count (a special token that
     was excluded) still takes a position. `ids` (B, T) are those tokens' ids, where they are asked for
-    and known.
+    and known. Late positions share `bins`, if there are any.
     """
 
     real: Tensor
     valid: Tensor
     ids: Tensor | None = None
+    bins: Bins | None = None
 
     def current(self) -> Tensor:
         """Return which of the forward's own tokens are real, (B, T)."""
@@ -50,7 +52,7 @@ class TokenMask:
     def to(self, device: torch.device) -> "TokenMask":
         """Return the mask on another device."""
         ids = None if self.ids is None else self.ids.to(device)
-        return TokenMask(self.real.to(device), self.valid.to(device), ids)
+        return TokenMask(self.real.to(device), self.valid.to(device), ids, self.bins)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Alignment:
     batch each of them is. A layout of None means that the axes could not be told apart: every row
     counts and belongs to no known sample or position. It is not `sure` where sizes that coincide
     would have allowed another layout. `word` (V,) is the token id of each row, None where there is
-    none or it is not asked for.
+    none or it is not asked for. With `bins`, `position` labels rows by their bins, and `number` (V,)
+    has the positions themselves.
     """
 
     layout: str | None
@@ -72,6 +75,13 @@ class Alignment:
     batch_row: Tensor
     sure: bool = True
     word: Tensor | None = None
+    bins: Bins | None = None
+    number: Tensor | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """The position of each row, (V,), whatever bin it is in."""
+        return self.position.group if self.number is None else self.number
 
     @property
     def positioned(self) -> bool:
@@ -114,7 +124,8 @@ class Alignment:
 
     def _relabelled(self, index: Tensor | slice, chosen: Tensor | slice) -> "Alignment":
         word = None if self.word is None else self.word[chosen]
-        kept = _labelled(self.layout, index, self.sample.group[chosen], self.position.group[chosen], word)
+        sample, position = self.sample.group[chosen], self.positions[chosen]
+        kept = _labelled(self.layout, index, sample, position, word, self.bins)
         return replace(kept, batch_row=self.batch_row[kept.batch_row])
 
 
@@ -172,7 +183,8 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     kept = order[valid]
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
     word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
-    return _labelled(layout, ALL if whole else kept, labels[valid], positions[valid], word)
+    index = ALL if whole else kept
+    return _labelled(layout, index, labels[valid], positions[valid], word, mask.bins)
 
 
 def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
@@ -196,8 +208,15 @@ def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
 
 
 def _labelled(
-    layout: str | None, index: Tensor | slice, sample: Tensor, position: Tensor, word: Tensor | None = None
+    layout: str | None,
+    index: Tensor | slice,
+    sample: Tensor,
+    position: Tensor,
+    word: Tensor | None = None,
+    bins: Bins | None = None,
 ) -> Alignment:
     # Numbered anew, so that a sample without a valid row is no group of zero rows.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
-    return Alignment(layout, index, Labels.of(sample), Labels.of(position), batch_row, word=word)
+    cells = Labels.of(position if bins is None else bins.of(position))
+    number = None if bins is None else position
+    return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, word, bins, number)

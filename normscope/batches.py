@@ -3,8 +3,8 @@
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from normscope.corpus import Corpus, Position
 from normscope.errors import TextError, UsageError
@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 ORDERS = ("length", "given")
 SPECIAL_TOKENS = ("include", "exclude")
 
+AUTO: Literal["auto"] = "auto"
+# What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
+AUTO_TOKENS = 4096
+_MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
+
 # A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
 _WINDOW_BATCHES = 64
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
+# A tokenizer is handed so many texts at once: what it tells beside their ids takes ten times the memory.
+_TOKENISED = 256
 
 # transformers writes 1e30 where a tokenizer knows no limit.
 _UNLIMITED = 10**9
@@ -60,20 +67,23 @@ _POSITIONS_AFTER_PADDING = {
 class Batching:
     """How texts become batches; UsageError for a value out of its range.
 
-    `max_length` None means the model's own limit. `order` "length" puts texts of like length into
-    one batch, longest first, so that little is padding and a batch too large fails at once; "given"
-    keeps the order. `special_tokens` "exclude" leaves those out of the statistics, never out of what
-    the model sees. `limit` is the most texts to read, blank ones not counted.
+    `batch_size` "auto" puts as many texts into a batch as have 4,096 tokens together, padding counted;
+    on a GPU more while its memory is far from full. `max_length` None means the model's own limit.
+    `order` "length" puts texts of like length into one batch, longest first, so that little is padding
+    and a batch too large fails at once; "given" keeps the order. `special_tokens` "exclude" leaves
+    those out of the statistics, never out of what the model sees. `limit` is the most texts to read,
+    blank ones not counted.
     """
 
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = 32
     max_length: int | None = None
     order: str = "length"
     special_tokens: str = "include"
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive("batch size", self.batch_size)
+        if self.batch_size != AUTO:
+            require_positive("batch size", self.batch_size)
         for name, value in (("max length", self.max_length), ("limit", self.limit)):
             if value is not None:
                 require_positive(name, value)
@@ -85,6 +95,13 @@ def require_positive(name: str, value: int) -> None:
     """Raise UsageError unless `value` is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
+
+
+def require_number(batch_size: int | Literal["auto"], what: str) -> int:
+    """Return a batch size that is a number; UsageError for "auto", which is not for `what`."""
+    if batch_size == "auto":
+        raise UsageError(f"batch size is auto, which is not for {what}; expected a number; give one")
+    return batch_size
 
 
 def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
@@ -106,6 +123,12 @@ class Batch:
     mask: "Tensor"
     valid: "Tensor"
     sources: tuple[int, ...]
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some of its texts, padded to the longest of them."""
+        longest = int(self.mask[rows].sum(1).max())
+        inputs = {name: values[rows, :longest] for name, values in self.inputs.items()}
+        return Batch(inputs, self.mask[rows, :longest], self.valid[rows, :longest], self.sources[rows])
 
 
 class _Row(NamedTuple):
@@ -136,6 +159,8 @@ class Batches:
     `max_length` is the model's own limit in tokens (see `length_limit`), then, as an attribute, the one
     that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
     keeps a closing [SEP].
+
+    `tokens` is how many token slots a batch may have where they decide its size, None where texts do.
 
     `ended` is true once the texts, or the limit on them, have been reached.
 
@@ -172,6 +197,8 @@ class Batches:
         self.batching = batching
         self._left = batching.limit
         self._kept: list[Batch] | None = [] if keep else None
+        self.tokens = AUTO_TOKENS if batching.batch_size == AUTO else None
+        self._most = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
         added = _template(tokenizer)
         self.max_length = _agreed_length(batching.max_length, max_length, len(added))
         self._excluded: set[int] = set()
@@ -197,24 +224,48 @@ class Batches:
             yield batch
 
     def _made(self) -> Iterator[Batch]:
-        size = self.batching.batch_size
         rows = self._rows
         if self._start is not None:
             self._catch_up(self._start)
-            while len(rows) >= size:
-                yield self._pad(self._take(rows))
+            while len(rows) >= (size := self._fill(rows)):
+                yield self._pad(self._take(rows, size))
         for window in self._windows():
             rows += self._tokenise(window)
             if self.batching.order == "length":
                 rows.sort(key=lambda row: len(row.ids), reverse=True)
             # What does not fill a batch waits for the next window: only the last batch is smaller.
-            while len(rows) >= size:
-                yield self._pad(self._take(rows))
-        if rows:
-            yield self._pad(self._take(rows))
+            while len(rows) >= (size := self._fill(rows)):
+                yield self._pad(self._take(rows, size))
+        while rows:
+            yield self._pad(self._take(rows, self._fill(rows)))
 
-    def _take(self, rows: list[_Row]) -> list[_Row]:
-        taken = rows[: self.batching.batch_size]
+    def one_by_one(self) -> None:
+        """Let every batch have one text."""
+        self.batching = replace(self.batching, batch_size=1)
+        self._most, self.tokens = 1, None
+
+    def shrink(self, texts: int, tokens: int) -> None:
+        """Let later batches have half of so many texts, or where tokens decide of so many token slots."""
+        self._most = max(1, texts // 2) if self.tokens is None else self._most
+        self.tokens = None if self.tokens is None else max(1, tokens // 2)
+
+    def grow(self) -> None:
+        """Let later batches have twice the tokens, where tokens decide."""
+        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MOST_AUTO_TOKENS)
+
+    def _fill(self, rows: list[_Row]) -> int:
+        """Return how many of the rows fill a batch: one more than there are where they do not."""
+        if self.tokens is None:
+            return self._most
+        longest = 0
+        for number, row in enumerate(rows):
+            longest = max(longest, len(row.ids))
+            if number == self._most or (number and (number + 1) * longest > self.tokens):
+                return number
+        return len(rows) + 1
+
+    def _take(self, rows: list[_Row], size: int) -> list[_Row]:
+        taken = rows[:size]
         del rows[: len(taken)]
         return taken
 
@@ -259,7 +310,7 @@ class Batches:
 
     def _windows(self) -> Iterator[list[_Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
-        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self.batching.batch_size)
+        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._most)
         window: list[_Text] = []
         characters = 0
         while self._left is None or self._left > 0:
@@ -304,11 +355,17 @@ class Batches:
         return [row for row, counts in zip(rows, counted, strict=True) if counts]
 
     def _encode(self, texts: list[_Text], **truncation: Any) -> list[_Row]:
-        # verbose=False keeps back a warning about the very lengths that are dealt with here.
-        encoded = self._tokenizer([read.text for read in texts], padding=False, verbose=False, **truncation)
-        types = encoded.get("token_type_ids") or [None] * len(texts)
-        rows = zip(encoded["input_ids"], types, texts, strict=True)
-        return [_Row(ids, kinds, read.source, cut=False) for ids, kinds, read in rows]
+        rows: list[_Row] = []
+        for start in range(0, len(texts), _TOKENISED):
+            part = texts[start : start + _TOKENISED]
+            # verbose=False keeps back a warning about the very lengths that are dealt with here.
+            encoded = self._tokenizer(
+                [read.text for read in part], padding=False, verbose=False, **truncation
+            )
+            types = encoded.get("token_type_ids") or [None] * len(part)
+            found = zip(encoded["input_ids"], types, part, strict=True)
+            rows += [_Row(ids, kinds, read.source, cut=False) for ids, kinds, read in found]
+        return rows
 
     def _pad(self, rows: list[_Row]) -> Batch:
         """Pad on the right, whatever side the tokenizer prefers for generation.
@@ -332,7 +389,7 @@ class Batches:
         return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
 
 
-def length_limit(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:
+def length_limit(tokenizer: "PreTrainedTokenizerBase | None", config: Any) -> int | None:
     """The most tokens the model takes, after its tokenizer and its configuration; None if neither says.
 
     RoBERTa and its kin number positions from the padding id plus one: of 514 rows 512 can be used.

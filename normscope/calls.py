@@ -21,18 +21,23 @@ class LayerCalls:
         self.captures = [LayerCapture(norm, room, scratch)]
         self.per_forward = 0
         """The most calls in one forward."""
+        self.calls = 0
+        """The calls of the forward that runs, or of the last one."""
+        self.skipped = 0
+        """How many calls of each forward to pass over."""
         self._room, self._scratch, self._apart = room, scratch, apart
-        self._calls = 0
 
     def start(self) -> None:
         """Begin a forward: the next call is its first."""
-        self._calls = 0
+        self.calls = 0
 
-    def next(self) -> LayerCapture:
-        """Count a call, and return the capture that it goes into."""
-        self._calls += 1
-        self.per_forward = max(self.per_forward, self._calls)
-        return self.capture(self._calls - 1 if self._apart else 0)
+    def next(self) -> LayerCapture | None:
+        """Count a call, and return the capture that it goes into, None where it is to be passed over."""
+        self.calls += 1
+        self.per_forward = max(self.per_forward, self.calls)
+        if self.calls <= self.skipped:
+            return None
+        return self.capture(self.calls - 1 if self._apart else 0)
 
     def capture(self, number: int) -> LayerCapture:
         """Return one of the captures, from 0, or the one that comes after the last."""

@@ -193,6 +193,7 @@ class LayerCapture:
         for part in parts:
             self._seen.add_layout(part.layout, sure=part.sure)
             self._seen.positioned &= part.positioned
+            self._seen.exact = part.bins.exact if part.bins else self._seen.exact
             self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
 
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:

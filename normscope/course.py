@@ -7,6 +7,7 @@ from typing import Any
 
 from normscope import __version__
 from normscope.batches import Batching
+from normscope.bins import TablePlan
 from normscope.checkpoint import Saver, weights_digest
 from normscope.corpus import Position
 from normscope.errors import TextError
@@ -22,13 +23,17 @@ INTERRUPTED = "the run was interrupted: the numbers are of what it had seen unti
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `stage` is "load" or "run"; `expected_texts` is a guess, None without one."""
+    """How far a run is: `stage` is "load", "plan" or "run"; `expected_texts` is a guess, None without one.
+
+    `tables` are what is planned of the tables over positions, told once, at the stage "plan".
+    """
 
     stage: str
     texts: int
     tokens: int
     expected_texts: int | None
     seconds: float
+    tables: TablePlan | None = None
 
 
 class Clock:
@@ -47,6 +52,11 @@ class Clock:
         """Call the caller's function, if there is one."""
         if self._progress:
             self._progress(Progress(stage, texts, tokens, expected, self.seconds()))
+
+    def plan(self, tables: TablePlan) -> None:
+        """Tell the caller's function, if there is one, what is planned of the tables."""
+        if self._progress:
+            self._progress(Progress("plan", 0, 0, None, self.seconds(), tables))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     ├── MediaError     images or sounds that cannot be read
     ├── ModelError     a model, tokenizer or processor that cannot be found or loaded
     ├── RunError       a model that loaded but could not be run on what it was given
+    │   └── OutOfMemoryError  for want of memory: a smaller batch may do
     └── ReportError    a report file that cannot be read or written
 
 A message says what was got, what was expected and what to do next, on one line.
@@ -40,6 +41,10 @@ class ModelError(NormscopeError):
 
 class RunError(NormscopeError):
     """A loaded model that could not be run on what it was given."""
+
+
+class OutOfMemoryError(RunError):
+    """A batch for which memory did not suffice."""
 
 
 class ReportError(NormscopeError):

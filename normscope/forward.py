@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import NormscopeError, RunError
+from normscope.errors import NormscopeError, OutOfMemoryError, RunError
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
 # The files whose hooks a model's forward goes through.
 OURS = ("swapping.py", "watcher.py")
+# What torch says where it has no class of its own for it.
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 class Forward:
@@ -51,7 +53,14 @@ class Forward:
         except NormscopeError:
             raise
         except Exception as error:
-            if _is_ours(error.__traceback__):
+            ours = _is_ours(error.__traceback__)
+            if _lacks_memory(error):
+                # What a hook had counted when it failed cannot be told, so that is the end.
+                kind = RunError if ours else OutOfMemoryError
+                raise kind(
+                    f"out of memory ({reason(error)}); try a smaller --batch-size or --max-length"
+                ) from error
+            if ours:
                 raise
             raise RunError(_failure(self.model, error, self.kinds)) from error
 
@@ -114,11 +123,16 @@ def _is_ours(trace: TracebackType | None) -> bool:
     return any(Path(frame.filename).name in OURS for frame in extract_tb(trace))
 
 
+def _lacks_memory(error: Exception) -> bool:
+    """Whether a model failed for want of memory; on a CPU torch says so in a message alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
 def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:
-    why = reason(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory ({why}); try a smaller --batch-size or --max-length"
-    got = f"{type(model).__name__} failed on the {' and '.join(WORDS[kind] for kind in kinds)} ({why})"
+    what = " and ".join(WORDS[kind] for kind in kinds)
+    got = f"{type(model).__name__} failed on the {what} ({reason(error)})"
     if others := [WORDS[kind] for kind in kinds_of(model) if kind not in kinds]:
         return f"{got}; it takes {' and '.join(others)} too: give it as many of each"
     processor = "tokenizer" if kinds == (TEXT,) else "processor"

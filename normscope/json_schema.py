@@ -14,6 +14,7 @@ from normscope.errors import UsageError
 from normscope.glossary.entry import EXPLAIN_SCHEMA, Glossary
 from normscope.outline import OUTLINE_SCHEMA, Outline
 from normscope.plain import plain_fields
+from normscope.plan_report import PLAN_SCHEMA, RunPlan
 from normscope.printable import quoted
 from normscope.report import SCHEMA, Report
 from normscope.swap_report import SWAP_SCHEMA, SwapReport
@@ -23,6 +24,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What each command writes, by the name of its schema.
 RESULTS: dict[str, tuple[str, type[Any]]] = {
     "report": (SCHEMA, Report),
+    "plan": (PLAN_SCHEMA, RunPlan),
     "layers": (OUTLINE_SCHEMA, Outline),
     "batches": (BATCHES_SCHEMA, BatchReport),
     "swap": (SWAP_SCHEMA, SwapReport),
@@ -39,9 +41,9 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, layers, batches, swap, why, compare or explain. Members without which a reader of this
-    version cannot do are required; later minor versions may add others. Raises UsageError for
-    another name.
+    `name` is report, plan, layers, batches, swap, why, compare or explain. Members without which a
+    reader of this version cannot do are required; later minor versions may add others. Raises
+    UsageError for another name.
     """
     if name is None:
         several = {key: _result(key) for key in RESULTS}

@@ -98,7 +98,7 @@ class TokensAtLayer(KeptLayer):
                 self._pieces.setdefault(slot, []).append(piece)
 
     def _piece(self, x: Tensor, y: Tensor, where: Alignment, part: slice) -> _Piece:
-        position = where.position.group[part].cpu()
+        position = where.positions[part].cpu()
         special = torch.zeros(len(x), dtype=torch.bool)
         if where.word is not None:
             special = torch.isin(where.word[part].cpu(), self._tokens.special)

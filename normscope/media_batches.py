@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from normscope.batches import Batching
+from normscope.batches import Batching, require_number
 from normscope.errors import MediaError, NormscopeError, TextError, UsageError
 from normscope.kinds import AUDIO, IMAGE, TEXT, WORDS
 from normscope.media import Given, read_audio, read_image
@@ -29,7 +29,7 @@ class MediaBatches:
     def __init__(self, given: Given, processor: Any, batching: Batching) -> None:
         _require_no_text_options(batching)
         self.texts = 0
-        self._size = batching.batch_size
+        self._size = require_number(batching.batch_size, "images and sounds")
         files = {IMAGE: given.images, AUDIO: given.audio}
         columns: dict[str, Sequence[Any]] = {kind: files[kind] for kind in given.kinds if kind in files}
         if given.texts is not None:

@@ -22,7 +22,7 @@ RUN = ("special_tokens", "max_length", "medium")
 LAYER = ("module", "kind", "features", "eps", "affine", "call")
 # What adds up over parts, and what is kept only where it is the same in all.
 SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seconds")
-KEPT = ("batch_size", "order")
+KEPT = ("batch_size", "batch_tokens", "order")
 
 
 def merge(parts: Sequence[Report | str | os.PathLike[str]]) -> Report:
@@ -131,6 +131,10 @@ class _Total:
             old = self._layers[name]
             if layer.count and old.count:
                 yield from ((f"{f} of {quoted(name)}", getattr(old, f), getattr(layer, f)) for f in LAYER)
+        for name, seen in moments.layers.items():
+            exact = self._moments.layers[name].exact
+            if seen.calls and self._moments.layers[name].calls:
+                yield f"positions that stand alone at {quoted(name)}", exact, seen.exact
         for name, most in _words(moments).items():
             yield f"words of {quoted(name)}", self._words.get(name, most), most
 
@@ -161,6 +165,7 @@ class _Total:
         sums = {name: sum(getattr(run, name) for run in runs) for name in SUMS}
         kept = {name: getattr(runs[0], name) for name in KEPT if len({getattr(r, name) for r in runs}) == 1}
         sums["positions"] = max(run.positions for run in runs)
+        sums["position_bins"] = max((run.position_bins or () for run in runs), key=len) or None
         if not self._moments.slots:  # Without tokens a run is told by its layers.
             seen = most_seen(self._moments.layers.values())
             sums["tokens"] = seen["tokens"]

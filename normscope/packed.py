@@ -39,9 +39,9 @@ def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
     return moments
 
 
-def copied(moments: Accumulator) -> Accumulator:
-    """Return a copy on the CPU, which goes its own way."""
-    tensors = {path: values.clone() for path, values in pack(moments).items()}
+def copied(moments: Accumulator, *, share: bool = False) -> Accumulator:
+    """Return a copy on the CPU, which goes its own way unless it may `share` memory."""
+    tensors = {path: values if share else values.clone() for path, values in pack(moments).items()}
     return unpack(tensors, moments.output.mean.shape[1])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normscope.batches import Batch, Batching
 from normscope.errors import RunError
 from normscope.forward import Forward, tensors_in
-from normscope.scan import decoder_valid
+from normscope.runner import decoder_valid
 
 # The share of a text's tokens that a masked language model is asked for: Devlin et al. 2018, BERT.
 MASKED_SHARE = 0.15

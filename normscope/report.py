@@ -62,7 +62,9 @@ class PositionStats(Record):
 
     `count` is the number of samples that reach the position. `mean` and `variance` pool samples
     and features there, as BatchNorm does with the position as its channel. `token_mean` and
-    `token_variance` average each token's own mean and variance, as LayerNorm takes them.
+    `token_variance` average each token's own mean and variance, as LayerNorm takes them. Where late
+    positions share bins a place in the arrays is a bin, `first` its first position, and `count` the
+    tokens in it; `first` is None where every position stands alone.
     """
 
     count: Counts
@@ -70,6 +72,12 @@ class PositionStats(Record):
     variance: Floats
     token_mean: Floats
     token_variance: Floats
+    first: Counts | None = None
+
+    @property
+    def numbers(self) -> Counts:
+        """The position at each place of the arrays, or the first one of its bin, (T,)."""
+        return np.arange(len(self.count)) if self.first is None else self.first
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +270,8 @@ class RunInfo(Record):
     """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
 
     `medium` is what its samples, counted in `texts`, are: text, image, audio, or several side by side.
+    `position_bins` are the first positions of the bins that late positions share, None where every one
+    stands alone; `batch_tokens` the most token slots of a batch where their number decided its size.
     """
 
     texts: int
@@ -277,6 +287,8 @@ class RunInfo(Record):
     padding_share: float
     seconds: float
     medium: str = "text"
+    position_bins: tuple[int, ...] | None = None
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

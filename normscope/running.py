@@ -156,7 +156,8 @@ class PivotSums:
         m2 = (square - mean_x.square()).clamp_(min=0) * count
         co = (product - mean_x * mean_y) * count
         taken = CoMoments(Moments(count, self._pivot + mean_x, m2), mean_y, co)
-        self._count, self._sums, self._holes = torch.zeros_like(count), torch.zeros_like(self._sums), True
+        self._count, self._holes = torch.zeros_like(count), True
+        self._sums.zero_()
         return taken
 
 

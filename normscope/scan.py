@@ -6,20 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.batches import AUTO, Batches, Batching, length_limit
+from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
 from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
 from normscope.errors import RunError, UsageError
-from normscope.forward import Forward, evaluating, shifted
+from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
 from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
 from normscope.report import Report, RunInfo
+from normscope.runner import Runner
 from normscope.shards import Shard
 from normscope.source import Loading
 from normscope.stopping import Stop
@@ -53,6 +55,7 @@ def inspect(
     shard: Shard | None = None,
     checkpoint: Checkpoint | None = None,
     stop: Stop | None = None,
+    table_memory: int = MEMORY,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
@@ -66,7 +69,8 @@ def inspect(
     `layers` and `exclude` are globs that choose the layers to measure; `per_call` tells the calls of a
     layer that is used several times in a forward apart. With `words` it is also measured what the
     token's identity explains, see `watch`. With `moments` the report carries them, for `merge`,
-    `write_moments` and `write_tensors`. `progress` is called now and then.
+    `write_moments` and `write_tensors`. `table_memory` is the most bytes that tables over positions may take,
+    see `watch`. `progress` is called now and then.
     With a `shard` it takes only that part of the corpus. With a `checkpoint` it saves now and then how
     far it is in the texts, and can go on from there after a crash: with equal counts, and other numbers
     that differ by no more than the rounding of float64. `stop` ends it early; the report then says so.
@@ -84,12 +88,20 @@ def inspect(
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
-    watcher = watch(loaded.model, layers=layers, exclude=exclude, per_call=per_call, words=words)
+    watcher = watch(
+        loaded.model,
+        layers=layers,
+        exclude=exclude,
+        per_call=per_call,
+        words=words,
+        table_memory=table_memory,
+    )
     choices = {
         "layers": ", ".join(layers) or "all",
         "exclude": ", ".join(exclude) or "none",
         "per call": per_call,
         "words": words,
+        "table memory": table_memory,
         "shard": shard,
     }
     saver = Saver(checkpoint, facts(loaded, batching, choices) if checkpoint else {})
@@ -144,11 +156,7 @@ def measure(
     `batches` are those of the texts where they are at hand.
     """
     course = course or Course()
-    if not watcher.captures:
-        name = type(loaded.model).__name__
-        raise UsageError(
-            f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
-        )
+    require_layers(loaded, watcher)
     forward = Forward(loaded.model, given.kinds)
     with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
         if given.kinds == (TEXT,):
@@ -162,6 +170,7 @@ def measure(
         replace(run, seconds=clock.seconds()),
         (*loaded.warnings, *notes),
         moments=moments,
+        last=True,
     )
 
 
@@ -176,31 +185,28 @@ def _run_texts(
     batches: Batches | None,
 ) -> tuple[RunInfo, list[str]]:
     kept = course.kept
-    notes = _probe(watcher, forward, loaded.tokenizer)
+    notes, batching = probed(loaded, watcher, forward, batching)
     start = course.resumed(watcher, clock)
     hashed = course.saver.checkpoint is not None
     if batches is None:
         batches = text_batches(loaded, given.texts or (), batching, hashed=hashed, start=start)
-    if notes or not forward.takes_mask:
-        # Where padding cannot be told from tokens, or to the model, there must be none.
-        batches.batching = replace(batches.batching, batch_size=1)
+    elif batching.batch_size == 1:
+        batches.one_by_one()
+    clock.plan(watcher.plan_tables(batches.max_length))
     if kept is not None:
         kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
             capture.kept = kept.layer(capture.norm.name)
+    runner = Runner(watcher, forward, batches.batching, kept)
     position = start or Position()
     done = position.texts - len(position.pending)
     for batch in course.stop.until_asked(batches):
-        if kept is not None:
-            kept.begin(batch)
-        watcher.mask = batch.valid
-        watcher.decoder_mask = decoder_valid(batch, batches.batching)
-        forward(batch.inputs)
+        runner.run(batch, batches)
         position = batches.position()
         done += len(batch.sources)
         clock.show("run", done, watcher.tally.tokens, batches.expected)
         course.saver.save(watcher, position, clock.seconds())
-    run = run_info(watcher.tally, batches)
+    run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if course.stop.asked:
         return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
     return run, [*notes, *course.without_text(run)]
@@ -236,10 +242,31 @@ def _run_media(
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
     medium = given.kinds[0] if len(given.kinds) == 1 else "several"
-    run = replace(run, texts=batches.texts, batch_size=batching.batch_size, order="given", medium=medium)
+    size = None if batching.batch_size == AUTO else batching.batch_size
+    run = replace(run, texts=batches.texts, batch_size=size, order="given", medium=medium)
     if stop.asked and not batches.texts:
         raise KeyboardInterrupt
     return run, [INTERRUPTED] if stop.asked else []
+
+
+def require_layers(loaded: Loaded, watcher: Watcher) -> None:
+    """Raise UsageError where no layer is left to measure."""
+    if not watcher.captures:
+        name = type(loaded.model).__name__
+        raise UsageError(
+            f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
+        )
+
+
+def probed(
+    loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
+) -> tuple[list[str], Batching]:
+    """Let the layers tell their inputs' axes apart; return what to note, and how to batch texts then."""
+    notes = _probe(watcher, forward, loaded.tokenizer)
+    if notes or not forward.takes_mask:
+        # Where padding cannot be told from tokens, or to the model, there must be none.
+        batching = replace(batching, batch_size=1)
+    return notes, batching
 
 
 def _probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
@@ -262,12 +289,6 @@ def _probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
     return [f"{lost[0]} and {len(lost) - 1} more do not see one row a token: texts were run one by one"]
 
 
-def decoder_valid(batch: Batch, batching: Batching) -> Tensor:
-    """Tell which tokens of the shifted text count: its start token is a special one."""
-    first = int(batching.special_tokens == "include")
-    return (shifted(batch.valid.int(), first) != 0) & batch.mask
-
-
 def _require_numbers(watcher: Watcher) -> None:
     called = [capture for capture in watcher.captures if capture.seen.calls]
     if called and all(capture.moments is None for capture in called):
@@ -286,6 +307,7 @@ def run_info(tally: Tally, batches: Batches) -> RunInfo:
         truncated_texts=batches.truncated,
         max_length=batches.max_length,
         special_tokens=batches.batching.special_tokens,
-        batch_size=batches.batching.batch_size,
+        batch_size=None if batches.batching.batch_size == AUTO else batches.batching.batch_size,
+        batch_tokens=batches.tokens,
         order=batches.batching.order,
     )

@@ -20,7 +20,8 @@ class Seen:
     inputs in order, None where they could not be told apart; `guesses` those where sizes coincide.
     `unfitted` says that no formula gives its output; where one does, `worst_error` is the largest
     gap, over `output_size` elements with sum of squares `output_square` and a dtype of this
-    `precision`. `stored` are a BatchNorm's running mean and variance.
+    `precision`. `exact` is how many positions stand alone where later ones share bins, None where all do.
+    `stored` are a BatchNorm's running mean and variance.
     """
 
     calls: int = 0
@@ -36,6 +37,7 @@ class Seen:
     worst_error: float = 0.0
     output_square: float = 0.0
     output_size: int = 0
+    exact: int | None = None
     moments: Accumulator | None = field(default=None, metadata=APART)
     stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=APART)
 
@@ -56,10 +58,10 @@ class Seen:
         if not sure and self.known_layout is None:
             self.guesses = _union(self.guesses, (layout,))
 
-    def copy(self) -> "Seen":
-        """Return a copy on the CPU, which goes its own way."""
+    def copy(self, *, share: bool = False) -> "Seen":
+        """Return a copy on the CPU, which goes its own way unless it may `share` memory with this."""
         stored = self.stored and (self.stored[0].cpu(), self.stored[1].cpu())
-        return replace(self, moments=self.moments and copied(self.moments), stored=stored)
+        return replace(self, moments=self.moments and copied(self.moments, share=share), stored=stored)
 
     def merge(self, new: "Seen") -> None:
         """Add what `new` has seen of the same layer; `new` stays as it is."""
@@ -69,6 +71,7 @@ class Seen:
         self.guesses = _union(self.guesses, new.guesses)
         self.known_layout = self.known_layout or new.known_layout
         self.positioned &= new.positioned
+        self.exact = self.exact or new.exact
         self.unfitted |= new.unfitted
         self.precision = max(self.precision, new.precision)
         self.worst_error = max(self.worst_error, new.worst_error)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normscope import metrics
 from normscope.accumulator import Accumulator, Groups
+from normscope.bins import Bins
 from normscope.capture import LayerCapture
 from normscope.formulas import fitting
 from normscope.layers import NormLayer
@@ -66,7 +67,8 @@ def layer_report(capture: LayerCapture) -> LayerReport:
 def filled(layer: LayerReport, seen: Seen, affine: AffineOutliers | None) -> LayerReport:
     """Return the report of a layer that is described by `layer`, with the numbers of what it has `seen`."""
     moments = seen.moments
-    parts = measured(moments, seen.positioned) if moments is not None and moments.count else {}
+    known = moments is not None and moments.count
+    parts = measured(moments, seen.positioned, seen.exact) if moments is not None and known else {}
     if parts:
         parts["outliers"] = replace(parts["outliers"], affine_outliers=affine)
     return replace(
@@ -152,24 +154,34 @@ def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
     return None if all(part is None for part in found) else AffineOutliers(*found)
 
 
-def measured(moments: Accumulator, positioned: bool) -> dict[str, Any]:
-    """Return the measured parts of a layer's report by their field names."""
+def measured(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
+    """Return the measured parts of a layer's report by their field names.
+
+    `exact` is how many positions stand alone, where later ones share bins.
+    """
+    first = _first_positions(moments, exact)
     by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
     parts: dict[str, Any] = {
         "token": _group_stats(moments.token),
         "feature": FeatureStats(moments.count, _array(by_feature.x.mean), _array(by_feature.x.variance())),
         "global_": Scale(float(everything.mean), float(everything.variance())),
         "agreement": _agreement(moments, positioned),
-        "outliers": _outliers(moments, positioned),
+        "outliers": _outliers(moments, positioned, first),
     }
     if not math.isnan(float(moments.output.mean.sum())):
         output = moments.output
         parts["own_output"] = FeatureOutput(_array(output.mean), _array(output.variance()))
         parts["affine_fit"] = AffineFit(metrics.affine_fit(by_feature, output))
-    return {**parts, **_by_position(moments)} if positioned else parts
+    return {**parts, **_by_position(moments, first)} if positioned else parts
 
 
-def _by_position(moments: Accumulator) -> dict[str, Any]:
+def _first_positions(moments: Accumulator, exact: int | None) -> Counts | None:
+    if exact is None or moments.positions <= exact:
+        return None
+    return np.asarray(Bins(exact).first(moments.positions), dtype=np.int64)
+
+
+def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
     position, tokens = cells(moments, "position").x, moments.by_position
     rms, rest = metrics.first_position(tokens)
     return {
@@ -179,6 +191,7 @@ def _by_position(moments: Accumulator) -> dict[str, Any]:
             variance=_array(position.variance()),
             token_mean=_array(tokens.known_mean()[:, 0]),
             token_variance=_array(tokens.known_mean()[:, 1]),
+            first=first,
         ),
         "sequence": _group_stats(moments.sequence),
         "instance": _group_stats(moments.instance),
@@ -191,10 +204,11 @@ def _by_position(moments: Accumulator) -> dict[str, Any]:
     }
 
 
-def _outliers(moments: Accumulator, positioned: bool) -> Outliers:
+def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> Outliers:
     """Return what stands out of the layer's input and output; its affine is not in the moments."""
     seen = moments.outliers
     large = metrics.large_features(seen)
+    places = _indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0))
     shares, largest = _array(seen.large[large] / max(1, seen.tokens)), _array(seen.largest[large])
     return Outliers(
         llm_int8=LargeFeatures(_indices(large), shares, largest) if seen.tokens else None,
@@ -202,7 +216,7 @@ def _outliers(moments: Accumulator, positioned: bool) -> Outliers:
             count=int(seen.massive.sum()),
             largest=float(seen.massive_largest) or math.nan,
             features=_indices(metrics.most(seen.massive, MOST)),
-            positions=_indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0)),
+            positions=places if first is None else first[places],
         ),
         affine_outliers=None,
         sd_ratio=metrics.sd_ratio(cells(moments, "feature").x),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normscope import __version__
-from normscope.batches import Batching
+from normscope.batches import Batching, require_number
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.course import Progress
 from normscope.folding import Difference, Proven
@@ -20,7 +20,7 @@ from normscope.kinds import TEXT, require_kinds
 from normscope.loading import Loaded, quiet
 from normscope.scan import as_loaded, layer_names, text_batches
 from normscope.source import Loading
-from normscope.swap_plan import Swapping
+from normscope.swap_plan import BATCH, Swapping
 from normscope.swap_report import (
     CalibrationInfo,
     Effect,
@@ -64,6 +64,8 @@ def swap(
     Raises what `inspect` raises, TextError when no text is left to hold out, and UsageError when no
     layer can be replaced.
     """
+    if swapping.kind == BATCH:
+        require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
     work.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))

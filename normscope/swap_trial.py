@@ -20,7 +20,8 @@ from normscope.held_out import Parted
 from normscope.loading import Loaded
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
-from normscope.scan import decoder_valid, run_info, text_batches
+from normscope.runner import decoder_valid
+from normscope.scan import run_info, text_batches
 from normscope.swap_plan import Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap

@@ -3,6 +3,7 @@
 import json
 import os
 
+import torch
 from torch import Tensor
 
 from normscope import __version__
@@ -19,7 +20,8 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
     """Write each layer's statistics per position and feature: those of BatchNorm over flattened sentences.
 
     For every layer that was called, three float64 tensors: `NAME/count` (T,), how many rows are at
-    each position; `NAME/mean` and `NAME/variance` (T, D), NaN where there is none. A layer without
+    each position; `NAME/mean` and `NAME/variance` (T, D), NaN where there is none. Where late positions
+    share bins a row is a bin, and `NAME/first` (T,) int64 has each one's first position. A layer without
     positions has all of its rows at 0. The header's metadata are strings: `schema`
     (normscope.tensors/1), `normscope`, and `model` and `run`, which are JSON.
 
@@ -39,4 +41,7 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
             tensors[f"{safe}/count"] = table.count[:, 0].clone()
             tensors[f"{safe}/mean"] = table.known_mean()
             tensors[f"{safe}/variance"] = table.variance()
+            stats = report.layers[name].position
+            if stats is not None and stats.first is not None:
+                tensors[f"{safe}/first"] = torch.from_numpy(stats.first)
     save_tensors(tensors, path, header)

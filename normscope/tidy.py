@@ -20,8 +20,9 @@ def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
     """Give the lines of a CSV of layers: a heading, then one known number a row.
 
     `view` and `statistic`, with a point between them, are the number's path in the JSON; `position` and
-    `feature` say which element of a list it is, or are empty. What a layer is as a whole has the view
-    `layer`. Features and positions that a list only names get a row each, with the value 1.
+    `feature` say which element of a list it is, or are empty; of a bin of positions it is the first.
+    What a layer is as a whole has the view `layer`. Features and positions that a list only names get a
+    row each, with the value 1.
     """
     yield _line(COLUMNS)
     for name, layer in layers.items():
@@ -43,7 +44,8 @@ def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
 
 
 def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:
-    keys = part.get("features") if "share" in part else None  # Lists beside the features that they are of.
+    # Lists beside the features, or the first positions of the bins, that they are of.
+    keys = part.get("features") if "share" in part else part.get("first") if view in BY_POSITION else None
     for key, value in part.items():
         statistic = f"{path}{key}"
         if isinstance(value, dict):

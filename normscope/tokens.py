@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.alignment import Alignment, TokenMask, align, fits
+from normscope.bins import Bins
 from normscope.errors import UsageError
 
 TEXT = ("input_ids", "inputs_embeds")
@@ -83,10 +84,14 @@ class Scope:
 
 
 class Scopes:
-    """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for."""
+    """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for.
+
+    Late positions of their tokens share `bins`, if there are any.
+    """
 
     def __init__(self, words: bool = False) -> None:
         self.words = words
+        self.bins: Bins | None = None
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
         """What was not understood, once each, in order."""
@@ -151,7 +156,7 @@ class Scopes:
         if tokens is None and media is not None:
             return Scope(None, samples=len(media) if media.dim() > 2 else None)
         if tokens is None or tokens.dim() < 2:
-            return outer or Scope(_chosen_only(chosen.text))
+            return outer or Scope(_chosen_only(chosen.text, self.bins))
         shape = (tokens.shape[0], tokens.shape[1])
         handed_down = mask is None or (outer is not None and mask is outer.source)
         if outer is not None and handed_down and not decodes and outer.is_of(shape):
@@ -162,7 +167,7 @@ class Scopes:
             mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked = chosen.decoder if decodes else chosen.text
         decoder = given.get("decoder_attention_mask")
-        ours = _token_mask(mask, shape, picked, strict=outer is None)
+        ours = replace(_token_mask(mask, shape, picked, strict=outer is None), bins=self.bins)
         if self.words:
             same = outer if outer is not None and outer.is_of(shape) and not decodes else None
             ours = replace(ours, ids=_ids(tokens, same))
@@ -192,8 +197,8 @@ def _is_sequence(value: Any, mask: Tensor) -> bool:
     return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == mask.shape
 
 
-def _chosen_only(chosen: Tensor | None) -> TokenMask | None:
-    return None if chosen is None else TokenMask(chosen.detach() != 0, chosen.detach() != 0)
+def _chosen_only(chosen: Tensor | None, bins: Bins | None) -> TokenMask | None:
+    return None if chosen is None else TokenMask(chosen.detach() != 0, chosen.detach() != 0, bins=bins)
 
 
 def _token_mask(mask: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:

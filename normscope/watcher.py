@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope import __version__
+from normscope.batches import length_limit
+from normscope.bins import MEMORY, TablePlan, plan_tables
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.device_maps import is_spread
@@ -38,6 +40,7 @@ def watch(
     exclude: Sequence[str] = (),
     per_call: bool = False,
     words: bool | int = False,
+    table_memory: int = MEMORY,
 ) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
@@ -57,12 +60,16 @@ def watch(
     at most so many ids in each; of more, the lowest ids are kept and `coverage` says how many tokens
     they are.
 
+    Tables over positions of all layers together take at most `table_memory` bytes: where the model's
+    longest texts would need more, late positions share bins, and the report says which.
+
     A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
     names; what is compiled runs as it was written while the context is open. A process sees its own
     part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
-    Raises UsageError when a glob matches no layer, and for models that take no hooks.
+    Raises UsageError when a glob matches no layer, for models that take no hooks, and where the table
+    memory is too little for any bins.
     """
-    return Watcher(model, layers, exclude, per_call=per_call, words=words)
+    return Watcher(model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory)
 
 
 class Watcher:
@@ -76,6 +83,7 @@ class Watcher:
         *,
         per_call: bool = False,
         words: bool | int = False,
+        table_memory: int = MEMORY,
     ) -> None:
         if words < 0:
             raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
@@ -96,6 +104,8 @@ class Watcher:
         """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
+        self._table_memory = table_memory
+        self.plan_tables(length_limit(None, getattr(model, "config", None)))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
         self._looking = ExitStack()
         self._looked = self._has_run = False
@@ -111,6 +121,26 @@ class Watcher:
     def scope_notes(self) -> dict[str, None]:
         """What was not understood of the forwards' tokens, once each."""
         return self._scopes.notes
+
+    def plan_tables(self, positions: int | None) -> TablePlan:
+        """Choose the bins of late positions anew, before any forward counts, for texts of so many tokens.
+
+        UsageError where the table memory is too little for any bins.
+        """
+        widths = [capture.norm.features for capture in self.captures]
+        known = [width or max(widths) for width in widths]
+        self.tables = plan_tables(known, positions, self._table_memory)
+        self._scopes.bins = self.tables.bins
+        return self.tables
+
+    def counted_calls(self) -> list[int]:
+        """Return how many calls of each layer the last forward, though it failed, has counted."""
+        return [max(layer.skipped, layer.calls) for layer in self.layers]
+
+    def skip_calls(self, skipped: Sequence[int]) -> None:
+        """Let each layer pass over so many calls of the forwards to come: what they see is counted."""
+        for layer, number in zip(self.layers, skipped, strict=True):
+            layer.skipped = number
 
     def name_words(self) -> None:
         """Hand the tokens' ids on to what keeps tokens."""
@@ -161,23 +191,49 @@ class Watcher:
         return replace(run, **most_seen(capture.seen for capture in self.captures))
 
     def report_as(
-        self, model: ModelInfo, run: RunInfo, warnings: Sequence[str] = (), *, moments: bool = False
+        self,
+        model: ModelInfo,
+        run: RunInfo,
+        warnings: Sequence[str] = (),
+        *,
+        moments: bool = False,
+        last: bool = False,
     ) -> Report:
-        """Return the report under this description of the model and the run."""
+        """Return the report under this description of the model and the run.
+
+        The `last` one may carry the moments themselves, and not a copy: nothing is added to them then.
+        """
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
         functional = self._functional.notes(named_modules(self.model))
-        notes = [*warnings, *self.scope_notes, *functional]
+        bins = self._bins_of(run)
+        run = replace(run, position_bins=bins)
+        notes = [*warnings, *self.scope_notes, *functional, *self._note_on(bins)]
         for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
                 layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
                 if carried:
-                    carried.layers[name] = capture.seen.copy()
+                    carried.layers[name] = capture.seen.copy(share=last)
                 notes += [f"{name}: {note}" for note in notes_on(layers[name], capture.seen)]
         notes += pooled(layers.values())
         recurring = outlier_features(layers.values())
         return Report(__version__, model, run, layers, tuple(notes), recurring, carried)
+
+    def _bins_of(self, run: RunInfo) -> tuple[int, ...] | None:
+        """Return the first positions of all bins that were seen, None where every position stands alone."""
+        bins = self.tables.bins
+        if bins is None or run.positions <= bins.exact:
+            return None
+        return tuple(bins.first(bins.rows(run.positions)))
+
+    def _note_on(self, bins: tuple[int, ...] | None) -> list[str]:
+        if bins is None or self.tables.bins is None:
+            return []
+        return [
+            f"positions from {self.tables.bins.exact} on share bins of 2, then 4, then 8, ...: tables of "
+            f"every position may take {self.tables.exact_bytes:,} bytes; see --table-memory and --max-length"
+        ]
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
@@ -210,6 +266,8 @@ class Watcher:
             if scope is None:
                 layer.start()  # A layer that is called on its own.
             capture = layer.next()
+            if capture is None:
+                return  # It has counted these tokens in a forward that failed later on.
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             if tensors and tensors[0].numel():
                 given, *others = tensors

@@ -21,6 +21,7 @@ from normscope.glossary.lookup import ENTRIES
 from normscope.json_schema import RESULTS, json_schema
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.plain import from_plain
+from normscope.plan_report import Corpus, RunPlan, Tables, TimedBatch
 from normscope.render.tables import render_report
 from normscope.report import SCHEMA, Report, read_report
 from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
@@ -34,6 +35,12 @@ OLD = sorted(GOLDEN.glob("report-*.json"))
 def outline() -> Outline:
     layer = OutlinedLayer("a", 0, "A", "layernorm", None, math.nan, "none", 0, "final")
     return Outline("0", OutlinedModel("m", None, None, "M", 5), (layer,))
+
+
+def plan() -> RunPlan:
+    tables, batch = Tables(1 << 30, 776, 1024, 512), TimedBatch(32, 900, 0.5)
+    corpus = Corpus(None, None, False)
+    return RunPlan("0", reports.report([]).model, 25, tables, corpus, batch, 1e8, math.nan)
 
 
 def why() -> WhyReport:
@@ -50,6 +57,7 @@ def why() -> WhyReport:
 
 MAKERS: dict[str, Callable[[], Any]] = {
     "report": reports.mixed,
+    "plan": plan,
     "layers": outline,
     "batches": lambda: reports.batch_report(["a", "b"], momentum=0.1),
     "swap": reports.swap_report,
@@ -137,7 +145,7 @@ def test_one_name_is_one_definition() -> None:
 
 
 def test_another_name_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match=r"no schema 'reports'; expected one of report, layers, "):
+    with pytest.raises(UsageError, match=r"no schema 'reports'; expected one of report, plan, "):
         json_schema("reports")
 
 

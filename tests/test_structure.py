@@ -34,6 +34,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "outline": ({"errors", "files", "plain"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
     "why_report": ({"files", "plain", "report"}, set()),
+    "plan_report": ({"files", "plain", "report"}, set()),
     "json_schema": (
         {
             "batch_report",
@@ -42,6 +43,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "glossary",
             "outline",
             "plain",
+            "plan_report",
             "printable",
             "report",
             "swap_report",
@@ -58,6 +60,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "texts": ({"errors"}, set()),
     "corpus": (set(), set()),
     "stopping": (set(), set()),
+    "dataset": ({"errors", "printable"}, {"datasets"}),
     "kinds": ({"errors"}, set()),
     "media": ({"errors", "kinds", "printable"}, {"PIL", "numpy", "soundfile", "soxr"}),
     "shards": ({"errors", "media", "printable"}, set()),
@@ -75,7 +78,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "scratch": (set(), CORE),
     "moments": ({"scratch"}, CORE),
     "layout": (set(), CORE),
-    "alignment": ({"layout", "moments", "scratch"}, CORE),
+    "bins": ({"errors"}, CORE),
+    "alignment": ({"bins", "layout", "moments", "scratch"}, CORE),
     "kept": ({"alignment", "batches", "draws", "errors", "moments"}, CORE | {"numpy"}),
     "noise": ({"moments"}, CORE),
     "registry": ({"errors"}, CORE),
@@ -114,6 +118,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "summary": (
         {
             "accumulator",
+            "bins",
             "capture",
             "formulas",
             "layers",
@@ -126,7 +131,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE | {"numpy"},
     ),
-    "tokens": ({"alignment", "errors"}, CORE),
+    "tokens": ({"alignment", "bins", "errors"}, CORE),
     "swap_plan": ({"errors"}, set()),
     "replacements": (
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
@@ -154,6 +159,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "functional_norms": ({"degrees"}, CORE),
     "watcher": (
         {
+            "batches",
+            "bins",
             "calls",
             "capture",
             "device_maps",
@@ -235,9 +242,11 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
+    "runner": ({"batches", "errors", "forward", "kept", "watcher"}, CORE),
     "scan": (
         {
             "batches",
+            "bins",
             "checkpoint",
             "corpus",
             "course",
@@ -249,6 +258,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "media",
             "media_batches",
             "report",
+            "runner",
             "shards",
             "source",
             "stopping",
@@ -256,6 +266,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "watcher",
             "wrappers",
         },
+        CORE,
+    ),
+    "dry_run": (
+        {"batches", "bins", "errors", "forward", "loading", "plan_report", "runner", "scan", "watcher"},
         CORE,
     ),
     "calibration_scan": (
@@ -276,7 +290,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
-    "readout": ({"batches", "errors", "forward", "scan"}, CORE),
+    "readout": ({"batches", "errors", "forward", "runner"}, CORE),
     "bootstrap": ({"why_report"}, CORE),
     "likeness": (set(), CORE),
     "effects": ({"bootstrap", "likeness", "readout", "swap_report"}, CORE),
@@ -296,6 +310,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "loading",
             "prefix",
             "readout",
+            "runner",
             "scan",
             "swap_plan",
             "swap_report",
@@ -393,6 +408,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "comparison",
             "glossary",
             "outline",
+            "plan_report",
             "printable",
             "report",
             "swap_report",
@@ -424,8 +440,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "comparison",
             "course",
+            "dataset",
             "draws",
             "drift",
+            "dry_run",
             "errors",
             "files",
             "glossary",
@@ -462,9 +480,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "comparison", "corpus", "device_maps", "draws", "drift", "errors", "files",
-    "filling", "glossary",
-    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "printable", "recurring",
+    "batch_report", "cli", "comparison", "corpus", "dataset", "device_maps", "draws", "drift", "errors",
+    "files", "filling", "glossary",
+    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "plan_report", "printable",
+    "recurring",
     "render", "report", "samples", "saved", "shards", "source", "stopping", "swap_plan", "swap_report",
     "texts", "tidy",
 }  # fmt: skip

@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import options
+from normscope.cli import options, values
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
-from normscope.cli.values import memory, whole_numbers
 
 if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
@@ -94,6 +93,8 @@ def batches(
     model: options.Model,
     text: options.Text = None,
     file: options.File = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
     field: options.Field = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
@@ -103,7 +104,7 @@ def batches(
     momentum: Momentum = None,
     samples: options.Samples = 2048,
     table_memory: options.TableMemory = "1GiB",
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = "32",
     order: options.BatchOrder = options.Order.LENGTH,
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     exclude: options.Exclude = None,
@@ -134,11 +135,11 @@ def batches(
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
-    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
-    numbers = whole_numbers("--sizes", sizes)
-    drawing = Drawing(numbers, draws, seed, momentum, samples, memory(table_memory))
+    batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
+    numbers = values.whole_numbers("--sizes", sizes)
+    drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = options.chosen(format, json, plot)
-    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load

@@ -33,8 +33,8 @@ Upper and lower case, and spaces, - and _, are alike. No model is loaded.
 
 \b
 --schema prints a JSON Schema (draft 2020-12) instead, and METRIC is what is
-written: report, layers, batches, swap, why, compare or explain; without it,
-all.
+written: report, plan, layers, batches, swap, why, compare or
+explain; without it, all.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage."""

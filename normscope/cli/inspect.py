@@ -1,6 +1,8 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
-from normscope.cli import options
+from typing import TYPE_CHECKING, Any
+
+from normscope.cli import options, values
 from normscope.cli.long_runs import Resuming, part_of
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import gathered, joined, leads, require_files, watching
@@ -8,6 +10,12 @@ from normscope.cli.rendered import Showing, rendered, write_files
 from normscope.cli.stopping import signals
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
+from normscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from normscope.loading import Loaded
 
 EPILOG = """\b
 Examples:
@@ -20,6 +28,8 @@ Examples:
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
   normscope inspect gpt2 -f corpus.txt --checkpoint run.ckpt --resume
   normscope inspect gpt2 -f corpus.txt --shard 1/4 --moments 1.safetensors
+  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test
+  normscope inspect gpt2 -f corpus.txt --batch-size auto --dry-run
   normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
 
@@ -120,6 +130,13 @@ normscope explain. --tensors writes NAME/count, NAME/mean and NAME/variance of
 every layer, per position and feature.
 
 \b
+Each layer has a table over positions and features. Where those of the longest
+texts (--max-length, or the model's limit) would take over --table-memory, 1
+GiB, late positions share bins: 0 to k-1 alone, then bins of 2, 4, 8, ...; the
+report says so, and run.position_bins which. No other view depends on it.
+--verbose says before the run what the tables take, --dry-run what all does.
+
+\b
 Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and
 how far it is; --resume goes on from there after a crash and refuses, by name,
 another model, corpus or options. The file goes when the result is written.
@@ -139,18 +156,22 @@ def inspect(
     model: options.Model,
     text: options.Text = None,
     file: options.File = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
     field: options.Field = None,
     image: options.Image = None,
     audio: options.Audio = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = "32",
     order: options.BatchOrder = options.Order.LENGTH,
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     exclude: options.Exclude = None,
     layer: options.Layer = None,
     per_call: options.PerCall = False,
     words: options.Words = False,
+    table_memory: options.TableMemory = "1GiB",
+    dry_run: options.DryRun = False,
     checkpoint: options.CheckpointPath = None,
     checkpoint_every: options.CheckpointEvery = 60.0,
     resume: options.Resume = False,
@@ -199,32 +220,49 @@ def inspect(
             attn_implementation,
             device_map,
         )
-        batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+        batching = Batching(
+            values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit
+        )
+        room = values.memory(table_memory)
         format = options.chosen(format, json, plot)
+        if dry_run:
+            _require_plain(format, media=bool(image or audio))
         # Beside images and sounds goes only text that was named.
-        wordless = (image or audio) and not (text or file or field)
-        if not wordless:
+        wordless = (image or audio) and not (text or file or field or dataset)
+        if not wordless and not dataset:
             require_files(ranks, text or [], file or [])
-        texts = None if wordless else texts_to_feed(text or [], file or [], field, quiet=quiet)
+        texts = (
+            None
+            if wordless
+            else texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+        )
         given = Given(texts, image or [], audio or [])
-        with ProgressBar(model, shown=wanted(quiet)) as progress:
+        with ProgressBar(model, shown=wanted(quiet), plans=verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
             from normscope.scan import layer_names
 
-            saving = resuming.checkpoint(ranks, {"field": field}, quiet=quiet)
+            choices = {
+                "batching": batching,
+                "layers": layer or () if format.is_data else (),
+                "exclude": exclude or (),
+                "per_call": per_call,
+                "table_memory": room,
+            }
+            corpus = {"field": field, "dataset": dataset, "split": split}
+            saving = resuming.checkpoint(ranks, corpus, quiet=quiet)
             loaded = load(model, loading, given.kinds)
             shown = layer_names(loaded, layer, exclude or ()) if layer else []
+            if dry_run:
+                place.write(_planned(loaded, given.texts, choices, place, format))
+                return
             with signals(quiet=ranks is not None) as asked:
                 report = run(
                     loaded,
                     given.texts,
                     images=given.images,
                     audio=given.audio,
-                    batching=batching,
-                    layers=layer or () if format.is_data else (),
-                    exclude=exclude or (),
-                    per_call=per_call,
+                    **choices,
                     words=words,
                     moments=bool(moments or tensors or ranks),
                     shard=part,
@@ -241,3 +279,28 @@ def inspect(
             if not quiet:
                 warn(whole.warnings, verbose=verbose)
         resuming.done(saving, asked)
+
+
+def _require_plain(format: options.DataFormat, *, media: bool) -> None:
+    """Raise UsageError where there is no dry run of what is asked for."""
+    if format not in (options.DataFormat.TABLE, options.DataFormat.JSON):
+        raise UsageError(
+            f"--dry-run and --format {format.value} were both given; expected table or json; drop one"
+        )
+    if media:
+        raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
+
+
+def _planned(
+    loaded: "Loaded",
+    texts: "Iterable[str] | None",
+    choices: dict[str, Any],
+    place: Output,
+    format: options.DataFormat,
+) -> str:
+    """Return what the run would take, as it is written."""
+    from normscope.dry_run import dry_run
+    from normscope.render.plan import render_plan
+
+    plan = dry_run(loaded, texts or (), **choices)
+    return place.json(plan) if format is options.DataFormat.JSON else render_plan(plan)

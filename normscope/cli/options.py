@@ -100,14 +100,36 @@ Audio = Annotated[
     ),
 ]
 Field = Annotated[
-    str | None, typer.Option("--field", metavar="NAME", help="The member or column that holds the text.")
+    str | None,
+    typer.Option("--field", metavar="NAME", help="The member, column or field that holds the text."),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="ID_OR_PATH",
+        help="Read texts as a stream from a dataset of the Hub, ID or ID:CONFIG, or a local file or "
+        "folder of parquet, arrow, JSON lines.",
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", metavar="NAME", help="Which part of the dataset, such as train.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N samples.")]
 MaxLength = Annotated[
     int | None,
     typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; by default to the model's limit."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", help="Samples per batch.")]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N|auto",
+        help="Samples per batch; auto: as many texts as make 4,096 tokens with their padding, more on a "
+        "GPU with room. What memory does not hold is run in halves.",
+    ),
+]
 BatchOrder = Annotated[
     Order,
     typer.Option("--order", help="Batch texts of like length together, or as given."),
@@ -154,7 +176,15 @@ Samples = Annotated[
 ]
 TableMemory = Annotated[
     str,
-    typer.Option("--table-memory", metavar="SIZE", help="Keep no more than this, such as 512MiB or 2GB."),
+    typer.Option(
+        "--table-memory",
+        metavar="SIZE",
+        help="Most memory for the tables that numbers are read off, such as 512MiB or 2GB.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what the run would take, after one timed batch, and stop."),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is left to chance.")]
 Top = Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from normscope.cli.streams import say, wants_colour
 
 if TYPE_CHECKING:
+    from normscope.bins import TablePlan
     from normscope.course import Progress
 
 VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
@@ -28,11 +29,12 @@ def wanted(quiet: bool) -> bool:
 class ProgressBar:
     """A context manager to hand to `inspect`: a line while loading, then a bar that erases itself.
 
-    The bar waits for the first batch, since the Hub draws its own bars while it downloads.
+    With `plans` it also says, shown or not, what is planned before the run. The bar waits for the first
+    batch, since the Hub draws its own bars while it downloads.
     """
 
-    def __init__(self, model: str, *, shown: bool) -> None:
-        self._model, self._shown = model, shown
+    def __init__(self, model: str, *, shown: bool, plans: bool = False) -> None:
+        self._model, self._shown, self._plans = model, shown, plans
         self._bar: Any = None
         self._task: Any = None
 
@@ -49,6 +51,8 @@ class ProgressBar:
 
     def __call__(self, progress: "Progress") -> None:
         """Redraw the bar."""
+        if self._plans and progress.tables is not None:
+            say(planned(progress.tables))
         if not self._shown or progress.stage != "run":
             return
         if self._bar is None:
@@ -60,6 +64,16 @@ class ProgressBar:
         rate = progress.tokens / max(progress.seconds, 1e-9)
         total = None if expected is None else max(expected, progress.texts)
         self._bar.update(self._task, completed=progress.texts, total=total, rate=f"{rate:,.0f}")
+
+
+def planned(tables: "TablePlan") -> str:
+    """Say in one line what tables over positions are planned."""
+    size = f"tables: {tables.bytes / (1 << 20):,.1f} MiB at most"
+    if tables.bins is None:
+        return f"{size}, for {tables.positions:,} positions"
+    longest = "texts of any length" if tables.positions is None else f"{tables.positions:,} positions"
+    alone = f"0 to {tables.bins.exact - 1:,} alone, later ones in bins"
+    return f"{size}, for {longest} in {tables.rows:,} rows: {alone}"
 
 
 def _bar() -> Any:

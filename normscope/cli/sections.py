@@ -6,11 +6,11 @@ from typer.core import TyperCommand
 
 # Which options stand together, by their names in Python; those of no section come last.
 SECTIONS = {
-    "Input": ("file", "image", "audio", "calibration", "field", "limit", "max_length"),
+    "Input": ("file", "image", "audio", "dataset", "split", "calibration", "field", "limit", "max_length"),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
         "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
-        "table_memory", "seed", "batch_size", "order", "special_tokens",
+        "table_memory", "seed", "batch_size", "order", "special_tokens", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import completion, options
+from normscope.cli import completion, options, values
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import named_files, texts_to_feed
@@ -137,6 +137,8 @@ def swap(
     text: options.Text = None,
     file: options.File = None,
     calibration: CalibrationFile = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
     field: options.Field = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
@@ -148,7 +150,7 @@ def swap(
     fold: Fold = False,
     save: Save = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = "32",
     order: options.BatchOrder = options.Order.LENGTH,
     special_tokens: options.Special = options.SpecialTokens.INCLUDE,
     format: options.OutputFormat = options.Format.TABLE,
@@ -175,11 +177,11 @@ def swap(
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
-    batching = Batching(batch_size, max_length, order.value, special_tokens.value, limit)
+    batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
     format = options.chosen(format, json)
     known = named_files(calibration, field) if calibration else None
-    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 

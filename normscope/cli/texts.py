@@ -13,15 +13,27 @@ if TYPE_CHECKING:
 
 
 def texts_to_feed(
-    arguments: list[str], files: list[str], field: str | None, *, quiet: bool
+    arguments: list[str],
+    files: list[str],
+    field: str | None,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    quiet: bool,
 ) -> "Iterable[str]":
     """Return what was named, or else what is piped in, or else the built-in sentences."""
+    if dataset is not None:
+        if arguments or files:
+            raise UsageError("--dataset was given beside other texts; expected one or the other; drop one")
+        return _of_dataset(dataset, split, field)
+    if split is not None:
+        raise UsageError("--split was given without a --dataset; name the dataset that has it")
     if arguments or files or not _is_terminal(sys.stdin):
         return _begun(arguments or ([] if files else ["-"]), files, field)
     from normscope.samples import SENTENCES
 
     if field is not None:
-        raise UsageError("--field was given without a --file; name the file that has it")
+        raise UsageError("--field was given without a --file or --dataset; name the one that has it")
     if not quiet:
         say(f"no text given: using {len(SENTENCES)} built-in sentences")
     return SENTENCES
@@ -30,6 +42,15 @@ def texts_to_feed(
 def named_files(files: list[str], field: str | None) -> "Iterable[str]":
     """Return the texts of the files that were named for a purpose of their own."""
     return _begun([], files, field)
+
+
+def _of_dataset(dataset: str, split: str | None, field: str | None) -> "Iterable[str]":
+    from normscope.dataset import read_dataset
+
+    texts = read_dataset(dataset, split=split, field=field)
+    if not texts.begin():
+        raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
+    return texts
 
 
 def _begun(arguments: list[str], files: list[str], field: str | None) -> "Iterable[str]":

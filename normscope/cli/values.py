@@ -1,6 +1,7 @@
-"""Values that options spell in their own way: an amount of memory, a list of numbers."""
+"""Values that options spell in their own way: an amount of memory, a list of numbers, a size of batches."""
 
 import re
+from typing import Literal
 
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -24,3 +25,12 @@ def whole_numbers(name: str, text: str | None) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"{name} is {quoted(text)}; expected whole numbers such as 8,32,128; change it")
     return tuple(int(part) for part in parts)
+
+
+def batch_size(text: str) -> int | Literal["auto"]:
+    """Read a number of samples, or auto; UsageError for anything else."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"-?\d+", text):
+        raise UsageError(f"--batch-size is {quoted(text)}; expected a whole number, or auto; change it")
+    return int(text)

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from normscope.cli import options
+from normscope.cli import options, values
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import texts_to_feed
-from normscope.cli.values import memory
 
 if TYPE_CHECKING:
     from normscope.why_report import WhyReport
@@ -58,13 +57,15 @@ def why(
     model: options.Model,
     text: options.Text = None,
     file: options.File = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
     field: options.Field = None,
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
     seed: options.Seed = 0,
     samples: options.Samples = 512,
     table_memory: options.TableMemory = "1GiB",
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = "32",
     order: options.BatchOrder = options.Order.LENGTH,
     exclude: options.Exclude = None,
     layer: options.OnlyLayer = None,
@@ -90,10 +91,10 @@ def why(
     loading = Loading(
         revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
     )
-    batching = Batching(batch_size, max_length, order.value, "include", limit)
-    room = memory(table_memory)
+    batching = Batching(values.batch_size(batch_size), max_length, order.value, "include", limit)
+    room = values.memory(table_memory)
     format = options.chosen(format, json)
-    texts = texts_to_feed(text or [], file or [], field, quiet=quiet)
+    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.why_scan import why as run  # here: importing torch is part of the wait
 

@@ -14,12 +14,13 @@ from normscope.glossary.filling import FILLING
 from normscope.glossary.layer import LAYER
 from normscope.glossary.noise import NOISE
 from normscope.glossary.outliers import OUTLIERS
+from normscope.glossary.plan import PLAN
 from normscope.glossary.run import RUN
 from normscope.glossary.swap import SWAP
 from normscope.glossary.views import VIEWS
 from normscope.printable import quoted
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT)
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The parts of the reports whose names are no part of an entry's.

@@ -101,6 +101,20 @@ RUN = Topic(
             columns=("longest",),
         ),
         Entry(
+            name="run.position_bins",
+            title="the bins that late positions share",
+            definition="Where tables of every position would take over --table-memory, positions 0 to k - 1 "
+            "stand alone, k to 2k - 1 share bins of 2, the next 2k bins of 4, and so on. A view by position "
+            "takes all tokens of a bin for tokens of one position.",
+            formula="bins: {0}, ..., {k-1}, {k, k+1}, ..., {2k, ..., 2k+3}, ...",
+            range="0 or more, the first position of each; null where all stand alone",
+            reading="The bins follow from the model and the options, not from the texts. Only views by "
+            "position depend on them: position, agreement.position and explained.position.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("position.first", "tables.exact", "run.max_length"),
+        ),
+        Entry(
             name="run.max_length",
             title="the most tokens a text may have",
             definition="What texts were cut to: --max-length, or else the model's own limit, after its "
@@ -118,11 +132,23 @@ RUN = Topic(
             definition="How many texts went through the model at a time. It is 1 where padding could not be "
             "told from tokens, whatever was asked for.",
             formula="batch_size = --batch-size, or 1",
-            range="1 or more; null where the batches were the caller's",
+            range="1 or more; null where the batches were the caller's, or of --batch-size auto",
             reading="No statistic depends on it: it is about speed and memory.",
             source=OWN,
             commands=("inspect",),
             see_also=("run.batches", "batch_size"),
+        ),
+        Entry(
+            name="run.batch_tokens",
+            title="token slots of a batch, at most",
+            definition="With --batch-size auto: as many texts were put into a batch as have so many slots, "
+            "padding counted; after memory did not hold one, fewer.",
+            formula="B T <= batch_tokens, or B = 1",
+            range="1 or more; null where the number of texts was fixed",
+            reading="No statistic depends on it: it is about speed and memory.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("run.batch_size",),
         ),
         Entry(
             name="run.batches",

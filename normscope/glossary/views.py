@@ -189,6 +189,18 @@ VIEWS = Topic(
             columns=("LN variance", "LN variance average"),
         ),
         Entry(
+            name="position.first",
+            title="the first position of each bin",
+            definition="Where late positions share bins, every array over positions has an element a bin: "
+            "this is the first position in it, and position.count has the tokens in it.",
+            formula="first[r] = least t in bin r",
+            range="T whole numbers, each 0 or more; null where every position stands alone",
+            reading="A bin ends where the next one begins; the last one seen may go on.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("run.position_bins", "position.count"),
+        ),
+        Entry(
             name="sequence",
             title="one pair per sample, tokens and features pooled",
             definition="Each sample has one mean and one variance over all its tokens and features: "

@@ -43,7 +43,8 @@ def positions(part: Part, report: Report) -> Figure | None:
         if low < len(ratio)
     ]
     columns = _cells(part, cells)
-    columns["position"] = [_span(low, high) for _, low, high, _ in cells]
+    numbers = max((layer.position.numbers.tolist() for _, layer in found if layer.position), key=len)
+    columns["position"] = [_span(numbers[low], _end(numbers, high)) for _, low, high, _ in cells]
     label = "times average"
     step = edges[2] - edges[1] if len(edges) > 2 else 1
     notes = ["1 is the layer's average over all tokens. BN per feature has one scale for all positions."]
@@ -55,7 +56,7 @@ def positions(part: Part, report: Report) -> Figure | None:
         "positions",
         "Where in the text does the scale differ?",
         _map("position", label, tips(name_n="layer", position_n="position", value_q=label), len(found)),
-        [Slice(columns, words.positions([layer.name for _, layer in found], ratios, who))],
+        [Slice(columns, words.positions([layer.name for _, layer in found], ratios, who, numbers))],
         {"position": "position"},
         ["position.token_variance"],
         notes,
@@ -190,6 +191,10 @@ def _furthest(values: Floats) -> int:
 
 def _span(low: int, high: int) -> str:
     return str(low) if high == low + 1 else f"{grouped(low)} to {grouped(high - 1)}"
+
+
+def _end(numbers: Sequence[int], high: int) -> int:
+    return numbers[high] if high < len(numbers) else numbers[-1] + 1
 
 
 def _standing_out(part: Part, report: Report, features: Sequence[OutlierFeature]) -> dict[str, list[Value]]:

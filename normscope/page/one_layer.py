@@ -173,7 +173,7 @@ def _positions(layer: LayerReport | None, who: str) -> Slice | None:
     stats = layer.position if layer is not None else None
     if layer is None or stats is None or not len(stats.count):
         return None
-    numbers = [*range(len(stats.count))]
+    numbers = stats.numbers.tolist()
     one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,

@@ -37,8 +37,11 @@ def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
     )
 
 
-def positions(names: Sequence[str], ratios: Sequence[Floats], who: str) -> str:
-    """Say at which position the scale is furthest from its layer's average, and what position 0 is like."""
+def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers: Sequence[int]) -> str:
+    """Say at which position the scale is furthest from its layer's average, and what position 0 is like.
+
+    `numbers` are the positions at the places of the longest of the `ratios`.
+    """
     worst = (0.0, 0, 0)
     for row, values in enumerate(ratios):
         sizes = np.abs(np.log(np.where(values > 0, values, np.nan)))
@@ -50,9 +53,9 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str) -> str:
     first = np.array([values[0] if len(values) else np.nan for values in ratios])
     _, row, at = worst
     return (
-        f"{who}'s variance is furthest from its layer's average at position {at} of {_name(names, row)}, "
-        f"where it is {short(float(ratios[row][at]))} times that. At position 0 it is {_median(first)} times "
-        f"the average in the median layer, {_range(names, first)}."
+        f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
+        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position 0 it is "
+        f"{_median(first)} times the average in the median layer, {_range(names, first)}."
     )
 
 

@@ -29,10 +29,18 @@ class Curve:
         return heights
 
 
-def curved(heading: str, curves: Sequence[Curve], axis: str, screen: Screen, notes: Sequence[str]) -> Grid:
+def curved(
+    heading: str,
+    curves: Sequence[Curve],
+    axis: str,
+    screen: Screen,
+    notes: Sequence[str],
+    numbers: Sequence[int] | None = None,
+) -> Grid:
     """Return curves of one length as a table that fits the screen, each on a scale of its own.
 
-    Numbers that share a cell are averaged; the ends are those of all numbers.
+    Numbers that share a cell are averaged; the ends are those of all numbers. The axis is 0, 1, ... or has
+    `numbers` of its own.
     """
     names = Column("", "", [f"{curve.name}, log" if curve.log else curve.name for curve in curves])
     known = [curve.values[np.isfinite(curve.values)] for curve in curves]
@@ -41,6 +49,6 @@ def curved(heading: str, curves: Sequence[Curve], axis: str, screen: Screen, not
     room = screen.width - names.width - least.width - greatest.width - 3 * GAP
     runs = Runs.over(len(curves[0].values), room, late=axis == "position")
     lines = [runs.drawn(screen.glyphs.stairs(shares(runs.reduced(c.heights).tolist()))) for c in curves]
-    line = Column(axis, runs.ticks(), lines, drawn=True)
+    line = Column(axis, runs.ticks(numbers), lines, drawn=True)
     scale = "Each row has a scale of its own, from its least to its greatest number."
     return Grid(heading, [names, least, line, greatest], [*notes, scale])

@@ -26,7 +26,8 @@ LEAST_CELLS = 30
 class HeatMap:
     """Positive numbers (rows, columns) on a log scale, NaN where unknown, and how to read them.
 
-    Columns that share a cell show the `mean` of their logarithms, or the one with the `max`.
+    The columns are 0, 1, ... or have `numbers` of their own. Those that share a cell show the `mean` of
+    their logarithms, or the one with the `max`.
     """
 
     heading: str
@@ -37,6 +38,7 @@ class HeatMap:
     by: Literal["mean", "max"] = "mean"
     late: bool = False
     notes: Sequence[str] = ()
+    numbers: Sequence[int] | None = None
 
 
 def mapped(map: HeatMap, screen: Screen) -> Iterator[RenderableType]:
@@ -51,7 +53,7 @@ def mapped(map: HeatMap, screen: Screen) -> Iterator[RenderableType]:
     yield Text(map.heading, "bold")
     for name, row in zip(names, places, strict=True):
         yield Text(set_cell_size(name, margin + GAP)).append_text(_row(runs, row, screen))
-    yield Text(set_cell_size(map.axis, margin + GAP) + runs.ticks(), "dim")
+    yield Text(set_cell_size(map.axis, margin + GAP) + runs.ticks(map.numbers), "dim")
     yield Text()
     yield _legend(cells, map.unit, screen)
     yield from (Text(note, "dim") for note in (*_on_runs(map, runs), *map.notes))

@@ -44,7 +44,7 @@ def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
     counts = align(grouped(int(count)) for count in stats.count[rows])
     bars = [glyphs.bar(0.1 + 0.9 * share, BAR) for share in shares(logarithms(stats.variance[rows]).tolist())]
     columns = [
-        Column("position", "", align(str(row) for row in rows)),
+        Column("position", "", align(_places(stats, rows))),
         Column("texts", "", [count + mark for count, mark in zip(counts, marks, strict=True)]),
         Column("LN mean", "average", aligned(stats.token_mean[rows]), "ln", rank=3),
         Column("LN variance", "average", aligned(stats.token_variance[rows]), "ln"),
@@ -98,20 +98,32 @@ def spaced(length: int, most: int) -> list[int]:
     return sorted({*range(start), *(round(step) for step in steps)})
 
 
+def _places(stats: PositionStats, rows: Sequence[int]) -> list[str]:
+    """Name the positions of rows; a bin of several is the first of them and a +."""
+    numbers, alone = stats.numbers, len(stats.count)
+    if stats.first is not None:
+        moved = np.flatnonzero(numbers != np.arange(len(numbers)))
+        alone = int(moved[0]) - 1 if len(moved) else len(numbers) - 1
+    return [f"{numbers[row]}{'+' if row >= alone else ''}" for row in rows]
+
+
 def _largest(values: Floats, top: int) -> list[int]:
     order = np.argsort(-np.nan_to_num(values, nan=-math.inf), kind="stable")
     return [int(row) for row in order[: max(top, 1)]]
 
 
 def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
-    length = len(stats.count)
-    shown = f"{len(rows)} of {length} positions. " if len(rows) < length else ""
+    length, last = len(stats.count), int(stats.numbers[-1])
+    what = "positions" if stats.first is None else "positions and bins of them"
+    shown = f"{len(rows)} of {length} {what}. " if len(rows) < length else ""
     notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
+    if stats.first is not None:
+        notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
     if (stats.count[list(rows)] < FEW).any():
         notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
     if length > 1:
         spark = glyphs.spark(logarithms(stats.variance), SPARK)
-        notes.append(f"BN variance at 0{glyphs.ellipsis}{length - 1}, log scale: {spark}")
+        notes.append(f"BN variance at 0{glyphs.ellipsis}{last}, log scale: {spark}")
     return notes
 
 

@@ -95,6 +95,7 @@ def over_positions(report: Report) -> HeatMap | None:
         "times the variance of the whole layer",
         late=True,
         notes=["A row of one shade: one variance would do for all positions."],
+        numbers=_longest_axis(layers),
     )
 
 
@@ -137,7 +138,7 @@ def position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | N
         Curve("BN variance", stats.variance, log=True),
     ]
     notes = [said("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
-    return curved("By position", curves, "position", screen, notes)
+    return curved("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 
 def feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
@@ -155,6 +156,11 @@ def feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
         curves.append(Curve(f"{who} leaves sd", np.sort(np.sqrt(output.variance)), log=True))
     notes = ["BN would leave mean 0 and sd 1 in every feature."] if output else []
     return curved("By feature, each row sorted", curves, "rank", screen, notes)
+
+
+def _longest_axis(layers: Sequence[LayerReport]) -> list[int]:
+    numbers = [layer.position.numbers.tolist() for layer in layers if layer.position]
+    return max(numbers, key=len)
 
 
 def _relative(layer: LayerReport) -> Floats:

@@ -52,13 +52,17 @@ class Runs:
         """Join what is drawn of the runs, each in its cells."""
         return "".join(cell * self.wide for cell in cells)
 
-    def ticks(self) -> str:
-        """Write the numbers that some runs start with, each below its run, and the last number of all."""
-        width, last = len(self.starts) * self.wide, str(self.length - 1)
+    def ticks(self, numbers: Sequence[int] | None = None) -> str:
+        """Write the numbers that some runs start with, each below its run, and the last number of all.
+
+        `numbers` (length,) are those of the axis, 0, 1, ... without any.
+        """
+        numbers = range(self.length) if numbers is None else numbers
+        width, last = len(self.starts) * self.wide, str(numbers[-1]) if len(numbers) else ""
         end = max(width - max(len(last), self.wide), 0)
         line = ""
         for i, start in enumerate(self.starts):
-            at, label = i * self.wide, str(start)
+            at, label = i * self.wide, str(numbers[start])
             if (not line or at >= len(line) + GAP * 2) and at + len(label) + GAP <= end:
                 line = line.ljust(at) + label
         return line.ljust(end) + last if line or self.length else ""

@@ -7,7 +7,7 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from tests.benchmarks import hooks, others, profile, start
+from tests.benchmarks import hooks, memory, others, profile, start
 
 BENCHMARKS = {
     "hooked / bare forward, MiniLM": hooks.minilm,
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "script by hand / inspect, 1,000 sentences": others.whole_run,
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
+    "peak memory, 100,000 / 2,000 texts": memory.growth,
 }
 
 

@@ -1,0 +1,62 @@
+"""What a run would take, a line each."""
+
+from collections.abc import Iterator
+
+from normscope.plan_report import Corpus, RunPlan, Tables
+from normscope.printable import printable
+from normscope.render.numbers import counted, grouped, short
+
+KILO, MINUTE, HOUR, DAY = 1024, 60, 3600, 86400
+
+
+def render_plan(plan: RunPlan) -> str:
+    """Return the plan as lines of text, each a name and what it is."""
+    lines = list(_lines(plan))
+    room = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{room}}  {printable(text)}\n" for name, text in lines)
+
+
+def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    model, batch = plan.model, plan.batch
+    yield "model", f"{model.id}, {model.architecture}, {model.dtype}, {model.device}"
+    yield "layers", counted(plan.normalization_layers, "normalization layer")
+    yield "table memory", _tables(plan.tables)
+    yield "corpus", _corpus(plan.corpus)
+    yield "work", f"{short(plan.flops / 1e6)} million floating-point operations a token"
+    rate = batch.tokens / batch.seconds
+    took = f"{counted(batch.texts, 'text')}, {counted(batch.tokens, 'token')} in {short(batch.seconds)} s"
+    yield "timed batch", f"{took}: {short(rate)} tokens a second"
+    known = plan.corpus.tokens is not None
+    yield "expected time", duration(plan.expected_seconds) if known else "unknown"
+
+
+def _tables(tables: Tables) -> str:
+    size = f"{memory(tables.bytes)} at most"
+    if tables.exact is None:
+        return f"{size}, for {grouped(tables.positions or 0)} positions"
+    longest = "texts of any length" if tables.positions is None else f"{grouped(tables.positions)} positions"
+    alone = f"positions 0 to {grouped(tables.exact - 1)} alone, later ones in bins"
+    return f"{size}, for {longest} in {grouped(tables.rows)} rows: {alone}"
+
+
+def _corpus(corpus: Corpus) -> str:
+    if corpus.texts is None or corpus.tokens is None:
+        return "of unknown size"
+    how = "counted" if corpus.counted else "estimated from a sample"
+    return f"{counted(corpus.texts, 'text')}, {counted(corpus.tokens, 'token')}, {how}"
+
+
+def memory(size: float) -> str:
+    """Write an amount of memory in the largest unit that it has one of."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= KILO and len(units) > 1:
+        size, units = size / KILO, units[1:]
+    return f"{short(size)} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the largest unit that it has one of."""
+    for unit, name in ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes")):
+        if seconds >= unit:
+            return f"{short(seconds / unit)} {name}"
+    return f"{short(seconds)} s"

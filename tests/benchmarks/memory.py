@@ -1,0 +1,64 @@
+"""Whether the memory of a run grows with the corpus: its peak on few and on many short texts, piped in."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+
+from tests import models
+
+FEW, MANY = 2_000, 100_000
+ROUNDS = 3
+# The command in a process of its own, which ends by telling its peak.
+PEAK = """
+import resource, sys
+from normscope.cli.app import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def growth() -> list[float]:
+    """Return the peak on many texts over that on few, one ratio a round."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_small_model(Path(folder))
+        return [peak(folder, MANY) / peak(folder, FEW) for _ in range(ROUNDS)]
+
+
+def save_small_model(folder: Path) -> None:
+    """Write a small random BERT, 2 layers of 32 features, with a real tokenizer."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig(vocab_size=31000, **sizes)).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(models.demo_folder()).save_pretrained(folder)
+
+
+def peak(model: str, texts: int) -> int:
+    """Return the peak resident memory in bytes of `normscope inspect` over so many texts on its pipe."""
+    command = [sys.executable, "-c", PEAK, "inspect", model, "--json"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        _, told = process.communicate("\n".join(sentences(texts)).encode())
+    found = re.search(r"^(\d+)$", told.decode(), re.MULTILINE)
+    assert found, told.decode()[-2000:]
+    return int(found[1]) * (1 if sys.platform == "darwin" else 1024)
+
+
+def sentences(count: int) -> Iterator[str]:
+    """Give so many short texts, no two of them alike."""
+    prose = models.prose(500)
+    return (
+        f"{number} {' '.join(prose[number % len(prose)].split()[: 4 + number % 9])}"
+        for number in range(count)
+    )

@@ -1,0 +1,117 @@
+"""Datasets of the `datasets` library as texts: local files of its formats as streams, and what goes wrong."""
+
+import gzip
+import json
+import operator
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from normscope.cli.app import app
+from normscope.errors import TextError, UsageError
+
+datasets = pytest.importorskip("datasets")
+from normscope.dataset import read_dataset  # noqa: E402
+
+TEXTS = ["one fish", "", "two fish", "red \x1b[31mfish", "blue fish"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same rows in every format, by its name."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = datasets.Dataset.from_dict({"id": range(len(TEXTS)), "text": TEXTS})
+    rows.to_parquet(folder / "a.parquet")
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress((folder / "a.jsonl").read_bytes()))
+    (folder / "b.csv").write_text("id,body,n\n1,one,2\n2,two,3\n")
+    rows.save_to_disk(folder / "saved")
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(folder / "several")
+    (folder / "files").mkdir()
+    for split, part in (("train", TEXTS), ("test", TEXTS[:1])):
+        lines = [json.dumps({"title": "t", "body": text}) + "\n" for text in part]
+        (folder / "files" / f"{split}.jsonl").write_text("".join(lines))
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz", "saved"])
+def test_every_format_gives_its_texts(places: dict[str, Path], name: str) -> None:
+    assert list(read_dataset(str(places[name]))) == TEXTS
+
+
+def test_a_split_and_a_field_are_chosen(places: dict[str, Path]) -> None:
+    folder = str(places["files"])
+    assert list(read_dataset(folder, split="train", field="body")) == TEXTS
+    assert list(read_dataset(folder, split="test", field="title")) == ["t"]
+    assert list(read_dataset(str(places["several"]), split="test")) == TEXTS[:1]
+    assert list(read_dataset(str(places["b.csv"]))) == ["one", "two"]  # The only field of strings.
+
+
+def test_what_is_left_is_told_where_it_is_known(places: dict[str, Path]) -> None:
+    texts = read_dataset(str(places["saved"]))
+    assert operator.length_hint(texts) == 5
+    assert texts.begin()
+    next(texts)
+    assert operator.length_hint(texts) == 4
+    assert operator.length_hint(read_dataset(str(places["a.jsonl"]))) == 0
+
+
+def one_line(message: str) -> bool:
+    return message.isprintable() and message.count("; ") >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "said"),
+    [
+        ("files", {}, UsageError, "has the splits 'train', 'test'; expected one; name it with --split"),
+        ("files", {"split": "dev"}, TextError, "no split 'dev'; expected one of 'train', 'test'; name one"),
+        ("a.jsonl", {"split": "dev"}, TextError, "no split 'dev'; expected one of 'train'; name one"),
+        ("files", {"split": "test"}, TextError, "row 1: no field 'text'; expected one of 'title', 'body'"),
+        ("a.jsonl", {"field": "x"}, TextError, "row 1: no field 'x'; expected one of 'text'; name one"),
+        ("a.parquet", {"field": "id"}, TextError, "row 1: 'id' is int; expected a string; name another"),
+        ("nowhere/at-all", {}, TextError, "cannot read the dataset"),
+        ("bad.parquet", {}, TextError, r"dataset 'bad\.parquet'"),
+        ("x.exe", {}, TextError, "its name ends in none of .parquet"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    places: dict[str, Path],
+    name: str,
+    options: dict[str, Any],
+    kind: type[Exception],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for broken in ("bad.parquet", "x.exe"):
+        Path(broken).write_bytes(b"no parquet")
+    with pytest.raises(kind, match=said) as caught:
+        read_dataset(str(places.get(name, name)), **options).begin()
+    assert one_line(str(caught.value))
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"pip install 'normscope\[datasets\]'"):
+        read_dataset("x")
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, ["inspect", "demo", *words], prog_name="normscope")
+
+
+def test_the_command_reads_them(places: dict[str, Path]) -> None:
+    result = run("--dataset", str(places["files"]), "--split", "train", "--field", "body", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    data = json.loads(result.stdout)["run"]
+    assert (data["texts"], data["skipped_texts"]) == (4, 1)
+
+
+def test_wrong_usage_is_found_before_anything_is_read(places: dict[str, Path]) -> None:
+    for words in (["--split", "x", "a text"], ["--dataset", str(places["saved"]), "a text"]):
+        result = run(*words)
+        assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
