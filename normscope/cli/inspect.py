@@ -206,7 +206,7 @@ def inspect(
 
         loaded = load(model, loading, given.kinds)
         shown = layer_names(loaded, layer, exclude or ()) if layer else []
-        choices = {
+        choices: dict[str, Any] = {
             "batching": batching,
             "layers": layer or () if format.is_data else (),
             "exclude": exclude or (),
