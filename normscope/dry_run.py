@@ -112,7 +112,7 @@ def _flops(forward: Forward, batch: Batch) -> float:
     """Return the operations a token that the model's matrix products take, an addition and a product two."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(batch.inputs)
-    return counter.get_total_flops() / batch.mask.numel()
+    return float(counter.get_total_flops()) / batch.mask.numel()
 
 
 def _tables(plan: TablePlan) -> Tables:

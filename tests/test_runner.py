@@ -32,7 +32,7 @@ class Tight(nn.Module):
         self.holds, self.error, self.failures = holds, error, 0
         self.double()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
         x = self.shared(self.linear(self.first(self.embed(input_ids))))
         self._require(2 * self.holds, x)
         x = self.shared(torch.sin(self.linear(x)))
@@ -64,7 +64,7 @@ def ran(holds: int, tokenizer: Any, size: Any, error: Any = ERRORS[0], **options
 
 
 def numbers(report: Report) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for layer in report.to_dict()["layers"]:
         parts = {name: part for name, part in layer.items() if isinstance(part, dict)}
         found |= {f"{layer['name']}.{path}": value for path, value in flat(parts)}
@@ -152,7 +152,8 @@ def test_a_hook_that_lacks_memory_ends_the_run(tokenizer: Any, monkeypatch: pyte
 def test_auto_fills_batches_to_its_tokens(tokenizer: Any) -> None:
     for order in ("length", "given"):
         batches = Batches(TEXTS * 40, tokenizer, Batching(batch_size=AUTO, order=order), max_length=64)
-        shapes, sources = [], []
+        shapes: list[int] = []
+        sources: list[int] = []
         for batch in batches:
             shapes.append(batch.mask.numel())
             sources += batch.sources

@@ -213,6 +213,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "course": (
         {
             "batches",
+            "bins",
             "checkpoint",
             "corpus",
             "errors",

@@ -242,7 +242,7 @@ def inspect(
             from normscope.scan import inspect as run
             from normscope.scan import layer_names
 
-            choices = {
+            choices: dict[str, Any] = {
                 "batching": batching,
                 "layers": layer or () if format.is_data else (),
                 "exclude": exclude or (),

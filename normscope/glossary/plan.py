@@ -8,7 +8,7 @@ PLAN = Topic(
         Entry(
             name="normalization_layers",
             title="how many layers would be measured",
-            definition="The layers that the hooks are on, or their calls, if these are told apart.",
+            definition="The normalization layers that have hooks, or their calls, if these are told apart.",
             formula="normalization_layers = layers left by --exclude and --layer",
             range="1 or more",
             reading="Memory of the tables grows with it; normscope layers names them.",

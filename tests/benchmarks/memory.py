@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -37,7 +38,12 @@ def growth() -> list[float]:
 
 def save_small_model(folder: Path) -> None:
     """Write a small random BERT, 2 layers of 32 features, with a real tokenizer."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     torch.manual_seed(0)
     transformers.BertModel(transformers.BertConfig(vocab_size=31000, **sizes)).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(models.demo_folder()).save_pretrained(folder)
