@@ -247,6 +247,7 @@ def torchrun(place: Path, ranks: int, *arguments: str, program: str = "") -> "su
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, list[str]]:
     """Return its exit code, its output, and the lines of ours on standard error."""
     out, err = process.communicate(timeout=120)
+    print(err)  # shown where a test fails
     ours = [line for line in err.splitlines() if line.startswith(("error:", "warning:", "interrupted"))]
     return process.returncode, out, ours
 
