@@ -2,11 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
 from scipy.stats import t as student
 
@@ -46,7 +48,9 @@ def verdict(number: Interval, above: float) -> str:
 
 
 def written(number: Interval, unit: str = "{:.3g}") -> str:
-    """Write a number and its interval, all in one unit."""
+    """Write a number and its interval, where it has one, all in one unit."""
+    if math.isnan(number.low):
+        return unit.format(number.value)
     value, low, high = (unit.format(part) for part in (number.value, number.low, number.high))
     return f"{value} [{low}, {high}]"
 
@@ -58,10 +62,37 @@ def row(finding: Finding, unit: str = "{:.3g}") -> Row:
     return Row(f"{finding.id} {finding.claim}", measured, written(number, unit), finding.verdict)
 
 
-def show(args: argparse.Namespace, answer: str, rows: Sequence[Row], numbers: str, chart: Any) -> None:
+def chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Begin a chart of such rows."""
+    return alt.Chart(alt.Data(values=list(rows)))  # type: ignore[no-untyped-call]
+
+
+def lines(
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    colour: str,
+    title: str = "",
+    log: bool = False,
+    **more: Any,
+) -> Any:
+    """Draw lines; x and y are columns of the rows and, after a comma, what is written for them."""
+    (x, about_x), (y, about_y) = (
+        (name, said.strip()) for name, _, said in (x.partition(","), y.partition(","))
+    )
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
+    order = list(dict.fromkeys(row[colour] for row in rows))
+    drawn = chart(rows).mark_line(strokeWidth=2).encode(
+        x=alt.X(f"{x}:Q", title=about_x, scale=scale), y=alt.Y(f"{y}:Q", title=about_y, scale=scale),
+        color=alt.Color(f"{colour}:N", title=colour, sort=order), **more,
+    )  # fmt: skip
+    return drawn.properties(width=260, height=220, title=title)
+
+
+def show(args: argparse.Namespace, answer: str, rows: Sequence[Row], numbers: str, picture: Any) -> None:
     """Print the answer first, then the numbers; write the picture, and the rows if they are wanted."""
     print(f"{answer}\n\n{numbers}\n")
-    chart.configure(**ON_PAPER).save(args.picture, scale_factor=2)
+    picture.configure(**ON_PAPER).save(args.picture, scale_factor=2)
     print(f"picture: {args.picture}")
     if args.rows:
         args.rows.write_text(json.dumps([asdict(each) for each in rows]), encoding="utf-8")

@@ -37,7 +37,7 @@ class Samples:
         dice = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(len(self), generator=dice)
-            yield from (self.take(chosen) for chosen in order.split(size) if len(chosen) == size)
+            yield from (self.take(chosen) for chosen in torch.split(order, size) if len(chosen) == size)
 
     def split(self, test: int) -> "tuple[Samples, Samples]":
         """Return what to train on, and `test` others; the same ones every time."""

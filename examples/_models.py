@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from _data import LONGEST, PADDING, WORDS, Samples
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import normscope
-from _data import LONGEST, PADDING, WORDS, Samples
 from normscope.report import Report
 
 NORMS = ("none", "batch", "batch, masked", "batch rms, masked", "layer", "rms")
@@ -47,11 +47,14 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Normalize texts (B, T, D) with the mask (B, T) of their words, or (B, D) without a mask."""
+        made: Tensor
         if mask is None or self.kind in ("none", "layer", "rms"):
-            return self.norm(x)
-        if self.kind == "batch":
-            return self.norm(x.transpose(1, 2)).transpose(1, 2)
-        return torch.zeros_like(x).masked_scatter(mask[..., None], self.norm(x[mask]))
+            made = self.norm(x)
+        elif self.kind == "batch":
+            made = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        else:
+            made = torch.zeros_like(x).masked_scatter(mask[..., None], self.norm(x[mask]))
+        return made
 
 
 class MLP(nn.Module):
@@ -68,7 +71,8 @@ class MLP(nn.Module):
         x = inputs.flatten(1)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(layer(x), attention_mask).relu()
-        return self.last(x)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 class CNN(nn.Module):
@@ -80,12 +84,13 @@ class CNN(nn.Module):
         self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(32)])
         self.last = nn.Linear(32, 10)
 
-    def forward(self, inputs: Tensor, attention_mask: None) -> Tensor:
+    def forward(self, inputs: Tensor, _: None) -> Tensor:
         """Return the scores of the ten digits (B, 10)."""
         x = inputs
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x)).relu()
-        return self.last(x.mean((2, 3)))
+        scores: Tensor = self.last(x.mean((2, 3)))
+        return scores
 
 
 class RNN(nn.Module):
@@ -103,7 +108,8 @@ class RNN(nn.Module):
         x = self.norms[0](self.embedding(input_ids), attention_mask)
         for layer, norm in zip(self.layers, self.norms[1:], strict=True):
             x = norm(layer(x)[0], attention_mask)
-        return self.last(x)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 class Transformer(nn.Module):
@@ -125,9 +131,12 @@ class Transformer(nn.Module):
         later = torch.ones(length, length, dtype=torch.bool).triu(1)
         x = self.norms[0](self.embedding(input_ids) + self.place[:length], attention_mask)
         for i, (read, feed) in enumerate(zip(self.reads, self.feeds, strict=True)):
-            x = self.norms[2 * i + 1](x + read(x, x, x, attn_mask=later, need_weights=False)[0], attention_mask)
+            x = self.norms[2 * i + 1](
+                x + read(x, x, x, attn_mask=later, need_weights=False)[0], attention_mask
+            )
             x = self.norms[2 * i + 2](x + feed(x), attention_mask)
-        return self.last(x)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 def loss_of(model: nn.Module, batch: Samples) -> Tensor:

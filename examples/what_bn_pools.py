@@ -9,11 +9,10 @@ Run: python examples/what_bn_pools.py [--quick] [--picture words.png]     (about
 from typing import Any
 
 import altair as alt
+from _common import Row, chart, options, row, show, written
+from _data import sentences
 
 import normscope
-from _common import Row, options, row, show, written
-from _data import sentences
-from normscope.why_report import Finding
 
 # A word, and what it means.
 PAIRS = {
@@ -53,8 +52,9 @@ def picture() -> Any:
         words = [word for word in grid() if word["pair"] == language]
         charts = []
         for what, title in (("position", "BN per position: a column is one"), ("text", "LN: a row is one")):
-            base = alt.Chart(alt.Data(values=words)).encode(
-                x=alt.X("position:O", title="position", axis=alt.Axis(labelAngle=0)), y=alt.Y("text:O", title="text")
+            base = chart(words).encode(
+                x=alt.X("position:O", title="position", axis=alt.Axis(labelAngle=0)),
+                y=alt.Y("text:O", title="text"),
             )
             cells = base.mark_rect(stroke="white", strokeWidth=4).encode(
                 color=alt.Color(f"{what}:N", legend=None, scale=alt.Scale(scheme="pastel1"))
@@ -73,7 +73,9 @@ def columns() -> str:
     for language, pair in PAIRS.items():
         lines.append(f"{language}, what BN takes for one feature at each position:")
         for at in range(max(map(len, pair))):
-            held = [f"{word} ({gloss})" if gloss else word for word, gloss in (t[at] for t in pair if at < len(t))]
+            held = [
+                f"{word} ({gloss})" if gloss else word for word, gloss in (t[at] for t in pair if at < len(t))
+            ]
             lines.append(f"  {at}: {' | '.join(held)}")
         rows = [" ".join(gloss or word for word, gloss in text) for text in pair]
         lines.append(f"  LN over a text takes: {'; '.join(rows)}")
@@ -89,11 +91,6 @@ def sharers(pair: list[str], width: int) -> str:
     for view, who, what in VIEWS:
         lines.append(f"{who:24} {what:26} {pools[view]:6} {words * width / pools[view]:16,.0f}")
     return "\n".join(lines)
-
-
-def evidence(finding: Finding) -> list[str]:
-    """Write the numbers behind a claim."""
-    return [f"  {each.name}: {written(each.number)}" for each in finding.evidence]
 
 
 def main() -> None:
@@ -113,7 +110,8 @@ def main() -> None:
     pair = [" ".join(word for word, _ in text) for text in PAIRS["Chinese"]]
     numbers = [columns(), sharers(pair, 384)]
     for claim in ("2", "3", "4"):
-        numbers.append("\n".join([f"claim {claim}: {found[claim].claim}", *evidence(found[claim])]))
+        evidence = [f"  {each.name}: {written(each.number)}" for each in found[claim].evidence]
+        numbers.append("\n".join([f"claim {claim}: {found[claim].claim}", *evidence]))
     show(args, answer, rows, "\n\n".join(numbers), picture())
 
 
