@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _data import LONGEST, PADDING, WORDS, Samples
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import normscope
+from _data import LONGEST, PADDING, WORDS, Samples
 from normscope.report import Report
 
 NORMS = ("none", "batch", "batch, masked", "batch rms, masked", "layer", "rms")
@@ -145,6 +145,15 @@ def loss_of(model: nn.Module, batch: Samples) -> Tensor:
     if batch.mask is None:
         return cross_entropy(scores, batch.targets)
     return cross_entropy(scores[batch.mask], batch.targets[batch.mask])
+
+
+def learn(model: nn.Module, rule: torch.optim.Optimizer, batch: Samples) -> float:
+    """Take one training step; return the loss before it."""
+    loss = loss_of(model, batch)
+    rule.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    rule.step()
+    return loss.item()
 
 
 def accuracy(model: nn.Module, samples: Samples) -> float:

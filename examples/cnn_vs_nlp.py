@@ -15,12 +15,12 @@ from typing import Any
 import altair as alt
 import numpy as np
 import torch
-from _common import Row, lines, options, over_runs, show, verdict, written
-from _data import Samples, digits, next_words
-from _models import CNN, Transformer, batch_noise, loss_of
 from torch import nn
 
 import normscope
+from _common import Row, lines, options, over_runs, show, verdict, written
+from _data import Samples, digits, next_words
+from _models import CNN, Transformer, batch_noise, learn
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Samples]]] = {
     "CNN": (CNN, digits),
@@ -44,9 +44,7 @@ def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -
             model.train()
             stored = [layer.stored_gap for layer in watcher.report().layers.values()]
             gaps += [(step, float(np.median([gap.mean for gap in stored if gap])))] if any(stored) else []
-        rule.zero_grad()
-        loss_of(model, batch).backward()  # type: ignore[no-untyped-call]
-        rule.step()
+        learn(model, rule, batch)
     return model, gaps
 
 
@@ -111,5 +109,4 @@ def main() -> None:
     show(args, answer, rows, "\n".join(table), picture(found, gaps))
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -1,37 +1,42 @@
 """Does the norm matter, and does it depend on the network? The control experiment of the article, enlarged.
 
 The same MLP (digits), GRU and Transformer (the next word of Python's documentation) learn with each norm,
-from the same starts and the same batches, one learning rate for all. BatchNorm takes padding in, as
-PyTorch's does, or leaves it out. What its batches would see is watched while LayerNorm's networks learn.
+from the same starts and batches, at one learning rate. BatchNorm takes padding in, as PyTorch's does, or
+leaves it out. What its batches would see is watched while LayerNorm's networks learn.
 
 Run: python examples/mlp_rnn_transformer.py [--quick] [--picture curves.png]     (about five minutes)
 """
 
-from collections.abc import Callable
-from itertools import islice
+from itertools import islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
 from _common import Row, lines, options, over_runs, show, verdict, written
 from _data import Samples, digits, next_words
-from _models import MLP, NORMS, RNN, Transformer, accuracy, batch_noise, loss_of
-from torch import nn
+from _models import MLP, NORMS, RNN, Transformer, accuracy, batch_noise, learn
+from normscope.why_report import Interval
 
-Made = tuple[Callable[[str], nn.Module], Callable[[], Samples]]
-TEXT: dict[str, Made] = {"RNN": (RNN, next_words), "Transformer": (Transformer, next_words)}
-NETWORKS: dict[str, Made] = {"MLP": (MLP, digits), **TEXT}
+TEXT: dict[str, Any] = {"RNN": (RNN, next_words), "Transformer": (Transformer, next_words)}
+NETWORKS: dict[str, Any] = {"MLP": (MLP, digits), **TEXT}
+CLAIMS = (
+    ("is better than no norm", "none", "accuracy", "points of accuracy"),
+    ("is better than BatchNorm", "batch", "accuracy", "points of accuracy"),
+    ("learns faster than BatchNorm", "batch", "pace", "nats of training loss on average"),
+)
 RATE, EVERY, LOOKS, WATCHED = 3e-3, 10, 5, 8
 
 
 class Run(NamedTuple):
-    """One training: which, its accuracy on samples kept back, losses and, where watched, batch noise."""
+    """One training: its accuracy in % on samples kept back, losses, and the batch noise that was watched."""
 
     network: str
     norm: str
     size: int
     seed: int
     accuracy: float
+    pace: float  # less the mean of the losses: the faster it learned, the higher
     losses: list[tuple[int, float]]
     noise: list[tuple[int, float]]
 
@@ -47,21 +52,18 @@ def train(network: str, norm: str, size: int, seed: int, steps: int, data: Sampl
         if norm == "layer" and seed == 0 and step % -(-steps // LOOKS) == 0:
             found = batch_noise(model, list(islice(known.batches(size, seed), WATCHED)))
             noise.append((step, float(np.median([off for _, off in found.values()]))))
-        loss = loss_of(model, batch)
-        rule.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        rule.step()
-        if step % EVERY == 0:
-            losses.append((step, loss.item()))
-    return Run(network, norm, size, seed, accuracy(model, kept), losses, noise)
+        loss = learn(model, rule, batch)
+        losses += [(step, loss)] if step % EVERY == 0 else []
+    right, pace = 100 * accuracy(model, kept), -float(np.mean([loss for _, loss in losses]))
+    return Run(network, norm, size, seed, right, pace, losses, noise)
 
 
-def better(runs: list[Run], network: str, one: str, other: str, size: int | None = None) -> Any:
-    """Return how much more accurate one norm is than another, run against run of one start."""
-    of = {(r.norm, r.size, r.seed): 100 * r.accuracy for r in runs if r.network == network}
-    chosen, seeds = {s for _, s, _ in of if size in (None, s)}, {seed for *_, seed in of}
-    leads = [[of[one, s, seed] - of[other, s, seed] for s in chosen] for seed in sorted(seeds)]
-    return over_runs([float(np.mean(lead)) for lead in leads])
+def lead(runs: list[Run], network: str, one: str, other: str, of: str) -> Interval:
+    """Return how far one norm is ahead of another: seed by seed, averaged over the batch sizes."""
+    known = {(run.norm, run.seed, run.size): getattr(run, of) for run in runs if run.network == network}
+    sizes, seeds = {size for *_, size in known}, sorted({seed for _, seed, _ in known})
+    ahead = [[known[one, seed, size] - known[other, seed, size] for size in sizes] for seed in seeds]
+    return over_runs([float(np.mean(found)) for found in ahead])
 
 
 def table(runs: list[Run], network: str, sizes: tuple[int, ...]) -> str:
@@ -69,7 +71,7 @@ def table(runs: list[Run], network: str, sizes: tuple[int, ...]) -> str:
     own = [run for run in runs if run.network == network]
     rows = [f"{network + ', right in %':22}" + "".join(f"{f'batches of {size}':>20}" for size in sizes)]
     for norm in dict.fromkeys(run.norm for run in own):
-        cells = [[100 * r.accuracy for r in own if (r.norm, r.size) == (norm, size)] for size in sizes]
+        cells = [[r.accuracy for r in own if (r.norm, r.size) == (norm, size)] for size in sizes]
         rows.append(f"  {norm:20}" + "".join(f"{written(over_runs(cell), '{:.1f}'):>20}" for cell in cells))
     for run in own:
         if run.noise:
@@ -97,24 +99,20 @@ def main() -> None:
     for network, (_, load) in NETWORKS.items():
         data = load()
         norms = [norm for norm in NORMS if data.mask is not None or norm != "batch, masked"]
-        plan = [(norm, size, seed) for norm in norms for size in sizes for seed in range(seeds)]
-        runs += [train(network, norm, size, seed, steps, data) for norm, size, seed in plan]
-    leads = {
-        f"LayerNorm is better than {name} in the {network}.": better(runs, network, "layer", other)
-        for network in NETWORKS
-        for other, name in (("none", "no norm"), ("batch", "BatchNorm"))
-    }
-    about = f"points of accuracy, {steps} steps, batches of {sizes}, {seeds} seeds; holds over 0"
-    rows = [Row(f"7 {s}", about, written(x, "{:+.1f}"), verdict(x, 0.0)) for s, x in leads.items()]
-    answer = "\n".join(f"{row.claim[2:]} {row.found} points of accuracy: {row.verdict}" for row in rows)
+        cases = product(norms, sizes, range(seeds))
+        runs += [train(network, norm, size, seed, steps, data) for norm, size, seed in cases]
+    about = f"{steps} steps, batches {sizes[0]} to {sizes[-1]}, {seeds} seeds; holds over 0"
+    rows = []
+    for network, (says, other, of, unit) in product(NETWORKS, CLAIMS):
+        ahead, claim = lead(runs, network, "layer", other, of), f"7 LayerNorm {says} in the {network}."
+        rows.append(Row(claim, f"{unit}, {about}", written(ahead, "{:+.2f}"), verdict(ahead, 0.0)))
+    answer = f"Of {len(rows)} claims for LayerNorm {sum(r.verdict == 'holds' for r in rows)} hold:\n"
+    answer += "\n".join(f"{r.claim[2:-1]} {r.found} {r.measured.split(',')[0]}: {r.verdict}" for r in rows)
     numbers = [table(runs, network, sizes) for network in NETWORKS]
     for network in TEXT:
-        by_size = [written(better(runs, network, "layer", "batch", size), "{:+.1f}") for size in sizes]
-        numbers.append(f"{network}: LayerNorm over BatchNorm, by batch size: {', '.join(by_size)}")
-        masked = written(better(runs, network, "batch, masked", "batch"), "{:+.1f}")
+        masked = written(lead(runs, network, "batch, masked", "batch", "accuracy"), "{:+.1f}")
         numbers.append(f"{network}: BatchNorm without padding over BatchNorm with it: {masked}")
     show(args, answer, rows, "\n\n".join(numbers), picture(runs))
 
 
-if __name__ == "__main__":
-    main()
+main()

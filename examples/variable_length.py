@@ -11,10 +11,10 @@ from typing import Any
 import altair as alt
 import numpy as np
 import torch
-from _common import Row, chart, lines, options, over_runs, row, show, verdict, written
-from _data import sentences
 
 import normscope
+from _common import Row, chart, lines, options, over_runs, row, show, verdict, written
+from _data import sentences
 from normscope.batch_report import BatchReport
 from normscope.batches import Batches
 from normscope.loading import Loaded, load
@@ -115,5 +115,4 @@ def main() -> None:
     show(args, answer, rows, "\n".join(table), picture(held, moved))
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -9,10 +9,10 @@ Run: python examples/what_bn_pools.py [--quick] [--picture words.png]     (about
 from typing import Any
 
 import altair as alt
-from _common import Row, chart, options, row, show, written
-from _data import sentences
 
 import normscope
+from _common import Row, chart, options, row, show, written
+from _data import sentences
 
 # A word, and what it means.
 PAIRS = {
@@ -115,5 +115,4 @@ def main() -> None:
     show(args, answer, rows, "\n\n".join(numbers), picture())
 
 
-if __name__ == "__main__":
-    main()
+main()
