@@ -82,7 +82,7 @@ def lines(
     )
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
     order = list(dict.fromkeys(row[colour] for row in rows))
-    drawn = chart(rows).mark_line(strokeWidth=2).encode(
+    drawn = chart(rows).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=12)).encode(
         x=alt.X(f"{x}:Q", title=about_x, scale=scale), y=alt.Y(f"{y}:Q", title=about_y, scale=scale),
         color=alt.Color(f"{colour}:N", title=colour, sort=order), **more,
     )  # fmt: skip

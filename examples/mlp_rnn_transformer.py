@@ -20,11 +20,6 @@ from normscope.why_report import Interval
 
 TEXT: dict[str, Any] = {"RNN": (RNN, next_words), "Transformer": (Transformer, next_words)}
 NETWORKS: dict[str, Any] = {"MLP": (MLP, digits), **TEXT}
-CLAIMS = (
-    ("is better than no norm", "none", "accuracy", "points of accuracy"),
-    ("is better than BatchNorm", "batch", "accuracy", "points of accuracy"),
-    ("learns faster than BatchNorm", "batch", "pace", "nats of training loss on average"),
-)
 RATE, EVERY, LOOKS, WATCHED = 3e-3, 10, 5, 8
 
 
@@ -101,17 +96,21 @@ def main() -> None:
         norms = [norm for norm in NORMS if data.mask is not None or norm != "batch, masked"]
         cases = product(norms, sizes, range(seeds))
         runs += [train(network, norm, size, seed, steps, data) for norm, size, seed in cases]
-    about = f"{steps} steps, batches {sizes[0]} to {sizes[-1]}, {seeds} seeds; holds over 0"
+    about = (
+        f"points of accuracy, {steps} steps, batches {sizes[0]} to {sizes[-1]}, {seeds} seeds; holds over 0"
+    )
     rows = []
-    for network, (says, other, of, unit) in product(NETWORKS, CLAIMS):
-        ahead, claim = lead(runs, network, "layer", other, of), f"7 LayerNorm {says} in the {network}."
-        rows.append(Row(claim, f"{unit}, {about}", written(ahead, "{:+.2f}"), verdict(ahead, 0.0)))
-    answer = f"Of {len(rows)} claims for LayerNorm {sum(r.verdict == 'holds' for r in rows)} hold:\n"
-    answer += "\n".join(f"{r.claim[2:-1]} {r.found} {r.measured.split(',')[0]}: {r.verdict}" for r in rows)
+    for network, (other, norm) in product(NETWORKS, (("no norm", "none"), ("BatchNorm", "batch"))):
+        ahead = lead(runs, network, "layer", norm, "accuracy")
+        claim = f"7 LayerNorm is better than {other} in the {network}."
+        rows.append(Row(claim, about, written(ahead, "{:+.1f}"), verdict(ahead, 0.0)))
+    answer = f"Of {len(rows)} claims for LayerNorm {sum(row.verdict == 'holds' for row in rows)} hold:\n"
+    answer += "\n".join(f"{row.claim[2:-1]}: {row.found} points, {row.verdict}" for row in rows)
     numbers = [table(runs, network, sizes) for network in NETWORKS]
-    for network in TEXT:
-        masked = written(lead(runs, network, "batch, masked", "batch", "accuracy"), "{:+.1f}")
-        numbers.append(f"{network}: BatchNorm without padding over BatchNorm with it: {masked}")
+    pace = ", ".join(f"{name} {written(lead(runs, name, 'layer', 'batch', 'pace'))}" for name in NETWORKS)
+    numbers.append(f"training loss of LayerNorm less than BatchNorm's, nats, average of all steps: {pace}")
+    masked = (f"{name} {written(lead(runs, name, NORMS[2], NORMS[1], 'accuracy'))}" for name in TEXT)
+    numbers.append(f"points of BatchNorm without padding over BatchNorm with it: {', '.join(masked)}")
     show(args, answer, rows, "\n\n".join(numbers), picture(runs))
 
 

@@ -105,10 +105,15 @@ def _table(grid: Grid) -> Markup:
 
 
 def _rows(grid: Grid) -> Iterator[Markup]:
-    for i, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
-        stress = "strong" if i in grid.strong else "faint" if i in grid.faint else None
-        columns = zip(grid.columns, cells, strict=True)
-        yield tag("tr", *(tag("td", cell, class_=_kind(column)) for column, cell in columns), class_=stress)
+    columns = [[tag("td", cell, class_=_kind(c)) for cell in _cells(c)] for c in grid.columns]
+    for i, row in enumerate(zip(*columns, strict=True)):
+        yield tag("tr", *row, class_="strong" if i in grid.strong else "faint" if i in grid.faint else None)
+
+
+def _cells(column: Column) -> Sequence[str]:
+    """Return cells, numbers in one width: spaces before them align them, and a bar after must not undo it."""
+    width = max(map(len, column.cells), default=0)
+    return [cell.ljust(width) for cell in column.cells] if _kind(column) else column.cells
 
 
 def _kind(column: Column) -> str | None:
