@@ -14,6 +14,7 @@ from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.report import Floats, ModelInfo, RunInfo, Summary
+from normscope.shown import Shown
 
 BATCHES_SCHEMA = "normscope.batches/1"
 
@@ -93,7 +94,7 @@ class KeptTexts(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BatchReport(Record):
+class BatchReport(Record, Shown):
     """What BatchNorm would see in batches of the texts of one run, by layer, size and order."""
 
     normscope: str

@@ -9,6 +9,7 @@ from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.report import ModelInfo, RunInfo
+from normscope.shown import Shown
 
 COMPARE_SCHEMA = "normscope.compare/1"
 
@@ -48,7 +49,7 @@ class LayerDrift(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Record):
+class Comparison(Record, Shown):
     """Report B against report A; the layers that moved most come first.
 
     `reports` are A and B; `only_a` and `only_b` name the layers that have no counterpart.

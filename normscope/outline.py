@@ -6,6 +6,7 @@ from typing import Any
 
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.shown import Shown
 
 OUTLINE_SCHEMA = "normscope.layers/1"
 
@@ -41,7 +42,7 @@ class OutlinedLayer(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Outline(Record):
+class Outline(Record, Shown):
     """The normalization layers of one model, in model order."""
 
     normscope: str

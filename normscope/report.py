@@ -19,6 +19,7 @@ from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import APART, Record, from_plain, require_schema, to_plain
 from normscope.printable import printable, quoted
+from normscope.shown import Shown
 
 SCHEMA = "normscope.report/1"
 MOMENTS_SCHEMA = "normscope.moments/1"
@@ -292,7 +293,7 @@ class RunInfo(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Report(Record):
+class Report(Record, Shown):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `moments` is what `normscope.merge` needs, a

@@ -13,6 +13,7 @@ from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.report import ModelInfo, RunInfo
+from normscope.shown import Shown
 
 SWAP_SCHEMA = "normscope.swap/1"
 
@@ -134,7 +135,7 @@ class CalibrationInfo(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SwapReport(Record):
+class SwapReport(Record, Shown):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` is about the held-out texts, `kind` says what the layers are replaced by. `cumulative` is None

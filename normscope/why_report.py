@@ -8,6 +8,7 @@ from typing import Any
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
 from normscope.report import ModelInfo, RunInfo
+from normscope.shown import Shown
 
 WHY_SCHEMA = "normscope.why/1"
 
@@ -60,7 +61,7 @@ class Pooled(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WhyReport(Record):
+class WhyReport(Record, Shown):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
     `kept_texts` of the run's texts are what the numbers are taken from; intervals are of 95 %, by the

@@ -2,11 +2,14 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
+from typing import NamedTuple
 
 import pytest
 
@@ -29,10 +32,123 @@ def test_special_tokens(tmp_path: Path) -> None:
     assert included > 50 > excluded
 
 
-def test_freeze_layernorm() -> None:
-    command = [sys.executable, str(EXAMPLES / "freeze_layernorm.py"), "--quick"]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    demo, small, _, why, _, head, *rows = out.splitlines()
+ARTICLE = ("what_bn_pools", "variable_length", "mlp_rnn_transformer", "cnn_vs_nlp", "freeze_layernorm")
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?%?"
+INTERVAL = rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]"
+
+
+class Updated(NamedTuple):
+    """What `update.py --quick` made: what each example printed, the page, and the folder of the pictures."""
+
+    printed: dict[str, list[str]]
+    page: str
+    pictures: Path
+
+
+@pytest.fixture(scope="module")
+def updated(tmp_path_factory: pytest.TempPathFactory) -> Updated:
+    """Run every example on the article's claims once, in its reduced form, and write a page's table."""
+    folder = tmp_path_factory.mktemp("updated")
+    page = folder / "README.md"
+    page.write_text((EXAMPLES / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    command = [sys.executable, str(EXAMPLES / "update.py"), "--quick"]
+    command += ["--readme", str(page), "--pictures", str(folder)]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    _, *parts = re.split(r"^== (\w+)\.py\n", done.stdout, flags=re.MULTILINE)
+    printed = {name: text.strip().splitlines() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return Updated(printed, page.read_text(encoding="utf-8"), folder)
+
+
+def claim_rows(page: str) -> list[tuple[str, ...]]:
+    """Return the rows of the table between the marks: claim, measured, found, verdict, where."""
+    table = page.partition("<!-- table: begin")[2].partition("<!-- table: end")[0]
+    lines = [line for line in table.splitlines() if re.match(r"\| \d", line)]
+    return [tuple(line.strip("| ").split(" | ")) for line in lines]
+
+
+def test_the_table_is_made_anew(updated: Updated) -> None:
+    """The page as it stands has the rows that the code makes, no more and no less, in its order."""
+    committed, made = (
+        claim_rows((EXAMPLES / "README.md").read_text(encoding="utf-8")),
+        claim_rows(updated.page),
+    )
+    assert [(row[0], row[4]) for row in committed] == [(row[0], row[4]) for row in made]
+    assert {re.match(r"\d", row[0])[0] for row in made} == set("12345678")  # type: ignore[index]
+    assert updated.page.count(", reduced |") == len(ARTICLE)
+    assert updated.page.partition("<!-- table: end")[2] == ""
+    for claim, _, found, verdict, where in made:
+        assert re.fullmatch(r"\[(\w+)\.py\]\(\1\.py\)", where)
+        if claim.startswith("8"):
+            continue
+        numbers = re.fullmatch(INTERVAL, found)
+        assert numbers is not None, found
+        value, low, high = (float(number.rstrip("%")) for number in numbers.groups())
+        assert low <= value <= high
+        assert verdict in ("holds", "fails", "undecided")
+
+
+def test_the_page_tells_of_full_runs() -> None:
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert ", reduced |" not in page
+    for name in ARTICLE:
+        assert re.search(rf"^\| \[{name}\.py\]\({name}\.py\) \| \d{{4}}-", page, re.MULTILINE)
+    for path in EXAMPLES.iterdir():
+        if path.suffix in (".py", ".sh") and path.name != "update.py" and not path.name.startswith("_"):
+            assert f"[{path.name}]({path.name})" in page
+
+
+@pytest.mark.parametrize("name", ARTICLE[:4])
+def test_the_answer_comes_first_and_a_picture_is_drawn(updated: Updated, name: str) -> None:
+    answer = " ".join(updated.printed[name][: updated.printed[name].index("")])
+    assert re.search(INTERVAL, answer)
+    assert updated.printed[name][-1] == f"picture: {updated.pictures / name}.png"
+    picture = (updated.pictures / f"{name}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000
+
+
+def test_what_bn_pools_shows_the_columns(updated: Updated) -> None:
+    lines = updated.printed["what_bn_pools"]
+    assert "  0: 我 (I) | 今天 (today)" in lines
+    assert "  3: 不错 (nice)" in lines
+    (tokens,) = (line for line in lines if line.startswith("LN of a Transformer"))
+    assert tokens.split()[-2:] == ["7", "384"]
+
+
+def test_variable_length_counts(updated: Updated) -> None:
+    rows = [line.split() for line in updated.printed["variable_length"] if re.match(r" +\d+ ", line)]
+    assert [row[0] for row in rows] == ["0", "8", "16", "24"]
+    random = [float(row[1]) for row in rows]
+    assert random[0] == 32
+    assert random == sorted(random, reverse=True)
+
+
+def test_the_control_experiment_has_every_norm(updated: Updated) -> None:
+    text = "\n".join(updated.printed["mlp_rnn_transformer"])
+    found = {
+        part.split(",")[0]: part.split("\n")[1:] for part in text.split("\n\n") if ", right in %" in part
+    }
+    assert {name: [line[2:22].strip() for line in lines if "[" in line] for name, lines in found.items()} == {
+        "MLP": ["none", "batch", "batch rms, masked", "layer", "rms"],
+        "RNN": ["none", "batch", "batch, masked", "batch rms, masked", "layer", "rms"],
+        "Transformer": ["none", "batch", "batch, masked", "batch rms, masked", "layer", "rms"],
+    }
+    assert text.count("noise of means (TID) while it learns") == 3
+
+
+def test_cnn_vs_nlp_pools_what_it_says(updated: Updated) -> None:
+    lines = updated.printed["cnn_vs_nlp"]
+    pooled = [lines[i + 1].split()[-2:] for i, line in enumerate(lines) if line.startswith("CNN, norm")]
+    assert pooled == [["256", "1,024"], ["64", "256"]]
+
+
+def test_freeze_layernorm(updated: Updated) -> None:
+    out = updated.printed["freeze_layernorm"]
+    demo, small, _, why, _, head, *rows = out
     assert demo == "demo: 0 of 2 norms can be folded"
     found = re.fullmatch(
         r"GPT-2: (\d) of 5 norms frozen and folded: loss (\S+) -> (\S+), (\S+)x .* (\S+)", small
@@ -44,27 +160,60 @@ def test_freeze_layernorm() -> None:
     assert float(found[5]) < 1e-4
     assert why.startswith("not in demo: encoder.layer.5.attention.output.LayerNorm: read by the addition in")
     assert head.startswith("norms, the most tolerant first")
-    assert sum("attn.c_attn" in row or "mlp.c_fc" in row for row in rows) + ("lm_head" in out) == int(
-        found[1]
-    )
+    into = sum("attn.c_attn" in row or "mlp.c_fc" in row for row in rows) + ("lm_head" in "".join(rows))
+    assert into == int(found[1])
 
 
-def test_drift_gate(tmp_path: Path) -> None:
+def test_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a notebook, where `display` is a builtin; without one, `show` is print."""
+    shown: list[str] = []
+    monkeypatch.setattr("builtins.display", lambda result: shown.append(result._repr_html_()), raising=False)
+    names = runpy.run_path(str(EXAMPLES / "notebook.py"))
+    outline, report, comparison, batches = shown
+    for html in (report, comparison, batches):
+        assert html.count("<tr") > 13
+        assert "encoder.layer.5.output.LayerNorm</td>" in html
+    assert "encoder.layer.5.output.LayerNorm</td>" in outline
+    said = capsys.readouterr().out
+    assert f"the position explains {names['last'].explained.position.epsilon2:.1%}" in said
+    assert "largest variance: features [" in said
+    source = (EXAMPLES / "notebook.py").read_text(encoding="utf-8")
+    assert source.count("# %%\n") == source.count("# %% [markdown]\n") == 7
+
+
+def test_gate(tmp_path: Path) -> None:
     same, other, baseline = (tmp_path / name for name in ("same.txt", "other.txt", "baseline.json"))
     same.write_text("\n".join(models.prose(20)), encoding="utf-8")
     other.write_text("a a a a a\nb b b\n", encoding="utf-8")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-    def gate(texts: Path) -> "subprocess.CompletedProcess[str]":
-        command = ["bash", str(EXAMPLES / "drift_gate.sh"), "demo", str(texts), str(baseline)]
+    def gate(before: Path | str, texts: Path) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", str(EXAMPLES / "gate.sh"), str(before), "demo", str(texts)]
         environment = {**os.environ, "PATH": path}
         return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
 
-    assert (gate(same).returncode, gate(same).stderr) == (0, "")
-    failed = gate(other)
+    asks = which("jq") is not None
+    first = gate(baseline, same)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert baseline.exists()
+    assert ("not understood: 0 layers" in first.stdout) is asks
+    assert ("agree less: 0 layers" in first.stdout) is asks
+    failed = gate(baseline, other)
     assert failed.returncode == 3
     assert "failed: encoder.layer.5.output.LayerNorm: bn_drift.mean" in failed.stderr
     assert "13 normalization layers, most moved first" in failed.stdout
+    assert (re.search(r"moved most: encoder\S+ by \d\.\d+", failed.stdout) is not None) is asks
+
+
+@pytest.mark.slow
+def test_gate_of_two_models(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a a a a a\nb b b\n", encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for after, code in (("demo", 0), ("no_such_model", 1)):
+        command = ["bash", str(EXAMPLES / "gate.sh"), "demo", after, str(texts)]
+        done = subprocess.run(command, check=False, env={**os.environ, "PATH": path}, capture_output=True)
+        assert done.returncode == code
 
 
 @pytest.mark.parametrize("make", [reports.minilm, reports.mixed], ids=lambda make: make.__name__)

@@ -28,10 +28,10 @@ from normscope.page import maps, overview
 from normscope.page.charts import CHARTS, figures
 from normscope.page.draw import svg
 from normscope.page.figure import Figure, rounded, rows, table
-from normscope.page.markup import Markup, embedded, join, tag
 from normscope.page.pages import page
 from normscope.page.parts import Part, headings, parts_of
 from normscope.printable import printable
+from normscope.render.markup import Markup, embedded, join, tag
 from normscope.render.numbers import short
 from normscope.saved import read_saved
 from normscope.why_report import Evidence, Finding, Interval

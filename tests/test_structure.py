@@ -25,15 +25,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "printable": (set(), set()),
     "files": ({"errors"}, set()),
     "plain": ({"errors", "printable"}, {"numpy"}),
+    "shown": (set(), set()),
     "tidy": ({"plain"}, set()),
-    "report": ({"errors", "files", "plain", "printable"}, {"numpy", "safetensors"}),
-    "batch_report": ({"errors", "files", "plain", "report"}, set()),
-    "swap_report": ({"errors", "files", "plain", "report"}, set()),
-    "comparison": ({"errors", "files", "plain", "report"}, set()),
+    "report": ({"errors", "files", "plain", "printable", "shown"}, {"numpy", "safetensors"}),
+    "batch_report": ({"errors", "files", "plain", "report", "shown"}, set()),
+    "swap_report": ({"errors", "files", "plain", "report", "shown"}, set()),
+    "comparison": ({"errors", "files", "plain", "report", "shown"}, set()),
     "drift": ({"comparison", "errors", "printable", "report"}, {"numpy"}),
-    "outline": ({"errors", "files", "plain"}, set()),
+    "outline": ({"errors", "files", "plain", "shown"}, set()),
     "glossary": ({"errors", "files", "printable"}, set()),
-    "why_report": ({"files", "plain", "report"}, set()),
+    "why_report": ({"files", "plain", "report", "shown"}, set()),
     "plan_report": ({"files", "plain", "report"}, set()),
     "json_schema": (
         {
@@ -485,8 +486,8 @@ WITHOUT_TORCH = {
     "files", "filling", "glossary",
     "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "plan_report", "printable",
     "recurring",
-    "render", "report", "samples", "saved", "shards", "source", "stopping", "swap_plan", "swap_report",
-    "texts", "tidy",
+    "render", "report", "samples", "saved", "shards", "shown", "source", "stopping", "swap_plan",
+    "swap_report", "texts", "tidy",
 }  # fmt: skip
 
 

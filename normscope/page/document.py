@@ -13,11 +13,11 @@ from normscope.page.charts import figures
 from normscope.page.draw import ON_PAGE, script
 from normscope.page.figure import DATA, Figure, Slice
 from normscope.page.marks import CHOSEN
-from normscope.page.markup import Markup, embedded, join, tag
 from normscope.page.one_layer import start
 from normscope.page.parts import Part, headings
 from normscope.page.sections import section
 from normscope.printable import printable
+from normscope.render.markup import Markup, embedded, join, tag
 
 
 def html(parts: Sequence[Part], layers: Sequence[int | None]) -> str:

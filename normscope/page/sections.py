@@ -7,10 +7,10 @@ from normscope.comparison import Comparison
 from normscope.glossary.lookup import ENTRIES
 from normscope.page import words
 from normscope.page.figure import Figure, Slice, table
-from normscope.page.markup import Markup, join, tag
 from normscope.page.parts import Part
 from normscope.printable import printable
 from normscope.render.compare import about
+from normscope.render.markup import Markup, join, tag
 from normscope.render.numbers import with_interval
 from normscope.render.summary import headline, workload
 from normscope.saved import Saved

@@ -54,7 +54,7 @@ def markdown_table(grid: Grid) -> Iterator[str]:
 
 def _lines(grid: Grid) -> Iterator[str]:
     yield _row(_title(column) for column in grid.columns)
-    yield _row("--:" if _is_numeric(column) else "---" for column in grid.columns)
+    yield _row("--:" if is_numeric(column) else "---" for column in grid.columns)
     for cells in zip(*(column.cells for column in grid.columns), strict=True):
         yield _row(escape(re.sub(" +", " ", cell.strip())) for cell in cells)
 
@@ -63,7 +63,8 @@ def _title(column: Column) -> str:
     return escape(f"{column.title} {column.about}".strip()) or " "
 
 
-def _is_numeric(column: Column) -> bool:
+def is_numeric(column: Column) -> bool:
+    """Whether every cell begins as a number does."""
     return all(cell.strip()[:1] in set("-0123456789") for cell in column.cells)
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from normscope.printable import printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, joined, markdown_table
-from normscope.render.numbers import counted, grouped, with_interval
+from normscope.render.numbers import UNKNOWN, counted, grouped, with_interval
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
 
@@ -31,20 +31,20 @@ def render_why(report: WhyReport, *, screen: Screen | None = None) -> str:
 
 def render_why_markdown(report: WhyReport) -> str:
     """Return what `render_why` shows as GitHub-flavoured Markdown."""
-    parts = [f"## {joined(_about(report))}", joined(_workload(report))]
+    parts = [f"## {joined(about(report))}", joined(workload(report))]
     for finding in report.claims:
         parts.append(f"### {escape(_heading(finding))}")
         parts.append(
             "\n".join(f"- {escape(line)}" for line in (*_evidence(finding), f"Rule: {finding.rule}"))
         )
         parts.append(f"More: `{printable(finding.more)}`")
-    parts += markdown_table(_pooled_grid(report.pooled))
+    parts += markdown_table(pooled_grid(report.pooled))
     return "\n\n".join(parts) + "\n"
 
 
 def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
-    yield flow(_about(report), screen, "bold")
-    yield flow(_workload(report), screen, "")
+    yield flow(about(report), screen, "bold")
+    yield flow(workload(report), screen, "")
     for finding in report.claims:
         yield Text()
         yield _hanging(_claim(finding), "    ", screen)
@@ -52,7 +52,7 @@ def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
             yield _hanging(Text(f"    {line}"), "      ", screen)
         for word, said in (("rule", finding.rule), ("more", finding.more)):
             yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
-    yield from drawn(_pooled_grid(report.pooled), screen)
+    yield from drawn(pooled_grid(report.pooled), screen)
 
 
 def _hanging(text: Text, indent: str, screen: Screen) -> Text:
@@ -74,11 +74,13 @@ def _heading(finding: Finding) -> str:
     return f"{finding.id} {finding.verdict.upper()}: {finding.claim}"
 
 
-def _about(report: WhyReport) -> list[str]:
+def about(report: WhyReport) -> list[str]:
+    """Say which model was asked."""
     return [printable(part) for part in (report.model.id, report.model.architecture)]
 
 
-def _workload(report: WhyReport) -> list[str]:
+def workload(report: WhyReport) -> list[str]:
+    """Say what it was asked about, and how sure the numbers are."""
     run = report.run
     texts = grouped(run.texts) + (
         f" texts, {grouped(report.kept_texts)} of them kept" if report.kept_texts < run.texts else " texts"
@@ -99,7 +101,19 @@ def _number(number: Interval) -> str:
     return with_interval(number.value, number.low, number.high)
 
 
-def _pooled_grid(pooled: Pooled) -> Grid:
+def verdicts(report: WhyReport) -> Grid:
+    """Return the claims as a table: each with its verdict and the number that decides it."""
+    deciding = [next((e for e in f.evidence if e.name == f.decided_by), None) for f in report.claims]
+    columns = [
+        Column("claim", "", [f"{finding.id} {printable(finding.claim)}" for finding in report.claims]),
+        Column("verdict", "", [printable(finding.verdict) for finding in report.claims]),
+        Column("decided by", "", [printable(e.name) if e else "" for e in deciding]),
+        Column("number", "95%", [_number(e.number) if e else UNKNOWN for e in deciding]),
+    ]
+    return Grid("The article's claims", columns)
+
+
+def pooled_grid(pooled: Pooled) -> Grid:
     """The grid of tokens by position: each column is what BatchNorm per position takes for one feature."""
     length = min(MOST_POSITIONS, max(map(len, pooled.texts), default=0))
     columns = [
