@@ -60,8 +60,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "media": ({"errors", "kinds", "printable"}, {"PIL", "numpy", "soundfile", "soxr"}),
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
+    "sizes": ({"errors", "printable", "source"}, {"transformers"}),
     "loading": (
-        {"errors", "kinds", "printable", "refusals", "source"},
+        {"errors", "kinds", "printable", "refusals", "sizes", "source"},
         {"huggingface_hub", "torch", "transformers"},
     ),
     "batches": ({"errors"}, {"torch", "transformers"}),
