@@ -1,5 +1,6 @@
 """Texts tokenised, ordered by length and padded into batches that a model can be called with."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,10 @@ SPECIAL_TOKENS = ("include", "exclude")
 _WINDOW_BATCHES = 64
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
+
+# Of a text that will be cut, so many characters a token are read at first: words of most languages have fewer.
+_CHARACTERS = 32
+_SPACE = re.compile(r"\s")
 
 # transformers writes 1e30 where a tokenizer knows no limit.
 _UNLIMITED = 10**9
@@ -213,12 +218,17 @@ class Batches:
 
     def _tokenise(self, texts: list[_Text]) -> list[_Row]:
         """Tokenise a window, leaving out the texts without a token to count."""
-        rows = self._encode(texts, truncation=False)
         limit = self.max_length
+        starts = [_Text(read.source, self._beginning(read.text)) for read in texts]
+        rows = self._encode(starts, truncation=False)
+        for i, (start, read) in enumerate(zip(starts, texts, strict=True)):
+            # Few characters a token are many enough: the end of the beginning is far beyond the limit.
+            if limit is not None and start.text is not read.text and len(rows[i].ids) <= 2 * limit:
+                starts[i], rows[i] = read, self._encode([read], truncation=False)[0]
         long = [] if limit is None else [i for i, row in enumerate(rows) if len(row.ids) > limit]
         if long:
             # Cutting is left to the tokenizer, which knows what its template puts around a text.
-            cut = self._encode([texts[i] for i in long], truncation=True, max_length=limit)
+            cut = self._encode([starts[i] for i in long], truncation=True, max_length=limit)
             for i, row in zip(long, cut, strict=True):
                 rows[i] = row
         counted = [not self._excluded.issuperset(row.ids) for row in rows]
@@ -226,6 +236,17 @@ class Batches:
         self.skipped += len(rows) - sum(counted)
         self.truncated += sum(counted[i] for i in long)
         return [row for row, counts in zip(rows, counted, strict=True) if counts]
+
+    def _beginning(self, text: str) -> str:
+        """Return so much of a long text, whole words, as should hold far more tokens than are used.
+
+        To tokenise a whole book for its first 512 tokens would take seconds.
+        """
+        limit = self.max_length
+        if limit is None or len(text) <= limit * _CHARACTERS or self._tokenizer.truncation_side != "right":
+            return text
+        end = _SPACE.search(text, limit * _CHARACTERS)
+        return text[: end.start()] if end else text
 
     def _encode(self, texts: list[_Text], **truncation: Any) -> list[_Row]:
         # verbose=False keeps back a warning about the very lengths that are dealt with here.
