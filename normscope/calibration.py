@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from normscope.errors import ReportError
+from normscope.files import write_with
 from normscope.printable import quoted, reason
 from normscope.replacements import Statistics
 from normscope.report import LayerReport, Report
@@ -63,10 +64,8 @@ class Calibration:
         }
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(save(tensors, about))
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
+            write_with(path, lambda part: part.write_bytes(save(tensors, about)))
+        except (OSError, ReportError) as error:
             got = f"cannot write to the folder {quoted(folder)} ({reason(error)})"
             raise ReportError(f"{got}; expected a folder that can be written; name another") from error
         return path
@@ -93,8 +92,12 @@ def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
     for name, value in tensors.items():
         layer, _, key = name.rpartition("/")
         layers.setdefault(layer, {})[key] = value
-    known = {name: Statistics(**values) for name, values in layers.items()}
-    return Calibration(about["model"], known, about["kind"] or None, tuple(json.loads(about["replaced"])))
+    try:
+        known = {name: Statistics(**values) for name, values in layers.items()}
+        return Calibration(about["model"], known, about["kind"] or None, tuple(json.loads(about["replaced"])))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        got = f"{quoted(folder)} is a calibration with parts that are not ours"
+        raise ReportError(f"{got}; expected what normscope swap --save wrote; save it anew") from error
 
 
 def _of_layer(layer: LayerReport) -> Statistics | None:

@@ -106,6 +106,9 @@ def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:
     why = reason(error)
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of memory ({why}); try a smaller --batch-size or --max-length"
+    if isinstance(error, IndexError) and "out of range" in str(error) and kinds == (TEXT,):
+        got = f"{type(model).__name__} has no embedding for a token's id or position ({why})"
+        return f"{got}; expected ids within its vocabulary; check that model and tokenizer belong together"
     got = f"{type(model).__name__} failed on the {' and '.join(WORDS[kind] for kind in kinds)} ({why})"
     if others := [WORDS[kind] for kind in kinds_of(model) if kind not in kinds]:
         return f"{got}; it takes {' and '.join(others)} too: give it as many of each"

@@ -45,7 +45,21 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
     tensors = {"report": torch.frombuffer(text, dtype=torch.uint8)}
     for i, seen in enumerate(run.layers.values()):
         tensors.update((f"{i}/{name}", values) for name, values in _tensors(seen).items())
-    write_with(path, lambda target: save_file(tensors, target, metadata=header))
+    write_tensor_file(tensors, header, path)
+
+
+def write_tensor_file(
+    tensors: dict[str, Tensor], header: dict[str, str], path: str | os.PathLike[str]
+) -> None:
+    """Write tensors as safetensors, whole or not at all; ReportError when the place cannot be written."""
+
+    def write(target: Path) -> None:
+        try:
+            save_file(tensors, target, metadata=header)
+        except SafetensorError as error:  # what it says of a full disk: no OSError of Python's
+            raise OSError(str(error)) from error
+
+    write_with(path, write)
 
 
 def read_moments(path: str | os.PathLike[str]) -> Report:

@@ -3,12 +3,10 @@
 import json
 import os
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from normscope import __version__
-from normscope.files import write_with
-from normscope.moments_file import require_moments
+from normscope.moments_file import require_moments, write_tensor_file
 from normscope.plain import to_plain
 from normscope.report import Report
 from normscope.seen import RunMoments
@@ -40,4 +38,4 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
             tensors[f"{safe}/count"] = table.count[:, 0].clone()
             tensors[f"{safe}/mean"] = table.known_mean()
             tensors[f"{safe}/variance"] = table.variance()
-    write_with(path, lambda target: save_file(tensors, target, metadata=header))
+    write_tensor_file(tensors, header, path)

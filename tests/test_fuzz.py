@@ -34,7 +34,8 @@ JUNK = st.recursive(
 )
 # Characters that file formats give a meaning to.
 BYTES = st.lists(
-    st.binary(max_size=8) | st.sampled_from([b"\n", b"\r", b'"', b",", b"\t", b"\xef\xbb\xbf", b"\0", b"a dog"])
+    st.binary(max_size=8)
+    | st.sampled_from([b"\n", b"\r", b'"', b",", b"\t", b"\xef\xbb\xbf", b"\0", b"a dog"])
 ).map(b"".join)
 
 
@@ -150,7 +151,9 @@ def test_any_bytes_through_a_model(times: int, name: str, tmp_path: Path, tiny: 
 def report() -> Any:
     """A report of two layers with all that a layer can have."""
     small = {"features": 3, "positions": 2}
-    layers = [reports.layer(name, i, outliers=reports.standing_out(i), **small) for i, name in enumerate("ab")]
+    layers = [
+        reports.layer(name, i, outliers=reports.standing_out(i), **small) for i, name in enumerate("ab")
+    ]
     return reports.report(layers).to_dict()
 
 
@@ -173,7 +176,12 @@ def test_a_mutated_report(times: int, report: Any, tmp_path: Path) -> None:
 def test_a_mutated_result_as_a_page(times: int, report: Any, tmp_path: Path) -> None:
     bad, page = tmp_path / "bad.json", tmp_path / "page.html"
     pytest.importorskip("altair")
-    results = [report, reports.batch_report().to_dict(), reports.swap_report().to_dict(), reports.comparison().to_dict()]
+    results = [
+        report,
+        reports.batch_report().to_dict(),
+        reports.swap_report().to_dict(),
+        reports.comparison().to_dict(),
+    ]
 
     @fuzz(8 * times, st.one_of(map(mutated, results)))
     def check(data: Any) -> None:
@@ -252,8 +260,12 @@ def test_moments_with_other_numbers(times: int, moments: Path, tmp_path: Path) -
     def check(name: str, value: float, all_of_it: bool) -> None:
         new = tensors[name].clone()
         limit = 2.0**62 if not new.is_floating_point() else math.inf
-        number = value if new.is_floating_point() else 0 if math.isnan(value) else max(-limit, min(limit, value))
-        new.view(-1)[slice(None) if all_of_it else slice(1)] = float(number) if abs(number) < 1e300 else math.inf
+        number = (
+            value if new.is_floating_point() else 0 if math.isnan(value) else max(-limit, min(limit, value))
+        )
+        new.view(-1)[slice(None) if all_of_it else slice(1)] = (
+            float(number) if abs(number) < 1e300 else math.inf
+        )
         save_file({**tensors, name: new}, bad, metadata=metadata)
         check_moments(moments, bad)
 

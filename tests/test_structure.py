@@ -128,7 +128,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,
     ),
-    "calibration": ({"errors", "printable", "replacements", "report"}, CORE | {"safetensors"}),
+    "calibration": ({"errors", "files", "printable", "replacements", "report"}, CORE | {"safetensors"}),
     "swapping": (
         {
             "calibration",
@@ -174,7 +174,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "moments_file", "printable", "recurring", "report", "seen", "summary"},
         set(),
     ),
-    "tensors_file": ({"files", "moments_file", "plain", "report", "seen"}, CORE | {"safetensors"}),
+    "tensors_file": ({"moments_file", "plain", "report", "seen"}, CORE),
     "forward": ({"errors", "kinds", "printable"}, CORE),
     "scan": (
         {
