@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,6 +28,10 @@ _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
 # A tokenizer is handed so many texts at once: what it tells beside their ids takes ten times the memory.
 _TOKENISED = 256
+
+# Of a long text so many characters a token are read at first: tokens of most languages have fewer.
+_CHARACTERS = 32
+_SPACE = re.compile(r"\s")
 
 # transformers writes 1e30 where a tokenizer knows no limit.
 _UNLIMITED = 10**9
@@ -340,12 +345,17 @@ class Batches:
 
     def _tokenise(self, texts: list[_Text]) -> list[_Row]:
         """Tokenise a window, leaving out the texts without a token to count."""
-        rows = self._encode(texts, truncation=False)
         limit = self.max_length
+        starts = [_Text(read.source, self._beginning(read.text)) for read in texts]
+        rows = self._encode(starts, truncation=False)
+        for i, (start, read) in enumerate(zip(starts, texts, strict=True)):
+            # Few characters a token are many enough: the end of the beginning is far beyond the limit.
+            if limit is not None and start.text is not read.text and len(rows[i].ids) <= 2 * limit:
+                starts[i], rows[i] = read, self._encode([read], truncation=False)[0]
         long = [] if limit is None else [i for i, row in enumerate(rows) if len(row.ids) > limit]
         if long:
             # Cutting is left to the tokenizer, which knows what its template puts around a text.
-            cut = self._encode([texts[i] for i in long], truncation=True, max_length=limit)
+            cut = self._encode([starts[i] for i in long], truncation=True, max_length=limit)
             for i, row in zip(long, cut, strict=True):
                 rows[i] = row._replace(cut=True)
         counted = [not self._excluded.issuperset(row.ids) for row in rows]
@@ -353,6 +363,17 @@ class Batches:
         self.skipped += len(rows) - sum(counted)
         self.truncated += sum(counted[i] for i in long)
         return [row for row, counts in zip(rows, counted, strict=True) if counts]
+
+    def _beginning(self, text: str) -> str:
+        """Return so much of a long text, whole words, as should hold far more tokens than are used.
+
+        To tokenise a whole book for its first 512 tokens would take seconds.
+        """
+        limit = self.max_length
+        if limit is None or len(text) <= limit * _CHARACTERS or self._tokenizer.truncation_side != "right":
+            return text
+        end = _SPACE.search(text, limit * _CHARACTERS)
+        return text[: end.start()] if end else text
 
     def _encode(self, texts: list[_Text], **truncation: Any) -> list[_Row]:
         rows: list[_Row] = []

@@ -211,7 +211,7 @@ class LayerCapture:
     def _measure(self, rows: Rows, beside: Beside, where: Alignment) -> None:
         norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
-            norm.settle(rows, out, where.sample, factor)
+            self._settle(rows, out, factor, where)
         self._seen.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
             self._seen.stored = stored_statistics(norm.module)
@@ -239,9 +239,25 @@ class LayerCapture:
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
+    def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
+        """Settle the formula by the rows whose output is finite: one that overflowed tells nothing."""
+        known = None if out is None else _finite_rows(out)
+        if out is not None and known is not None and not bool(known.all()):
+            if not bool(known.any()):
+                return
+            rows, out, where = Rows.of(rows.x[known]), out[known], where.keep(known)
+            factor = None if factor is None else factor[known]
+        self.norm.settle(rows, out, where.sample, factor)
+
     def _compare(self, expected: Tensor, out: Tensor) -> None:
-        seen = self._seen
-        seen.output_square += float(torch.linalg.vector_norm(out.to(expected.dtype))) ** 2
+        seen, norm = self._seen, float(torch.linalg.vector_norm(out.to(expected.dtype)))
+        if not math.isfinite(norm):
+            known = _finite_rows(out)
+            expected, out = expected[known], out[known]
+            if not len(out):
+                return
+            norm = float(torch.linalg.vector_norm(out.to(expected.dtype)))
+        seen.output_square += norm**2
         seen.output_size += out.numel()
         low, high = torch.aminmax(expected.sub_(out))
         seen.worst_error = max(seen.worst_error, float(high), -float(low))
@@ -249,8 +265,12 @@ class LayerCapture:
 
 def _beside(given: Tensor, output: Any) -> Tensor:
     """Bring an input to its layer's device, where a model is spread over several; the output is there."""
-    first = next((v for v in (output if isinstance(output, tuple | list) else (output,))), None)
+    first = output[0] if isinstance(output, tuple | list) and output else output
     return given.to(first.device) if isinstance(first, Tensor) else given
+
+
+def _finite_rows(values: Tensor) -> Tensor:
+    return values.isfinite().all(1)
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -131,8 +131,11 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:
-    what = " and ".join(WORDS[kind] for kind in kinds)
-    got = f"{type(model).__name__} failed on the {what} ({reason(error)})"
+    why = reason(error)
+    if isinstance(error, IndexError) and "out of range" in str(error) and tuple(kinds) == (TEXT,):
+        got = f"{type(model).__name__} has no embedding for a token's id or position ({why})"
+        return f"{got}; expected ids within its vocabulary; check that model and tokenizer belong together"
+    got = f"{type(model).__name__} failed on the {' and '.join(WORDS[kind] for kind in kinds)} ({why})"
     if others := [WORDS[kind] for kind in kinds_of(model) if kind not in kinds]:
         return f"{got}; it takes {' and '.join(others)} too: give it as many of each"
     processor = "tokenizer" if kinds == (TEXT,) else "processor"

@@ -15,7 +15,7 @@ from normscope.loading import quiet, skeleton
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.places import Places
 from normscope.source import Loading
-from normscope.trial import ANY_WIDTH, filled
+from normscope.trial import ANY_WIDTH, MOST_WEIGHTS, filled
 from normscope.watcher import watch
 
 # The input that a norm is tried on: texts and positions; then the same for channels on axis 1.
@@ -106,6 +106,8 @@ def _key(module: nn.Module) -> str:
 def _called(norm: NormLayer) -> NormLayer:
     """Fill a copy of the layer and call it; where no input will do, what its class says stands."""
     told, features = norm, norm.features or ANY_WIDTH
+    if features > MOST_WEIGHTS:
+        return norm
     dice = torch.Generator().manual_seed(0)
     try:
         module = filled(norm.module, dice)

@@ -16,6 +16,7 @@ from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
 from normscope.refusals import go_online, in_our_words, untrusted
+from normscope.sizes import left_out_note, require_buildable, require_fit
 from normscope.source import Loading, Source, locate, outage_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def load(
         of_text = set(kinds) == {TEXT}
         tokenizer = _tokenizer(source, config, keywords) if of_text else None
         processor = None if of_text else _processor(source, config, keywords, kinds)
+        require_fit(source, config, lambda: _skeleton(source, loader, config, commit))
         network, notes = _network(source, loader, config, keywords)
         if tokenizer is not None:
             _set_padding(network, tokenizer)
@@ -93,13 +95,19 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Ske
     with quiet():
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
-        with in_our_words(source, "configuration"):
-            import torch
-
-            made = _maker(source, loader, config, commit)
-            with torch.device("meta"):
-                network = made(config)
+        network = _skeleton(source, loader, config, commit)
     return Skeleton(network.eval(), source.given, options.revision, commit)
+
+
+def _skeleton(
+    source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None
+) -> "PreTrainedModel":
+    with in_our_words(source, "configuration"):
+        import torch
+
+        made = _maker(source, loader, config, commit)
+        with torch.device("meta"):
+            return made(config)  # type: ignore[no-any-return]
 
 
 def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | None]":
@@ -111,7 +119,9 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
     with in_our_words(source, "configuration"):
         from transformers import AutoConfig
 
-        return source, AutoConfig.from_pretrained(source.place, **keywords), commit
+        config = AutoConfig.from_pretrained(source.place, **keywords)
+        require_buildable(source, config)
+    return source, config, commit
 
 
 def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
@@ -235,7 +245,7 @@ def _network(
     if missing and missing.issuperset(name for name, _ in network.named_parameters()):
         got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.given)}"
         raise ModelError(f"{got}; expected weights that fit config.json; check that they belong together")
-    return network, _missing_note(missing)
+    return network, (*_missing_note(missing), *left_out_note(network, info["unexpected_keys"]))
 
 
 def _check_sizes(source: Source, mismatched: Any) -> None:

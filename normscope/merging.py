@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from normscope import __version__
@@ -50,11 +49,19 @@ def merge(parts: Sequence[Report | str | os.PathLike[str]]) -> Report:
 def _refuse_twice(parts: Sequence[Report | str | os.PathLike[str]]) -> None:
     seen: set[Any] = set()
     for part in parts:
-        key = id(part) if isinstance(part, Report) else Path(part).resolve()
+        key = id(part) if isinstance(part, Report) else _place(part)
         if key in seen:
             name = "a report" if isinstance(part, Report) else quoted(part)
             raise UsageError(f"{name} was given twice; expected each part once; drop one")
         seen.add(key)
+
+
+def _place(path: str | os.PathLike[str]) -> str:
+    """The file that a path leads to; what is no path at all is left to be told by its reader."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL in it
+        return os.fspath(path)
 
 
 class _Total:

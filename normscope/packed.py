@@ -10,6 +10,12 @@ from normscope.accumulator import Accumulator
 from normscope.errors import ReportError
 from normscope.printable import quoted
 
+# What a leaf holds, by the end of its name: numbers of things, or sums of what cannot be negative.
+COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens"}
+SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
+# Whole numbers are exact in float64 up to here.
+MOST = 2**53
+
 
 def pack(moments: Accumulator) -> dict[str, Tensor]:
     """Return all that the moments hold as tensors on the CPU, named by their path: `table.x.mean`.
@@ -22,7 +28,8 @@ def pack(moments: Accumulator) -> dict[str, Tensor]:
 def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
     """Return the moments of a layer with so many features that `pack` made tensors of.
 
-    Raises ReportError where a tensor is missing, or its shape or dtype is not what it must be.
+    Raises ReportError where a tensor is missing, its shape or dtype is not what it must be, or it holds
+    what no moments can: a negative count or sum of squares.
     """
     moments = Accumulator(features, 0.0, words=1 if "words.most" in tensors else None)
     lengths: dict[str, int] = {}
@@ -34,6 +41,7 @@ def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
         table, grows = path.partition(".")[0], _grows(old) and isinstance(getattr(owner, name), Tensor)
         if grows and lengths.setdefault(table, len(new)) != len(new):
             raise ReportError(f"the tensor {quoted(path)} has {len(new)} rows; expected {lengths[table]}")
+        _check_numbers(path, name, new)
         setattr(owner, name, _value(getattr(owner, name), new))
     _check_words(moments)
     return moments
@@ -85,6 +93,16 @@ def _fits(old: Tensor, new: Tensor) -> bool:
 
 def _grows(old: Tensor) -> bool:
     return old.dim() == 2 and len(old) == 0
+
+
+def _check_numbers(path: str, name: str, values: Tensor) -> None:
+    counts, squares = name in COUNTS, name in SQUARES
+    if counts and not bool(((values >= 0) & (values <= MOST)).all()):
+        raise ReportError(f"the tensor {quoted(path)} holds what is no count; expected 0 or more")
+    if path == "by_position.mean":  # of the tokens' means, and of their variances
+        values, squares = values[:, 1], True
+    if squares and bool((values < 0).any()):  # NaN is what is not known.
+        raise ReportError(f"the tensor {quoted(path)} has negative numbers; expected 0 or more")
 
 
 def _described(values: Tensor) -> str:

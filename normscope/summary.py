@@ -93,7 +93,8 @@ def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
     """Say what kept this layer from being measured in full, a sentence each."""
     notes = []
     if seen.nonfinite:
-        notes.append(f"{seen.nonfinite} tokens with NaN or infinity were left out")
+        every = "" if seen.moments else "all "
+        notes.append(f"{every}{seen.nonfinite} tokens with NaN or infinity were left out")
     if set(seen.guesses) - {seen.known_layout}:
         guess = " or ".join(map(str, seen.guesses))
         notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from normscope.errors import ReportError
-from normscope.files import write_with
 from normscope.printable import quoted, reason
+from normscope.saving import save_tensors
 
 Made = TypeVar("Made")
 
@@ -38,7 +37,7 @@ class Kind(NamedTuple):
             key: value.encode("utf-8", "backslashreplace").decode("utf-8") for key, value in about.items()
         }
         held = {name: values.contiguous() for name, values in tensors.items()}
-        write_with(path, lambda target: save_file(held, target, metadata={"schema": self.schema, **header}))
+        save_tensors(held, path, {"schema": self.schema, **header})
         return path
 
     def read(
@@ -62,6 +61,6 @@ class Kind(NamedTuple):
             raise ReportError(f"{got}; expected {self.schema!r}")
         try:
             return make(tensors, about)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             got = f"{quoted(path)} is damaged ({type(error).__name__}: {reason(error)})"
             raise ReportError(f"{got}; expected what {self.wrote} wrote; write it again") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class Words:
             for table in (self.count, self.mean, self.within):
                 table[free] = 0.0
         # Every freed row is filled again, so that the rows in use are the first ones.
-        self.rows.update(zip(fresh, [*free, *range(used, self.most)], strict=False))
+        self.rows.update(zip(fresh, chain(free, range(used, self.most)), strict=False))
         if len(self.rows) > len(self.count):
             self._grow(min(self.most, 2 * len(self.rows)))
 

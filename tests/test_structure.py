@@ -68,8 +68,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "source": ({"errors", "printable"}, {"huggingface_hub"}),
     "device_maps": ({"errors", "printable"}, CORE | {"accelerate"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
+    "sizes": ({"errors", "printable", "source"}, {"transformers"}),
     "loading": (
-        {"device_maps", "errors", "kinds", "printable", "refusals", "source"},
+        {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source"},
         {"huggingface_hub", "torch", "transformers"},
     ),
     "batches": ({"corpus", "errors"}, {"torch", "transformers"}),
@@ -138,7 +139,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,
     ),
-    "tensor_folder": ({"errors", "files", "printable"}, CORE | {"safetensors"}),
+    "saving": ({"files"}, CORE | {"safetensors"}),
+    "tensor_folder": ({"errors", "files", "printable", "saving"}, CORE | {"safetensors"}),
     "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
     "swapping": (
         {
@@ -180,7 +182,6 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
-    "saving": ({"files"}, CORE | {"safetensors"}),
     "moments_file": (
         {"errors", "packed", "plain", "printable", "report", "saving", "seen"},
         CORE | {"safetensors"},

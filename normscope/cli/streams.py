@@ -51,7 +51,7 @@ class Output:
             return
         try:
             refusal = _refusal(Path(self.path)) if self.path else "it is empty; name a file"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # a link to itself, before Python 3.13
             refusal = f"{getattr(error, 'strerror', None) or error}; name another file"
         if refusal:
             raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
