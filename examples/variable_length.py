@@ -3,7 +3,7 @@
 Claim 1 of the article: late positions rest on few texts, and sorting by length eases that. Then what
 happens where padding is averaged in, as nn.BatchNorm1d does (github.com/pytorch/pytorch/issues/70529).
 
-Run: python examples/variable_length.py [--quick] [--picture lengths.png]     (about two minutes)
+Run: python examples/variable_length.py [--quick] [--picture lengths.png]     (about a minute)
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 Pairs of sentences as the article has them (these are ours, in its manner), word by word; then, on a
 pretrained model and real prose, whether words at one position have more in common than words of one text.
 
-Run: python examples/what_bn_pools.py [--quick] [--picture words.png]     (about a minute)
+Run: python examples/what_bn_pools.py [--quick] [--picture words.png]     (half a minute)
 """
 
 from typing import Any
