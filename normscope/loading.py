@@ -96,7 +96,8 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Ske
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network = _skeleton(source, loader, config, commit)
-    return Skeleton(network.eval(), source.given, options.revision, commit)
+    network.eval()  # type: ignore[no-untyped-call]
+    return Skeleton(network, source.given, options.revision, commit)
 
 
 def _skeleton(
