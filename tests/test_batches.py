@@ -351,7 +351,7 @@ def test_any_texts_are_all_there(
     "options",
     [
         {"batch_size": 0},
-        {"batch_size": "auto"},
+        {"batch_size": "many"},
         {"batch_size": True},
         {"max_length": 0},
         {"limit": -1},
