@@ -5,7 +5,7 @@ BatchNorm (padding left out). Then the noise of batch means (TID) at each norm, 
 and at equal numbers of pooled elements: a channel pools pixels, a feature pools words. And, as in figure 2
 of PowerNorm (arXiv 2003.07845), how far batches are from BatchNorm's running statistics as it learns.
 
-Run: python examples/cnn_vs_nlp.py [--quick] [--picture noise.png]     (about two minutes)
+Run: python examples/cnn_vs_nlp.py [--quick] [--picture noise.png]     (under two minutes)
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def main() -> None:
     """Train the three networks a few times and compare them, seed by seed."""
     args = options(__doc__, "cnn_vs_nlp.png")
     sizes: tuple[int, ...] = (4, 16) if args.quick else (2, 4, 8, 16, 32, 64)
-    seeds, steps, batches = (2, 5, 3) if args.quick else (4, 300, 16)
+    seeds, steps, batches = (2, 5, 3) if args.quick else (4, 240, 16)
     found, gaps = ({name: [] for name in NETWORKS} for _ in range(2))  # type: Any, Any
     for name, (make, load) in NETWORKS.items():
         for seed in range(seeds):

@@ -1,6 +1,6 @@
 """Run the examples on the article's claims, and write what came out into the table of examples/README.md.
 
-Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (ten minutes)
+Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (six minutes)
 """
 
 import argparse
