@@ -147,7 +147,8 @@ def test_a_truncated_download(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_text_of_a_million_characters_is_tokenised_as_far_as_it_is_used() -> None:
-    tokenizer, seen = word_tokenizer(), []
+    tokenizer = word_tokenizer()
+    seen: list[int] = []
     whole = " ".join(LINES * 12000)
     assert len(whole) > 10**6
 
@@ -269,7 +270,11 @@ def test_a_calibration_is_written_whole(tmp_path: Path, monkeypatch: pytest.Monk
 def test_files_that_are_no_reports(tmp_path: Path, content: str, command: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
-    files = {"compare": [path, path], "merge": [path], "report": [path, "-o", tmp_path / "a.html"]}
+    files: dict[str, list[object]] = {
+        "compare": [path, path],
+        "merge": [path],
+        "report": [path, "-o", tmp_path / "a.html"],
+    }
     error_of([command, *files[command]])
     assert left_in(tmp_path) == ["a.json"]
 

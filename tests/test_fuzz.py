@@ -51,7 +51,8 @@ def fuzz(cases: int, *strategies: Any) -> Callable[[Callable[..., None]], None]:
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         )
-        quiet(given(*strategies)(check))()
+        fuzzed: Any = quiet(given(*strategies)(check))
+        fuzzed()
 
     return run
 
@@ -183,7 +184,7 @@ def test_a_mutated_result_as_a_page(times: int, report: Any, tmp_path: Path) -> 
         reports.comparison().to_dict(),
     ]
 
-    @fuzz(8 * times, st.one_of(map(mutated, results)))
+    @fuzz(8 * times, st.one_of([mutated(result) for result in results]))
     def check(data: Any) -> None:
         bad.write_text(dumped(data))
         ended(["report", bad, "-o", page])
