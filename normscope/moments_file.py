@@ -103,6 +103,7 @@ def _tensors(seen: Seen) -> dict[str, Tensor]:
 
 def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
     listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
+    _check_facts(listed)
     if len(listed) != len(report.layers):
         raise ReportError(f"moments of {len(listed)} layers; expected {len(report.layers)}")
     layers = {}
@@ -112,3 +113,14 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
         stored = (own[STORED[0]], own[STORED[1]]) if STORED[0] in own else None
         layers[layer.name] = replace(seen, moments=moments, stored=stored)
     return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"))
+
+
+def _check_facts(listed: tuple[Seen, ...]) -> None:
+    """Raise ReportError for what no run counts: fewer than none, or the squares of no elements."""
+    for i, seen in enumerate(listed):
+        numbers = {name: value for name, value in vars(seen).items() if isinstance(value, int | float)}
+        below = next((name for name, value in numbers.items() if value < 0), None)
+        if below or (seen.output_square and not seen.output_size):
+            raise ReportError(
+                f"facts.layers[{i}].{below or 'output_size'} is too small; expected what was seen"
+            )
