@@ -51,7 +51,8 @@ def fuzz(cases: int, *strategies: Any) -> Callable[[Callable[..., None]], None]:
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         )
-        quiet(given(*strategies)(check))()
+        drawn: Any = given(*strategies)
+        quiet(drawn(check))()
 
     return run
 
