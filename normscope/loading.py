@@ -95,9 +95,8 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Ske
     with quiet():
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
-        network = _skeleton(source, loader, config, commit)
-    network.eval()  # type: ignore[no-untyped-call]
-    return Skeleton(network, source.given, options.revision, commit)
+        network: Any = _skeleton(source, loader, config, commit)
+    return Skeleton(network.eval(), source.given, options.revision, commit)
 
 
 def _skeleton(

@@ -97,6 +97,7 @@ def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
 
 def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
     listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
+    _check_facts(listed)
     if len(listed) != len(report.layers):
         raise ReportError(f"moments of {len(listed)} layers; expected {len(report.layers)}")
     layers = {}
@@ -105,3 +106,14 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
         layers[layer.name] = seen_of(seen, own, layer.features)
     shards = from_plain(tuple[str, ...], facts.get("shards", []), "facts.shards")
     return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"), shards)
+
+
+def _check_facts(listed: tuple[Seen, ...]) -> None:
+    """Raise ReportError for what no run counts: fewer than none, or the squares of no elements."""
+    for i, seen in enumerate(listed):
+        numbers = {name: value for name, value in vars(seen).items() if isinstance(value, int | float)}
+        below = next((name for name, value in numbers.items() if value < 0), None)
+        if below or (seen.output_square and not seen.output_size):
+            raise ReportError(
+                f"facts.layers[{i}].{below or 'output_size'} is too small; expected what was seen"
+            )

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import normscope
@@ -147,7 +148,8 @@ def test_a_truncated_download(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_text_of_a_million_characters_is_tokenised_as_far_as_it_is_used() -> None:
-    tokenizer, seen = word_tokenizer(), list[int]()
+    tokenizer = word_tokenizer()
+    seen: list[int] = []
     whole = " ".join(LINES * 12000)
     assert len(whole) > 10**6
 
@@ -269,7 +271,7 @@ def test_a_calibration_is_written_whole(tmp_path: Path, monkeypatch: pytest.Monk
 def test_files_that_are_no_reports(tmp_path: Path, content: str, command: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
-    files: dict[str, list[Any]] = {
+    files: dict[str, list[object]] = {
         "compare": [path, path],
         "merge": [path],
         "report": [path, "-o", tmp_path / "a.html"],
@@ -284,11 +286,21 @@ def test_moments_that_cannot_be(saved: Path, tmp_path: Path, name: str) -> None:
     ended(["inspect", saved, *LINES, "--moments", good, "-q"])
     tensors = load_file(good)
     tensors[name].fill_(-1.0)
-    facts = json.loads(
-        good.read_bytes()[8:].partition(b"\0")[0].decode("utf-8", "ignore").partition("}}")[0] + "}}"
-    )
-    save_file(tensors, bad, metadata=facts["__metadata__"])
+    with safe_open(good, framework="pt") as file:
+        save_file(tensors, bad, metadata=file.metadata())
     assert repr(name.removeprefix("0/")) in error_of(["merge", bad])
+
+
+@pytest.mark.parametrize(("fact", "value"), [("output_size", 0), ("calls", -1), ("output_square", -1.0)])
+def test_facts_that_cannot_be(saved: Path, tmp_path: Path, fact: str, value: float) -> None:
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    ended(["inspect", saved, *LINES, "--moments", good, "-q"])
+    with safe_open(good, framework="pt") as file:
+        header = file.metadata()
+    facts = json.loads(header["facts"])
+    facts["layers"][0][fact] = value
+    save_file(load_file(good), bad, metadata={**header, "facts": json.dumps(facts)})
+    assert f"facts.layers[0].{fact} is too small" in error_of(["merge", bad])
 
 
 def test_a_table_of_words_costs_what_it_holds_and_not_what_it_could() -> None:
