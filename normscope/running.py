@@ -5,7 +5,6 @@ to be read are sums around fixed members of their cells and a few numbers a toke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.alignment import Alignment
+from normscope.batch_sums import BatchSums, Cells, CellSums
 from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown
 from normscope.scratch import Scratch
 
@@ -34,35 +34,37 @@ class Running:
         self._samples: list[_Summary] = []
         self._waiting = 0
 
-    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> "SampleCells":
+    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> Cells:
         """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
 
         `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the cells of x by
         sample, (samples of the batch, D).
         """
         self._moments.outliers.add(rows, sizes, where)  # `sizes` may be memory used again.
-        self._add_output(y, self._cells.add(rows.x, y, where.position, self._scratch))
-        self._tokens.append((torch.cat([rows.mean, rows.variance], dim=1), where.position.group))
-        cells = SampleCells.of(rows.x, y, where.sample, self._scratch)
-        self._within += cells.count.T @ cells.variance
-        self._samples.append(_Summary.of(cells, self._moments.eps))
         if self._moments.words is not None and where.word is not None:
             self._moments.words.add(rows.x, where.word)
-        self._waiting += len(y)
+        return self.add(BatchSums.of(rows, y, where, self._scratch), where)
+
+    def add(self, batch: BatchSums, where: Alignment) -> Cells:
+        """Add the sums of one batch; return the cells of x by sample."""
+        self._add_output(batch)
+        self._cells.add(batch.position)
+        self._tokens.append((batch.token, where.position.group))
+        cells = batch.sample.read()
+        self._within += cells.count.T @ cells.variance
+        self._samples.append(_Summary.of(cells, self._moments.eps))
+        self._waiting += len(batch.token)
         if self._waiting > WAITING:
             self.read()
         return cells
 
-    def _add_output(self, y: Tensor, sum_y: Tensor) -> None:
-        """Add the squares of y around a pivot, moved as those of x are; `sum_y` (1, D) is known."""
-        pivot = y[len(y) // 2 :][:1]
-        moved = torch.sub(y, pivot, out=self._scratch.block("first", y))
-        square = moved.square_().sum(0).double()
-        pivot = pivot.to(torch.float64, copy=True)  # y may be in memory that is used again.
+    def _add_output(self, batch: BatchSums) -> None:
+        """Add the squares of y around a pivot, moved as those of x are."""
         if not self._waiting:
-            self._pivot = pivot
-        apart = pivot - self._pivot
-        self._square += square + apart * (2 * (sum_y - pivot * len(y)) + apart * len(y))
+            self._pivot = batch.pivot
+        apart, count = batch.pivot - self._pivot, len(batch.token)
+        total = batch.position.sums[1].sum(0, keepdim=True)
+        self._square += batch.square + apart * (2 * (total - batch.pivot * count) + apart * count)
 
     def read(self) -> Accumulator:
         """Return the moments of all that was added, until the next update."""
@@ -109,10 +111,9 @@ class Running:
 
 
 class PivotSums:
-    """Sums over cells (G, D) of paired rows x and y, in float64: of x, y, x y and x^2, x less a pivot.
+    """The sums over cells (G, D) of many batches: each batch's, moved to the first pivot that a cell had.
 
-    A batch's sums are taken around its own pivots and moved to the cell's, the first that it had: so
-    they are the same whatever came before, and lose nothing where a cell is constant.
+    So they are the same whatever came before, and lose nothing where a cell is constant.
     """
 
     def __init__(self, features: int, device: torch.device | str) -> None:
@@ -122,24 +123,13 @@ class PivotSums:
         self._sums = torch.zeros(4, 0, features, dtype=torch.float64, device=device)
         self._holes = False
 
-    def add(self, x: Tensor, y: Tensor, labels: Labels, scratch: Scratch) -> Tensor:
-        """Add rows x and y (V, D); return the sum of y, (1, D)."""
-        groups, count = len(labels.count), labels.count
-        moved, pivot = labels.shifted(x, scratch.block("first", x))
-        pivot = pivot.double()
+    def add(self, new: CellSums) -> None:
+        """Add the sums of one batch; their memory may be spent."""
+        groups = len(new.count)
         if self._holes or groups > len(self._pivot):
-            self._meet(pivot, count)
-        both = torch.mul(moved, y, out=scratch.block("second", y))
-        sums = [labels.sums(values) for values in (moved, y, both)]
-        new = torch.stack([*sums, labels.sums(moved.square_())]).double()
-        apart = pivot - self._pivot[:groups]
-        shift = apart * count
-        # sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
-        new[2:].addcmul_(apart, torch.stack([new[1], torch.add(shift, new[0], alpha=2)]))
-        new[0] += shift
-        self._sums[:, :groups] += new
-        self._count[:groups] += count
-        return new[1].sum(0, keepdim=True)
+            self._meet(new.pivot, new.count)
+        self._sums[:, :groups] += new.around(self._pivot[:groups])
+        self._count[:groups] += new.count
 
     def _meet(self, pivot: Tensor, count: Tensor) -> None:
         """Give every cell its pivot that has its first row now."""
@@ -161,31 +151,6 @@ class PivotSums:
         return taken
 
 
-@dataclass(frozen=True)
-class SampleCells:
-    """The moments of x, and its covariance with y, by sample and feature: (B, 1), and (B, D) each."""
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-    mean_y: Tensor
-    covariance: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, y: Tensor, samples: Labels, scratch: Scratch) -> "SampleCells":
-        """Take them of paired rows x and y (V, D), in float64."""
-        moved, shift = samples.shifted(x, scratch.block("first", x))
-        both = torch.mul(moved, y, out=scratch.block("second", y))
-        count, mean, mean_y = samples.count, samples.means(moved), samples.means(y)
-        covariance = samples.means(both).addcmul_(mean, mean_y, value=-1)
-        variance = samples.means(moved.square_()).addcmul_(mean, mean, value=-1)
-        return cls(count, mean.add_(shift), variance.clamp_(min=0), mean_y, covariance)
-
-    def moments(self) -> Moments:
-        """Return the moments of x."""
-        return Moments(self.count, self.mean, self.variance * self.count)
-
-
 class _Summary(NamedTuple):
     """What is left of a batch's cells: of all their means and of all their variances how many, the mean,
     the squares around it, the least and the largest, the likeness of y to their normalization; and each
@@ -197,7 +162,7 @@ class _Summary(NamedTuple):
     sequence: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, cells: SampleCells, eps: float) -> "_Summary":
+    def of(cls, cells: Cells, eps: float) -> "_Summary":
         middle = cells.mean.mean(1, keepdim=True)
         apart = cells.mean - middle
         variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)

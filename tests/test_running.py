@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from normscope.accumulator import Accumulator
 from normscope.alignment import TokenMask, align
+from normscope.batch_sums import CellSums
 from normscope.moments import CoMoments, Labels, Rows
 from normscope.packed import pack
 from normscope.running import PivotSums, Running
@@ -43,8 +44,7 @@ def test_cells_may_come_late_or_never(groups: list[list[int]]) -> None:
     sums, scratch = PivotSums(D, "cpu"), Scratch()
     parts = [(*batch(i, len(g), shift=1e3 * i), torch.tensor(g)) for i, g in enumerate(groups)]
     for x, y, group in parts:
-        total = sums.add(x, y, Labels.of(group), scratch)
-        torch.testing.assert_close(total, y.sum(0, keepdim=True))
+        sums.add(CellSums.of(x, y, Labels.of(group), scratch))
     x, y, group = (torch.cat(values) for values in zip(*parts, strict=True))
     taken = sums.take()
     assert len(taken.co) == int(group.max()) + 1
@@ -58,10 +58,10 @@ def test_cells_may_come_late_or_never(groups: list[list[int]]) -> None:
 
 def test_after_taking_it_begins_again() -> None:
     sums, scratch = PivotSums(D, "cpu"), Scratch()
-    sums.add(*batch(0, 6), Labels.of(torch.tensor([0, 1, 2, 0, 1, 2])), scratch)
+    sums.add(CellSums.of(*batch(0, 6), Labels.of(torch.tensor([0, 1, 2, 0, 1, 2])), scratch))
     sums.take()
     x, y = batch(1, 3, shift=50.0)
-    sums.add(x, y, Labels.of(torch.tensor([1, 1, 1])), scratch)
+    sums.add(CellSums.of(x, y, Labels.of(torch.tensor([1, 1, 1])), scratch))
     taken = sums.take()
     assert_moments(
         CoMoments(taken.x.take(torch.tensor([0, 1])), taken.mean_y[:2], taken.co[:2]), x, y, torch.ones(3)
@@ -73,7 +73,7 @@ def test_a_constant_cell_has_no_variance_at_all() -> None:
     sums, scratch, labels = PivotSums(D, "cpu"), Scratch(), Labels.of(torch.zeros(5, dtype=torch.long))
     row = torch.tensor([0.1, 1234.567, -3e7])
     for _ in range(3):
-        sums.add(row.expand(5, D).contiguous(), torch.randn(5, D), labels, scratch)
+        sums.add(CellSums.of(row.expand(5, D).contiguous(), torch.randn(5, D), labels, scratch))
     assert not sums.take().x.m2.any()
 
 
