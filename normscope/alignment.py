@@ -6,6 +6,7 @@ Positions count a sample's real tokens from 0, so left padding does not shift th
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -100,13 +101,22 @@ class Alignment:
         out = None if scratch is None else scratch.block(name, rows, len(self.index))
         return torch.index_select(rows, 0, self.index, out=out)
 
+    @cached_property
+    def numbers(self) -> Tensor:
+        """Return which of all rows count, (V,)."""
+        if not isinstance(self.index, slice):
+            return self.index
+        start, group = self.index.start or 0, self.sample.group
+        return torch.arange(start, start + len(group), device=group.device)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """How many rows count, (1, 1) float64."""
+        return self.sample.count.sum(0, keepdim=True)
+
     def keep(self, chosen: Tensor) -> "Alignment":
         """Return the alignment of those of its rows that are `chosen` (V,) bool."""
-        index = self.index
-        if isinstance(index, slice):
-            start = index.start or 0
-            index = torch.arange(start, start + len(chosen), device=chosen.device)
-        return self._relabelled(index[chosen], chosen)
+        return self._relabelled(self.numbers[chosen], chosen)
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""

@@ -16,6 +16,7 @@ from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
 from normscope.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.moments import Labels, Moments, Rows
+from normscope.one_pass import one_pass, suits
 from normscope.packed import moved
 from normscope.running import Running
 from normscope.scratch import Scratch
@@ -109,7 +110,7 @@ class LayerCapture:
         if not _is_plain(given):
             self._seen.unreadable += 1
             return
-        given = _beside(given.detach(), output)
+        given = _beside(given, output)
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
         output = real_output(given, output)
@@ -194,7 +195,24 @@ class LayerCapture:
             self._seen.add_layout(part.layout, sure=part.sure)
             self._seen.positioned &= part.positioned
             self._seen.exact = part.bins.exact if part.bins else self._seen.exact
-            self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
+            if not self._add_at_once(x, beside, part):
+                self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
+
+    def _add_at_once(self, x: Tensor, beside: Beside, where: Alignment) -> bool:
+        """Add the rows (R, D) that count in one pass over them, if that is possible."""
+        wanted = (self.room, self.kept, self.scales, beside.factor, beside.whole)
+        out = beside.output
+        if out is None or any(part is not None for part in wanted) or not suits(self.norm, x):
+            return False
+        running, seen = self._begun(x.device), self._seen
+        found = one_pass(self.norm, running.eps, x, out, where, self._scratch)
+        if found is not None:
+            seen.worst_error = max(seen.worst_error, found.worst)
+            seen.output_square += found.square
+            seen.output_size += len(where.sample.group) * self.norm.features
+            seen.precision = torch.finfo(out.dtype).eps
+            running.add_pass(found, lambda: where.take(x), where)
+        return found is not None
 
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
         rows = Rows.of(x, self._scratch)
@@ -215,13 +233,7 @@ class LayerCapture:
         self._seen.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
             self._seen.stored = stored_statistics(norm.module)
-        if self._running is None and self._seen.moments is not None:
-            self._running = Running(moved(self._seen.moments, rows.x.device), self._scratch)
-        if self._running is None or self._seen.moments is None:
-            words = None if self.room is None else self.room.ids(norm.features)
-            eps = 0.0 if math.isnan(norm.eps) else norm.eps
-            self._seen.moments = Accumulator(norm.features, eps, rows.x.device, words)
-            self._running = Running(self._seen.moments, self._scratch)
+        running = self._begun(rows.x.device)
         if norm.formula is None or out is None:
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
@@ -235,9 +247,21 @@ class LayerCapture:
                 self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
         given = out if whole is None else whole
         sizes = None if given is None else torch.abs(given, out=self._scratch.block("first", given))
-        samples = self._running.update(rows, y, where, sizes)
+        samples = running.update(rows, y, where, sizes)
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
+
+    def _begun(self, device: torch.device) -> Running:
+        """Return what the layer's batches go into, which goes on from what it has seen."""
+        norm = self.norm
+        if self._running is None and self._seen.moments is not None:
+            self._running = Running(moved(self._seen.moments, device), self._scratch)
+        if self._running is None or self._seen.moments is None:
+            words = None if self.room is None else self.room.ids(norm.features)
+            eps = 0.0 if math.isnan(norm.eps) else norm.eps
+            self._seen.moments = Accumulator(norm.features, eps, device, words)
+            self._running = Running(self._seen.moments, self._scratch)
+        return self._running
 
     def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
         """Settle the formula by the rows whose output is finite: one that overflowed tells nothing."""
@@ -265,8 +289,10 @@ class LayerCapture:
 
 def _beside(given: Tensor, output: Any) -> Tensor:
     """Bring an input to its layer's device, where a model is spread over several; the output is there."""
+    given = given.detach() if given.requires_grad else given
     first = output[0] if isinstance(output, tuple | list) and output else output
-    return given.to(first.device) if isinstance(first, Tensor) else given
+    moves = isinstance(first, Tensor) and first.device != given.device
+    return given.to(first.device) if moves else given
 
 
 def _finite_rows(values: Tensor) -> Tensor:
@@ -288,8 +314,12 @@ def real_output(given: Tensor, output: Any) -> Tensor | None:
     first = next((value for value in several if isinstance(value, Tensor)), None)
     if first is None or not first.is_floating_point():
         return None
-    first = first.detach().to(given.device)
-    if first.shape == (*given.shape[:-1], 1) != given.shape:
+    first = first.detach() if first.requires_grad else first
+    if first.device != given.device:
+        first = first.to(given.device)
+    if first.shape == given.shape:
+        return first
+    if first.shape == (*given.shape[:-1], 1):
         return first * given
     return first.reshape(given.shape) if first.numel() == given.numel() else None
 

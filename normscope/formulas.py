@@ -103,11 +103,24 @@ class Formula:
         made = torch.mul(y, scale, out=out) if bias is None else torch.addcmul(bias, y, scale, out=out)
         return made if self.activation is None else getattr(module, self.activation)(made)
 
+    def weight_and_bias(self, module: nn.Module, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what y is multiplied by and what is added then, (features,) each."""
+        weight, bias = (fitting(module, name, features, dtype) for name in ("weight", "bias"))
+        if weight is not None and self.offset:
+            weight = weight + self.offset
+        return _expanded(weight, 1.0, features, dtype), _expanded(bias, 0.0, features, dtype)
+
     def _scale(self, module: nn.Module, like: Tensor) -> Tensor:
         weight = fitting(module, "weight", like.shape[1], like.dtype)
         return (
             torch.ones((), dtype=like.dtype, device=like.device) if weight is None else self.offset + weight
         )
+
+
+def _expanded(values: Tensor | None, default: float, features: int, dtype: torch.dtype) -> Tensor:
+    if values is None:
+        return torch.full((features,), default, dtype=dtype)
+    return values if values.numel() == features else values.expand(features).contiguous()
 
 
 def batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:

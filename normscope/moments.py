@@ -176,15 +176,6 @@ class CoMoments:
         x = Moments.empty(groups, features, device)
         return cls(x, x.mean.clone(), x.mean.clone())
 
-    @classmethod
-    def by_group(cls, x: Tensor, y: Tensor, labels: Labels) -> "CoMoments":
-        """Take the co-moments of paired rows x, y (V, D) by group."""
-        moved, shift = labels.shifted(x)
-        mean, mean_y = labels.means(moved), labels.means(y)
-        co = labels.sums(moved * y).double() - labels.count * mean * mean_y
-        m2 = labels.sums(moved.square_()).double() - labels.count * mean.square()
-        return cls(Moments(labels.count.clone(), shift.double() + mean, m2.clamp_(min=0)), mean_y, co)
-
     def merge(self, new: "CoMoments") -> None:
         """Add `new`, whose groups are the first of these (this table grows when it has more)."""
         groups = new.co.shape[0]
@@ -249,15 +240,22 @@ class Likeness:
     @classmethod
     def of(cls, cells: CoMoments, eps: float) -> "Likeness":
         """Sum over cells, each normalised as z = (x - mean) / sqrt(variance + eps)."""
-        scale = (cells.x.m2 / cells.x.count.clamp(min=1) + eps).rsqrt()
-        # A cell without any spread (eps 0) gives z = 0, as 0 / 0 would not.
-        scale = scale.where(cells.x.m2 > 0, 0.0)
-        return cls((scale * cells.co).sum(), (scale.square() * cells.x.m2).sum())
+        count = cells.x.count.clamp(min=1)
+        return cls(*likeness(count, cells.x.m2 / count, cells.co / count, eps))
 
     def merge(self, new: "Likeness") -> None:
         """Add `new`."""
         self.product = self.product + new.product
         self.square = self.square + new.square
+
+
+def likeness(count: Tensor, variance: Tensor, covariance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return sum(y z) and sum(z^2) over cells, each normalised by its own mean and variance."""
+    scale = (variance + eps).rsqrt_()
+    if not eps:  # A cell without any spread gives z = 0, as 0 / 0 would not.
+        scale = scale.where(variance > 0, 0.0)
+    weighted = count * scale
+    return (weighted * covariance).sum(), (weighted * scale).mul_(variance).sum()
 
 
 @dataclass

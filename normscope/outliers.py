@@ -40,8 +40,14 @@ class Outliers:
     def add(self, rows: Rows, sizes: Tensor | None, where: Alignment) -> None:
         """Add tokens: what went in and, where it is known, |what came out|, `sizes` (V, D)."""
         if sizes is not None:
-            self._add_output(sizes)
-        self._add_input(rows, where)
+            self.add_output(len(sizes), *_large(sizes))
+        self.add_input(torch.cat([rows.mean, rows.variance], dim=1), rows.x, where)
+
+    def add_output(self, tokens: int, large: Tensor, largest: Tensor) -> None:
+        """Add outputs by what is known of them per feature, (D,)."""
+        self.tokens += tokens
+        self.large += large
+        torch.fmax(self.largest, largest, out=self.largest)
 
     def merge(self, new: "Outliers") -> None:
         """Add `new`."""
@@ -52,31 +58,24 @@ class Outliers:
         self._add_positions(new.massive_positions)
         self.massive_largest = torch.maximum(self.massive_largest, new.massive_largest)
 
-    def _add_output(self, sizes: Tensor) -> None:
-        self.tokens += len(sizes)
-        peaks = sizes.amax(0)
-        self.largest = torch.fmax(self.largest, peaks)
-        # Few features reach it, so that counting is only a few columns' work.
-        reached = (~(peaks < LARGE)).nonzero()[:, 0]
-        if len(reached):
-            columns = sizes.T.index_select(0, reached)
-            self.large.index_add_(0, reached, (columns >= LARGE).sum(1).double())
-
-    def _add_input(self, rows: Rows, where: Alignment) -> None:
+    def add_input(self, token: Tensor, x: Tensor, where: Alignment) -> None:
+        """Add inputs x (V, D) whose own means and variances are `token` (V, 2)."""
+        mean, variance = token.unbind(1)
         # No element is further from its row's mean than the norm of the centred row.
-        bound = rows.variance.mul(rows.x.shape[1]).sqrt_().add_(rows.mean.abs())
+        bound = variance.mul(x.shape[1]).sqrt_().add_(mean.abs())
         suspects = (bound > 0.99 * MASSIVE).nonzero()[:, 0]
         if len(suspects):
-            peaks = rows.x.index_select(0, suspects).abs_().amax(1)
+            peaks = x.index_select(0, suspects).abs_().amax(1)
             peak = peaks.new_zeros(len(where.sample.count))  # (B,)
             peak.scatter_reduce_(0, where.sample.group[suspects], peaks, "amax")
             if bool((peak > MASSIVE).any()):
-                self._add_massive(rows.x, peak, where)
+                self.add_massive(x, where, _candidates(x, peak, where.sample))
 
-    def _add_massive(self, x: Tensor, peak: Tensor, where: Alignment) -> None:
+    def add_massive(self, x: Tensor, where: Alignment, candidates: list[int]) -> None:
+        """Add the massive elements of x (V, D) in those of its samples."""
         sample = where.sample
         ends = sample.count[:, 0].cumsum(0).long()
-        for i in _candidates(x, peak, sample):
+        for i in candidates:
             part = slice(int(ends[i]) - int(sample.count[i]), int(ends[i]))
             sizes = x[part].abs()
             massive = (sizes > MASSIVE) & (sizes >= MEDIANS * _median(sizes))
@@ -84,11 +83,22 @@ class Outliers:
             if len(row):
                 self.massive += torch.bincount(feature, minlength=len(self.massive))
                 self._add_positions(torch.bincount(where.position.group[part][row])[:, None].double())
-                self.massive_largest = torch.maximum(self.massive_largest, peak[i].double())
+                self.massive_largest = torch.maximum(self.massive_largest, sizes.max().double())
 
     def _add_positions(self, counts: Tensor) -> None:
         self.massive_positions = grown(self.massive_positions, len(counts))
         self.massive_positions[: len(counts)] += counts
+
+
+def _large(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return in how many rows of `sizes` (V, D) each feature is large, and its largest, (D,)."""
+    largest, large = sizes.amax(0), sizes.new_zeros(sizes.shape[1], dtype=torch.float64)
+    # Few features reach it, so that counting is only a few columns' work.
+    reached = (~(largest < LARGE)).nonzero()[:, 0]
+    if len(reached):
+        columns = sizes.T.index_select(0, reached)
+        large.index_add_(0, reached, (columns >= LARGE).sum(1).double())
+    return large, largest
 
 
 def _candidates(x: Tensor, peak: Tensor, sample: Labels) -> list[int]:

@@ -4,16 +4,16 @@ A forward waits for what is done here, so each element is read a few times only,
 to be read are sums around fixed members of their cells and a few numbers a token and a sample.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.alignment import Alignment
-from normscope.batch_sums import BatchSums, Cells, CellSums
-from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown
+from normscope.batch_sums import BatchSums, Cells, CellSums, Summary
+from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
+from normscope.one_pass import OnePass
 from normscope.scratch import Scratch
 
 # The numbers of so many tokens wait at most.
@@ -26,13 +26,15 @@ class Running:
     def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
         self._moments, self._scratch = moments, scratch or Scratch()
         features, device = moments.output.mean.shape[1], moments.output.mean.device
-        self._cells = PivotSums(features, device)
-        self._pivot, self._square, self._within = (
-            torch.zeros(1, features, dtype=torch.float64, device=device) for _ in range(3)
-        )
+        self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self._tokens: list[tuple[Tensor, Tensor]] = []
-        self._samples: list[_Summary] = []
+        self._samples: list[Summary] = []
         self._waiting = 0
+
+    @property
+    def eps(self) -> float:
+        """The eps of the layer's cells."""
+        return self._moments.eps
 
     def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> Cells:
         """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
@@ -43,49 +45,39 @@ class Running:
         self._moments.outliers.add(rows, sizes, where)  # `sizes` may be memory used again.
         if self._moments.words is not None and where.word is not None:
             self._moments.words.add(rows.x, where.word)
-        return self.add(BatchSums.of(rows, y, where, self._scratch), where)
+        sums, samples = BatchSums.of(rows, y, where, self._moments.eps, self._scratch)
+        self.add(sums, where)
+        return samples
 
-    def add(self, batch: BatchSums, where: Alignment) -> Cells:
-        """Add the sums of one batch; return the cells of x by sample."""
-        self._add_output(batch)
-        self._cells.add(batch.position)
+    def add_pass(self, found: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
+        """Add what one pass over a batch found; x (V, D) are its rows, if they have to be looked at."""
+        self._moments.outliers.add_output(len(found.sums.token), found.large, found.largest)
+        if found.massive:
+            self._moments.outliers.add_massive(x(), where, found.massive)
+        self.add(found.sums, where)
+
+    def add(self, batch: BatchSums, where: Alignment) -> None:
+        """Add the sums of one batch."""
+        self._table.add(batch.position)
+        self._output.add(batch.output)
         self._tokens.append((batch.token, where.position.group))
-        cells = batch.sample.read()
-        self._within += cells.count.T @ cells.variance
-        self._samples.append(_Summary.of(cells, self._moments.eps))
+        self._samples.append(batch.samples)
         self._waiting += len(batch.token)
         if self._waiting > WAITING:
             self.read()
-        return cells
-
-    def _add_output(self, batch: BatchSums) -> None:
-        """Add the squares of y around a pivot, moved as those of x are."""
-        if not self._waiting:
-            self._pivot = batch.pivot
-        apart, count = batch.pivot - self._pivot, len(batch.token)
-        total = batch.position.sums[1].sum(0, keepdim=True)
-        self._square += batch.square + apart * (2 * (total - batch.pivot * count) + apart * count)
 
     def read(self) -> Accumulator:
         """Return the moments of all that was added, until the next update."""
         if self._waiting:
             new = self._moments.empty()
-            new.table = self._cells.take()
-            new.output = self._output(new.table)
-            new.within_samples, self._within = self._within, torch.zeros_like(self._within)
+            new.table, new.output = self._table.co_moments(), self._output.moments()
+            self._table.clear()
+            self._output.clear()
             self._read_tokens(new)
             self._read_samples(new)
             self._moments.merge(new)
             self._waiting = 0
         return self._moments
-
-    def _output(self, table: CoMoments) -> Moments:
-        """Return the moments of y per feature, (1, D): its mean is the table's."""
-        by_feature = table.pool(0)
-        count, mean = by_feature.x.count[:, :1], by_feature.mean_y
-        m2 = self._square - count * (mean - self._pivot).square()
-        self._square = torch.zeros_like(self._square)
-        return Moments(count, mean, m2.clamp_(min=0))
 
     def _read_tokens(self, new: Accumulator) -> None:
         tokens = torch.cat([numbers for numbers, _ in self._tokens]).double()
@@ -95,103 +87,68 @@ class Running:
         self._tokens = []
 
     def _read_samples(self, new: Accumulator) -> None:
-        means, variances, likeness, sequence = zip(*self._samples, strict=True)
-        count, mean, variance, covariance = (
-            torch.cat(values).double() for values in zip(*sequence, strict=True)
-        )
+        spreads, alike, sequences, within = zip(*self._samples, strict=True)
+        count, mean, variance, covariance = torch.cat(sequences).double().unbind(1)
         features = new.within_samples.shape[1]
-        sizes = [len(part[0]) * features for part in sequence]
-        new.instance.mean, new.instance.variance = _pooled(sizes, means), _pooled(sizes, variances)
-        new.instance_likeness = Likeness(
-            *(torch.stack(sums).double().sum() for sums in zip(*likeness, strict=True))
-        )
+        cells = torch.tensor([len(part) * features for part in sequences], dtype=torch.float64)
+        means, variances = torch.stack(spreads).unbind(1)
+        cells = cells.to(mean.device)
+        new.instance.mean, new.instance.variance = _pooled(cells, means), _pooled(cells, variances)
+        new.instance_likeness = Likeness(*torch.stack(alike).double().sum(0))
         new.sequence.add(mean, variance)
-        new.sequence_likeness = Likeness(*_likeness(count * features, variance, covariance, new.eps))
+        new.sequence_likeness = Likeness(*likeness(count * features, variance, covariance, new.eps))
+        new.within_samples = torch.stack(within).sum(0)
         self._samples = []
 
 
 class PivotSums:
     """The sums over cells (G, D) of many batches: each batch's, moved to the first pivot that a cell had.
 
-    So they are the same whatever came before, and lose nothing where a cell is constant.
+    So they are the same whatever came before, and lose nothing where a cell is constant. There are as
+    many `rows` of sums as the batches bring, 2 or 4.
     """
 
-    def __init__(self, features: int, device: torch.device | str) -> None:
+    def __init__(self, rows: int, features: int, device: torch.device | str = "cpu") -> None:
         self._pivot, self._count = (
             torch.zeros(0, n, dtype=torch.float64, device=device) for n in (features, 1)
         )
-        self._sums = torch.zeros(4, 0, features, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(rows, 0, features, dtype=torch.float64, device=device)
         self._holes = False
 
     def add(self, new: CellSums) -> None:
         """Add the sums of one batch; their memory may be spent."""
-        groups = len(new.count)
-        if self._holes or groups > len(self._pivot):
+        if self._holes or len(new.count) > len(self._pivot):
             self._meet(new.pivot, new.count)
-        self._sums[:, :groups] += new.around(self._pivot[:groups])
-        self._count[:groups] += new.count
+        new.add_to(self._pivot, self._sums, self._count)
 
     def _meet(self, pivot: Tensor, count: Tensor) -> None:
         """Give every cell its pivot that has its first row now."""
         self._count, self._pivot = (grown(table, len(pivot)) for table in (self._count, self._pivot))
         self._sums = torch.stack([grown(table, len(pivot)) for table in self._sums])
         known = self._count[: len(pivot)]
-        self._pivot[: len(pivot)] = pivot.where(known == 0, self._pivot[: len(pivot)])
+        self._pivot[: len(pivot)] = pivot.double().where(known == 0, self._pivot[: len(pivot)])
         self._holes = bool(((known + count) == 0).any())
 
-    def take(self) -> CoMoments:
-        """Return the moments of what was added, and begin again."""
-        count = self._count
-        mean_x, mean_y, product, square = (self._sums / count.clamp(min=1)).unbind()
-        m2 = (square - mean_x.square()).clamp_(min=0) * count
-        co = (product - mean_x * mean_y) * count
-        taken = CoMoments(Moments(count, self._pivot + mean_x, m2), mean_y, co)
-        self._count, self._holes = torch.zeros_like(count), True
+    def moments(self) -> Moments:
+        """Return the moments of x in what was added, (G, D)."""
+        mean, square = self._sums[:2] / self._count.clamp(min=1)
+        m2 = (square - mean.square()).clamp_(min=0) * self._count
+        return Moments(self._count.clone(), self._pivot + mean, m2)
+
+    def co_moments(self) -> CoMoments:
+        """Return the same with those of y beside it."""
+        mean, _, mean_y, product = self._sums / self._count.clamp(min=1)
+        return CoMoments(self.moments(), mean_y, (product - mean * mean_y) * self._count)
+
+    def clear(self) -> None:
+        """Begin again; the first rows to come give new pivots."""
+        self._holes = True
+        self._count.zero_()
         self._sums.zero_()
-        return taken
 
 
-class _Summary(NamedTuple):
-    """What is left of a batch's cells: of all their means and of all their variances how many, the mean,
-    the squares around it, the least and the largest, the likeness of y to their normalization; and each
-    sample's count, mean, variance, and covariance with y over all features, (B, 1)."""
-
-    means: tuple[Tensor, ...]
-    variances: tuple[Tensor, ...]
-    likeness: tuple[Tensor, Tensor]
-    sequence: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, cells: Cells, eps: float) -> "_Summary":
-        middle = cells.mean.mean(1, keepdim=True)
-        apart = cells.mean - middle
-        variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)
-        covariance = cells.covariance.mean(1, keepdim=True) + apart.mul_(cells.mean_y).mean(1, keepdim=True)
-        return cls(
-            _spread(cells.mean),
-            _spread(cells.variance),
-            _likeness(cells.count, cells.variance, cells.covariance, eps),
-            (cells.count, middle, variance, covariance),
-        )
-
-
-def _spread(values: Tensor) -> tuple[Tensor, ...]:
-    mean = values.mean()
-    return (mean, (values - mean).square_().sum(), *torch.aminmax(values))
-
-
-def _pooled(counts: Sequence[int], parts: Sequence[tuple[Tensor, ...]]) -> Spread:
-    """Return the spread of what several parts of so many numbers are the spreads of."""
-    mean, m2, low, high = torch.stack([torch.stack(part) for part in parts]).double().unbind(1)
-    count = torch.tensor(counts, dtype=torch.float64, device=mean.device)
+def _pooled(count: Tensor, spreads: Tensor) -> Spread:
+    """Return the spread of what several parts, of so many numbers (K,), have the `spreads` (K, 4) of."""
+    mean, m2, low, high = spreads.double().T
     moments = Moments(count[:, None], mean[:, None], m2[:, None]).pool(0)
     return Spread(moments, low.min(), high.max())
-
-
-def _likeness(count: Tensor, variance: Tensor, covariance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return sum(y z) and sum(z^2) over cells, each normalised by its own mean and variance."""
-    scale = (variance + eps).rsqrt_()
-    if not eps:  # A cell without any spread gives z = 0, as 0 / 0 would not.
-        scale = scale.where(variance > 0, 0.0)
-    weighted = count * scale
-    return (weighted * covariance).sum(), (weighted * scale).mul_(variance).sum()

@@ -62,12 +62,14 @@ class Scope:
 
         `layout` is the one to read ambiguous sizes by, if it is known.
         """
-        enclosing = self._enclosing(lead)
-        if enclosing is not None:
-            return enclosing.parts(lead, feature_axis, size, device, layout)
         key = (lead, feature_axis, size, device, layout)
         if key not in self.known:
-            self.known[key] = align(lead, self.mask, feature_axis, device, layout, self.samples).parts(size)
+            enclosing = self._enclosing(lead)
+            if enclosing is None:
+                found = align(lead, self.mask, feature_axis, device, layout, self.samples).parts(size)
+            else:
+                found = enclosing.parts(lead, feature_axis, size, device, layout)
+            self.known[key] = found
         return self.known[key]
 
     def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":

@@ -9,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from normscope.batch_sums import CellSums
 from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread
+from normscope.running import PivotSums
+from normscope.scratch import Scratch
 
 FEATURES, GROUPS = 3, 4
 
@@ -21,9 +24,15 @@ def rows_of(count: int, seed: int, shift: float = 0.0) -> tuple[Any, Any, Any]:
     return x, y, torch.randint(GROUPS, (count,), generator=generator)
 
 
+def by_group(x: Any, y: Any, labels: Any) -> CoMoments:
+    sums = PivotSums(4, FEATURES)
+    sums.add(CellSums.of(x, y, Labels.of(labels), Scratch()))
+    return sums.co_moments()
+
+
 def co_moments(x: Any, y: Any, labels: Any) -> CoMoments:
     whole = CoMoments.empty(GROUPS, FEATURES)  # also where the last groups have no row
-    whole.merge(CoMoments.by_group(x, y, Labels.of(labels)))
+    whole.merge(by_group(x, y, labels))
     return whole
 
 
@@ -106,7 +115,7 @@ def test_empty_is_neutral_to_the_bit() -> None:
 def test_a_table_grows_for_a_part_with_more_groups() -> None:
     x, y, labels = rows_of(30, seed=4)
     low = labels < 2
-    merged = CoMoments.by_group(x[low], y[low], Labels.of(labels[low]))
+    merged = by_group(x[low], y[low], labels[low])
     assert merged.co.shape == (2, FEATURES)
     merged.merge(co_moments(x[~low], y[~low], labels[~low]))
     assert_same(merged, co_moments(x, y, labels))

@@ -41,12 +41,12 @@ def assert_moments(got: CoMoments, x: Any, y: Any, group: Any) -> None:
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_cells_may_come_late_or_never(groups: list[list[int]]) -> None:
-    sums, scratch = PivotSums(D, "cpu"), Scratch()
+    sums, scratch = PivotSums(4, D), Scratch()
     parts = [(*batch(i, len(g), shift=1e3 * i), torch.tensor(g)) for i, g in enumerate(groups)]
     for x, y, group in parts:
         sums.add(CellSums.of(x, y, Labels.of(group), scratch))
     x, y, group = (torch.cat(values) for values in zip(*parts, strict=True))
-    taken = sums.take()
+    taken = sums.co_moments()
     assert len(taken.co) == int(group.max()) + 1
     # The means of the parts are a thousand deviations apart: errors are relative to that.
     scale = 1e3 * len(parts)
@@ -57,12 +57,12 @@ def test_cells_may_come_late_or_never(groups: list[list[int]]) -> None:
 
 
 def test_after_taking_it_begins_again() -> None:
-    sums, scratch = PivotSums(D, "cpu"), Scratch()
+    sums, scratch = PivotSums(4, D), Scratch()
     sums.add(CellSums.of(*batch(0, 6), Labels.of(torch.tensor([0, 1, 2, 0, 1, 2])), scratch))
-    sums.take()
+    sums.clear()
     x, y = batch(1, 3, shift=50.0)
     sums.add(CellSums.of(x, y, Labels.of(torch.tensor([1, 1, 1])), scratch))
-    taken = sums.take()
+    taken = sums.co_moments()
     assert_moments(
         CoMoments(taken.x.take(torch.tensor([0, 1])), taken.mean_y[:2], taken.co[:2]), x, y, torch.ones(3)
     )
@@ -70,11 +70,11 @@ def test_after_taking_it_begins_again() -> None:
 
 def test_a_constant_cell_has_no_variance_at_all() -> None:
     """A scale of 1 / sqrt(rounding) would make the same first token of all texts the loudest cell."""
-    sums, scratch, labels = PivotSums(D, "cpu"), Scratch(), Labels.of(torch.zeros(5, dtype=torch.long))
+    sums, scratch, labels = PivotSums(4, D), Scratch(), Labels.of(torch.zeros(5, dtype=torch.long))
     row = torch.tensor([0.1, 1234.567, -3e7])
     for _ in range(3):
         sums.add(CellSums.of(row.expand(5, D).contiguous(), torch.randn(5, D), labels, scratch))
-    assert not sums.take().x.m2.any()
+    assert not sums.moments().m2.any()
 
 
 def test_float32_numbers_do_not_depend_on_what_came_before() -> None:

@@ -94,7 +94,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "words": ({"moments"}, CORE),
     "accumulator": ({"moments", "outliers", "words"}, CORE),
     "batch_sums": ({"alignment", "moments", "scratch"}, CORE),
-    "running": ({"accumulator", "alignment", "batch_sums", "moments", "scratch"}, CORE),
+    "kernels": (set(), {"numba", "numpy"}),
+    "one_pass": (
+        {"alignment", "batch_sums", "kernels", "layers", "moments", "outliers", "scratch"},
+        CORE | {"numpy"},
+    ),
+    "running": ({"accumulator", "alignment", "batch_sums", "moments", "one_pass", "scratch"}, CORE),
     "packed": ({"accumulator", "errors", "printable"}, CORE),
     "seen": ({"accumulator", "packed", "plain"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
@@ -109,6 +114,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "layers",
             "layout",
             "moments",
+            "one_pass",
             "packed",
             "running",
             "scratch",
@@ -574,11 +580,12 @@ def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
 def test_each_heavy_library_has_its_place() -> None:
     users = {
         library: {row_of(module) for module in FILES if library in own_and_foreign(FILES[module])[1]}
-        for library in ("torch", "transformers", "rich", "typer", "altair", "vl_convert")
+        for library in ("torch", "transformers", "rich", "typer", "altair", "vl_convert", "numba")
     }
     assert users["transformers"] <= {"loading", "batches"}
     assert users["rich"] == {"render", "cli"}
     assert users["typer"] == {"cli"}
+    assert users["numba"] == {"kernels"}
     assert users["altair"] == users["vl_convert"] == {"page"}
     assert users["torch"].isdisjoint(WITHOUT_TORCH)
 

@@ -1,0 +1,315 @@
+"""One pass over a layer's input and output in machine code, compiled by numba from these loops.
+
+What PyTorch's operators read some 30 times is read twice here: once for each row's own moments, and
+once for all sums, while the row is in the processor's nearest cache. Compiled once for each dtype,
+at the first call, and kept beside this file or in the user's cache.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+
+Loops = TypeVar("Loops", bound=Callable[..., object])
+
+
+def compiled(loops: Loops) -> Loops:
+    """Compile a function at its first call; sums may be taken in any order, and NaN stays NaN."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
+    compile: Callable[..., Any] = partial(numba.njit, **options)
+    try:
+        made: Loops = compile(loops, cache=True)
+    except RuntimeError:  # Nowhere to keep it.
+        made = compile(loops)
+    return made
+
+
+class Way(NamedTuple):
+    """The way from rows x to a layer's output: y is (x - mean) / sqrt(variance + eps), or where it is not
+    `centred` x / sqrt(mean square + eps), and then y weight + bias, (D,) each."""
+
+    centred: bool
+    eps: float
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+class Cells(NamedTuple):
+    """Cells (G, D) to sum rows x and y in.
+
+    `group` (V,) says which cell each row belongs to, and `member` (G,) names one row of each. `sums`
+    (4, G, D) has those of x - pivot, (x - pivot)^2, y and (x - pivot) y, around the `pivot` (G, D).
+    """
+
+    group: np.ndarray
+    member: np.ndarray
+    pivot: np.ndarray
+    sums: np.ndarray
+
+
+class Samples(NamedTuple):
+    """The samples of a batch, of so many `rows` (B, 1) each, and what is left of them: batch_sums.Summary.
+
+    `mean` and `variance` (B, D) are room. `eps` is that of the samples' own normalizations.
+    """
+
+    rows: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    spread: np.ndarray
+    likeness: np.ndarray
+    sequence: np.ndarray
+    within: np.ndarray
+    eps: float
+
+
+class Output(NamedTuple):
+    """What is known of y and of a layer's output, (D,) each.
+
+    `moved` and `square` are the sums of y - pivot and of its square; `worst` is the largest gap between
+    the layer's way and out, `largest` the largest |out|, and `large` how often that reaches `limit`.
+    """
+
+    pivot: np.ndarray
+    moved: np.ndarray
+    square: np.ndarray
+    worst: np.ndarray
+    largest: np.ndarray
+    large: np.ndarray
+    limit: float
+
+
+@compiled
+def row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[bool, float]:
+    """Write the mean and biased variance of the rows `index` (V,) of x (R, D) into `token` (V, 2).
+
+    Returns whether all are finite, and a bound on |x|: no element is further from its row's mean than
+    the norm of the row less that.
+    """
+    features, finite, reach = x.shape[1], True, 0.0
+    for r in range(len(index)):
+        row = x[index[r]]
+        total, square = 0.0, 0.0
+        for d in range(features):
+            total += np.float64(row[d])
+        token[r, 0] = total / features
+        mean = token[r, 0]
+        for d in range(features):
+            square += np.float64((row[d] - mean) * (row[d] - mean))
+        token[r, 1] = square / features
+        finite &= np.isfinite(token[r, 1])
+        reach = max(reach, abs(np.float64(mean)) + np.sqrt(square))
+    return finite, reach
+
+
+@compiled
+def begin(cells: Cells, x: np.ndarray, index: np.ndarray) -> None:
+    """Clear the sums, and copy each cell's member as its pivot."""
+    cells.sums[:] = 0
+    for g in range(len(cells.member)):
+        cells.pivot[g] = x[index[cells.member[g]]]
+
+
+@compiled
+def add_cell(x: np.ndarray, y: np.ndarray, cells: Cells, cell: int) -> None:
+    """Add one row x beside y (D,) to the sums of its cell."""
+    pivot, sums = cells.pivot[cell], cells.sums
+    first, square, second, both = sums[0, cell], sums[1, cell], sums[2, cell], sums[3, cell]
+    for d in range(len(x)):
+        apart = x[d] - pivot[d]
+        first[d] += apart
+        square[d] += apart * apart
+        second[d] += y[d]
+        both[d] += apart * y[d]
+
+
+@compiled
+def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: Output) -> float:
+    """Add one row y beside the layer's output (D,) to `room`; return the sum of out^2."""
+    pivot, moved, squares, worst = room.pivot, room.moved, room.square, room.worst
+    largest, large, limit = room.largest, room.large, out.dtype.type(room.limit)
+    weight, bias, square = way.weight, way.bias, 0.0
+    for d in range(len(y)):
+        apart = np.float64(y[d] - pivot[d])
+        moved[d] += apart
+        squares[d] += apart * apart
+    for d in range(len(y)):
+        worst[d] = max(worst[d], abs(y[d] * weight[d] + bias[d] - out[d]))
+    for d in range(len(y)):
+        square += np.float64(out[d] * out[d])
+    for d in range(len(y)):
+        size = abs(out[d])
+        largest[d] = max(largest[d], size)
+        large[d] += np.int32(size >= limit)
+    return square
+
+
+@compiled
+def add_rows(
+    x: np.ndarray,
+    out: np.ndarray,
+    index: np.ndarray,
+    token: np.ndarray,
+    way: Way,
+    position: Cells,
+    sample: Cells,
+    room: Output,
+) -> float:
+    """Sum the rows `index` (V,) of x and out (R, D) in all rooms; return the sum of out^2."""
+    begin(position, x, index)
+    begin(sample, x, index)
+    room.moved[:], room.square[:], room.worst[:], room.largest[:], room.large[:] = 0, 0, 0, 0, 0
+    y, square = np.empty(x.shape[1], x.dtype), 0.0
+    # The row in the middle goes first: its y is what those of all others are taken around.
+    for turn in range(-1, len(index)):
+        r = len(index) // 2 if turn < 0 else turn
+        row = x[index[r]]
+        mean, variance = np.float64(token[r, 0]), np.float64(token[r, 1])
+        power = variance if way.centred else variance + mean * mean
+        centre, scale = x.dtype.type(mean if way.centred else 0.0), x.dtype.type(1 / np.sqrt(power + way.eps))
+        for d in range(len(y)):
+            y[d] = (row[d] - centre) * scale
+        if turn < 0:
+            room.pivot[:] = y
+            continue
+        add_cell(row, y, position, position.group[r])
+        add_cell(row, y, sample, sample.group[r])
+        square += add_output(y, way, out[index[r]], room)
+    return square
+
+
+@compiled
+def move(
+    own_count: np.ndarray,
+    own: np.ndarray,
+    new: np.ndarray,
+    pivot: np.ndarray,
+    sums: np.ndarray,
+    count: np.ndarray,
+) -> None:
+    """Add sums `new` (2 or 4, G, D), over so many rows (G, 1) around their `own` (G, D), to others.
+
+    sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
+    """
+    for g in range(len(own)):
+        rows = own_count[g, 0]
+        count[g, 0] += rows
+        if rows == 0:
+            continue
+        for d in range(pivot.shape[1]):
+            apart = own[g, d] - pivot[g, d]
+            shift = rows * apart
+            sums[0, g, d] += new[0, g, d] + shift
+            sums[1, g, d] += new[1, g, d] + apart * (2.0 * new[0, g, d] + shift)
+        if len(sums) == 4:
+            for d in range(pivot.shape[1]):
+                sums[2, g, d] += new[2, g, d]
+                sums[3, g, d] += new[3, g, d] + (own[g, d] - pivot[g, d]) * new[2, g, d]
+
+
+@compiled
+def spread(values: np.ndarray, found: np.ndarray) -> None:
+    """Write the mean of all numbers, the sum of squares around it, the least and the largest, (4,)."""
+    total, square, low, high = 0.0, 0.0, np.inf, -np.inf
+    for value in values.flat:
+        total += value
+        low, high = min(low, value), max(high, value)
+    mean = total / values.size
+    for value in values.flat:
+        square += (value - mean) * (value - mean)
+    found[0], found[1], found[2], found[3] = mean, square, low, high
+
+
+@compiled
+def sum_up(cells: Cells, room: Samples) -> None:
+    """Read the cells (B, D) of a batch's samples into `room`."""
+    features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, room.eps
+    mean, variance, sequence = room.mean, room.variance, room.sequence
+    mean_y, covariance = np.empty(features), np.empty(features)
+    product, square = 0.0, 0.0
+    room.within[:] = 0.0
+    for b in range(len(pivot)):
+        count = room.rows[b, 0]
+        share, total = 1 / count, 0.0
+        for d in range(features):
+            apart = sums[0, b, d] * share
+            mean[b, d] = pivot[b, d] + apart
+            variance[b, d] = max(sums[1, b, d] * share - apart * apart, 0.0)
+            mean_y[d] = sums[2, b, d] * share
+            covariance[d] = sums[3, b, d] * share - apart * mean_y[d]
+            total += mean[b, d]
+        for d in range(features):
+            room.within[0, d] += count * variance[b, d]
+        for d in range(features):
+            scale = 1 / np.sqrt(variance[b, d] + eps) if variance[b, d] + eps > 0 else 0.0
+            product += count * scale * covariance[d]
+            square += count * scale * scale * variance[b, d]
+        middle, apart_square, alike = total / features, 0.0, 0.0
+        for d in range(features):
+            apart = mean[b, d] - middle
+            apart_square += variance[b, d] + apart * apart
+            alike += covariance[d] + apart * mean_y[d]
+        sequence[b, 0], sequence[b, 1] = count, middle
+        sequence[b, 2], sequence[b, 3] = apart_square / features, alike / features
+    room.likeness[0], room.likeness[1] = product, square
+    spread(mean, room.spread[0])
+    spread(variance, room.spread[1])
+
+
+@compiled
+def massive_samples(
+    x: np.ndarray, index: np.ndarray, group: np.ndarray, count: np.ndarray, limit: float, medians: float
+) -> np.ndarray:
+    """Tell for each sample, of `count` (B, 1) rows of x each, whether it may have a massive element, (B,).
+
+    That is where one is larger than `limit`, and half of them are so many times smaller than the largest.
+    """
+    peak, below, found = np.zeros(len(count)), np.zeros(len(count)), np.zeros(len(count), np.bool_)
+    size = np.empty(x.shape[1], x.dtype)
+    for r in range(len(index)):
+        row, g = x[index[r]], group[r]
+        for d in range(len(row)):
+            size[d] = abs(row[d])
+        peak[g] = max(peak[g], np.float64(size.max()))
+    for r in range(len(index)):
+        if peak[group[r]] > limit:
+            row, bar, small = x[index[r]], peak[group[r]] / medians, 0
+            for d in range(len(row)):
+                small += np.int32(abs(row[d]) <= bar)
+            below[group[r]] += small
+    for g in range(len(count)):
+        found[g] = peak[g] > limit and 2 * below[g] >= count[g, 0] * x.shape[1]
+    return found
+
+
+@compiled
+def take(
+    x: np.ndarray,
+    out: np.ndarray,
+    index: np.ndarray,
+    token: np.ndarray,
+    way: Way,
+    position: Cells,
+    sample: Cells,
+    samples: Samples,
+    room: Output,
+    massive: float,
+    medians: float,
+) -> tuple[bool, np.ndarray, float, float]:
+    """Take the rows `index` (V,) of x and out (R, D), and write each one's own moments into `token` (V, 2).
+
+    Returns whether all are finite, which samples may have `massive` elements (none, or (B,) bool), the
+    largest gap between what `way` makes of x and out, and the sum of out^2. What is in the rooms is of
+    use where all are finite.
+    """
+    finite, reach = row_moments(x, index, token)
+    found = np.zeros(0, np.bool_)
+    if not finite:
+        return False, found, 0.0, 0.0
+    square = add_rows(x, out, index, token, way, position, sample, room)
+    sum_up(sample, samples)
+    if reach > 0.99 * massive:
+        found = massive_samples(x, index, sample.group, samples.rows, massive, medians)
+    return np.isfinite(square), found, np.float64(room.worst.max()), square
