@@ -1,4 +1,4 @@
-"""What every test runs under: no network, and `--overwrite` to rewrite the golden files."""
+"""What every test runs under: no network; `--overwrite` rewrites the golden files."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,10 +18,23 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--overwrite`."""
+    """Add `--overwrite` and `--one-pass`."""
     parser.addoption(
         "--overwrite", action="store_true", help="rewrite the golden files from what is rendered now"
     )
+    parser.addoption(
+        "--one-pass",
+        action="store_true",
+        help="take calls of layers in one pass of compiled loops however small they are",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Follow `--one-pass`, in workers, too."""
+    if config.getoption("--one-pass"):
+        from normscope import one_pass
+
+        one_pass.LEAST = 1
 
 
 @pytest.fixture(autouse=True, scope="session")
