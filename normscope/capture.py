@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normscope.accumulator import Accumulator
 from normscope.alignment import Alignment
 from normscope.formulas import stored_statistics, vector
+from normscope.gap import OutputGap
 from normscope.gates import GATES, Gate
 from normscope.kept import BatchRows, KeptLayer
 from normscope.layers import NormLayer
@@ -66,6 +67,7 @@ class LayerCapture:
         self._scratch = scratch or Scratch()
         self._seen = Seen()
         self._running: Running | None = None
+        self._gap = OutputGap()
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
         self.scales: Moments | None = None
@@ -76,11 +78,12 @@ class LayerCapture:
         """What the layer has seen so far."""
         if self._running is not None:
             self._running.read()
+        self._gap.read_into(self._seen, self.norm.features)
         return self._seen
 
     def take(self, seen: Seen) -> None:
         """Go on from what another capture of the same layer has seen, whose `norm` is settled here alike."""
-        self._seen, self._running = seen, None
+        self._seen, self._running, self._gap = seen, None, OutputGap()
 
     @property
     def moments(self) -> Accumulator | None:
@@ -216,8 +219,7 @@ class LayerCapture:
 
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
         rows = Rows.of(x, self._scratch)
-        finite = rows.finite()
-        if not bool(finite.all()):
+        if not math.isfinite(rows.reach):
             rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
             finite = rows.finite()
             self._seen.nonfinite += int((~finite).sum())
@@ -241,13 +243,15 @@ class LayerCapture:
             expected = norm.formula.affine(norm.module, y, self._scratch.block("first", y))
             expected = expected if factor is None else expected * factor
             # The comparison overwrites it, and a formula without an affine gives y itself.
-            self._compare(expected.clone() if expected is y else expected, out)
+            self._gap.add(expected.clone() if expected is y else expected, out)
             self._seen.precision = torch.finfo(out.dtype).eps
             if self.scales is not None and norm.formula.is_plain:
                 self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
         given = out if whole is None else whole
         sizes = None if given is None else torch.abs(given, out=self._scratch.block("first", given))
         samples = running.update(rows, y, where, sizes)
+        if self._gap.is_full:
+            self._gap.read_into(self._seen, norm.features)
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
@@ -272,19 +276,6 @@ class LayerCapture:
             rows, out, where = Rows.of(rows.x[known]), out[known], where.keep(known)
             factor = None if factor is None else factor[known]
         self.norm.settle(rows, out, where.sample, factor)
-
-    def _compare(self, expected: Tensor, out: Tensor) -> None:
-        seen, norm = self._seen, float(torch.linalg.vector_norm(out.to(expected.dtype)))
-        if not math.isfinite(norm):
-            known = _finite_rows(out)
-            expected, out = expected[known], out[known]
-            if not len(out):
-                return
-            norm = float(torch.linalg.vector_norm(out.to(expected.dtype)))
-        seen.output_square += norm**2
-        seen.output_size += out.numel()
-        low, high = torch.aminmax(expected.sub_(out))
-        seen.worst_error = max(seen.worst_error, float(high), -float(low))
 
 
 def _beside(given: Tensor, output: Any) -> Tensor:

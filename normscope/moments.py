@@ -9,6 +9,7 @@ its values, at least float32. Merging an empty part changes nothing.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -275,6 +276,15 @@ class Rows:
         centred = torch.sub(x, mean, out=None if scratch is None else scratch.block("centred", x))
         norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
         return cls(x, mean, centred, norm.square_() / max(1, x.shape[1]))
+
+    @cached_property
+    def reach(self) -> float:
+        """A bound on all |x|, not finite where a row is not: the one number that the host waits for."""
+        return float(self.bounds().amax()) if len(self.x) else 0.0
+
+    def bounds(self) -> Tensor:
+        """Bound each row's |x|, (V,): none is further from the mean than the norm of the row less that."""
+        return self.variance.mul(self.x.shape[1]).sqrt_().add_(self.mean.abs()).squeeze(1)
 
     def finite(self) -> Tensor:
         """Tell the rows without NaN or infinity, (V,) bool: one bad element spoils its row's variance."""

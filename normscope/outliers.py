@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normscope.alignment import Alignment
-from normscope.moments import Labels, Rows, grown
+from normscope.moments import Rows, grown
 
 # LLM.int8's threshold on a feature's output, and the share of the tokens that must reach it.
 LARGE, LARGE_SHARE = 6.0, 0.06
@@ -41,7 +41,8 @@ class Outliers:
         """Add tokens: what went in and, where it is known, |what came out|, `sizes` (V, D)."""
         if sizes is not None:
             self.add_output(len(sizes), *_large(sizes))
-        self.add_input(torch.cat([rows.mean, rows.variance], dim=1), rows.x, where)
+        if rows.reach > 0.99 * MASSIVE:
+            self.add_massive(rows.x, where, _candidates(rows, where))
 
     def add_output(self, tokens: int, large: Tensor, largest: Tensor) -> None:
         """Add outputs by what is known of them per feature, (D,)."""
@@ -57,19 +58,6 @@ class Outliers:
         self.massive += new.massive
         self._add_positions(new.massive_positions)
         self.massive_largest = torch.maximum(self.massive_largest, new.massive_largest)
-
-    def add_input(self, token: Tensor, x: Tensor, where: Alignment) -> None:
-        """Add inputs x (V, D) whose own means and variances are `token` (V, 2)."""
-        mean, variance = token.unbind(1)
-        # No element is further from its row's mean than the norm of the centred row.
-        bound = variance.mul(x.shape[1]).sqrt_().add_(mean.abs())
-        suspects = (bound > 0.99 * MASSIVE).nonzero()[:, 0]
-        if len(suspects):
-            peaks = x.index_select(0, suspects).abs_().amax(1)
-            peak = peaks.new_zeros(len(where.sample.count))  # (B,)
-            peak.scatter_reduce_(0, where.sample.group[suspects], peaks, "amax")
-            if bool((peak > MASSIVE).any()):
-                self.add_massive(x, where, _candidates(x, peak, where.sample))
 
     def add_massive(self, x: Tensor, where: Alignment, candidates: list[int]) -> None:
         """Add the massive elements of x (V, D) in those of its samples."""
@@ -92,7 +80,10 @@ class Outliers:
 
 def _large(sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Return in how many rows of `sizes` (V, D) each feature is large, and its largest, (D,)."""
-    largest, large = sizes.amax(0), sizes.new_zeros(sizes.shape[1], dtype=torch.float64)
+    largest = sizes.amax(0)
+    if sizes.device.type != "cpu":  # There a pass over all costs less than to ask which features it takes.
+        return (sizes >= LARGE).sum(0).double(), largest
+    large = torch.zeros(sizes.shape[1], dtype=torch.float64)
     # Few features reach it, so that counting is only a few columns' work.
     reached = (~(largest < LARGE)).nonzero()[:, 0]
     if len(reached):
@@ -101,11 +92,18 @@ def _large(sizes: Tensor) -> tuple[Tensor, Tensor]:
     return large, largest
 
 
-def _candidates(x: Tensor, peak: Tensor, sample: Labels) -> list[int]:
-    """Name the samples whose `peak` (B,) may be massive: half their elements are 1000 times smaller.
+def _candidates(rows: Rows, where: Alignment) -> list[int]:
+    """Name the samples that may have a massive element: half of theirs are 1000 times smaller.
 
     It takes one pass over the elements, where a median would take many.
     """
+    x, sample = rows.x, where.sample
+    suspects = (rows.bounds() > 0.99 * MASSIVE).nonzero()[:, 0]
+    peaks = x.index_select(0, suspects).abs_().amax(1)
+    peak = peaks.new_zeros(len(sample.count))  # (B,)
+    peak.scatter_reduce_(0, sample.group[suspects], peaks, "amax")
+    if not bool((peak > MASSIVE).any()):
+        return []
     bar = (peak / MEDIANS).index_select(0, sample.group)[:, None]
     below = sample.sums(x.abs().le_(bar).sum(1, keepdim=True).double()) * 2  # (B, 1)
     half = below >= sample.count * x.shape[1]

@@ -102,6 +102,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "running": ({"accumulator", "alignment", "batch_sums", "moments", "one_pass", "scratch"}, CORE),
     "packed": ({"accumulator", "errors", "printable"}, CORE),
     "seen": ({"accumulator", "packed", "plain"}, CORE),
+    "gap": ({"seen"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "outliers", "report", "views"}, CORE),
     "capture": (
@@ -110,6 +111,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "alignment",
             "formulas",
             "gates",
+            "gap",
             "kept",
             "layers",
             "layout",
