@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from normscope.cli.app import app
-from normscope.cli.sections import SECTIONS
+from normscope.cli.sections import BEHIND, SECTIONS
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
@@ -82,6 +82,16 @@ def test_every_section_is_of_options_that_there_are() -> None:
     listed = [name for section in SECTIONS.values() for name in section]
     assert set(listed) <= names
     assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(("name", "before"), BEHIND.items())
+def test_an_option_stands_behind_another(name: str, before: str) -> None:
+    options = [f"--{option.replace('_', '-')}" for option in (before, name)]
+    texts = [help_of(command) for command in COMMANDS]
+    lists = [re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE) for text in texts]
+    found = [listed[listed.index(options[0]) :][:2] for listed in lists if options[1] in listed]
+    assert found
+    assert all(pair == options for pair in found)
 
 
 @pytest.mark.parametrize(
