@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normscope.batches import AUTO, Batches, Batching, length_limit
+from normscope.batches import AUTO, Batches, Batching
 from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
@@ -17,6 +17,7 @@ from normscope.errors import RunError, UsageError
 from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
+from normscope.lengths import length_limit
 from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
