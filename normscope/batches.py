@@ -2,12 +2,12 @@
 
 import math
 import operator
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from normscope.corpus import Corpus, Position
+from normscope.encoding import Encoder, Row, Text
 from normscope.errors import TextError, UsageError
 
 if TYPE_CHECKING:
@@ -26,46 +26,6 @@ _MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
 _WINDOW_BATCHES = 64
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
-# A tokenizer is handed so many texts at once: what it tells beside their ids takes ten times the memory.
-_TOKENISED = 256
-
-# Of a long text so many characters a token are read at first: tokens of most languages have fewer.
-_CHARACTERS = 32
-_SPACE = re.compile(r"\s")
-
-# transformers writes 1e30 where a tokenizer knows no limit.
-_UNLIMITED = 10**9
-
-_LENGTH_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-)
-
-# Their tables of learned positions start at the padding id plus one, so that many rows are never used.
-_POSITIONS_AFTER_PADDING = {
-    "altclip_text_model",
-    "bridgetower_text_model",
-    "camembert",
-    "clap_text_model",
-    "data2vec-text",
-    "esm",
-    "ibert",
-    "layoutlmv3",
-    "lilt",
-    "longformer",
-    "luke",
-    "markuplm",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
 
 
 @dataclass(frozen=True)
@@ -136,25 +96,6 @@ class Batch:
         return Batch(inputs, self.mask[rows, :longest], self.valid[rows, :longest], self.sources[rows])
 
 
-class _Row(NamedTuple):
-    """One tokenised text; `types` are its token type ids, if the tokenizer gives any.
-
-    `source` is its place in what was read, and `cut` whether it was longer.
-    """
-
-    ids: list[int]
-    types: list[int] | None
-    source: int
-    cut: bool
-
-
-class _Text(NamedTuple):
-    """One text and its place in what was read."""
-
-    source: int
-    text: str
-
-
 class Batches:
     """The batches of `texts`, to be iterated once; a window of texts is held, never all of them.
 
@@ -197,18 +138,15 @@ class Batches:
         self.ended = False
         self._corpus = Corpus(texts, hashed=hashed)
         self._start = start
-        self._rows: list[_Row] = []
-        self._tokenizer: Any = tokenizer
+        self._rows: list[Row] = []
         self.batching = batching
         self._left = batching.limit
         self._kept: list[Batch] | None = [] if keep else None
         self.tokens = AUTO_TOKENS if batching.batch_size == AUTO else None
         self._most = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
-        added = _template(tokenizer)
-        self.max_length = _agreed_length(batching.max_length, max_length, len(added))
-        self._excluded: set[int] = set()
-        if batching.special_tokens == "exclude":
-            self._excluded = _special_ids(tokenizer, added)
+        excluding = batching.special_tokens == "exclude"
+        self._encoder = Encoder(tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding)
+        self.max_length = self._encoder.max_length
 
     @property
     def expected(self) -> int | None:
@@ -258,7 +196,7 @@ class Batches:
         """Let later batches have twice the tokens, where tokens decide."""
         self.tokens = None if self.tokens is None else min(2 * self.tokens, _MOST_AUTO_TOKENS)
 
-    def _fill(self, rows: list[_Row]) -> int:
+    def _fill(self, rows: list[Row]) -> int:
         """Return how many of the rows fill a batch: one more than there are where they do not."""
         if self.tokens is None:
             return self._most
@@ -269,7 +207,7 @@ class Batches:
                 return number
         return len(rows) + 1
 
-    def _take(self, rows: list[_Row], size: int) -> list[_Row]:
+    def _take(self, rows: list[Row], size: int) -> list[Row]:
         taken = rows[:size]
         del rows[: len(taken)]
         return taken
@@ -313,10 +251,10 @@ class Batches:
         self._rows += [rows[source] for source in start.pending]
         self.texts, self.skipped, self.truncated = start.texts, start.skipped, start.truncated
 
-    def _windows(self) -> Iterator[list[_Text]]:
+    def _windows(self) -> Iterator[list[Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
         most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._most)
-        window: list[_Text] = []
+        window: list[Text] = []
         characters = 0
         while self._left is None or self._left > 0:
             read = self._next_text()
@@ -332,63 +270,27 @@ class Batches:
         if window:
             yield window
 
-    def _next_text(self) -> _Text | None:
+    def _next_text(self) -> Text | None:
         for text in self._corpus:
             index = self._corpus.read - 1
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
                 _require_unicode(text, index)
-                return _Text(index, text)
+                return Text(index, text)
             self.skipped += 1
         return None
 
-    def _tokenise(self, texts: list[_Text]) -> list[_Row]:
+    def _tokenise(self, texts: list[Text]) -> list[Row]:
         """Tokenise a window, leaving out the texts without a token to count."""
-        limit = self.max_length
-        starts = [_Text(read.source, self._beginning(read.text)) for read in texts]
-        rows = self._encode(starts, truncation=False)
-        for i, (start, read) in enumerate(zip(starts, texts, strict=True)):
-            # Few characters a token are many enough: the end of the beginning is far beyond the limit.
-            if limit is not None and start.text is not read.text and len(rows[i].ids) <= 2 * limit:
-                starts[i], rows[i] = read, self._encode([read], truncation=False)[0]
-        long = [] if limit is None else [i for i, row in enumerate(rows) if len(row.ids) > limit]
-        if long:
-            # Cutting is left to the tokenizer, which knows what its template puts around a text.
-            cut = self._encode([starts[i] for i in long], truncation=True, max_length=limit)
-            for i, row in zip(long, cut, strict=True):
-                rows[i] = row._replace(cut=True)
-        counted = [not self._excluded.issuperset(row.ids) for row in rows]
-        self.texts += sum(counted)
-        self.skipped += len(rows) - sum(counted)
-        self.truncated += sum(counted[i] for i in long)
-        return [row for row, counts in zip(rows, counted, strict=True) if counts]
+        rows = self._encoder.encode(texts)
+        counted = [row for row in rows if self._encoder.counts(row)]
+        self.texts += len(counted)
+        self.skipped += len(rows) - len(counted)
+        self.truncated += sum(row.cut for row in counted)
+        return counted
 
-    def _beginning(self, text: str) -> str:
-        """Return so much of a long text, whole words, as should hold far more tokens than are used.
-
-        To tokenise a whole book for its first 512 tokens would take seconds.
-        """
-        limit = self.max_length
-        if limit is None or len(text) <= limit * _CHARACTERS or self._tokenizer.truncation_side != "right":
-            return text
-        end = _SPACE.search(text, limit * _CHARACTERS)
-        return text[: end.start()] if end else text
-
-    def _encode(self, texts: list[_Text], **truncation: Any) -> list[_Row]:
-        rows: list[_Row] = []
-        for start in range(0, len(texts), _TOKENISED):
-            part = texts[start : start + _TOKENISED]
-            # verbose=False keeps back a warning about the very lengths that are dealt with here.
-            encoded = self._tokenizer(
-                [read.text for read in part], padding=False, verbose=False, **truncation
-            )
-            types = encoded.get("token_type_ids") or [None] * len(part)
-            found = zip(encoded["input_ids"], types, part, strict=True)
-            rows += [_Row(ids, kinds, read.source, cut=False) for ids, kinds, read in found]
-        return rows
-
-    def _pad(self, rows: list[_Row]) -> Batch:
+    def _pad(self, rows: list[Row]) -> Batch:
         """Pad on the right, whatever side the tokenizer prefers for generation.
 
         So token t is at position t without any position_ids, as models with learned positions such
@@ -396,83 +298,17 @@ class Batches:
         """
         import torch
 
-        tokenizer = self._tokenizer
         lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
         mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
-        ids = torch.full(mask.shape, _pad_id(tokenizer), dtype=torch.int64)
+        ids = torch.full(mask.shape, self._encoder.pad_id, dtype=torch.int64)
         ids[mask] = torch.tensor([i for row in rows for i in row.ids])
         inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
         if rows[0].types is not None:
-            kinds = torch.full(mask.shape, tokenizer.pad_token_type_id or 0, dtype=torch.int64)
+            kinds = torch.full(mask.shape, self._encoder.pad_type, dtype=torch.int64)
             kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
             inputs["token_type_ids"] = kinds
-        special = torch.isin(ids, torch.tensor(sorted(self._excluded), dtype=torch.int64))
+        special = torch.isin(ids, torch.tensor(sorted(self._encoder.excluded), dtype=torch.int64))
         return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
-
-
-def length_limit(tokenizer: "PreTrainedTokenizerBase | None", config: Any) -> int | None:
-    """The most tokens the model takes, after its tokenizer and its configuration; None if neither says.
-
-    RoBERTa and its kin number positions from the padding id plus one: of 514 rows 512 can be used.
-    """
-    limits = [getattr(tokenizer, "model_max_length", None), _position_limit(_text_config(config))]
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNLIMITED]
-    return min(known, default=None)
-
-
-def _text_config(config: Any) -> Any:
-    """The part of a multimodal configuration that is about text."""
-    try:
-        return config.get_text_config()
-    except (AttributeError, ValueError):  # not of transformers, or with more than one such part
-        return getattr(config, "text_config", None) or config
-
-
-def _position_limit(config: Any) -> int | None:
-    values = [getattr(config, name, None) for name in _LENGTH_NAMES]
-    rows = min((value for value in values if isinstance(value, int) and value > 0), default=None)
-    kind = getattr(config, "model_type", None)
-    if rows is None or kind not in _POSITIONS_AFTER_PADDING:
-        return rows
-    pad = getattr(config, "pad_token_id", None)
-    return rows - (1 if pad is None or kind == "mpnet" else pad) - 1  # MPNet's padding is always 1
-
-
-def _agreed_length(asked: int | None, model: int | None, added: int) -> int | None:
-    if asked is None:
-        return model
-    if model is not None and asked > model:
-        raise UsageError(f"max length is {asked}; expected at most {model}, the model's limit; lower it")
-    if asked <= added:
-        least = f"expected at least {added + 1}, for {added} of them are special tokens"
-        raise UsageError(f"max length is {asked}; {least}; raise it")
-    return asked
-
-
-def _template(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts around every text."""
-    bare = tokenizer("a", add_special_tokens=False, truncation=False, padding=False)["input_ids"]
-    whole = list(tokenizer("a", truncation=False, padding=False)["input_ids"])
-    for token in bare:
-        if token in whole:
-            whole.remove(token)
-    return whole
-
-
-def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Return the ids of the tokens that the tokenizer puts around a text, and of those so named."""
-    return _special_ids(tokenizer, _template(tokenizer))
-
-
-def _special_ids(tokenizer: Any, template: list[int]) -> set[int]:
-    named = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos"))
-    return {token for token in (*named, *template) if token is not None}
-
-
-def _pad_id(tokenizer: Any) -> int:
-    """Any id will do where the tokenizer has none for padding: no real token ever attends to it."""
-    ids = (getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
-    return next((token for token in ids if token is not None), 0)
 
 
 def _require_unicode(text: str, index: int) -> None:

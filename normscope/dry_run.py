@@ -11,10 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from normscope import __version__
-from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.batches import Batch, Batches, Batching
 from normscope.bins import MEMORY, TablePlan
 from normscope.errors import TextError
 from normscope.forward import Forward, evaluating
+from normscope.lengths import length_limit
 from normscope.loading import Loaded, quiet
 from normscope.plan_report import Corpus, RunPlan, Tables, TimedBatch
 from normscope.runner import Runner

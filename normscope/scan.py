@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normscope.batches import AUTO, Batches, Batching, length_limit
+from normscope.batches import AUTO, Batches, Batching
 from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
@@ -17,6 +17,7 @@ from normscope.errors import RunError, UsageError
 from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
+from normscope.lengths import length_limit
 from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
@@ -184,32 +185,43 @@ def _run_texts(
     course: Course,
     batches: Batches | None,
 ) -> tuple[RunInfo, list[str]]:
-    kept = course.kept
     notes, batching = probed(loaded, watcher, forward, batching)
     start = course.resumed(watcher, clock)
-    hashed = course.saver.checkpoint is not None
     if batches is None:
+        hashed = course.saver.checkpoint is not None
         batches = text_batches(loaded, given.texts or (), batching, hashed=hashed, start=start)
     elif batching.batch_size == 1:
         batches.one_by_one()
     clock.plan(watcher.plan_tables(batches.max_length))
-    if kept is not None:
-        kept.fit(capture.norm.features for capture in watcher.captures)
+    _keep(course, watcher)
+    runner = Runner(watcher, forward, batches.batching, course.kept)
+    position = _run_batches(runner, batches, watcher, clock, course, start or Position())
+    run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
+    if course.stop.asked:
+        return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
+    return run, [*notes, *course.without_text(run)]
+
+
+def _keep(course: Course, watcher: Watcher) -> None:
+    """Let every layer keep the statistics of single texts, where they are to be kept."""
+    if course.kept is not None:
+        course.kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
-            capture.kept = kept.layer(capture.norm.name)
-    runner = Runner(watcher, forward, batches.batching, kept)
-    position = start or Position()
-    done = position.texts - len(position.pending)
+            capture.kept = course.kept.layer(capture.norm.name)
+
+
+def _run_batches(
+    runner: Runner, batches: Batches, watcher: Watcher, clock: Clock, course: Course, start: Position
+) -> Position:
+    """Run batch after batch, until there are no more or the end is asked for; return how far that is."""
+    position, done = start, start.texts - len(start.pending)
     for batch in course.stop.until_asked(batches):
         runner.run(batch, batches)
         position = batches.position()
         done += len(batch.sources)
         clock.show("run", done, watcher.tally.tokens, batches.expected)
         course.saver.save(watcher, position, clock.seconds())
-    run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
-    if course.stop.asked:
-        return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
-    return run, [*notes, *course.without_text(run)]
+    return position
 
 
 def text_batches(

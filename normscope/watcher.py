@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from normscope import __version__
-from normscope.batches import length_limit
 from normscope.bins import MEMORY, TablePlan, plan_tables
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
@@ -22,6 +21,7 @@ from normscope.device_maps import is_spread
 from normscope.errors import UsageError
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
+from normscope.lengths import length_limit
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
 from normscope.scratch import Scratch

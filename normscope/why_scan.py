@@ -10,9 +10,10 @@ import numpy as np
 from torch import nn
 
 from normscope import __version__
-from normscope.batches import Batching, special_ids
+from normscope.batches import Batching
 from normscope.course import Clock, Course, Progress
 from normscope.draws import Drawing, plans
+from normscope.encoding import special_ids
 from normscope.errors import TextError
 from normscope.evidence import LayerRows
 from normscope.findings import SIZE, Material, findings

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,21 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoConfig,
-    AutoModel,
     AutoTokenizer,
-    BertConfig,
-    CLIPConfig,
-    GPT2Config,
-    LlamaConfig,
-    MPNetConfig,
     PreTrainedTokenizerFast,
-    RobertaConfig,
-    T5Config,
-    XLMRobertaConfig,
 )
 
-from normscope.batches import Batch, Batches, Batching, length_limit
+from normscope.batches import Batch, Batches, Batching
 from normscope.errors import TextError, UsageError
 from normscope.samples import SENTENCES
 
@@ -385,47 +374,6 @@ def test_texts_must_be_texts() -> None:
         batched(["a", b"b"], encoder())
     with pytest.raises(TextError, match=r"index 2 .*character 4"):
         batched(["a", "", "abc\ud800"], encoder())
-
-
-@pytest.mark.parametrize(
-    ("config", "own", "expected"),
-    [
-        (BertConfig(), None, 512),
-        (BertConfig(), 128, 128),
-        (BertConfig(), int(1e30), 512),
-        (BertConfig(), 1e30, 512),
-        (GPT2Config(), None, 1024),
-        (GPT2Config(n_positions=64), 1024, 64),
-        (LlamaConfig(max_position_embeddings=4096), None, 4096),
-        (RobertaConfig(max_position_embeddings=514, pad_token_id=1), None, 512),
-        (XLMRobertaConfig(max_position_embeddings=514, pad_token_id=1), 512, 512),
-        (MPNetConfig(max_position_embeddings=514), None, 512),
-        (MPNetConfig(max_position_embeddings=514, pad_token_id=0), None, 512),
-        (CLIPConfig(), None, 77),
-        (T5Config(), None, None),
-        (T5Config(), 512, 512),
-        (SimpleNamespace(max_seq_len=2048), None, 2048),
-        (SimpleNamespace(text_config=SimpleNamespace(n_positions=99)), None, 99),
-        (SimpleNamespace(max_position_embeddings=-1), None, None),
-        (None, None, None),
-    ],
-)
-def test_the_length_limit_is_the_models_own(config: Any, own: float | None, expected: int | None) -> None:
-    tokenizer: Any = SimpleNamespace(model_max_length=own)
-    assert length_limit(tokenizer, config) == expected
-
-
-@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
-def test_the_limit_is_the_longest_text_such_a_model_takes(kind: str) -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = AutoConfig.for_model(kind, vocab_size=50, max_position_embeddings=20, pad_token_id=1, **sizes)
-    model: Any = AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call]
-    tokenizer: Any = SimpleNamespace(model_max_length=None)
-    limit = length_limit(tokenizer, config)
-    assert limit == 18
-    model(torch.full((1, limit), 5))
-    with pytest.raises((IndexError, RuntimeError)):
-        model(torch.full((1, limit + 1), 5))
 
 
 def test_importing_batching_loads_neither_torch_nor_transformers() -> None:

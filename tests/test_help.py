@@ -85,6 +85,17 @@ def test_every_section_is_of_options_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "option"), [("--file", "--calibration"), ("--device", "--device-map"), ("--json", "--plot")]
+)
+def test_an_option_of_one_command_stands_where_it_belongs_among_a_groups(before: str, option: str) -> None:
+    texts = [help_of(command) for command in COMMANDS]
+    lists = [re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE) for text in texts]
+    found = [listed[listed.index(option) - 1] for listed in lists if option in listed]
+    assert found
+    assert set(found) == {before}
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("inspect m --format x", "--format is 'x'; expected table, json, jsonl, csv or markdown; pick one"),

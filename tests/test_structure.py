@@ -73,7 +73,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source"},
         {"huggingface_hub", "torch", "transformers"},
     ),
-    "batches": ({"corpus", "errors"}, {"torch", "transformers"}),
+    "lengths": ({"errors"}, set()),
+    "encoding": ({"lengths"}, set()),
+    "batches": ({"corpus", "encoding", "errors"}, {"torch", "transformers"}),
     "media_batches": ({"batches", "errors", "kinds", "media", "printable"}, CORE),
     "draws": ({"batches", "errors"}, {"numpy"}),
     "filling": ({"draws", "report"}, {"numpy"}),
@@ -171,7 +173,6 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "functional_norms": ({"degrees"}, CORE),
     "watcher": (
         {
-            "batches",
             "bins",
             "calls",
             "capture",
@@ -179,6 +180,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "errors",
             "functional_norms",
             "layers",
+            "lengths",
             "recurring",
             "report",
             "scratch",
@@ -266,6 +268,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "forward",
             "kinds",
             "layers",
+            "lengths",
             "loading",
             "media",
             "media_batches",
@@ -281,7 +284,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "dry_run": (
-        {"batches", "bins", "errors", "forward", "loading", "plan_report", "runner", "scan", "watcher"},
+        {
+            "batches",
+            "bins",
+            "errors",
+            "forward",
+            "lengths",
+            "loading",
+            "plan_report",
+            "runner",
+            "scan",
+            "watcher",
+        },
         CORE,
     ),
     "calibration_scan": (
@@ -393,6 +407,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "batches",
             "course",
             "draws",
+            "encoding",
             "errors",
             "evidence",
             "findings",
@@ -492,10 +507,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
 }
 WITHOUT_TORCH = {
-    "batch_report", "cli", "comparison", "corpus", "dataset", "device_maps", "draws", "drift", "errors",
-    "files", "filling", "glossary",
-    "held_out", "json_schema", "kinds", "media", "outline", "page", "plain", "plan_report", "printable",
-    "recurring",
+    "batch_report", "cli", "comparison", "corpus", "dataset", "device_maps", "draws", "drift", "encoding",
+    "errors", "files", "filling", "glossary",
+    "held_out", "json_schema", "kinds", "lengths", "media", "outline", "page", "plain", "plan_report",
+    "printable", "recurring",
     "render", "report", "samples", "saved", "shards", "shown", "source", "stopping", "swap_plan",
     "swap_report", "texts", "tidy",
 }  # fmt: skip

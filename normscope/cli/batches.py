@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options, values
+from normscope.cli.groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import texts_to_feed
+from normscope.cli.texts import TextOptions
 
 if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
@@ -89,75 +90,51 @@ Momentum = Annotated[
 ]
 
 
+@grouped
 def batches(
     model: options.Model,
-    text: options.Text = None,
-    file: options.File = None,
-    dataset: options.Dataset = None,
-    split: options.Split = None,
-    field: options.Field = None,
-    limit: options.Limit = None,
-    max_length: options.MaxLength = None,
+    *,
+    corpus: TextOptions,
     sizes: Sizes = None,
     draws: Draws = 4,
     seed: options.Seed = 0,
     momentum: Momentum = None,
     samples: options.Samples = 2048,
     table_memory: options.TableMemory = "1GiB",
-    batch_size: options.BatchSize = "32",
-    order: options.BatchOrder = options.Order.LENGTH,
-    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
-    exclude: options.Exclude = None,
-    layer: options.Layer = None,
+    batch: CountedBatchOptions,
+    layers: LayerOptions,
     top: options.Top = 10,
-    format: options.OutputFormat = options.Format.TABLE,
-    json: options.Json = False,
+    result: ResultOptions,
     plot: options.Plot = False,
-    output: options.OutputPath = None,
-    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    cache_dir: options.CacheDir = None,
-    local_files_only: options.LocalFilesOnly = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.AttnImplementation = None,
+    source: LoadOptions,
 ) -> None:
     """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
-    from normscope.batches import Batching
     from normscope.draws import Drawing
-    from normscope.source import Loading
 
-    place = Output(output)
-    place.check()
-    loading = Loading(
-        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
-    )
-    batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
+    place = result.place()
+    loading = source.loading()
+    batching = batch.batching()
     numbers = values.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
-    format = options.chosen(format, json, plot)
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
-    with ProgressBar(model, shown=wanted(quiet)) as progress:
+    format = result.chosen(plot)
+    texts = corpus.feed(quiet=result.quiet)
+    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load
-        from normscope.scan import layer_names
 
         loaded = load(model, loading)
-        shown = layer_names(loaded, layer, exclude or ()) if layer else []
+        shown = layers.shown(loaded)
         report = batch_noise(
             loaded,
             texts,
             batching=batching,
             drawing=drawing,
-            layers=layer or () if format is options.Format.JSON else (),
-            exclude=exclude or (),
+            **layers.measured(as_data=format is options.Format.JSON),
             progress=progress,
         )
     place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))
-    if not quiet:
+    if not result.quiet:
         warn(report.warnings, verbose=verbose)
 
 

@@ -1,21 +1,24 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from normscope.cli import options, values
-from normscope.cli.long_runs import Resuming, part_of
+from normscope.cli.groups import CountedBatchOptions, LayerOptions, LoadOptions, grouped
+from normscope.cli.long_runs import Resuming, measured, part_of
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.ranks import gathered, joined, leads, require_files, watching
-from normscope.cli.rendered import Showing, rendered, write_files
-from normscope.cli.stopping import signals
-from normscope.cli.streams import Output, warn
-from normscope.cli.texts import texts_to_feed
+from normscope.cli.ranks import joined, leads, require_files
+from normscope.cli.rendered import ReportOptions, named
+from normscope.cli.texts import TextOptions
 from normscope.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from normscope.loading import Loaded
+    from normscope.media import Given
+    from normscope.ranks import Ranks
 
 EPILOG = """\b
 Examples:
@@ -152,22 +155,22 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 normscope explain NAME has the formula and source of each number."""
 
 
+@dataclass(frozen=True)
+class MappedLoadOptions(LoadOptions):
+    """Where a model comes from, and how it runs, on several devices too."""
+
+    device_map: options.DeviceMap = None
+
+
+@grouped
 def inspect(
     model: options.Model,
-    text: options.Text = None,
-    file: options.File = None,
-    dataset: options.Dataset = None,
-    split: options.Split = None,
-    field: options.Field = None,
+    *,
+    corpus: TextOptions,
     image: options.Image = None,
     audio: options.Audio = None,
-    limit: options.Limit = None,
-    max_length: options.MaxLength = None,
-    batch_size: options.BatchSize = "32",
-    order: options.BatchOrder = options.Order.LENGTH,
-    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
-    exclude: options.Exclude = None,
-    layer: options.Layer = None,
+    batch: CountedBatchOptions,
+    layers: LayerOptions,
     per_call: options.PerCall = False,
     words: options.Words = False,
     table_memory: options.TableMemory = "1GiB",
@@ -176,109 +179,58 @@ def inspect(
     checkpoint_every: options.CheckpointEvery = 60.0,
     resume: options.Resume = False,
     shard: options.ShardPart = None,
-    top: options.Top = 10,
-    format: options.OutputDataFormat = options.DataFormat.TABLE,
-    json: options.Json = False,
-    plot: options.Plot = False,
-    output: options.OutputPath = None,
-    moments: options.MomentsPath = None,
-    tensors: options.TensorsPath = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    cache_dir: options.CacheDir = None,
-    local_files_only: options.LocalFilesOnly = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device: options.Device = "auto",
-    device_map: options.DeviceMap = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.AttnImplementation = None,
+    result: ReportOptions,
+    source: MappedLoadOptions,
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
     with joined() as ranks:
-        quiet = quiet or not leads(ranks)
-        place, resuming = Output(output), Resuming(checkpoint, checkpoint_every, resume)
+        quiet = result.quiet or not leads(ranks)
+        resuming = Resuming(checkpoint, checkpoint_every, resume)
         if leads(ranks):
-            place.check()
-            Output(moments).check_file("--moments")
-            Output(tensors).check_file("--tensors")
+            result.check()
         resuming.check()
         part = part_of(ranks, shard)
-        from normscope.batches import Batching
-        from normscope.media import Given
-        from normscope.source import Loading
-
-        loading = Loading(
-            revision,
-            token,
-            cache_dir,
-            local_files_only,
-            trust_remote_code,
-            device,
-            dtype,
-            attn_implementation,
-            device_map,
-        )
-        batching = Batching(
-            values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit
-        )
-        room = values.memory(table_memory)
-        format = options.chosen(format, json, plot)
+        loading = source.loading()
+        choices: dict[str, Any] = {
+            "batching": batch.batching(),
+            "table_memory": values.memory(table_memory),
+            **layers.measured(as_data=result.chosen().is_data),
+            "per_call": per_call,
+        }
         if dry_run:
-            _require_plain(format, media=bool(image or audio))
-        # Beside images and sounds goes only text that was named.
-        wordless = (image or audio) and not (text or file or field or dataset)
-        if not wordless and not dataset:
-            require_files(ranks, text or [], file or [])
-        texts = (
-            None
-            if wordless
-            else texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
-        )
-        given = Given(texts, image or [], audio or [])
-        with ProgressBar(model, shown=wanted(quiet), plans=verbose) as progress:
+            _require_plain(result.chosen(), media=bool(image or audio))
+        given = _given(corpus, image or [], audio or [], ranks, quiet=quiet)
+        with ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
-            from normscope.scan import layer_names
 
-            choices: dict[str, Any] = {
-                "batching": batching,
-                "layers": layer or () if format.is_data else (),
-                "exclude": exclude or (),
-                "per_call": per_call,
-                "table_memory": room,
-            }
-            corpus = {"field": field, "dataset": dataset, "split": split}
-            saving = resuming.checkpoint(ranks, corpus, quiet=quiet)
+            saving = resuming.checkpoint(ranks, corpus.facts, quiet=quiet)
             loaded = load(model, loading, given.kinds)
-            shown = layer_names(loaded, layer, exclude or ()) if layer else []
+            shown = layers.shown(loaded)
             if dry_run:
-                place.write(_planned(loaded, given.texts, choices, place, format))
+                _write_plan(loaded, given.texts, choices, result)
                 return
-            with signals(quiet=ranks is not None) as asked:
-                report = run(
-                    loaded,
-                    given.texts,
-                    images=given.images,
-                    audio=given.audio,
-                    **choices,
-                    words=words,
-                    moments=bool(moments or tensors or ranks),
-                    shard=part,
-                    checkpoint=saving,
-                    stop=asked.stop,
-                    progress=watching(ranks, progress),
-                )
-            whole = gathered(ranks, report, asked)
-            if whole is not None:
-                shown = [name for name, found in whole.layers.items() if found.module_name in shown]
+            choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
+            moments = bool(result.moments or result.tensors or ranks)
+            inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
+            whole, asked = measured(inspected, ranks, progress)
         if whole is not None:
-            write_files(whole, moments, tensors)
-            place.write(rendered(whole, Showing(format, shown, top, verbose, plot), place))
-            if not quiet:
-                warn(whole.warnings, verbose=verbose)
+            result.write_files(whole)
+            result.write(whole, named(whole, shown))
         resuming.done(saving, asked)
+
+
+def _given(
+    corpus: TextOptions, images: list[str], audio: list[str], ranks: "Ranks | None", *, quiet: bool
+) -> "Given":
+    """Return what to feed; beside images and sounds goes only text that was named."""
+    from normscope.media import Given
+
+    if (images or audio) and not corpus.any_named:
+        return Given(None, images, audio)
+    if not corpus.dataset:
+        require_files(ranks, corpus.text or [], corpus.file or [])
+    return Given(corpus.feed(quiet=quiet), images, audio)
 
 
 def _require_plain(format: options.DataFormat, *, media: bool) -> None:
@@ -291,16 +243,12 @@ def _require_plain(format: options.DataFormat, *, media: bool) -> None:
         raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
 
 
-def _planned(
-    loaded: "Loaded",
-    texts: "Iterable[str] | None",
-    choices: dict[str, Any],
-    place: Output,
-    format: options.DataFormat,
-) -> str:
-    """Return what the run would take, as it is written."""
+def _write_plan(
+    loaded: "Loaded", texts: "Iterable[str] | None", choices: dict[str, Any], result: ReportOptions
+) -> None:
+    """Write what the run would take."""
     from normscope.dry_run import dry_run
     from normscope.render.plan import render_plan
 
-    plan = dry_run(loaded, texts or (), **choices)
-    return place.json(plan) if format is options.DataFormat.JSON else render_plan(plan)
+    plan, place = dry_run(loaded, texts or (), **choices), result.place
+    place.write(place.json(plan) if result.chosen() is options.DataFormat.JSON else render_plan(plan))

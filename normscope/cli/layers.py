@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import completion, options
+from normscope.cli import options
+from normscope.cli.groups import FetchOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output
 
@@ -45,15 +46,7 @@ The place, by the model's structure and its Python code, not by names alone:
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-Layer = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        metavar="GLOB",
-        help="List only these layers. Repeatable.",
-        autocompletion=completion.layers,
-    ),
-]
+Layer = Annotated[list[str] | None, options.globs("--layer", "List only these layers. Repeatable.")]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Do not list these layers. Repeatable.")
 ]
@@ -62,29 +55,21 @@ Verbose = Annotated[
 ]
 
 
+@grouped
 def layers(
     model: options.Model,
+    *,
     layer: Layer = None,
     exclude: Exclude = None,
-    format: options.OutputFormat = options.Format.TABLE,
-    json: options.Json = False,
-    output: options.OutputPath = None,
-    quiet: options.Quiet = False,
+    result: ResultOptions,
     verbose: Verbose = False,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    cache_dir: options.CacheDir = None,
-    local_files_only: options.LocalFilesOnly = False,
-    trust_remote_code: options.TrustRemoteCode = False,
+    source: FetchOptions,
 ) -> None:
     """List the normalization layers, from the configuration alone."""
-    from normscope.source import Loading
-
-    place = Output(output)
-    place.check()
-    loading = Loading(revision, token, cache_dir, local_files_only, trust_remote_code)
-    format = options.chosen(format, json)
-    with ProgressBar(model, shown=wanted(quiet)):
+    place = result.place()
+    loading = source.loading()
+    format = result.chosen()
+    with ProgressBar(model, shown=wanted(result.quiet)):
         from normscope.layer_list import list_layers  # here: importing torch is part of the wait
 
         outline = list_layers(model, loading, layers=layer or (), exclude=exclude or ())

@@ -1,16 +1,20 @@
 """What `inspect` is asked for beside the measuring: a checkpoint, a shard, ranks that share the work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normscope.cli.stopping import Asked
+from normscope.cli.ranks import gathered, watching
+from normscope.cli.stopping import Asked, signals
 from normscope.cli.streams import Output, say
 from normscope.errors import UsageError
 from normscope.printable import quoted
 
 if TYPE_CHECKING:
     from normscope.checkpoint import Checkpoint
+    from normscope.course import Progress
     from normscope.ranks import Ranks
+    from normscope.report import Report
     from normscope.shards import Shard
 
 
@@ -56,3 +60,15 @@ def part_of(ranks: "Ranks | None", shard: str | None) -> "Shard | None":
     from normscope.shards import Shard
 
     return ranks.shard if ranks is not None else None if shard is None else Shard.read(shard)
+
+
+def measured(
+    run: "Callable[..., Report]", ranks: "Ranks | None", progress: "Callable[[Progress], None]"
+) -> "tuple[Report | None, Asked]":
+    """Run to the end or to a signal; return the report of all ranks, and what asked for the end.
+
+    There is no report where another rank has it.
+    """
+    with signals(quiet=ranks is not None) as asked:
+        report = run(stop=asked.stop, progress=watching(ranks, progress))
+    return gathered(ranks, report, asked), asked

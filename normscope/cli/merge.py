@@ -1,16 +1,13 @@
 """`normscope merge`: one report out of the parts of one corpus, exactly."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from normscope.cli import options
-from normscope.cli.rendered import Showing, rendered, write_files
-from normscope.cli.streams import Output, warn
-
-if TYPE_CHECKING:
-    pass
+from normscope.cli.groups import grouped
+from normscope.cli.rendered import ReportOptions, named
 
 EPILOG = """\b
 Examples:
@@ -43,35 +40,18 @@ Parts = Annotated[
 ]
 
 
-def merge(
-    parts: Parts,
-    layer: options.Layer = None,
-    top: options.Top = 10,
-    format: options.OutputDataFormat = options.DataFormat.TABLE,
-    json: options.Json = False,
-    plot: options.Plot = False,
-    output: options.OutputPath = None,
-    moments: options.MomentsPath = None,
-    tensors: options.TensorsPath = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
+@grouped
+def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
     """Make one report out of the parts of one corpus, exactly."""
-    place = Output(output)
-    place.check()
-    Output(moments).check_file("--moments")
-    Output(tensors).check_file("--tensors")
-    format = options.chosen(format, json, plot)
+    result.check()
+    format = result.chosen()
     from normscope.layers import select
     from normscope.merging import merge as merged
 
     report = merged(parts)
-    write_files(report, moments, tensors)
+    result.write_files(report)
     modules = [found.module_name for found in report.layers.values()]
-    chosen = select(modules, layer) if layer else set()
-    shown = [name for name, found in report.layers.items() if found.module_name in chosen]
+    shown = named(report, select(modules, layer)) if layer else []
     if shown and format.is_data:
         report = replace(report, layers={name: report.layers[name] for name in shown})
-    place.write(rendered(report, Showing(format, shown, top, verbose, plot), place))
-    if not quiet:
-        warn(report.warnings, verbose=verbose)
+    result.write(report, shown)

@@ -1,7 +1,7 @@
 """The options that commands share, each declared once: name, short form, and one line of help."""
 
 from enum import Enum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -59,6 +59,11 @@ def chosen(format: AnyFormat, json: bool, plot: bool = False) -> AnyFormat:
             f"--plot and --format {found.value} were both given; a plot is for reading only; drop one"
         )
     return found
+
+
+def globs(name: str, help: str) -> Any:
+    """Declare an option that takes layers by their globs, and is completed by their names."""
+    return typer.Option(name, metavar="GLOB", help=help, autocompletion=completion.layers)
 
 
 Model = Annotated[
@@ -139,32 +144,10 @@ Special = Annotated[
     typer.Option("--special-tokens", help="Whether [CLS], [SEP] and the like count in the statistics."),
 ]
 Layer = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        metavar="GLOB",
-        help="Show these layers in detail; with JSON, only these. Repeatable.",
-        autocompletion=completion.layers,
-    ),
+    list[str] | None, globs("--layer", "Show these layers in detail; with JSON, only these. Repeatable.")
 ]
-OnlyLayer = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        metavar="GLOB",
-        help="Measure only these layers. Repeatable.",
-        autocompletion=completion.layers,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="GLOB",
-        help="Do not measure these layers. Repeatable.",
-        autocompletion=completion.layers,
-    ),
-]
+OnlyLayer = Annotated[list[str] | None, globs("--layer", "Measure only these layers. Repeatable.")]
+Exclude = Annotated[list[str] | None, globs("--exclude", "Do not measure these layers. Repeatable.")]
 PerCall = Annotated[
     bool,
     typer.Option(

@@ -1,11 +1,11 @@
 """A report in the format that was asked for, alike for the commands that make one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
-from normscope.cli.streams import Output, Result
+from normscope.cli.streams import Output, Result, warn
 
 if TYPE_CHECKING:
     from normscope.report import Report
@@ -28,42 +28,71 @@ def as_data(result: Layered, format: options.DataFormat, place: Output) -> str |
     return (csv_lines if format is options.DataFormat.CSV else json_lines)(result.layers)
 
 
-def write_files(report: "Report", moments: str | None, tensors: str | None) -> None:
-    """Write the files that were asked for beside the result."""
-    if moments:
-        from normscope.moments_file import write_moments
-
-        write_moments(report, moments)
-    if tensors:
-        from normscope.tensors_file import write_tensors
-
-        write_tensors(report, tensors)
-
-
 @dataclass(frozen=True)
-class Showing:
-    """How a report is shown: its format, the layers in detail, the rows of those, how much, drawn or not."""
+class ReportOptions:
+    """The options for how a report is written, and where."""
 
-    format: options.DataFormat
-    layers: Sequence[str] = ()
-    top: int = 10
-    verbose: bool = False
-    plot: bool = False
+    top: options.Top = 10
+    format: options.OutputDataFormat = options.DataFormat.TABLE
+    json: options.Json = False
+    plot: options.Plot = False
+    output: options.OutputPath = None
+    moments: options.MomentsPath = None
+    tensors: options.TensorsPath = None
+    quiet: options.Quiet = False
+    verbose: options.Verbose = False
+
+    def check(self) -> None:
+        """Raise ReportError or UsageError for places that can be seen not to be writable."""
+        self.place.check()
+        Output(self.moments).check_file("--moments")
+        Output(self.tensors).check_file("--tensors")
+
+    @property
+    def place(self) -> Output:
+        """Where the report itself goes."""
+        return Output(self.output)
+
+    def chosen(self) -> options.DataFormat:
+        """Return the format; UsageError for two that contradict each other."""
+        return options.chosen(self.format, self.json, self.plot)
+
+    def write_files(self, report: "Report") -> None:
+        """Write the files that were asked for beside the report."""
+        if self.moments:
+            from normscope.moments_file import write_moments
+
+            write_moments(report, self.moments)
+        if self.tensors:
+            from normscope.tensors_file import write_tensors
+
+            write_tensors(report, self.tensors)
+
+    def write(self, report: "Report", layers: Sequence[str]) -> None:
+        """Write the report, those layers in detail, and what it warns of."""
+        self.place.write(self._rendered(report, layers))
+        if not self.quiet:
+            warn(report.warnings, verbose=self.verbose)
+
+    def _rendered(self, report: "Report", layers: Sequence[str]) -> str | Iterable[str]:
+        """Return it as text for its place, or piece by piece where it may be long."""
+        format, place = self.chosen(), self.place
+        if format.is_data:
+            return as_data(report, format, place)
+        if self.plot:
+            from normscope.render.plots import render_plots
+
+            return render_plots(report, layers=layers, screen=place.screen())
+        if format is options.DataFormat.MARKDOWN:
+            from normscope.render.markdown import render_markdown
+
+            return render_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
+        from normscope.render.tables import render_report
+
+        screen = place.screen()
+        return render_report(report, layers=layers, top=self.top, verbose=self.verbose, screen=screen)
 
 
-def rendered(report: "Report", showing: Showing, place: Output) -> str | Iterable[str]:
-    """Return the report as text for its place, or piece by piece where it may be long."""
-    if showing.format.is_data:
-        return as_data(report, showing.format, place)
-    shown, top, verbose = showing.layers, showing.top, showing.verbose
-    if showing.plot:
-        from normscope.render.plots import render_plots
-
-        return render_plots(report, layers=shown, screen=place.screen())
-    if showing.format is options.DataFormat.MARKDOWN:
-        from normscope.render.markdown import render_markdown
-
-        return render_markdown(report, layers=shown, top=top, verbose=verbose)
-    from normscope.render.tables import render_report
-
-    return render_report(report, layers=shown, top=top, verbose=verbose, screen=place.screen())
+def named(report: "Report", modules: Collection[str]) -> list[str]:
+    """Return the names that the layers of some modules have in a report, in its order."""
+    return [name for name, found in report.layers.items() if found.module_name in modules]

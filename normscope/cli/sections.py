@@ -24,6 +24,8 @@ SECTIONS = {
     ),
     "Other": (),
 }  # fmt: skip
+# Options of one command that stand behind one of a group that several have.
+BEHIND = {"calibration": "file", "device_map": "device", "plot": "json"}
 _SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
 
 
@@ -31,9 +33,9 @@ class Sectioned(TyperCommand):
     """A command that lists its arguments, then its options section by section."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections; within one, options stand as the command declares them."""
+        """Write the sections; within one, options stand as the command declares them, but those of BEHIND."""
         lists: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *SECTIONS)}
-        for parameter in self.get_params(ctx):
+        for parameter in _in_order(self.get_params(ctx)):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
@@ -47,3 +49,11 @@ class Sectioned(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+def _in_order(parameters: list[Any]) -> list[Any]:
+    """Move each option of BEHIND to its place; all others stay in order."""
+    places = {parameter.name: place for place, parameter in enumerate(parameters)}
+    return sorted(
+        parameters, key=lambda option: places.get(BEHIND.get(option.name, option.name), places[option.name])
+    )

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normscope.cli import completion, options, values
+from normscope.cli import options
+from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import named_files, texts_to_feed
+from normscope.cli.texts import TextOptions, named_files
 
 if TYPE_CHECKING:
     from normscope.swap_report import SwapReport
@@ -95,15 +96,7 @@ CalibrationFile = Annotated[
         help="Take the statistics from a file's texts, and hold out all TEXT. Repeatable.",
     ),
 ]
-Layer = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        metavar="GLOB",
-        help="Replace only these layers. Repeatable.",
-        autocompletion=completion.layers,
-    ),
-]
+Layer = Annotated[list[str] | None, options.globs("--layer", "Replace only these layers. Repeatable.")]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Leave these layers as they are. Repeatable."),
@@ -132,16 +125,12 @@ Save = Annotated[
 ]
 
 
+@grouped
 def swap(
     model: options.Model,
-    text: options.Text = None,
-    file: options.File = None,
+    *,
+    corpus: TextOptions,
     calibration: CalibrationFile = None,
-    dataset: options.Dataset = None,
-    split: options.Split = None,
-    field: options.Field = None,
-    limit: options.Limit = None,
-    max_length: options.MaxLength = None,
     kind: KindOption = Kind.BATCHNORM,
     layer: Layer = None,
     exclude: Exclude = None,
@@ -150,39 +139,22 @@ def swap(
     fold: Fold = False,
     save: Save = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = "32",
-    order: options.BatchOrder = options.Order.LENGTH,
-    special_tokens: options.Special = options.SpecialTokens.INCLUDE,
-    format: options.OutputFormat = options.Format.TABLE,
-    json: options.Json = False,
-    output: options.OutputPath = None,
-    quiet: options.Quiet = False,
+    batch: CountedBatchOptions,
+    result: ResultOptions,
     verbose: options.Verbose = False,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    cache_dir: options.CacheDir = None,
-    local_files_only: options.LocalFilesOnly = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.AttnImplementation = None,
+    source: LoadOptions,
 ) -> None:
     """Put BatchNorm-style layers in LayerNorm's place and measure what breaks."""
-    from normscope.batches import Batching
-    from normscope.source import Loading
     from normscope.swap_plan import Swapping
 
-    place = Output(output)
-    place.check()
-    loading = Loading(
-        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
-    )
-    batching = Batching(values.batch_size(batch_size), max_length, order.value, special_tokens.value, limit)
+    place = result.place()
+    loading = source.loading()
+    batching = batch.batching()
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
-    format = options.chosen(format, json)
-    known = named_files(calibration, field) if calibration else None
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
-    with ProgressBar(model, shown=wanted(quiet)) as progress:
+    format = result.chosen()
+    known = named_files(calibration, corpus.field) if calibration else None
+    texts = corpus.feed(quiet=result.quiet)
+    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 
         report = swap(
@@ -198,7 +170,7 @@ def swap(
             progress=progress,
         )
     place.write(_rendered(report, format, place))
-    if not quiet:
+    if not result.quiet:
         warn(report.warnings, verbose=verbose)
 
 

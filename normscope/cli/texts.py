@@ -1,8 +1,10 @@
 """What to feed a model: the texts that were named, that are piped in, or else the built-in sentences."""
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from normscope.cli import options
 from normscope.cli.streams import say
 from normscope.errors import TextError, UsageError
 from normscope.printable import quoted
@@ -12,36 +14,55 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-def texts_to_feed(
-    arguments: list[str],
-    files: list[str],
-    field: str | None,
-    *,
-    dataset: str | None = None,
-    split: str | None = None,
-    quiet: bool,
-) -> "Iterable[str]":
-    """Return what was named, or else what is piped in, or else the built-in sentences."""
-    if dataset is not None:
-        if arguments or files:
-            raise UsageError("--dataset was given beside other texts; expected one or the other; drop one")
-        return _of_dataset(dataset, split, field)
-    if split is not None:
-        raise UsageError("--split was given without a --dataset; name the dataset that has it")
-    if arguments or files or not _is_terminal(sys.stdin):
-        return _begun(arguments or ([] if files else ["-"]), files, field)
-    from normscope.samples import SENTENCES
+@dataclass(frozen=True)
+class TextOptions:
+    """The options that name texts."""
 
-    if field is not None:
-        raise UsageError("--field was given without a --file or --dataset; name the one that has it")
-    if not quiet:
-        say(f"no text given: using {len(SENTENCES)} built-in sentences")
-    return SENTENCES
+    text: options.Text = None
+    file: options.File = None
+    dataset: options.Dataset = None
+    split: options.Split = None
+    field: options.Field = None
+
+    @property
+    def any_named(self) -> bool:
+        """Whether any of them was given."""
+        return bool(self.text or self.file or self.field or self.dataset)
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What decides, beside the texts' own place, which texts are read."""
+        return {"field": self.field, "dataset": self.dataset, "split": self.split}
+
+    def feed(self, *, quiet: bool) -> "Iterable[str]":
+        """Return what was named, or else what is piped in, or else the built-in sentences."""
+        arguments, files, field = self.text or [], self.file or [], self.field
+        if self.dataset is not None:
+            if arguments or files:
+                raise UsageError(
+                    "--dataset was given beside other texts; expected one or the other; drop one"
+                )
+            return _of_dataset(self.dataset, self.split, field)
+        if self.split is not None:
+            raise UsageError("--split was given without a --dataset; name the dataset that has it")
+        if arguments or files or not _is_terminal(sys.stdin):
+            return _begun(arguments or ([] if files else ["-"]), files, field)
+        if field is not None:
+            raise UsageError("--field was given without a --file or --dataset; name the one that has it")
+        return _sentences(quiet=quiet)
 
 
 def named_files(files: list[str], field: str | None) -> "Iterable[str]":
     """Return the texts of the files that were named for a purpose of their own."""
     return _begun([], files, field)
+
+
+def _sentences(*, quiet: bool) -> "Iterable[str]":
+    from normscope.samples import SENTENCES
+
+    if not quiet:
+        say(f"no text given: using {len(SENTENCES)} built-in sentences")
+    return SENTENCES
 
 
 def _of_dataset(dataset: str, split: str | None, field: str | None) -> "Iterable[str]":

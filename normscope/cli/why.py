@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from normscope.cli import options, values
+from normscope.cli.groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import texts_to_feed
+from normscope.cli.texts import TextOptions
 
 if TYPE_CHECKING:
     from normscope.why_report import WhyReport
@@ -53,49 +54,28 @@ what BatchNorm over flattened texts takes for one feature.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
+@grouped
 def why(
     model: options.Model,
-    text: options.Text = None,
-    file: options.File = None,
-    dataset: options.Dataset = None,
-    split: options.Split = None,
-    field: options.Field = None,
-    limit: options.Limit = None,
-    max_length: options.MaxLength = None,
+    *,
+    corpus: TextOptions,
     seed: options.Seed = 0,
     samples: options.Samples = 512,
     table_memory: options.TableMemory = "1GiB",
-    batch_size: options.BatchSize = "32",
-    order: options.BatchOrder = options.Order.LENGTH,
+    batch: BatchOptions,
     exclude: options.Exclude = None,
     layer: options.OnlyLayer = None,
-    format: options.OutputFormat = options.Format.TABLE,
-    json: options.Json = False,
-    output: options.OutputPath = None,
-    quiet: options.Quiet = False,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    cache_dir: options.CacheDir = None,
-    local_files_only: options.LocalFilesOnly = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.AttnImplementation = None,
+    result: ResultOptions,
+    source: LoadOptions,
 ) -> None:
     """Try the article's claims on LayerNorm and BatchNorm on this model."""
-    from normscope.batches import Batching
-    from normscope.source import Loading
-
-    place = Output(output)
-    place.check()
-    loading = Loading(
-        revision, token, cache_dir, local_files_only, trust_remote_code, device, dtype, attn_implementation
-    )
-    batching = Batching(values.batch_size(batch_size), max_length, order.value, "include", limit)
+    place = result.place()
+    loading = source.loading()
+    batching = batch.batching()
     room = values.memory(table_memory)
-    format = options.chosen(format, json)
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
-    with ProgressBar(model, shown=wanted(quiet)) as progress:
+    format = result.chosen()
+    texts = corpus.feed(quiet=result.quiet)
+    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.why_scan import why as run  # here: importing torch is part of the wait
 
         report = run(
@@ -111,7 +91,7 @@ def why(
             progress=progress,
         )
     place.write(_rendered(report, format, place))
-    if not quiet:
+    if not result.quiet:
         warn(report.warnings, verbose=False)
 
 
