@@ -205,9 +205,11 @@ class LayerCapture:
         """Add the rows (R, D) that count in one pass over them, if that is possible."""
         wanted = (self.room, self.kept, self.scales, beside.factor, beside.whole)
         out = beside.output
-        if out is None or any(part is not None for part in wanted) or not suits(self.norm, x):
+        if out is None or any(part is not None for part in wanted) or self._seen.moments is None:
             return False
         running, seen = self._begun(x.device), self._seen
+        if not suits(self.norm, x, running.tokens):
+            return False
         found = one_pass(self.norm, running.eps, x, out, where, self._scratch)
         if found is not None:
             seen.worst_error = max(seen.worst_error, found.worst)

@@ -16,8 +16,8 @@ from normscope.moments import Labels
 from normscope.outliers import LARGE, MASSIVE, MEDIANS
 from normscope.scratch import Scratch
 
-# With fewer elements than this in a call, to load what is compiled takes longer than it saves.
-LEAST = 1 << 17
+# A layer that has seen fewer elements than this has little to save: to load what is compiled takes a second.
+AFTER = 1 << 23
 
 
 @cache
@@ -62,9 +62,12 @@ class OnePass(NamedTuple):
     largest: Tensor
 
 
-def suits(norm: NormLayer, x: Tensor) -> bool:
-    """Whether a call of a layer whose input is x (R, D) can be taken in one pass."""
-    if x.device.type != "cpu" or x.numel() < LEAST or not norm.settled:
+def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
+    """Whether a call of a layer is taken in one pass, whose input is x (R, D) after so many tokens.
+
+    That follows from the run alone, so that one that goes on from a checkpoint does as an unbroken one.
+    """
+    if x.device.type != "cpu" or not norm.settled or tokens * norm.features < AFTER:
         return False
     formula = norm.formula
     return formula is not None and formula.is_plain and not formula.bare and _kernels() is not None

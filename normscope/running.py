@@ -27,6 +27,8 @@ class Running:
         self._moments, self._scratch = moments, scratch or Scratch()
         features, device = moments.output.mean.shape[1], moments.output.mean.device
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
+        self.tokens = moments.count
+        """How many tokens were seen."""
         self._tokens: list[tuple[Tensor, Tensor]] = []
         self._samples: list[Summary] = []
         self._waiting = 0
@@ -63,6 +65,7 @@ class Running:
         self._tokens.append((batch.token, where.position.group))
         self._samples.append(batch.samples)
         self._waiting += len(batch.token)
+        self.tokens += len(batch.token)
         if self._waiting > WAITING:
             self.read()
 

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--one-pass",
         action="store_true",
-        help="take calls of layers in one pass of compiled loops however small they are",
+        help="take calls of layers in one pass of compiled loops from their second call on",
     )
 
 
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--one-pass"):
         from normscope import one_pass
 
-        one_pass.LEAST = 1
+        one_pass.AFTER = 0
 
 
 @pytest.fixture(autouse=True, scope="session")

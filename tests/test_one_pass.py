@@ -84,7 +84,7 @@ def run(
         passes.append(take(*given))
         return passes[-1]
 
-    monkeypatch.setattr(one_pass, "LEAST", 1 if once else sys.maxsize)
+    monkeypatch.setattr(one_pass, "AFTER", 0 if once else sys.maxsize)
     monkeypatch.setattr("normscope.capture.one_pass", counted)
     watcher = normscope.watch(Model(norm))
     with watcher:
@@ -203,9 +203,9 @@ def test_massive_elements_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_alike(once, apart, 3e-5)
 
 
-@pytest.mark.parametrize("wanted", ["words", "small", "no formula"])
+@pytest.mark.parametrize("wanted", ["words", "few", "no formula"])
 def test_other_calls_are_left_to_the_operators(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_pass, "LEAST", sys.maxsize if wanted == "small" else 1)
+    monkeypatch.setattr(one_pass, "AFTER", sys.maxsize if wanted == "few" else 0)
     monkeypatch.setattr("normscope.capture.one_pass", None)
     norm = nn.BatchNorm1d(D).eval() if wanted == "no formula" else norms()["layernorm"]
     watcher = normscope.watch(Model(norm), words=wanted == "words")
@@ -224,7 +224,7 @@ def test_without_numba_the_operators_do_it(monkeypatch: pytest.MonkeyPatch) -> N
             raise ImportError("no numba")
         return plain(name, *given, **named)
 
-    monkeypatch.setattr(one_pass, "LEAST", 1)
+    monkeypatch.setattr(one_pass, "AFTER", 0)
     monkeypatch.setattr(builtins, "__import__", missing)
     one_pass._kernels.cache_clear()
     try:

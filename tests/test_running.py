@@ -109,6 +109,19 @@ def test_reading_in_the_middle_changes_nothing() -> None:
         torch.testing.assert_close(pack(often.read())[name], values, rtol=1e-11, atol=1e-11)
 
 
+def test_tokens_are_counted_on_from_what_was_seen() -> None:
+    """By them it is chosen how the sums are made: the same after a checkpoint as without."""
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
+    first = Running(Accumulator(D, 1e-5))
+    for seed in range(2):
+        first.update(Rows.of(batch(seed, 6)[0]), batch(seed, 6)[1], where)
+    assert first.tokens == 12
+    on = Running(first.read())
+    on.update(Rows.of(batch(3, 6)[0]), batch(3, 6)[1], where)
+    assert on.tokens == 18
+
+
 def test_a_block_is_lent_again_in_any_size() -> None:
     scratch, like = Scratch(), torch.zeros(4, 2)
     first = scratch.block("a", like)

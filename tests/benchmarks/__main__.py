@@ -10,8 +10,10 @@ from pathlib import Path
 from tests.benchmarks import hooks, memory, others, profile, start
 
 BENCHMARKS = {
-    "hooked / bare forward, MiniLM": hooks.minilm,
-    "hooked / bare forward, BERT-base size": hooks.bert_base,
+    "hooked / bare forward, MiniLM": hooks.in_one_pass(hooks.minilm),
+    "hooked / bare forward, BERT-base size": hooks.in_one_pass(hooks.bert_base),
+    "the same without numba, MiniLM": hooks.by_operators(hooks.minilm),
+    "the same without numba, BERT-base size": hooks.by_operators(hooks.bert_base),
     "script by hand / bare forward, MiniLM": others.script_over_bare,
     "kept by hooks, then reduced / bare": others.kept("hooks"),
     "kept by captum, then reduced / bare": others.kept("captum"),

@@ -1,17 +1,38 @@
 """What the hooks add to a forward pass: length-sorted batches of real text, bare and hooked in turn."""
 
+import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
 
 import normscope
+from normscope import one_pass
 from normscope.batches import Batches
 from tests import models
 
 ROUNDS = 7
+
+
+def in_one_pass(run: Callable[[], list[float]]) -> Callable[[], list[float]]:
+    """Make `run` take calls in one pass; it has nothing to say where numba is not installed."""
+    return lambda: _after(0, run) if find_spec("numba") else []
+
+
+def by_operators(run: Callable[[], list[float]]) -> Callable[[], list[float]]:
+    """Make `run` go by PyTorch's operators, as where numba is not installed."""
+    return lambda: _after(sys.maxsize, run)
+
+
+def _after(elements: int, run: Callable[[], list[float]]) -> list[float]:
+    before, one_pass.AFTER = one_pass.AFTER, elements
+    try:
+        return run()
+    finally:
+        one_pass.AFTER = before
 
 
 def minilm() -> list[float]:
