@@ -57,13 +57,16 @@ class Ranks:
         except (RuntimeError, ValueError) as error:  # torch's own errors of its connections, too
             got = f"rank {self.rank} of {self.count} cannot meet the others ({_first_line(error)})"
             raise RunError(f"{got}; expected all of them to start together; see torchrun --help") from error
-        Thread(target=self._live, daemon=True).start()
+        self._pulse = Thread(target=self._live, daemon=True)
+        self._pulse.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left.set()
+        # A thread that the interpreter's end finds in torch's code would abort the process.
+        self._pulse.join(PULSE)
         if kind is None:
             dist.destroy_process_group()
 
