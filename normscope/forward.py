@@ -15,8 +15,9 @@ from normscope.errors import NormscopeError, OutOfMemoryError, RunError
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
-# The files whose hooks a model's forward goes through.
+# The files whose hooks a model's forward goes through, and the one of those that count what they see.
 OURS = ("swapping.py", "watcher.py")
+COUNTING = ("watcher.py",)
 # What torch says where it has no class of its own for it.
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
@@ -53,10 +54,10 @@ class Forward:
         except NormscopeError:
             raise
         except Exception as error:
-            ours = _is_ours(error.__traceback__)
+            ours = _passed(error.__traceback__, OURS)
             if _lacks_memory(error):
                 # What a hook had counted when it failed cannot be told, so that is the end.
-                kind = RunError if ours else OutOfMemoryError
+                kind = RunError if _passed(error.__traceback__, COUNTING) else OutOfMemoryError
                 raise kind(
                     f"out of memory ({reason(error)}); try a smaller --batch-size or --max-length"
                 ) from error
@@ -118,9 +119,9 @@ def shifted(values: Tensor, first: int) -> Tensor:
     return torch.cat([torch.full_like(values[:, :1], first), values[:, :-1]], dim=1)
 
 
-def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an exception passed through our hooks: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name in OURS for frame in extract_tb(trace))
+def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
+    """Whether an exception passed through hooks in these files: then it is our bug, not the model's."""
+    return any(Path(frame.filename).name in files for frame in extract_tb(trace))
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -9,6 +9,7 @@ from normscope.batches import Batch, Batches, Batching
 from normscope.errors import OutOfMemoryError
 from normscope.forward import Forward, shifted
 from normscope.kept import Kept
+from normscope.parts import not_held, release
 from normscope.watcher import Watcher
 
 # A GPU whose memory was never fuller than this holds batches of twice the size.
@@ -51,6 +52,7 @@ class Runner:
         self._watcher.skip_calls(counted)
         if self._held(batch):
             return batch.mask.numel()
+        release(self._forward.device)
         counted, half = self._watcher.counted_calls(), len(batch.sources) // 2
         parts = [slice(0, half), slice(half, None)]
         return max(self._run(batch.part(rows), slots[rows], counted) for rows in parts)
@@ -62,19 +64,11 @@ class Runner:
         except OutOfMemoryError:
             if len(batch.sources) == 1:
                 raise
-            self._note(batch)
+            if not self.notes:
+                done = "it was run in parts, and later ones are smaller"
+                self.notes.append(not_held(batch, done))
             return False  # Outside of here, where the error would keep what the forward has made.
         return True
-
-    def _note(self, batch: Batch) -> None:
-        if not self.notes:
-            texts, tokens = batch.mask.shape
-            self.notes.append(
-                f"memory did not hold a batch of {texts} texts of {tokens} tokens: it was run in parts, "
-                "and later ones are smaller; no number depends on that"
-            )
-        if self._forward.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def fullness(device: torch.device) -> float:

@@ -142,8 +142,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "saving": ({"files"}, CORE | {"safetensors"}),
     "tensor_folder": ({"errors", "files", "printable", "saving"}, CORE | {"safetensors"}),
     "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
+    "batch_statistics": ({"errors", "moments"}, CORE),
     "swapping": (
         {
+            "batch_statistics",
             "calibration",
             "capture",
             "errors",
@@ -245,7 +247,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
-    "runner": ({"batches", "errors", "forward", "kept", "watcher"}, CORE),
+    "parts": ({"batches", "errors"}, CORE),
+    "runner": ({"batches", "errors", "forward", "kept", "parts", "watcher"}, CORE),
     "scan": (
         {
             "batches",
@@ -309,8 +312,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "effects",
             "errors",
             "folding",
+            "folds",
             "held_out",
             "loading",
+            "parts",
             "prefix",
             "readout",
             "runner",
