@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import NormscopeError, OutOfMemoryError, RunError
+from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, RunError
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
@@ -56,11 +56,7 @@ class Forward:
         except Exception as error:
             ours = _passed(error.__traceback__, OURS)
             if _lacks_memory(error):
-                # What a hook had counted when it failed cannot be told, so that is the end.
-                kind = RunError if _passed(error.__traceback__, COUNTING) else OutOfMemoryError
-                raise kind(
-                    f"out of memory ({reason(error)}); try a smaller --batch-size or --max-length"
-                ) from error
+                raise _lack_of_memory(error) from error
             if ours:
                 raise
             raise RunError(_failure(self.model, error, self.kinds)) from error
@@ -129,6 +125,15 @@ def _lacks_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def _lack_of_memory(error: Exception) -> RunError:
+    """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
+    why = reason(error)
+    if _passed(error.__traceback__, COUNTING):
+        got = f"out of memory where a batch is counted ({why}); expected room for the tables"
+        return CountingError(f"{got}; try a smaller --table-memory, --batch-size or --max-length")
+    return OutOfMemoryError(f"out of memory ({why}); try a smaller --batch-size or --max-length")
 
 
 def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:

@@ -248,7 +248,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "parts": ({"batches", "errors"}, CORE),
-    "runner": ({"batches", "errors", "forward", "kept", "parts", "watcher"}, CORE),
+    "snapshot": ({"run_state", "watcher"}, set()),
+    "runner": ({"batches", "errors", "forward", "kept", "parts", "snapshot", "watcher"}, CORE),
     "scan": (
         {
             "batches",
