@@ -13,7 +13,7 @@ from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
 from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
-from normscope.errors import RunError, UsageError
+from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
@@ -198,14 +198,19 @@ def _run_texts(
         for capture in watcher.captures:
             capture.kept = kept.layer(capture.norm.name)
     runner = Runner(watcher, forward, batches.batching, kept)
-    position = start or Position()
+    position = begun = start or Position()
     done = position.texts - len(position.pending)
-    for batch in course.stop.until_asked(batches):
-        runner.run(batch, batches)
-        position = batches.position()
-        done += len(batch.sources)
-        clock.show("run", done, watcher.tally.tokens, batches.expected)
-        course.saver.save(watcher, position, clock.seconds())
+    try:
+        for batch in course.stop.until_asked(batches):
+            runner.run(batch, batches)
+            position = batches.position()
+            done += len(batch.sources)
+            clock.show("run", done, watcher.tally.tokens, batches.expected)
+            course.saver.save(watcher, position, clock.seconds())
+    except TextError:  # No batch has run since then: what is counted is whole.
+        if position is not begun:
+            course.saver.save(watcher, position, clock.seconds(), now=True)
+        raise
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if course.stop.asked:
         return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]

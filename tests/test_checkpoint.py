@@ -96,6 +96,21 @@ def test_a_run_goes_on_with_other_batches(tmp_path: Path, size: Any) -> None:
     assert furthest(run(model).to_dict(), resumed.to_dict(), (*OWN, "batch_tokens")) < 1e-9
 
 
+def test_texts_that_break_off_leave_all_that_was_counted(bert: Any, tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield from (TEXTS * 30)[:600]
+        raise TextError("the server is gone")
+
+    checkpoint = Checkpoint(tmp_path / "c", every=3600.0)
+    with pytest.raises(TextError, match="the server is gone"):
+        run(bert, checkpoint, broken())
+    with safe_open(tmp_path / "c", framework="pt") as file:
+        counts = json.loads(file.metadata()["state"])["watcher"]["counts"]
+    assert counts["batches"] == 128, "two windows of 64"
+    resumed = run(bert, Checkpoint(tmp_path / "c", resume=True), TEXTS * 30)
+    assert furthest(run(bert, texts=TEXTS * 30).to_dict(), resumed.to_dict()) < 1e-12
+
+
 def test_a_run_in_many_pieces(bert: Any, tmp_path: Path) -> None:
     """Saved after every batch, so both break their sums at the same places: equal to the last bit."""
     whole = run(bert, Checkpoint(tmp_path / "whole", 0.0), words=True)

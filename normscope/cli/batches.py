@@ -139,7 +139,9 @@ def batches(
     numbers = values.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = options.chosen(format, json, plot)
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+    texts = texts_to_feed(
+        text or [], file or [], field, dataset=dataset, split=split, token=token, quiet=quiet
+    )
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load

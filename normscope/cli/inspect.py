@@ -234,7 +234,9 @@ def inspect(
         texts = (
             None
             if wordless
-            else texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+            else texts_to_feed(
+                text or [], file or [], field, dataset=dataset, split=split, token=token, quiet=quiet
+            )
         )
         given = Given(texts, image or [], audio or [])
         with ProgressBar(model, shown=wanted(quiet), plans=verbose) as progress:

@@ -181,7 +181,9 @@ def swap(
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
     format = options.chosen(format, json)
     known = named_files(calibration, field) if calibration else None
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+    texts = texts_to_feed(
+        text or [], file or [], field, dataset=dataset, split=split, token=token, quiet=quiet
+    )
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 

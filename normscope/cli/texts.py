@@ -19,13 +19,14 @@ def texts_to_feed(
     *,
     dataset: str | None = None,
     split: str | None = None,
+    token: str | None = None,
     quiet: bool,
 ) -> "Iterable[str]":
     """Return what was named, or else what is piped in, or else the built-in sentences."""
     if dataset is not None:
         if arguments or files:
             raise UsageError("--dataset was given beside other texts; expected one or the other; drop one")
-        return _of_dataset(dataset, split, field)
+        return _of_dataset(dataset, split, field, token)
     if split is not None:
         raise UsageError("--split was given without a --dataset; name the dataset that has it")
     if arguments or files or not _is_terminal(sys.stdin):
@@ -44,10 +45,10 @@ def named_files(files: list[str], field: str | None) -> "Iterable[str]":
     return _begun([], files, field)
 
 
-def _of_dataset(dataset: str, split: str | None, field: str | None) -> "Iterable[str]":
+def _of_dataset(dataset: str, split: str | None, field: str | None, token: str | None) -> "Iterable[str]":
     from normscope.dataset import read_dataset
 
-    texts = read_dataset(dataset, split=split, field=field)
+    texts = read_dataset(dataset, split=split, field=field, token=token)
     if not texts.begin():
         raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
     return texts

@@ -94,7 +94,9 @@ def why(
     batching = Batching(values.batch_size(batch_size), max_length, order.value, "include", limit)
     room = values.memory(table_memory)
     format = options.chosen(format, json)
-    texts = texts_to_feed(text or [], file or [], field, dataset=dataset, split=split, quiet=quiet)
+    texts = texts_to_feed(
+        text or [], file or [], field, dataset=dataset, split=split, token=token, quiet=quiet
+    )
     with ProgressBar(model, shown=wanted(quiet)) as progress:
         from normscope.why_scan import why as run  # here: importing torch is part of the wait
 
