@@ -99,8 +99,13 @@ class Course:
 
 
 def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[str, Any]:
-    """Return all that a checkpoint depends on, by the names that messages give it."""
+    """Return all that a checkpoint depends on, by the names that messages give it.
+
+    How many texts are in a batch is not of it: a run that memory did not hold goes on with smaller ones.
+    """
     model = describe(loaded.model, loaded.id)
+    choices = {**{name.replace("_", " "): value for name, value in vars(batching).items()}, **choices}
+    del choices["batch size"]
     return {
         "model": model.id,
         "revision": loaded.revision,
@@ -110,6 +115,5 @@ def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[s
         "parameters": model.parameters,
         "weights": weights_digest(loaded.model),
         "normscope": __version__,
-        **{name.replace("_", " "): value for name, value in vars(batching).items()},
         **choices,
     }

@@ -1,7 +1,8 @@
 """A dataset, local or of the Hub, as a stream of texts: what the `datasets` library can read."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ READERS: dict[str, tuple[str, dict[str, str]]] = {
     ".txt": ("text", {}),
     ".arrow": ("arrow", {}),
 }
+# How often a read is tried anew where a server has failed, each time for half a minute: then the run ends.
+TRIES = 5
 # Files that Dataset.save_to_disk and DatasetDict.save_to_disk leave.
 SAVED = ("state.json", "dataset_dict.json")
 
@@ -30,8 +33,8 @@ class DatasetTexts(Iterator[str]):
     while iterating.
     """
 
-    def __init__(self, name: str, rows: Any, field: str | None) -> None:
-        self._name, self._rows, self._field = name, iter(rows), field
+    def __init__(self, name: str, rows: Any, field: str | None, token: str | None = None) -> None:
+        self._name, self._rows, self._field, self._token = name, iter(rows), field, token
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
         known = len(rows) if hasattr(rows, "__len__") else None
@@ -53,7 +56,8 @@ class DatasetTexts(Iterator[str]):
         except StopIteration:
             raise
         except Exception as error:  # Whatever the library meets in files and on networks.
-            raise self._error(f"{reason(error)}; expected rows; check the dataset") from error
+            got = reason(error, self._token)
+            raise self._error(f"{got}; expected rows; check the dataset and the network") from error
         self._number += 1
         if self._field is None or self._field not in row:
             self._field = self._found(row)
@@ -81,27 +85,33 @@ class DatasetTexts(Iterator[str]):
         return TextError(f"dataset {quoted(self._name)}, row {self._number}: {what}")
 
 
-def read_dataset(name: str, *, split: str | None = None, field: str | None = None) -> DatasetTexts:
+def read_dataset(
+    name: str, *, split: str | None = None, field: str | None = None, token: str | None = None
+) -> DatasetTexts:
     """Return the texts of a dataset: a Hub id, or a file or folder in a format that `datasets` reads.
 
     "ID:CONFIG" names one of several configurations. Of several splits one must be named; `field` is
-    the one of the texts, by default `text`, or else the only one that holds strings. Nothing is
-    downloaded whole. Raises UsageError when the extra `datasets` is not installed, or where a split must
-    be named, and TextError where there is no such dataset or split.
+    the one of the texts, by default `text`, or else the only one that holds strings. `token` is the Hub's,
+    by default the one logged in with. Nothing is downloaded whole, and no code of a dataset is run. Raises
+    UsageError when the extra `datasets` is not installed, or where a split or a configuration must be named,
+    and TextError where there is no such dataset, configuration or split.
     """
-    splits = _splits(name, _library())
+    splits = _splits(name, _library(), token)
     if split is None and len(splits) > 1:
         raise UsageError(
-            f"dataset {quoted(name)} has the splits {', '.join(map(quoted, splits))}; expected one; name it "
-            "with --split"
+            f"dataset {quoted(name)} has the splits {_listed(splits)}; expected one; name it with --split"
         )
     chosen = next(iter(splits), None) if split is None else split
     if chosen not in splits:
-        listed = ", ".join(map(quoted, splits)) or "none"
+        listed = _listed(splits) or "none"
         raise TextError(
             f"dataset {quoted(name)} has no split {quoted(chosen)}; expected one of {listed}; name one"
         )
-    return DatasetTexts(name, splits[chosen], field)
+    return DatasetTexts(name, splits[chosen], field, token)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(quoted, names))
 
 
 def _library() -> Any:
@@ -113,30 +123,76 @@ def _library() -> Any:
             "'normscope[datasets]'"
         ) from error
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    # What is wrong is raised, too.
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = TRIES
     return datasets
 
 
-def _splits(name: str, datasets: Any) -> dict[str, Any]:
+def _splits(name: str, datasets: Any, token: str | None) -> dict[str, Any]:
     """Return what can be read by split."""
     try:
-        found = _opened(name, datasets)
+        found = _opened(name, datasets, token)
     except Exception as error:  # Its own errors, the Hub's, the network's, and those of its file readers.
-        raise TextError(
-            f"cannot read the dataset {quoted(name)} ({reason(error)}); expected a Hub id, or a file or "
-            "folder that the library datasets reads; check the name and the network"
-        ) from error
+        raise _refused(name, error, datasets, token) from error
     return found if isinstance(found, dict) else {str(found.split or "train"): found}
 
 
-def _opened(name: str, datasets: Any) -> Any:
+def _opened(name: str, datasets: Any, token: str | None) -> Any:
     path = Path(name)
     if path.is_dir() and any((path / file).exists() for file in SAVED):
         return datasets.load_from_disk(name)
     if path.is_file():
         reader, options = READERS.get(Path(name.lower().removesuffix(".gz")).suffix, ("", {}))
         if not reader:
-            raise TextError(f"its name ends in none of {', '.join(READERS)}")
+            raise ValueError(f"its name ends in none of {', '.join(READERS)}")
         return datasets.load_dataset(reader, data_files=os.fspath(path), streaming=True, **options)
-    place, _, config = (name, "", "") if path.exists() else name.partition(":")
-    return datasets.load_dataset(place, config or None, streaming=True)
+    place, config = _place_and_config(name)
+    if not path.exists() and place in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
+        # It would read every file of the folder one is in.
+        raise ValueError("that is a format of the library's")
+    return datasets.load_dataset(place, config, streaming=True, token=token)
+
+
+def _place_and_config(name: str) -> tuple[str, str | None]:
+    if Path(name).exists():
+        return name, None
+    scheme, mark, rest = name.rpartition("://")
+    place, _, config = rest.partition(":")
+    return scheme + mark + place, config or None
+
+
+def _refused(name: str, error: Exception, datasets: Any, token: str | None) -> TextError | UsageError:
+    """Say why a dataset could not be opened, and what would do."""
+    got, shown = str(error), f"dataset {quoted(name)}"
+    if "gated" in got:
+        return TextError(
+            f"{shown} is gated on the Hub; expected a token of an account that may read it; ask for access "
+            "on its page, then log in with 'hf auth login' or pass --token"
+        )
+    if "scripts are no longer supported" in got:
+        return TextError(
+            f"{shown} is made by a script of its own, which is never run; expected files of data; name a "
+            "dataset that has them, in parquet for example"
+        )
+    if "Config name is missing" in got or "BuilderConfig" in got:
+        return _without_config(name, datasets, token)
+    return TextError(
+        f"cannot read the {shown} ({reason(error, token)}); expected a Hub id, or a file or "
+        "folder that the library datasets reads; check the name and the network"
+    )
+
+
+def _without_config(name: str, datasets: Any, token: str | None) -> TextError | UsageError:
+    place, config = _place_and_config(name)
+    try:
+        listed = _listed(datasets.get_dataset_config_names(place, token=token))
+    except Exception:  # Whatever the library meets: it has named what is wrong already.
+        listed = "those on its page"
+    if config is None:
+        got = f"dataset {quoted(name)} has the configurations {listed}"
+        return UsageError(f"{got}; expected one; name it as in --dataset {quoted(place + ':CONFIG')}")
+    return TextError(
+        f"dataset {quoted(place)} has no configuration {quoted(config)}; expected one of {listed}; name one"
+    )

@@ -36,6 +36,11 @@ class Comparison:
         for name, values in sums.items():
             self._parts[name].append(values)
 
+    def merge(self, new: "Comparison") -> None:
+        """Add those of other texts, which come after these."""
+        for name, parts in new._parts.items():
+            self._parts[name] += parts
+
     def sums(self) -> dict[str, Tensor]:
         """Return the sums, (N,) each, and the sentence vectors (N, D)."""
         return {name: torch.cat(parts) for name, parts in self._parts.items()}

@@ -6,7 +6,8 @@
     ├── MediaError     images or sounds that cannot be read
     ├── ModelError     a model, tokenizer or processor that cannot be found or loaded
     ├── RunError       a model that loaded but could not be run on what it was given
-    │   └── OutOfMemoryError  for want of memory: a smaller batch may do
+    │   ├── OutOfMemoryError  for want of memory: a smaller batch may do
+    │   └── CountingError     for want of memory where a batch was being counted: in part it may have been
     └── ReportError    a report file that cannot be read or written
 
 A message says what was got, what was expected and what to do next, on one line.
@@ -45,6 +46,10 @@ class RunError(NormscopeError):
 
 class OutOfMemoryError(RunError):
     """A batch for which memory did not suffice."""
+
+
+class CountingError(RunError):
+    """A batch that some layers have counted, one perhaps in part, when memory did not suffice."""
 
 
 class ReportError(NormscopeError):

@@ -7,7 +7,7 @@ layer's own centring stays, W' also has each row's mean taken out.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,14 @@ PART = 1 << 20
 
 # Runs the model once on one batch: these layers are replaced, or folded, and all before is as it was.
 Run = Callable[[Sequence[str]], Iterable[Tensor]]
+T = TypeVar("T")
+
+
+class Runs(Protocol):
+    """Gives the batches, or parts of them, anew at each call, and what was made of each."""
+
+    def __call__(self, work: Callable[[Run], T]) -> Iterable[T]:
+        """Return what `work` makes of each; of one that memory did not hold it is asked again, in parts."""
 
 
 def fold(
@@ -55,8 +63,8 @@ def fold(
     require_fixed(kind)
     swap = Swap(model, kind, statistics, layers, exclude)
 
-    def run() -> Iterator[Run]:
-        yield lambda _names: tensors_in(model(**inputs))
+    def run(work: Callable[[Run], T]) -> Iterable[T]:
+        return [work(lambda _names: tensors_in(model(**inputs)))]
 
     name = getattr(swap.model, "name_or_path", "") or type(swap.model).__name__
     with evaluating(model), torch.no_grad():
@@ -110,10 +118,9 @@ class Difference:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
-    def add(self, expected: Iterable[Tensor], found: Iterable[Tensor]) -> None:
-        """Compare what two models return for a batch, output by output."""
-        rows = [_compared(a, b) for a, b in zip(expected, found, strict=True) if a.is_floating_point()]
-        self._parts.append(torch.stack(rows) if rows else torch.zeros(0, 2))
+    def add(self, outputs: Tensor) -> None:
+        """Add what `compared` gives for a batch."""
+        self._parts.append(outputs)
 
     def _largest(self) -> tuple[Tensor, Tensor]:
         """The largest difference, and number, of each output over all batches."""
@@ -132,6 +139,12 @@ class Difference:
         difference, size = self._largest()
         tiny = torch.finfo(size.dtype).tiny
         return float((difference / size.clamp(min=tiny)).max()) if len(difference) else math.nan
+
+
+def compared(expected: Iterable[Tensor], found: Iterable[Tensor]) -> Tensor:
+    """Compare what two models return for a batch, output by output: (outputs, 2)."""
+    rows = [_compared(a, b) for a, b in zip(expected, found, strict=True) if a.is_floating_point()]
+    return torch.stack(rows) if rows else torch.zeros(0, 2)
 
 
 def _compared(a: Tensor, b: Tensor) -> Tensor:
@@ -158,11 +171,8 @@ class Proven:
     together: Difference
 
 
-def proven(swap: Swap, made: Fold, runs: Callable[[], Iterable[Run]]) -> Proven:
-    """Run the model with layers replaced beside the one with them folded; unfold what is not equal.
-
-    `runs` gives the batches anew at each call.
-    """
+def proven(swap: Swap, made: Fold, runs: Runs) -> Proven:
+    """Run the model with layers replaced beside the one with them folded; unfold what is not equal."""
     most = tolerance(swap.model)
     found = _differences(swap, made, [(name,) for name in made.layers], runs)
     alone = dict(zip(made.layers, found, strict=True))
@@ -191,15 +201,20 @@ def _without(made: Fold, against: Mapping[str, str]) -> Fold:
     return replace(kept, refused={**made.refused, **against})
 
 
-def _differences(
-    swap: Swap, made: Fold, variants: Sequence[Sequence[str]], runs: Callable[[], Iterable[Run]]
-) -> list[Difference]:
+def _differences(swap: Swap, made: Fold, variants: Sequence[Sequence[str]], runs: Runs) -> list[Difference]:
     changes: list[list[Change]] = [made.only(names).changes(swap.model) for names in variants]
     found = [Difference() for _ in variants]
-    for run in runs() if made.layers else ():
-        for names, change, difference in zip(variants, changes, found, strict=True):
+
+    def work(run: Run) -> list[Tensor]:
+        rows = []
+        for names, change in zip(variants, changes, strict=True):
             with swap.replacing(names):
                 expected = [*run(names)]
             with changed(change):
-                difference.add(expected, run(names))
+                rows.append(compared(expected, run(names)))
+        return rows
+
+    for rows in runs(work) if made.layers else ():
+        for difference, row in zip(found, rows, strict=True):
+            difference.add(row)
     return found

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import NormscopeError, OutOfMemoryError, RunError
+from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, RunError
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
-# The files whose hooks a model's forward goes through.
+# The files whose hooks a model's forward goes through, and the one of those that count what they see.
 OURS = ("swapping.py", "watcher.py")
+COUNTING = ("watcher.py",)
 # What torch says where it has no class of its own for it.
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
@@ -53,13 +54,9 @@ class Forward:
         except NormscopeError:
             raise
         except Exception as error:
-            ours = _is_ours(error.__traceback__)
+            ours = _passed(error.__traceback__, OURS)
             if _lacks_memory(error):
-                # What a hook had counted when it failed cannot be told, so that is the end.
-                kind = RunError if ours else OutOfMemoryError
-                raise kind(
-                    f"out of memory ({reason(error)}); try a smaller --batch-size or --max-length"
-                ) from error
+                raise _lack_of_memory(error) from error
             if ours:
                 raise
             raise RunError(_failure(self.model, error, self.kinds)) from error
@@ -118,9 +115,9 @@ def shifted(values: Tensor, first: int) -> Tensor:
     return torch.cat([torch.full_like(values[:, :1], first), values[:, :-1]], dim=1)
 
 
-def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an exception passed through our hooks: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name in OURS for frame in extract_tb(trace))
+def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
+    """Whether an exception passed through hooks in these files: then it is our bug, not the model's."""
+    return any(Path(frame.filename).name in files for frame in extract_tb(trace))
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -128,6 +125,15 @@ def _lacks_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def _lack_of_memory(error: Exception) -> RunError:
+    """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
+    why = reason(error)
+    if _passed(error.__traceback__, COUNTING):
+        got = f"out of memory where a batch is counted ({why}); expected room for the tables"
+        return CountingError(f"{got}; try a smaller --table-memory, --batch-size or --max-length")
+    return OutOfMemoryError(f"out of memory ({why}); try a smaller --batch-size or --max-length")
 
 
 def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:

@@ -112,6 +112,16 @@ class Kept:
         for source in self._counted.keys() - self.choice.slots.keys():
             del self._counted[source]
 
+    def place(self, sources: Sequence[int]) -> None:
+        """Take note that texts of the batch that has begun, all or some, are about to run."""
+        self.slots = torch.tensor([self.choice.slots.get(source, -1) for source in sources])
+
+    def take_back(self, sources: Sequence[int]) -> None:
+        """Forget what the layers have kept of texts that are to run once more."""
+        self.place(sources)
+        for layer in self.layers.values():
+            layer.clear(self.slots[self.slots >= 0])
+
     @property
     def sources(self) -> list[int]:
         """The places of the kept texts in the corpus, in order."""

@@ -54,7 +54,7 @@ class KeptTokens(Kept):
         gone = torch.tensor(sorted(before - set(self.choice.slots.values())), dtype=torch.int64)
         for layer in self.layers.values():
             layer.clear(gone)
-        self.slots = torch.tensor([self.choice.slots.get(source, -1) for source in batch.sources])
+        self.place(batch.sources)
         self.ids = {source: self.ids[source] for source in self.choice.slots}
 
     def _drop_one(self) -> None:

@@ -41,7 +41,7 @@ class Prefix:
         self._begun.clear()
         with ExitStack() as hooks:
             for block in self._blocks:
-                block.calls = 0
+                block.calls, block.output = 0, None
                 hooks.callback(block.module.register_forward_hook(self._recorder(block)).remove)
             for name, layer in self._layers.items():
                 hooks.callback(layer.register_forward_pre_hook(self._starter(name)).remove)

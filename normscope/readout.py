@@ -56,6 +56,11 @@ class Readout:
         if self._base is None and self.head is not None:
             self._forward.extra["output_hidden_states"] = True
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._forward.device
+
     def ask(self, batch: Batch) -> Question:
         """Put a batch as a question; which tokens are masked depends on the seed and the text alone."""
         ids, inputs = batch.inputs["input_ids"], batch.inputs

@@ -10,7 +10,7 @@ from normscope.errors import UsageError
 from normscope.formulas import Formula
 from normscope.layers import NormLayer
 from normscope.layout import to_rows
-from normscope.moments import Rows
+from normscope.moments import Moments, Rows
 from normscope.swap_plan import BATCH, BATCHNORM, FITTED, FROZEN, IDENTITY
 from normscope.views import cells
 
@@ -95,15 +95,16 @@ class Replacement:
                 "pass what normscope.calibrate returns"
             )
 
-    def __call__(self, given: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(self, given: Tensor, valid: Tensor | None = None, batch: Moments | None = None) -> Tensor:
         """Return the layer's new output for its input, in its shape and at least float32.
 
-        `valid` (V, D) are the rows of the input that a batch's statistics are taken over, all by default.
+        `valid` (V, D) are the rows of the input that a batch's statistics are taken over, all by default;
+        `batch` (1, D) are these where the input is a part of it.
         """
         norm, formula = self.norm, _settled(self.norm)
         x = given if given.dtype == torch.float64 else given.float()
         rows = to_rows(x, norm.feature_axis, norm.features)
-        y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype))
+        y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype), batch)
         out = _affine(norm, formula, y)
         if norm.feature_axis == 1 and given.dim() > 2:
             return out.reshape(given.movedim(1, -1).shape).movedim(-1, 1)
@@ -129,12 +130,14 @@ class Replacement:
             shift = shift + bias.detach().cpu()
         return Line(scale, shift, self.kind == FROZEN and formula.kind == "layernorm")
 
-    def _normalise(self, rows: Tensor, formula: Formula, valid: Tensor) -> Tensor:
+    def _normalise(self, rows: Tensor, formula: Formula, valid: Tensor, batch: Moments | None) -> Tensor:
         if self.kind == IDENTITY:
             return rows
         if self.kind == BATCH:
-            scale = (valid.var(0, correction=0) + formula.eps).rsqrt()
-            return (rows - valid.mean(0)) * scale
+            mean, variance = valid.mean(0), valid.var(0, correction=0)
+            if batch is not None:
+                mean, variance = (v[0].to(rows.dtype).to(rows.device) for v in (batch.mean, batch.variance()))
+            return (rows - mean) * (variance + formula.eps).rsqrt()
         if self.kind == FROZEN:
             centred = Rows.of(rows).centred if formula.kind == "layernorm" else rows
             return centred * self._constants(rows, formula)[1]

@@ -13,7 +13,7 @@ from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
 from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
-from normscope.errors import RunError, UsageError
+from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
 from normscope.layers import find
@@ -215,12 +215,17 @@ def _run_batches(
 ) -> Position:
     """Run batch after batch, until there are no more or the end is asked for; return how far that is."""
     position, done = start, start.texts - len(start.pending)
-    for batch in course.stop.until_asked(batches):
-        runner.run(batch, batches)
-        position = batches.position()
-        done += len(batch.sources)
-        clock.show("run", done, watcher.tally.tokens, batches.expected)
-        course.saver.save(watcher, position, clock.seconds())
+    try:
+        for batch in course.stop.until_asked(batches):
+            runner.run(batch, batches)
+            position = batches.position()
+            done += len(batch.sources)
+            clock.show("run", done, watcher.tally.tokens, batches.expected)
+            course.saver.save(watcher, position, clock.seconds())
+    except TextError:  # No batch has run since then: what is counted is whole.
+        if position is not start:
+            course.saver.save(watcher, position, clock.seconds(), now=True)
+        raise
     return position
 
 

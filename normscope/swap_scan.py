@@ -82,6 +82,9 @@ def swap(
         proven = trial.folded() if swapping.fold else None
         if proven is not None:
             report = replace(report, fold=_fold_info(trial, proven))
+    # Calibrating has said it already where memory was too little for that, too.
+    new = [note for note in trial.parts.notes if note not in report.warnings]
+    report = replace(report, warnings=(*report.warnings, *new))
     if save is not None:
         trial.calibration.save(save)
         if proven is not None:

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 
 from normscope.alignment import TokenMask
-from normscope.batches import Batches
+from normscope.batches import Batch, Batches
 from normscope.bootstrap import resamples
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.course import Clock, Progress
 from normscope.effects import Comparison, effect, loss_of, perplexity
-from normscope.errors import RunError, TextError
+from normscope.errors import OutOfMemoryError, RunError, TextError
 from normscope.folding import Proven, Run, foldable, proven
+from normscope.folds import Fold
 from normscope.held_out import Parted
 from normscope.loading import Loaded
+from normscope.parts import Parts
 from normscope.prefix import Prefix
 from normscope.readout import Answer, Question, Readout
 from normscope.runner import decoder_valid
 from normscope.scan import run_info, text_batches
-from normscope.swap_plan import Swapping
+from normscope.swap_plan import BATCH, Swapping
 from normscope.swap_report import Baseline, Effect
 from normscope.swapping import Swap
 from normscope.tally import Tally
@@ -47,6 +49,16 @@ class Work(Clock):
         """Count a run, or a part of one, as done."""
         self._texts += texts
         self._tokens += tokens
+
+    def again(self, since: int) -> None:
+        """Expect once more what was done since so many texts were."""
+        if self.expected is not None:
+            self.expected += self._texts - since
+
+    @property
+    def texts(self) -> int:
+        """How many texts are done."""
+        return self._texts
 
     def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
         """Call the caller's function; what is `expected` of one run is used where no more is known."""
@@ -83,6 +95,8 @@ class Trial:
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
+        self.parts = Parts(self.readout.device)
+        self.parts.hear(known.report.warnings)
         self._weights = resamples(self.run.texts, swapping.seed, DRAWS)
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
@@ -98,24 +112,68 @@ class Trial:
     def _compared(self, variants: Sequence[Variant]) -> list[Comparison]:
         comparisons = [Comparison() for _ in variants]
         for batch in self._batches:
-            question = self.readout.ask(batch)
-            self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
-            with self._prefix.recording():
-                own = self._answer(question)
-            if self._replays is None:
-                self._replays = self._is_replayed(question, own)
-            for variant, comparison in zip(variants, comparisons, strict=True):
-                with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
-                    comparison.add(own, self._answer(question), question)
+            for comparison, new in zip(comparisons, self._beside(batch, variants), strict=True):
+                comparison.merge(new)
         self._prefix.clear()
         self._own = comparisons[0].sums()
         return comparisons
+
+    def _beside(self, batch: Batch, variants: Sequence[Variant]) -> list[Comparison]:
+        def work(parts: list[Batch]) -> list[Comparison]:
+            found = [Comparison() for _ in variants]
+            if self._swap.kind == BATCH and len(parts) > 1:
+                self._add_batch(parts, variants, found)
+            else:
+                for part in parts:
+                    self._add(part, variants, found)
+            return found
+
+        return self._in_parts(batch, work)
+
+    def _add(self, batch: Batch, variants: Sequence[Variant], found: Sequence[Comparison]) -> None:
+        question = self._ask(batch)
+        with self._prefix.recording():
+            own = self._answer(question)
+        if self._replays is None:
+            self._replays = self._is_replayed(question, own)
+        for variant, comparison in zip(variants, found, strict=True):
+            with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
+                comparison.add(own, self._answer(question), question)
+
+    def _add_batch(
+        self, parts: Sequence[Batch], variants: Sequence[Variant], found: Sequence[Comparison]
+    ) -> None:
+        """Add the parts of a batch whose own statistics layers get: each part runs again for every one."""
+        questions = [self.readout.ask(part) for part in parts]
+        own = [self._answer(question) for question in questions]
+        runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
+        for variant, comparison in zip(variants, found, strict=True):
+            for each in zip(own, self._swap.together(variant, runs), questions, strict=True):
+                comparison.add(*each)
+
+    def _ask(self, batch: Batch) -> Question:
+        self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
+        return self.readout.ask(batch)
+
+    def _in_parts(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
+        """Do some work on a batch, or on parts of it; what the progress counted in vain comes again."""
+        begun = self._work.texts
+
+        def tried(parts: list[Batch]) -> T:
+            nonlocal begun
+            self._work.again(begun)
+            begun = self._work.texts
+            return work(parts)
+
+        return self.parts.work(batch, tried)
 
     def _is_replayed(self, question: Question, own: Answer) -> bool:
         """Whether the model gives the same, bit by bit, when as many blocks as can be give what they gave."""
         try:
             with self._prefix.replaying([self._prefix.last]):
                 again = self.readout.read(question)
+        except OutOfMemoryError:
+            raise
         except RunError:
             return False
         hidden = torch.equal(again.hidden, own.hidden)
@@ -135,26 +193,32 @@ class Trial:
     def folded(self) -> Proven:
         """Fold the layers that can be, by the statistics of now, and prove that on the held-out texts."""
         least = min(self._batches, key=lambda batch: batch.mask.numel())
-        question = self.readout.ask(least)
-        made = foldable(self._swap, self._loaded.id, lambda: self.readout.output(question))
+        made = self.parts.work(least, self._foldable)
         if self._work.expected is not None:
             # The untouched model runs for the layers alone, for all together, and for their effect.
             runs = 2 * len(made.layers) + 1 + 3 + 2
             self._work.expected += runs * self.run.texts if made.layers else 0
         return proven(self._swap, made, self._runs)
 
-    def _runs(self) -> Iterator[Run]:
+    def _foldable(self, parts: Sequence[Batch]) -> Fold:
+        question = self.readout.ask(parts[0])
+        return foldable(self._swap, self._loaded.id, lambda: self.readout.output(question))
+
+    def _runs(self, work: Callable[[Run], T]) -> Iterator[T]:
         for batch in self._batches:
-            question = self.readout.ask(batch)
-            with self._prefix.recording():
-                self._counted(question, self.readout.returned)
-
-            def run(names: Sequence[str], question: Question = question) -> list[Tensor]:
-                with self._prefix.replaying(names if self._replays else ()):
-                    return self._counted(question, self.readout.returned)
-
-            yield run
+            yield from self._in_parts(batch, lambda parts: [work(self._recorded(part)) for part in parts])
         self._prefix.clear()
+
+    def _recorded(self, batch: Batch) -> Run:
+        question = self.readout.ask(batch)
+        with self._prefix.recording():
+            self._counted(question, self.readout.returned)
+
+        def run(names: Sequence[str]) -> list[Tensor]:
+            with self._prefix.replaying(names if self._replays else ()):
+                return self._counted(question, self.readout.returned)
+
+        return run
 
     def growing(self, order: Variant) -> Iterator[Variant]:
         """Give an order's first layer, first two, ...: each is calibrated with those before in place."""
@@ -162,6 +226,7 @@ class Trial:
             with self._swap.replacing(order[:count]):
                 known = calibrated(self._loaded, self._known, self._work, [glob.escape(name)])
             self._work.finish(known.report.run.texts, known.report.run.tokens)
+            self.parts.hear(known.report.warnings)
             self._swap.recalibrate(name, known.calibration.layers[name])
             self.calibration = self.calibration.with_layer(name, known.calibration.layers[name])
             yield order[: count + 1]

@@ -5,15 +5,16 @@ modules change, and all is as it was when the context ends, whatever ended it.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from normscope.batch_statistics import BatchStatistics
 from normscope.calibration import Calibration
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
@@ -26,6 +27,7 @@ from normscope.tokens import Chosen, Scope, Scopes
 from normscope.wrappers import as_written, unwrapped
 
 _REPLACED: "WeakSet[nn.Module]" = WeakSet()
+T = TypeVar("T")
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Swap:
         chosen = [norm for norm in norms if norm.name in names and _may_be_replaced(norm, known)]
         self._layers = {norm.name: _layer(norm, kind, known) for norm in chosen}
         self._scopes = Scopes()
+        self._batch: BatchStatistics | None = None
         if not chosen:
             got = f"none of {len(names)} layers can be replaced"
             raise UsageError(
@@ -115,6 +118,15 @@ class Swap:
                     open_.callback(module.register_forward_hook(self._after, always_call=True).remove)
             yield
 
+    def together(self, names: Collection[str], runs: Sequence[Callable[[], T]]) -> list[T]:
+        """Replace layers while the parts of one batch run; for BATCH by the statistics of all of it."""
+        self._batch = BatchStatistics() if self.kind == BATCH else None
+        try:
+            with self.replacing(names):
+                return [run() for run in runs] if self._batch is None else self._batch.together(runs)
+        finally:
+            self._batch = None
+
     @contextmanager
     def settling(self) -> Iterator[None]:
         """Find the layers' formulas by what they give in a forward, and replace none."""
@@ -151,7 +163,13 @@ class Swap:
             if not layer.replacement.norm.settled:
                 _settle(layer, given, output, scope)
             valid = _valid(layer, given, scope) if self.kind == BATCH else None
-            return layer.replacement(given, valid).to(output.dtype)
+            batch = None
+            if self._batch is not None:
+                norm, rows = layer.replacement.norm, valid
+                if rows is None:
+                    rows = to_rows(given, norm.feature_axis, norm.features)
+                batch = self._batch.of(norm.name, rows)
+            return layer.replacement(given, valid, batch).to(output.dtype)
 
         return replace
 

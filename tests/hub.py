@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -155,10 +156,15 @@ def _etag(file: Path) -> str:
 
 @dataclass
 class Hub:
-    """What the server serves (id to folder; all at one commit) and what it was asked."""
+    """What the server serves (id to folder; all at one commit) and what it was asked.
+
+    A dataset's id begins with `datasets/`. A file named `dying` is sent to its middle, and then nothing is.
+    """
 
     repositories: Mapping[str, Path]
     gated: frozenset[str] = frozenset()
+    dying: str = ""
+    dead: bool = False
     url: str = ""
     requests: list[str] = field(default_factory=list)
 
@@ -190,43 +196,93 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *arguments: Any) -> None:
         """Keep the tests' output clean."""
 
     def _answer(self) -> None:
-        path = self.path.split("?")[0]
+        path, _, query = self.path.partition("?")
+        asked = parse_qs(query + "&" + self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
         self.served.requests.append(f"{self.command} {path}")
-        if found := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
+        if self.served.dead:
+            self.close_connection = True
+        elif found := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
             self._with_access(found[1], found[2], found[3])
-        elif found := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?(/tree/.*)?", path):
+        elif found := re.fullmatch(r"/api/(datasets/.+?)/(?:tree|paths-info)/([^/]+)(?:/(.*))?", path):
+            self._list(found[1], unquote(found[3] or ""), asked)
+        elif found := re.fullmatch(r"/api/(?:models/)?(.+?)(?:/revision/([^/]+))?(/tree/.*)?", path):
             self._with_access(found[1], found[2] or "main", None if found[3] is None else "no such folder")
         else:
             self._refuse(404, "EntryNotFound")
 
-    def _with_access(self, model_id: str, revision: str, name: str | None) -> None:
-        """Send a file, or without a name what the Hub's client wants to know of the model."""
-        folder = self.served.repositories.get(model_id)
+    def _with_access(self, repository: str, revision: str, name: str | None) -> None:
+        """Send a file, or without a name what the Hub's client wants to know of the repository."""
+        folder = self.served.repositories.get(repository)
         if folder is None:
             self._refuse(404, "RepoNotFound")
-        elif model_id in self.served.gated and self.headers.get("Authorization") != f"Bearer {GOOD_TOKEN}":
-            self._refuse(403, "GatedRepo")
+        elif not self._may_read(repository):
+            self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
         elif revision not in {"main", COMMIT}:
             self._refuse(404, "RevisionNotFound")
         elif name is None:
-            self._send(json.dumps({"id": model_id, "sha": COMMIT, "siblings": []}).encode())
+            known = {"id": repository.removeprefix("datasets/"), "sha": COMMIT, "siblings": []}
+            self._send(json.dumps(known).encode())
         elif (folder / name).is_file():
-            self._send((folder / name).read_bytes(), {"ETag": f'"{_etag(folder / name)}"'})
+            self._send_file(folder / name)
         else:
             self._refuse(404, "EntryNotFound")
+
+    def _may_read(self, repository: str) -> bool:
+        allowed = self.headers.get("Authorization") == f"Bearer {GOOD_TOKEN}"
+        return allowed or repository not in self.served.gated
+
+    def _list(self, repository: str, under: str, asked: Mapping[str, list[str]]) -> None:
+        """Tell the paths of a folder, or of those of the paths that were asked for that there are."""
+        folder = self.served.repositories.get(repository)
+        if folder is None or not self._may_read(repository):
+            self._refuse(404, "RepoNotFound")
+            return
+        if "paths" in asked:
+            found = [folder / path for path in asked["paths"]]
+        else:
+            deep = asked.get("recursive", ["false"])[0].lower() == "true"
+            found = sorted((folder / under).rglob("*") if deep else (folder / under).glob("*"))
+        self._send(json.dumps([_entry(path, folder) for path in found if path.exists()]).encode())
+
+    def _send_file(self, file: Path) -> None:
+        whole, headers, status = file.read_bytes(), {"ETag": f'"{_etag(file)}"'}, 200
+        start, end, sent = 0, len(whole), None
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            start, end = int(asked[1]), min(int(asked[2] or end) + 1, end)
+            headers["Content-Range"], status = f"bytes {start}-{end - 1}/{len(whole)}", 206
+        if file.name == self.served.dying and self.command == "GET" and end > len(whole) // 2:
+            self.served.dead = self.close_connection = True
+            sent = max(0, len(whole) // 2 - start)
+        self._send(whole[start:end], headers, status, sent)
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(b"", {"X-Error-Code": code}, status)
 
-    def _send(self, body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
+    def _send(
+        self,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        status: int = 200,
+        sent: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "X-Repo-Commit": COMMIT}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body[:sent])
+
+
+def _entry(path: Path, folder: Path) -> dict[str, Any]:
+    name = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        return {"type": "directory", "oid": COMMIT, "size": 0, "path": name}
+    return {"type": "file", "oid": _etag(path)[:40], "size": path.stat().st_size, "path": name}

@@ -21,7 +21,7 @@ from normscope.loading import Loaded
 from normscope.report import Report
 from normscope.stopping import Stop
 from tests import models
-from tests.reports_alike import furthest
+from tests.reports_alike import OWN, furthest
 from tests.test_batches import WORDS, encoder
 
 TOKENIZER = encoder()
@@ -85,6 +85,30 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     resumed = run(bert, Checkpoint(tmp_path / "c", resume=True), batching=batching)
     assert furthest(whole.to_dict(), resumed.to_dict()) < 1e-12
     assert resumed.run.seconds > earlier > 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, "auto"])
+def test_a_run_goes_on_with_other_batches(tmp_path: Path, size: Any) -> None:
+    model = models.bert(pad_token_id=0).double()
+    stopped(model, tmp_path / "c", 3)
+    other = replace(SHORT, batch_size=size)
+    resumed = run(model, Checkpoint(tmp_path / "c", resume=True), batching=other)
+    assert furthest(run(model).to_dict(), resumed.to_dict(), (*OWN, "batch_tokens")) < 1e-9
+
+
+def test_texts_that_break_off_leave_all_that_was_counted(bert: Any, tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield from (TEXTS * 30)[:600]
+        raise TextError("the server is gone")
+
+    checkpoint = Checkpoint(tmp_path / "c", every=3600.0)
+    with pytest.raises(TextError, match="the server is gone"):
+        run(bert, checkpoint, broken())
+    with safe_open(tmp_path / "c", framework="pt") as file:
+        counts = json.loads(file.metadata()["state"])["watcher"]["counts"]
+    assert counts["batches"] == 128, "two windows of 64"
+    resumed = run(bert, Checkpoint(tmp_path / "c", resume=True), TEXTS * 30)
+    assert furthest(run(bert, texts=TEXTS * 30).to_dict(), resumed.to_dict()) < 1e-12
 
 
 def test_a_run_in_many_pieces(bert: Any, tmp_path: Path) -> None:
@@ -153,7 +177,6 @@ LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[ar
         ("dtype", {"model": lambda: models.bert(pad_token_id=0).double()}),
         ("parameters", {"model": lambda: models.bert(pad_token_id=0, intermediate_size=50)}),
         ("weights", {"model": lambda: other(models.bert(pad_token_id=0))}),
-        ("batch size", {"batching": replace(SHORT, batch_size=5)}),
         ("max length", {"batching": replace(SHORT, max_length=8)}),
         ("order", {"batching": replace(SHORT, order="given")}),
         ("special tokens", {"batching": replace(SHORT, special_tokens="exclude")}),

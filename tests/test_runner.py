@@ -15,6 +15,7 @@ from normscope.loading import Loaded
 from normscope.report import Report
 from normscope.samples import SENTENCES
 from tests import models
+from tests.reports_alike import OWN, furthest
 
 TEXTS = SENTENCES[:30]
 HOLDS = 60
@@ -132,6 +133,22 @@ def test_kept_texts_are_those_of_small_batches(tokenizer: Any) -> None:
         assert [size.tid.mean.mean for size in one] == pytest.approx(
             [size.tid.mean.mean for size in other], rel=1e-9
         )
+
+
+def test_the_tokens_that_why_keeps_are_those_of_small_batches(tokenizer: Any) -> None:
+    found, failures = [], []
+    for holds, size in ((10**9, 1), (HOLDS, 30)):
+        model = Tight(holds, ERRORS[0])
+        batching = Batching(batch_size=size, max_length=32)
+        report = normscope.why(model, TEXTS, tokenizer=tokenizer, batching=batching, samples=20)
+        found.append(report.to_dict())
+        failures.append(model.failures)
+    assert failures[0] == 0
+    assert failures[1] >= 5
+    (warning,) = (each for each in found[1].pop("warnings") if "memory" in each)
+    assert warning.startswith("memory did not hold a batch of 30 texts of 32 tokens")
+    del found[0]["warnings"]
+    assert furthest(found[0], found[1], OWN) < 1e-9
 
 
 def test_one_text_that_is_too_much_is_an_error(tokenizer: Any) -> None:

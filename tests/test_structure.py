@@ -153,8 +153,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "saving": ({"files"}, CORE | {"safetensors"}),
     "tensor_folder": ({"errors", "files", "printable", "saving"}, CORE | {"safetensors"}),
     "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
+    "batch_statistics": ({"errors", "moments"}, CORE),
     "swapping": (
         {
+            "batch_statistics",
             "calibration",
             "capture",
             "errors",
@@ -256,7 +258,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         CORE,
     ),
-    "runner": ({"batches", "errors", "forward", "kept", "watcher"}, CORE),
+    "parts": ({"batches", "errors"}, CORE),
+    "snapshot": ({"run_state", "watcher"}, set()),
+    "runner": ({"batches", "errors", "forward", "kept", "parts", "snapshot", "watcher"}, CORE),
     "scan": (
         {
             "batches",
@@ -332,8 +336,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "effects",
             "errors",
             "folding",
+            "folds",
             "held_out",
             "loading",
+            "parts",
             "prefix",
             "readout",
             "runner",

@@ -153,7 +153,7 @@ def swap(
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
     format = result.chosen()
     known = named_files(calibration, corpus.field) if calibration else None
-    texts = corpus.feed(quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 

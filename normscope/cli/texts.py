@@ -34,7 +34,7 @@ class TextOptions:
         """What decides, beside the texts' own place, which texts are read."""
         return {"field": self.field, "dataset": self.dataset, "split": self.split}
 
-    def feed(self, *, quiet: bool) -> "Iterable[str]":
+    def feed(self, *, token: str | None, quiet: bool) -> "Iterable[str]":
         """Return what was named, or else what is piped in, or else the built-in sentences."""
         arguments, files, field = self.text or [], self.file or [], self.field
         if self.dataset is not None:
@@ -42,7 +42,7 @@ class TextOptions:
                 raise UsageError(
                     "--dataset was given beside other texts; expected one or the other; drop one"
                 )
-            return _of_dataset(self.dataset, self.split, field)
+            return _of_dataset(self.dataset, self.split, field, token)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
         if arguments or files or not _is_terminal(sys.stdin):
@@ -65,10 +65,10 @@ def _sentences(*, quiet: bool) -> "Iterable[str]":
     return SENTENCES
 
 
-def _of_dataset(dataset: str, split: str | None, field: str | None) -> "Iterable[str]":
+def _of_dataset(dataset: str, split: str | None, field: str | None, token: str | None) -> "Iterable[str]":
     from normscope.dataset import read_dataset
 
-    texts = read_dataset(dataset, split=split, field=field)
+    texts = read_dataset(dataset, split=split, field=field, token=token)
     if not texts.begin():
         raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
     return texts

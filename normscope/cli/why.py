@@ -74,7 +74,7 @@ def why(
     batching = batch.batching()
     room = values.memory(table_memory)
     format = result.chosen()
-    texts = corpus.feed(quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.why_scan import why as run  # here: importing torch is part of the wait
 
