@@ -13,6 +13,7 @@ from normscope.printable import quoted
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, Report, RunInfo
 from normscope.seen import RunMoments, Seen, most_seen
+from normscope.shards import missing
 from normscope.summary import filled, notes_on, pooled
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
@@ -148,7 +149,7 @@ class _Total:
     def report(self) -> Report:
         """Return the report of all parts."""
         layers = {name: self._layer(name, seen) for name, seen in self._moments.layers.items()}
-        notes = [*self._warnings]
+        notes = [*self._warnings, *missing(self._moments.shards)]
         notes += [note for name in layers for note in _notes(layers[name], self._moments.layers[name])]
         devices = dict.fromkeys(report.model.device for report in self._reports)
         return Report(
@@ -201,10 +202,11 @@ def _words(moments: RunMoments) -> dict[str, int | None]:
 
 
 def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
-    """Return what a report warns of but for its layers, whose notes are written anew."""
+    """Return what a report warns of but for its layers and shards, whose notes are written anew."""
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
-    return [note for note in report.warnings if note not in {*of_layers, *pooled(layers.values())}]
+    anew = {*of_layers, *pooled(layers.values()), *missing(moments.shards)}
+    return [note for note in report.warnings if note not in anew]
 
 
 def _notes(layer: LayerReport, seen: Seen) -> list[str]:

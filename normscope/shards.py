@@ -69,3 +69,20 @@ class _Part(Iterator[str]):
     def __length_hint__(self) -> int:
         left = operator.length_hint(self._texts)
         return -(-int(min(left, self._left)) // self._shard.count)
+
+
+def missing(shards: Iterable[str]) -> list[str]:
+    """Return what to say of shards, each "I/N", whose others are not among them."""
+    known: dict[int, set[int]] = {}
+    for text in shards:
+        shard = Shard.read(text)
+        known.setdefault(shard.count, set()).add(shard.number)
+    return [
+        f"shards are missing: {count - len(numbers)} of {count}, the first is {_first_not_in(numbers)}/{count}"
+        for count, numbers in known.items()
+        if len(numbers) < count
+    ]
+
+
+def _first_not_in(numbers: set[int]) -> int:
+    return next(i for i in range(1, len(numbers) + 2) if i not in numbers)

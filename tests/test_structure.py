@@ -200,7 +200,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE | {"safetensors"},
     ),
     "merging": (
-        {"errors", "moments_file", "printable", "recurring", "report", "seen", "summary"},
+        {"errors", "moments_file", "printable", "recurring", "report", "seen", "shards", "summary"},
         set(),
     ),
     "tensors_file": ({"moments_file", "plain", "report", "saving", "seen"}, CORE),
