@@ -78,9 +78,9 @@ def missing(shards: Iterable[str]) -> list[str]:
         shard = Shard.read(text)
         known.setdefault(shard.count, set()).add(shard.number)
     return [
-        f"shards are missing: {count - len(numbers)} of {count}, the first is {_first_not_in(numbers)}/{count}"
-        for count, numbers in known.items()
-        if len(numbers) < count
+        f"shards are missing: {count - len(n)} of {count}, the first is {_first_not_in(n)}/{count}"
+        for count, n in known.items()
+        if len(n) < count
     ]
 
 
