@@ -1,7 +1,10 @@
 """A dataset, local or of the Hub, as a stream of texts: what the `datasets` library can read."""
 
+import gc
+import logging
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ class DatasetTexts(Iterator[str]):
 
     def __init__(self, name: str, rows: Any, field: str | None) -> None:
         self._name, self._rows, self._field = name, iter(rows), field
+        weakref.finalize(self, _let_go, self._rows)
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
         known = len(rows) if hasattr(rows, "__len__") else None
@@ -81,6 +85,13 @@ class DatasetTexts(Iterator[str]):
         return TextError(f"dataset {quoted(self._name)}, row {self._number}: {what}")
 
 
+def _let_go(rows: Iterator[Any]) -> None:
+    """End the reading of files before Python ends: threads of pyarrow that outlive it abort the process."""
+    if isinstance(rows, Generator):
+        rows.close()
+        gc.collect()
+
+
 def read_dataset(name: str, *, split: str | None = None, field: str | None = None) -> DatasetTexts:
     """Return the texts of a dataset: a Hub id, or a file or folder in a format that `datasets` reads.
 
@@ -114,6 +125,7 @@ def _library() -> Any:
         ) from error
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # It tells of each of its attempts.
     return datasets
 
 
@@ -122,8 +134,9 @@ def _splits(name: str, datasets: Any) -> dict[str, Any]:
     try:
         found = _opened(name, datasets)
     except Exception as error:  # Its own errors, the Hub's, the network's, and those of its file readers.
+        why = str(error) if isinstance(error, TextError) else reason(error)
         raise TextError(
-            f"cannot read the dataset {quoted(name)} ({reason(error)}); expected a Hub id, or a file or "
+            f"cannot read the dataset {quoted(name)} ({why}); expected a Hub id, or a file or "
             "folder that the library datasets reads; check the name and the network"
         ) from error
     return found if isinstance(found, dict) else {str(found.split or "train"): found}
@@ -138,5 +151,16 @@ def _opened(name: str, datasets: Any) -> Any:
         if not reader:
             raise TextError(f"its name ends in none of {', '.join(READERS)}")
         return datasets.load_dataset(reader, data_files=os.fspath(path), streaming=True, **options)
+    if not path.exists() and _is_path(name):
+        raise TextError("there is no such file or folder")
     place, _, config = (name, "", "") if path.exists() else name.partition(":")
     return datasets.load_dataset(place, config or None, streaming=True)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a Hub id, ID or OWNER/ID, or is a file's in a folder that there is."""
+    path = Path(name)
+    is_file = Path(name.lower().removesuffix(".gz")).suffix in READERS and path.parent.is_dir()
+    return (
+        is_file or path.is_absolute() or name.startswith((".", "~")) or name.partition(":")[0].count("/") > 1
+    )

@@ -97,8 +97,8 @@ def test_a_rank_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 def test_a_rank_that_lives_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Far longer than a silent one: here a beat comes with every question, and the part after many."""
     now = [0.0]
-    monkeypatch.setattr(ranks_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(ranks_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("normscope.ranks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("normscope.ranks.time.sleep", lambda seconds: None)
 
     def look(store: Store) -> None:
         now[0] += 50.0
@@ -111,7 +111,7 @@ def test_a_rank_that_lives_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_failure_elsewhere_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("normscope.ranks.time.sleep", lambda seconds: None)
     store = Store()
     ranks = among(store)
     ranks._looked -= 2
