@@ -1,8 +1,10 @@
 """A dataset, local or of the Hub, as a stream of texts: what the `datasets` library can read."""
 
+import gc
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class DatasetTexts(Iterator[str]):
 
     def __init__(self, name: str, rows: Any, field: str | None, token: str | None = None) -> None:
         self._name, self._rows, self._field, self._token = name, iter(rows), field, token
+        weakref.finalize(self, _let_go, self._rows)
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
         known = len(rows) if hasattr(rows, "__len__") else None
@@ -83,6 +86,13 @@ class DatasetTexts(Iterator[str]):
 
     def _error(self, what: str) -> TextError:
         return TextError(f"dataset {quoted(self._name)}, row {self._number}: {what}")
+
+
+def _let_go(rows: Iterator[Any]) -> None:
+    """End the reading of files before Python ends: threads of pyarrow that outlive it abort the process."""
+    if isinstance(rows, Generator):
+        rows.close()
+        gc.collect()
 
 
 def read_dataset(
@@ -148,6 +158,8 @@ def _opened(name: str, datasets: Any, token: str | None) -> Any:
         if not reader:
             raise ValueError(f"its name ends in none of {', '.join(READERS)}")
         return datasets.load_dataset(reader, data_files=os.fspath(path), streaming=True, **options)
+    if not path.exists() and _is_path(name):
+        raise ValueError("there is no such file or folder")
     place, config = _place_and_config(name)
     if not path.exists() and place in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
         # It would read every file of the folder one is in.
@@ -195,4 +207,13 @@ def _without_config(name: str, datasets: Any, token: str | None) -> TextError | 
         return UsageError(f"{got}; expected one; name it as in --dataset {quoted(place + ':CONFIG')}")
     return TextError(
         f"dataset {quoted(place)} has no configuration {quoted(config)}; expected one of {listed}; name one"
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a Hub id, ID or OWNER/ID, or is a file's in a folder that there is."""
+    path = Path(name)
+    is_file = Path(name.lower().removesuffix(".gz")).suffix in READERS and path.parent.is_dir()
+    return (
+        is_file or path.is_absolute() or name.startswith((".", "~")) or name.partition(":")[0].count("/") > 1
     )

@@ -4,7 +4,7 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from threading import Event, Thread
 from types import TracebackType
 
@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 from normscope.errors import RunError
 from normscope.merging import merge
 from normscope.moments_file import write_moments
+from normscope.printable import quoted, reason
 from normscope.report import Report
 from normscope.shards import Shard
 
@@ -35,7 +36,7 @@ class Ranks:
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
-        self._left = Event()
+        self._left, self._pulse = Event(), Thread(target=self._live, daemon=True)
         self._looked = time.monotonic()
 
     @property
@@ -57,7 +58,6 @@ class Ranks:
         except (RuntimeError, ValueError) as error:  # torch's own errors of its connections, too
             got = f"rank {self.rank} of {self.count} cannot meet the others ({_first_line(error)})"
             raise RunError(f"{got}; expected all of them to start together; see torchrun --help") from error
-        self._pulse = Thread(target=self._live, daemon=True)
         self._pulse.start()
         return self
 
@@ -65,7 +65,7 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left.set()
-        # A thread that the interpreter's end finds in torch's code would abort the process.
+        # A thread that is inside the store when Python ends aborts the process.
         self._pulse.join(PULSE)
         if kind is None:
             dist.destroy_process_group()
@@ -101,12 +101,27 @@ class Ranks:
 
     def merged(self, report: Report) -> Report | None:
         """Return the report of all ranks at rank 0, None at the others; each report carries its moments."""
-        with TemporaryDirectory(prefix="normscope-") as folder:
-            if self.rank:
-                self._send(report, Path(folder) / "part")
-                return None
-            parts = (self._received(rank, Path(folder) / f"rank{rank}") for rank in range(1, self.count))
-            return merge([report, *parts])
+        try:
+            with TemporaryDirectory(prefix="normscope-") as folder:
+                if self.rank:
+                    self._send(report, Path(folder) / "part")
+                    return None
+                parts = (self._received(rank, Path(folder) / f"rank{rank}") for rank in range(1, self.count))
+                return merge([report, *parts])
+        except OSError as error:
+            got = f"cannot keep a part in {quoted(gettempdir())} for the merge ({reason(error)})"
+            raise RunError(
+                f"{got}; expected room for it; free some, or set TMPDIR to another folder"
+            ) from error
+
+    def wait_for_all(self) -> None:
+        """Wait until every rank has come here, rank 0 with the result written; RunError where one is gone."""
+        try:
+            dist.barrier(self._group)
+        except RuntimeError as error:
+            raise RunError(
+                f"another rank is gone ({_first_line(error)}); expected it to end; see its message"
+            ) from error
 
     def _send(self, report: Report, path: Path) -> None:
         write_moments(report, path)

@@ -79,6 +79,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     whole = run(bert, batching=batching)
     part = stopped(bert, tmp_path / "c", at, batching=batching)
     assert (part.run.batches, part.run.texts) == (at, min(4 * at, 23))
+    assert (part.run.skipped_texts, part.run.truncated_texts > 0) == (2, True)
     with safe_open(tmp_path / "c", framework="pt") as file:
         earlier = json.loads(file.metadata()["state"])["seconds"]
     assert "interrupted" in part.warnings[-1]
@@ -187,6 +188,8 @@ LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[ar
         ("words", {"words": True}),
         ("shard", {"shard": normscope.Shard(1, 2)}),
         ("field", {"facts": {"field": "comment"}}),
+        ("field", {"facts": {}}),
+        ("split", {"facts": {"field": "text", "split": "test"}}),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -250,6 +253,19 @@ def test_a_spoiled_checkpoint_is_one_line(bert: Any, saved: Path, tmp_path: Path
     with pytest.raises(NormscopeError) as caught:
         normscope.inspect(replace(LOADED, model=bert), iter(TEXTS), batching=SHORT, checkpoint=checkpoint)
     assert "\n" not in str(caught.value)
+
+
+def test_every_fact_of_a_checkpoint_is_held_against_this_run(bert: Any, saved: Path, tmp_path: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        names = list(json.loads(file.metadata()["state"])["facts"])
+    assert {"normscope", "weights", "dtype", "batch size", "table memory", "field"} < set(names)
+    for name in names:
+        path = tmp_path / "c"
+        path.write_bytes(saved.read_bytes())
+        changed(path, lambda tensors, state, header, name=name: state["facts"].update({name: "x"}))  # type: ignore[misc]
+        checkpoint = Checkpoint(path, resume=True, facts={"field": "text"})
+        with pytest.raises(UsageError, match=f" is of {name} 'x'; expected '"):
+            normscope.inspect(replace(LOADED, model=bert), iter(TEXTS), batching=SHORT, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("content", [b"", b"a text\n", b"\x08\0\0\0\0\0\0\0{}      "])
@@ -354,3 +370,14 @@ def test_waiting_for_texts_ends_at_once(bert: Any, tmp_path: Path) -> None:
 def test_weights_are_known_by_their_values(bert: Any) -> None:
     assert weights_digest(bert) == weights_digest(models.bert(pad_token_id=0))
     assert weights_digest(bert) != weights_digest(other(models.bert(pad_token_id=0)))
+
+
+def test_weights_are_known_by_matrices_names_and_shapes() -> None:
+    given = torch.randn(40, 30)
+    known = [{"a": given}, {"a": given + 1e-6}, {"b": given}, {"a": given.T}, {"a": given.double()}]
+    holders = [torch.nn.ParameterDict(each) for each in known]
+    assert len({weights_digest(holder) for holder in holders}) == len(known)
+
+
+def test_a_checkpoint_that_was_never_saved_is_removed_all_the_same(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "c").remove()

@@ -3,7 +3,9 @@
 import gzip
 import json
 import operator
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from normscope.cli.app import app
 from normscope.errors import TextError, UsageError
 
 datasets = pytest.importorskip("datasets")
-from normscope.dataset import read_dataset  # noqa: E402
+from normscope.dataset import DatasetTexts, read_dataset  # noqa: E402
 
 TEXTS = ["one fish", "", "two fish", "red \x1b[31mfish", "blue fish"]
 
@@ -73,6 +75,16 @@ def one_line(message: str) -> bool:
         ("a.jsonl", {"field": "x"}, TextError, "row 1: no field 'x'; expected one of 'text'; name one"),
         ("a.parquet", {"field": "id"}, TextError, "row 1: 'id' is int; expected a string; name another"),
         ("nowhere/at-all", {}, TextError, "cannot read the dataset"),
+        (
+            "nowhere.parquet",
+            {},
+            TextError,
+            r"cannot read the dataset 'nowhere\.parquet' \(there is no such file or folder",
+        ),
+        ("./nowhere", {}, TextError, "there is no such file or folder"),
+        ("/nowhere/at-all", {}, TextError, "there is no such file or folder"),
+        ("data/nowhere/at-all.jsonl.gz", {}, TextError, "there is no such file or folder"),
+        ("nowhere/at-all.jsonl", {}, TextError, "cannot read the dataset .*on the Hub"),
         ("bad.parquet", {}, TextError, r"dataset 'bad\.parquet'"),
         ("x.exe", {}, TextError, "its name ends in none of .parquet"),
     ],
@@ -92,6 +104,49 @@ def test_what_is_wrong_is_said_in_a_line(
     with pytest.raises(kind, match=said) as caught:
         read_dataset(str(places.get(name, name)), **options).begin()
     assert one_line(str(caught.value))
+
+
+class Rows:
+    """Rows that tell when they are let go."""
+
+    info, split = None, "train"
+
+    def __init__(self, told: list[bool]) -> None:
+        self._told = told
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        try:
+            yield from ({"text": text} for text in TEXTS)
+        finally:
+            self._told.append(sys.is_finalizing())
+
+
+def test_files_are_let_go_with_the_texts() -> None:
+    told: list[bool] = []
+    texts = DatasetTexts("rows", Rows(told), None)
+    assert texts.begin()
+    del texts
+    assert told == [False]
+
+
+ENDS = """
+from tests.test_dataset import DatasetTexts, Rows
+class Said(list):
+    def append(self, value):
+        print("finalizing" if value else "in time")
+texts = DatasetTexts("rows", Rows(Said()), None)
+texts.begin()
+raise SystemExit(3)
+"""
+
+
+def test_files_are_let_go_before_python_ends() -> None:
+    """Otherwise threads of pyarrow outlive it, and abort the process."""
+    root = Path(__file__).parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (3, "in time\n")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

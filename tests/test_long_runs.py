@@ -305,6 +305,20 @@ def test_a_rank_that_is_killed_leaves_no_hang(place: Path, rank: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_result_that_cannot_be_written_costs_no_rank_its_work(place: Path, whole: dict[str, Any]) -> None:
+    """Rank 1 is done long before: its checkpoint stays until rank 0 has written the result of all."""
+    program = "from normscope.cli.streams import Output\nfrom normscope.errors import ReportError\n"
+    program += "def write(*given):\n    raise ReportError('the disk is full')\nOutput.write = write"
+    code, _, ours = ended(torchrun(place, 2, *SAVING, "--json", program=program))
+    assert (code, ours) == (1, ["error: rank 0 of 2: the disk is full"])
+    assert all((place / f"run.ckpt.{i}-of-2").exists() for i in (1, 2))
+    code, out, ours = ended(torchrun(place, 2, *SAVING, "--resume", "--json"))
+    assert (code, ours) == (0, [])
+    assert furthest(whole, json.loads(out), OWN) < 1e-9
+    assert not list(place.glob("run.ckpt*"))
+
+
+@pytest.mark.slow
 def test_an_error_of_all_ranks_is_told_once(place: Path) -> None:
     code, _, ours = ended(torchrun(place, 3, "inspect", "nowhere/", "-f", "corpus.txt"))
     assert (code, len(ours)) == (1, 1)

@@ -204,7 +204,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "tensors_file": ({"moments_file", "plain", "report", "saving", "seen"}, CORE),
-    "ranks": ({"errors", "merging", "moments_file", "report", "shards"}, CORE),
+    "ranks": ({"errors", "merging", "moments_file", "printable", "report", "shards"}, CORE),
     "run_state": (
         {
             "calls",

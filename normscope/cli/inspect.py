@@ -217,7 +217,7 @@ def inspect(
         if whole is not None:
             result.write_files(whole)
             result.write(whole, named(whole, shown))
-        resuming.done(saving, asked)
+        resuming.done(saving, asked, ranks)
 
 
 def _given(

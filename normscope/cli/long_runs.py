@@ -44,9 +44,11 @@ class Resuming:
             say(f"no checkpoint at {quoted(path)} yet: the run begins anew")
         return checkpoint
 
-    def done(self, checkpoint: "Checkpoint | None", asked: Asked) -> None:
+    def done(self, checkpoint: "Checkpoint | None", asked: Asked, ranks: "Ranks | None") -> None:
         """End a run whose result is written: one that was interrupted keeps its checkpoint."""
         if checkpoint is not None and not asked.exit_code:
+            if ranks is not None:
+                ranks.wait_for_all()
             checkpoint.remove()
         asked.end()
 
