@@ -10,6 +10,9 @@ from normscope.printable import quoted
 if TYPE_CHECKING:
     from torch import nn
 
+# What accelerate spreads a model by; any other map is one device.
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
 
 def require_accelerate(device_map: str) -> None:
     """Raise ModelError when the package that a device map needs is not there."""
