@@ -4,18 +4,34 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import ModelError
+from normscope.errors import ModelError, UsageError
 from normscope.printable import quoted
 
 if TYPE_CHECKING:
     from torch import nn
 
+# How transformers lets accelerate share a model out; a device by itself takes all of it.
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
-def require_accelerate(device_map: str) -> None:
-    """Raise ModelError when the package that a device map needs is not there."""
+
+def require_device_map(device_map: str) -> None:
+    """Raise UsageError for what is no device map, ModelError when the package that it needs is not there."""
+    if device_map not in STRATEGIES and not _is_device(device_map):
+        got = f"device map {quoted(device_map)} is unknown"
+        raise UsageError(f"{got}; expected {', '.join(STRATEGIES)} or a torch device; pick one")
     if find_spec("accelerate") is None:
         got = f"the device map {quoted(device_map)} needs the package accelerate, which is not installed"
         raise ModelError(f"{got}; expected it; run pip install 'normscope[accelerate]'")
+
+
+def _is_device(name: str) -> bool:
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def keep_vectors(model: "nn.Module") -> None:
