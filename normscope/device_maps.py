@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import ModelError, UsageError
+from normscope.errors import ModelError
 from normscope.printable import quoted
 
 if TYPE_CHECKING:
@@ -14,24 +14,11 @@ if TYPE_CHECKING:
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def require_device_map(device_map: str) -> None:
-    """Raise UsageError for what is no device map, ModelError when the package that it needs is not there."""
-    if device_map not in STRATEGIES and not _is_device(device_map):
-        got = f"device map {quoted(device_map)} is unknown"
-        raise UsageError(f"{got}; expected {', '.join(STRATEGIES)} or a torch device; pick one")
+def require_accelerate(device_map: str) -> None:
+    """Raise ModelError when the package that a device map needs is not there."""
     if find_spec("accelerate") is None:
         got = f"the device map {quoted(device_map)} needs the package accelerate, which is not installed"
         raise ModelError(f"{got}; expected it; run pip install 'normscope[accelerate]'")
-
-
-def _is_device(name: str) -> bool:
-    import torch
-
-    try:
-        torch.device(name)
-    except RuntimeError:
-        return False
-    return True
 
 
 def keep_vectors(model: "nn.Module") -> None:

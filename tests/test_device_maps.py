@@ -8,7 +8,7 @@ import torch
 
 import normscope
 from normscope.batches import Batching
-from normscope.device_maps import is_spread, keep_vectors, require_device_map
+from normscope.device_maps import is_spread, keep_vectors, require_accelerate
 from normscope.errors import ModelError, UsageError
 from normscope.loading import load
 from normscope.report import Report
@@ -73,7 +73,7 @@ def test_accelerate_that_is_missing_is_one_line(folder: Path, monkeypatch: pytes
     ):
         load(folder, Loading(device_map="auto"))
     monkeypatch.undo()
-    require_device_map("auto")
+    require_accelerate("auto")
 
 
 def test_a_device_and_a_map_contradict_each_other() -> None:
@@ -81,11 +81,12 @@ def test_a_device_and_a_map_contradict_each_other() -> None:
         Loading(device="cpu", device_map="auto")
 
 
-def test_a_map_that_there_is_not_is_one_line(folder: Path) -> None:
-    with pytest.raises(
-        UsageError, match="device map 'nowhere' is unknown; expected auto, .* torch device; pick"
-    ):
-        load(folder, Loading(device_map="nowhere"))
+@pytest.mark.parametrize("device_map", ["nowhere", "cuda:99"])
+def test_a_map_that_there_is_not_is_one_line(folder: Path, device_map: str) -> None:
+    said = f"^device '{device_map}' is not available here .*; expected a device of this machine; use 'auto'"
+    with pytest.raises(ModelError, match=said) as caught:
+        load(folder, Loading(device_map=device_map))
+    assert "\n" not in str(caught.value)
 
 
 def test_hooks_that_come_several_to_a_module() -> None:
