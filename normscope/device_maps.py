@@ -10,8 +10,8 @@ from normscope.printable import quoted
 if TYPE_CHECKING:
     from torch import nn
 
-# What accelerate spreads a model by; any other map is one device.
-MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+# How transformers lets accelerate share a model out; a device by itself takes all of it.
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def require_accelerate(device_map: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.device_maps import MAPS, keep_vectors, require_accelerate
+from normscope.device_maps import STRATEGIES, keep_vectors, require_accelerate
 from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
@@ -65,7 +65,7 @@ def load(
         device = None if options.device_map is not None else _device(options.device)
         if options.device_map is not None:
             require_accelerate(options.device_map)
-            if options.device_map not in MAPS:
+            if options.device_map not in STRATEGIES:
                 _device(options.device_map)
         source, config, commit = _configuration(source)
         keywords = source.keywords(commit or options.revision)

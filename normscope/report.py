@@ -363,8 +363,8 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(
-            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected normscope's JSON; "
-            "check the path"
+            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected one "
+            "that normscope wrote; check the path"
         ) from error
 
 

@@ -54,9 +54,9 @@ def left_out_note(model: "PreTrainedModel", unexpected: Collection[str]) -> tupl
     names = sorted(name for name in unexpected if _numberless(name) in known)
     if not names:
         return ()
-    weights = "1 weight" if len(names) == 1 else f"{len(names)} weights"
+    weights, have = ("1 weight", "has") if len(names) == 1 else (f"{len(names)} weights", "have")
     return (
-        f"{weights} of the checkpoint have no layer in the model that config.json describes: "
+        f"{weights} of the checkpoint {have} no layer in the model that config.json describes: "
         f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
     )
 

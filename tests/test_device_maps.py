@@ -8,7 +8,7 @@ import torch
 
 import normscope
 from normscope.batches import Batching
-from normscope.device_maps import keep_vectors, require_accelerate
+from normscope.device_maps import is_spread, keep_vectors, require_accelerate
 from normscope.errors import ModelError, UsageError
 from normscope.loading import load
 from normscope.report import Report
@@ -81,6 +81,35 @@ def test_a_device_and_a_map_contradict_each_other() -> None:
         Loading(device="cpu", device_map="auto")
 
 
-def test_a_map_that_there_is_not_is_one_line(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"^device 'nowhere' is not available here .*; use 'auto' or 'cpu'$"):
-        load(folder, Loading(device_map="nowhere"))
+@pytest.mark.parametrize("device_map", ["nowhere", "cuda:99"])
+def test_a_map_that_there_is_not_is_one_line(folder: Path, device_map: str) -> None:
+    said = f"^device '{device_map}' is not available here .*; expected a device of this machine; use 'auto'"
+    with pytest.raises(ModelError, match=said) as caught:
+        load(folder, Loading(device_map=device_map))
+    assert "\n" not in str(caught.value)
+
+
+def test_hooks_that_come_several_to_a_module() -> None:
+    """As accelerate adds its own to one that is there already."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    model = models.bert(pad_token_id=0)
+    norm = model.bert.encoder.layer[0].output.LayerNorm
+    cpu_offload(model, torch.device("cpu"))
+    add_hook_to_module(norm, ModelHook(), append=True)
+    assert is_spread(model)
+    assert not is_spread(models.bert())
+    keep_vectors(model)
+    assert not norm.weight.is_meta
+    assert torch.equal(norm.weight, models.bert(pad_token_id=0).bert.encoder.layer[0].output.LayerNorm.weight)
+
+
+def test_a_module_with_a_matrix_and_a_vector_goes_whole() -> None:
+    from accelerate import cpu_offload
+
+    model = models.bert(pad_token_id=0)
+    cpu_offload(model, torch.device("cpu"))
+    keep_vectors(model)
+    dense = model.bert.encoder.layer[0].output.dense
+    assert (dense.weight.is_meta, dense.bias.is_meta) == (True, True)

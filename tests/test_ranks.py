@@ -111,6 +111,7 @@ def test_a_rank_that_lives_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_failure_elsewhere_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "SILENCE", 1.0)
     monkeypatch.setattr("normscope.ranks.time.sleep", lambda seconds: None)
     store = Store()
     ranks = among(store)

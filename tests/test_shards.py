@@ -1,5 +1,6 @@
 """Parts of a corpus: together they hold each text once, and their reports merge to the whole's."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,17 @@ def test_files_and_the_texts_beside_them_are_dealt_out_alike(tmp_path: Path) -> 
     images = [tmp_path / f"{i}.png" for i in range(5)]
     for image in images:
         image.touch()
-    part = Shard(2, 2).of(Given([*"abcde"], images), 4)
-    assert (list(part.texts or ()), list(part.images)) == (["b", "d"], [images[1], images[3]])
+    for number, kept in ((1, [0, 2]), (2, [1, 3])):
+        part = Shard(number, 2).of(Given([*"abcde"], images), 4)
+        assert list(part.texts or ()) == ["abcde"[i] for i in kept]
+        assert list(part.images) == [images[i] for i in kept]
+
+
+def test_a_shard_says_how_much_of_the_rest_is_its_own() -> None:
+    hints = [
+        operator.length_hint(Shard(1, 3).of(Given([*"abcdefg"]), limit).texts or ()) for limit in (None, 4, 3)
+    ]
+    assert hints == [3, 2, 1]
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "", "\u0661/2", "1 / 2"])
