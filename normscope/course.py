@@ -19,6 +19,7 @@ from normscope.stopping import Stop
 from normscope.watcher import Watcher, describe
 
 INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
+LONG_FIRST = "the run was interrupted: the numbers are of what it had seen until then, long texts first"
 
 
 @dataclass(frozen=True)

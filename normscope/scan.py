@@ -12,7 +12,7 @@ from normscope.batches import AUTO, Batches, Batching
 from normscope.bins import MEMORY
 from normscope.checkpoint import Checkpoint, Saver
 from normscope.corpus import Position
-from normscope.course import INTERRUPTED, Clock, Course, Progress, facts
+from normscope.course import INTERRUPTED, LONG_FIRST, Clock, Course, Progress, facts
 from normscope.errors import RunError, TextError, UsageError
 from normscope.forward import Forward, evaluating
 from normscope.kinds import TEXT, require_kinds
@@ -198,7 +198,8 @@ def _run_texts(
     position = _run_batches(runner, batches, watcher, clock, course, start or Position())
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if course.stop.asked:
-        return course.interrupted(watcher, run, position, clock), [*notes, INTERRUPTED]
+        note = LONG_FIRST if run.order == "length" else INTERRUPTED
+        return course.interrupted(watcher, run, position, clock), [*notes, note]
     return run, [*notes, *course.without_text(run)]
 
 

@@ -309,6 +309,36 @@ def test_a_closed_pipe_ends_quietly(format: str) -> None:
     assert process.returncode == 0
 
 
+WRITES = """
+import resource, sys
+from normscope.cli.streams import Output
+from normscope.errors import ReportError
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    Output(None).write(["a line\\n" * 300, "\\u00e4 longer one\\n" * 300][: int(sys.argv[1])])
+except ReportError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_fills_up_below_standard_output_is_told(tmp_path: Path, unbuffered: str) -> None:
+    """Without a buffer Python writes what there is room for, and forgets the rest."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "latin-1"}
+    ended = []
+    for pieces in ("1", "2"):
+        with (tmp_path / "out").open("wb") as out:
+            command = [sys.executable, "-c", WRITES, pieces]
+            ended.append(
+                subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environment, check=False)
+            )
+    assert (ended[0].returncode, ended[0].stderr) == (0, b"")
+    said = b"cannot write to standard output: File too large; free some space\n"
+    assert (ended[1].returncode, ended[1].stderr) == (1, said)
+    expected = b"a line\n" * 300 + b"\xe4 longer one\n" * 300
+    assert (tmp_path / "out").read_bytes() == expected[:5000]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_an_error() -> None:
     with Path("/dev/full").open("w") as full, start("minilm", "t", stdout=full) as process:

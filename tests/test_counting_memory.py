@@ -105,7 +105,7 @@ def test_every_token_is_counted_once(
 
 @pytest.mark.parametrize(
     ("method", "call"),
-    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((Running, "_add_output"), 2), ((Tally, "add"), 1)],
+    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((Running, "add"), 2), ((Tally, "add"), 1)],
 )
 def test_wherever_it_fails(
     model: Any, monkeypatch: pytest.MonkeyPatch, method: tuple[Any, str], call: int

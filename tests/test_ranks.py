@@ -87,8 +87,14 @@ def test_a_rank_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rank_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def look(store: Store) -> None:
+        asked.append(store)
+        assert len(asked) < 1000, "it waits for ever"
+
     monkeypatch.setattr(ranks_module, "SILENCE", 0.1)
-    store = Store()
+    store = Store(look)
     store.set("alive 1", "7")
     with pytest.raises(RunError, match="rank 1 has fallen silent; expected its part; see what ended it"):
         among(store)._wait(1)

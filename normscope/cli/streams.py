@@ -1,5 +1,6 @@
 """Where things go: data to standard output or a file, all else to standard error."""
 
+import io
 import os
 import shutil
 import sys
@@ -77,7 +78,7 @@ class Output:
             return
         try:
             for piece in [text] if isinstance(text, str) else text:
-                sys.stdout.write(piece.encode(_encoding(), "backslashreplace").decode(_encoding()))
+                _print(piece.encode(_encoding(), "backslashreplace"))
             sys.stdout.flush()
         except BrokenPipeError:
             raise
@@ -105,6 +106,19 @@ class Output:
         width = _terminal_columns() if self.is_terminal else _columns(80)
         colour = self.is_terminal and wants_colour()
         return Screen(width, colour, _can_encode(_drawing_characters()), colour and _has_palette())
+
+
+def _print(data: bytes) -> None:
+    """Write to standard output all of what its encoding made of a text."""
+    raw = getattr(sys.stdout, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        sys.stdout.write(data.decode(_encoding()))
+        return
+    # With PYTHONUNBUFFERED, Python leaves out what a disk that fills up, say, does not take at once.
+    sys.stdout.flush()
+    left = memoryview(data.replace(b"\n", os.linesep.encode()))
+    while left:
+        left = left[raw.write(left) or 0 :]
 
 
 def _refusal(target: Path) -> str | None:
