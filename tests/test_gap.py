@@ -29,11 +29,12 @@ def test_the_worst_gap_and_the_squares_over_finite_rows() -> None:
 
 
 def test_what_waits_is_bounded() -> None:
-    gap = OutputGap()
-    for _ in range(WAITING + 1):
-        assert not gap.is_full
-        gap.add(torch.zeros(1, 2), torch.zeros(1, 2))
-    assert gap.is_full
+    gap, rows = OutputGap(), torch.zeros(WAITING // 2, 2)
+    for full in (False, False, True):
+        gap.add(rows.clone() if not full else torch.zeros(1, 2), rows if not full else torch.zeros(1, 2))
+        assert gap.is_full == full
+    gap.read_into(Seen(), features=2)
+    assert not gap.is_full
 
 
 class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
