@@ -82,6 +82,7 @@ def test_what_is_left_is_told_where_it_is_known(places: dict[str, Path]) -> None
     texts = read_dataset(str(places["saved"]))
     assert operator.length_hint(texts) == 5
     assert texts.begin()
+    assert operator.length_hint(texts) == 5
     next(texts)
     assert operator.length_hint(texts) == 4
     assert operator.length_hint(read_dataset(str(places["a.jsonl"]))) == 0
