@@ -57,6 +57,7 @@ class DatasetTexts(Iterator[str]):
         except StopIteration:
             raise
         except Exception as error:  # Whatever the library meets in files and on networks.
+            self._number += 1
             raise self._error(f"{reason(error)}; expected rows; check the dataset") from error
         self._number += 1
         if self._field is None or self._field not in row:

@@ -156,6 +156,20 @@ def test_files_are_let_go_with_the_texts() -> None:
     assert told == [False]
 
 
+def test_an_error_on_the_way_names_its_row() -> None:
+    class Broken(Rows):
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": "one"}
+            raise ConnectionError("the line is gone\nand more")
+
+    texts = DatasetTexts("rows", Broken([]), None)
+    assert next(texts) == "one"
+    with pytest.raises(
+        TextError, match=r"^dataset 'rows', row 2: the line is gone; expected rows; check the dataset$"
+    ):
+        next(texts)
+
+
 ENDS = """
 from tests.test_dataset import DatasetTexts, Rows
 class Said(list):
