@@ -59,6 +59,7 @@ class DatasetTexts(Iterator[str]):
         except StopIteration:
             raise
         except Exception as error:  # Whatever the library meets in files and on networks.
+            self._number += 1
             got = reason(error, self._token)
             raise self._error(f"{got}; expected rows; check the dataset and the network") from error
         self._number += 1

@@ -56,6 +56,14 @@ def test_what_fits_has_no_bins() -> None:
     assert (plan.rows, plan.bytes) == (512, plan.exact_bytes)
 
 
+def test_a_byte_decides() -> None:
+    plan = plan_tables([32] * 5, 64)
+    assert plan_tables([32] * 5, 64, plan.bytes).bins is None
+    less = plan_tables([32] * 5, 64, plan.bytes - 1)
+    assert less.bins is not None
+    assert (less.exact_bytes, less.bytes < less.exact_bytes) == (plan.bytes, True)
+
+
 def test_without_a_limit_there_are_bins_for_any_text() -> None:
     plan = plan_tables([64] * 5, None, 1 << 24)
     assert plan.bins is not None

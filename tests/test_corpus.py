@@ -1,5 +1,6 @@
 """Batches that begin where others have stopped, and the proof that the corpus is the same."""
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,3 +99,14 @@ def test_a_corpus_that_has_grown_goes_on() -> None:
 def test_texts_are_not_hashed_unasked() -> None:
     corpus = Corpus(iter(["a", "b"]))
     assert (list(corpus), corpus.read, corpus.digest) == (["a", "b"], 2, "")
+
+
+def test_half_a_pair_is_one_line_where_texts_are_hashed_too() -> None:
+    with pytest.raises(TextError, match="the text at index 1 holds half a UTF-16 pair at its character 3"):
+        list(made(["the cat", "a \ud800"], Batching(2)))
+
+
+def test_a_corpus_says_what_is_left_of_it() -> None:
+    corpus = Corpus(["a", "b", "c"])
+    next(corpus)
+    assert operator.length_hint(corpus) == 2

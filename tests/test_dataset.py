@@ -52,10 +52,37 @@ def test_a_split_and_a_field_are_chosen(places: dict[str, Path]) -> None:
     assert list(read_dataset(str(places["b.csv"]))) == ["one", "two"]  # The only field of strings.
 
 
+def test_names_in_capitals_tabs_and_rows_without_a_text(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL").write_text('{"text": "one"}\n{"text": null}\n{"text": "two"}\n')
+    assert list(read_dataset(str(tmp_path / "A.JSONL"))) == ["one", "", "two"]
+    (tmp_path / "c.tsv").write_text("id\tbody\n1\tone, two\n2\tthree\n")
+    assert list(read_dataset(str(tmp_path / "c.tsv"))) == ["one, two", "three"]
+
+
+def test_text_is_the_field_that_is_meant_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "b", "text": "t"}\n')
+    assert list(read_dataset(str(tmp_path / "a.jsonl"))) == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("owner/name:some", ("owner/name", "some")), ("name", ("name", None))]
+)
+def test_a_configuration_is_named_after_a_colon(
+    name: str, asked: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*given: Any, streaming: bool) -> Any:
+        assert (given, streaming) == (asked, True)
+        return {"train": Rows([])}
+
+    monkeypatch.setattr(datasets, "load_dataset", opened)
+    assert list(read_dataset(name)) == TEXTS
+
+
 def test_what_is_left_is_told_where_it_is_known(places: dict[str, Path]) -> None:
     texts = read_dataset(str(places["saved"]))
     assert operator.length_hint(texts) == 5
     assert texts.begin()
+    assert operator.length_hint(texts) == 5
     next(texts)
     assert operator.length_hint(texts) == 4
     assert operator.length_hint(read_dataset(str(places["a.jsonl"]))) == 0
@@ -127,6 +154,20 @@ def test_files_are_let_go_with_the_texts() -> None:
     assert texts.begin()
     del texts
     assert told == [False]
+
+
+def test_an_error_on_the_way_names_its_row() -> None:
+    class Broken(Rows):
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": "one"}
+            raise ConnectionError("the line is gone\nand more")
+
+    texts = DatasetTexts("rows", Broken([]), None)
+    assert next(texts) == "one"
+    with pytest.raises(
+        TextError, match=r"^dataset 'rows', row 2: the line is gone; expected rows; check the dataset$"
+    ):
+        next(texts)
 
 
 ENDS = """

@@ -42,12 +42,22 @@ def test_a_small_corpus_is_counted(loaded: Loaded) -> None:
 def test_a_large_file_is_estimated(loaded: Loaded, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a few words of text\n" * (3 * SAMPLE))
-    corpus = dry_run(loaded, read_texts(files=[path])).corpus
+    plan = dry_run(loaded, read_texts(files=[path]))
+    corpus = plan.corpus
     assert not corpus.counted
+    assert corpus.tokens is not None
+    # No padding here: every batch takes its share of tokens.
+    share = plan.batch.tokens / corpus.tokens
+    assert plan.batch.seconds / plan.expected_seconds == pytest.approx(share, rel=1e-3)
     assert corpus.texts == pytest.approx(3 * SAMPLE, rel=0.05)
     assert corpus.tokens == pytest.approx(7 * 3 * SAMPLE, rel=0.05)
     limited = dry_run(loaded, read_texts(files=[path]), batching=Batching(limit=SAMPLE + 10)).corpus
     assert (limited.texts, limited.tokens) == (SAMPLE + 10, 7 * (SAMPLE + 10))
+
+
+def test_it_is_of_the_layers_that_were_chosen(loaded: Loaded) -> None:
+    assert dry_run(loaded, ["a"], layers=["first", "last"]).normalization_layers == 2
+    assert dry_run(loaded, ["a"], exclude=["first"]).normalization_layers == 2
 
 
 def test_a_long_pipe_is_of_unknown_size(loaded: Loaded) -> None:

@@ -12,8 +12,9 @@ import normscope
 from normscope import ranks as ranks_module
 from normscope.checkpoint import Checkpoint
 from normscope.cli.long_runs import Resuming
+from normscope.cli.ranks import joined
 from normscope.cli.stopping import Asked
-from normscope.errors import RunError
+from normscope.errors import RunError, UsageError
 from normscope.ranks import Ranks
 from normscope.stopping import Stop
 from tests import models
@@ -172,3 +173,15 @@ def test_a_rank_that_is_gone_at_the_end_is_one_line(alone: Ranks, monkeypatch: p
     monkeypatch.setattr("normscope.ranks.dist.barrier", gone)
     with pytest.raises(RunError, match=r"^another rank is gone \(Connection.*\]\); expected it to end; see"):
         alone.wait_for_all()
+
+
+@pytest.mark.parametrize(("rank", "count"), [("2", "2"), ("", "0")])
+def test_a_rank_that_cannot_be_waits_for_nobody(
+    rank: str, count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    said = f"RANK is {rank or 0}; expected less than WORLD_SIZE, which is {count}; see torchrun --help"
+    with pytest.raises(UsageError, match=said), joined():
+        pass

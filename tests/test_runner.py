@@ -189,6 +189,16 @@ def test_a_gpu_with_room_gets_larger_batches(tokenizer: Any, monkeypatch: pytest
     assert report.run.texts == len(texts)
 
 
+def test_batches_do_not_grow_again_once_memory_was_full(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = []
+    for share in (1.0, 0.0):
+        monkeypatch.setattr("normscope.runner.fullness", lambda _, share=share: share)
+        failures.append(ran(HOLDS, tokenizer, AUTO)[1])
+    assert failures[0] == failures[1] > 0
+
+
 def test_auto_is_for_texts_alone(tokenizer: Any) -> None:
     auto = Batching(batch_size=AUTO)
     loaded = Loaded(Tight(1, ERRORS[0]), tokenizer, "x", None, None, ())  # type: ignore[arg-type]

@@ -25,6 +25,10 @@ def joined() -> "Iterator[Ranks | None]":
     if count == 1:
         yield None
         return
+    if rank >= count:
+        raise UsageError(
+            f"RANK is {rank}; expected less than WORLD_SIZE, which is {count}; see torchrun --help"
+        )
     from normscope.ranks import Ranks
 
     with Ranks(rank, count) as ranks:
