@@ -70,8 +70,8 @@ def test_text_is_the_field_that_is_meant_by_itself(tmp_path: Path) -> None:
 def test_a_configuration_is_named_after_a_colon(
     name: str, asked: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(*given: Any, streaming: bool) -> Any:
-        assert (given, streaming) == (asked, True)
+    def opened(*given: Any, streaming: bool, token: str | None) -> Any:
+        assert (given, streaming, token) == (asked, True, None)
         return {"train": Rows([])}
 
     monkeypatch.setattr(datasets, "load_dataset", opened)
@@ -164,9 +164,8 @@ def test_an_error_on_the_way_names_its_row() -> None:
 
     texts = DatasetTexts("rows", Broken([]), None)
     assert next(texts) == "one"
-    with pytest.raises(
-        TextError, match=r"^dataset 'rows', row 2: the line is gone; expected rows; check the dataset$"
-    ):
+    said = r"^dataset 'rows', row 2: the line is gone; expected rows; check the dataset and the network$"
+    with pytest.raises(TextError, match=said):
         next(texts)
 
 

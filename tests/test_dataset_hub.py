@@ -144,7 +144,7 @@ def test_what_a_hub_refuses_is_said_in_a_line(folders: dict[str, Path], tmp_path
         (
             "org/dying",
             {"field": "text"},
-            "1 dataset 'org/dying', row 40: Server Disconnected; .*",
+            "1 dataset 'org/dying', row 41: Server Disconnected; .*",
         ),
     ]
     gated = frozenset({"datasets/org/gated"})
