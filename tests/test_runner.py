@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import normscope
-from normscope.batches import AUTO, AUTO_TOKENS, Batches, Batching
+from normscope.batches import AUTO, AUTO_TOKENS, Batch, Batches, Batching
 from normscope.errors import OutOfMemoryError, RunError, UsageError
 from normscope.loading import Loaded
 from normscope.report import Report
+from normscope.runner import decoder_valid
 from normscope.samples import SENTENCES
 from tests import models
 from tests.reports_alike import OWN, furthest
@@ -195,8 +196,20 @@ def test_batches_do_not_grow_again_once_memory_was_full(
     failures = []
     for share in (1.0, 0.0):
         monkeypatch.setattr("normscope.runner.fullness", lambda _, share=share: share)
-        failures.append(ran(HOLDS, tokenizer, AUTO)[1])
+        model = Tight(HOLDS, ERRORS[0])
+        normscope.inspect(model, TEXTS * 4, tokenizer=tokenizer, batching=Batching(AUTO, 32))
+        failures.append(model.failures)
     assert failures[0] == failures[1] > 0
+
+
+def test_the_token_that_a_decoder_starts_with_is_a_special_one() -> None:
+    mask = torch.tensor([[True, True, True, True], [True, True, True, False]])
+    valid = mask & (torch.arange(4) > 0)
+    batch = Batch({}, mask, valid, (0, 1))
+    shift = torch.tensor([[False, False, True, True], [False, False, True, False]])
+    start = torch.tensor([[True, False, False, False]] * 2)
+    assert torch.equal(decoder_valid(batch, Batching(special_tokens="exclude")), shift)
+    assert torch.equal(decoder_valid(batch, Batching()), shift | start)
 
 
 def test_auto_is_for_texts_alone(tokenizer: Any) -> None:
