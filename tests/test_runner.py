@@ -197,7 +197,7 @@ def test_batches_do_not_grow_again_once_memory_was_full(
     for share in (1.0, 0.0):
         monkeypatch.setattr("normscope.runner.fullness", lambda _, share=share: share)
         model = Tight(HOLDS, ERRORS[0])
-        normscope.inspect(model, TEXTS * 12, tokenizer=tokenizer, batching=Batching(AUTO, 32))
+        normscope.inspect(model, TEXTS * 4, tokenizer=tokenizer, batching=Batching(AUTO, 32))
         failures.append(model.failures)
     assert failures[0] == failures[1] > 0
 
