@@ -193,13 +193,15 @@ def test_a_gpu_with_room_gets_larger_batches(tokenizer: Any, monkeypatch: pytest
 def test_batches_do_not_grow_again_once_memory_was_full(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = []
+    failures, tokens = [], []
     for share in (1.0, 0.0):
         monkeypatch.setattr("normscope.runner.fullness", lambda _, share=share: share)
         model = Tight(HOLDS, ERRORS[0])
-        normscope.inspect(model, TEXTS * 4, tokenizer=tokenizer, batching=Batching(AUTO, 32))
+        report = normscope.inspect(model, TEXTS * 20, tokenizer=tokenizer, batching=Batching(AUTO, 32))
         failures.append(model.failures)
+        tokens.append(report.run.batch_tokens)
     assert failures[0] == failures[1] > 0
+    assert tokens[0] == tokens[1]
 
 
 def test_the_token_that_a_decoder_starts_with_is_a_special_one() -> None:
