@@ -105,16 +105,16 @@ class Formula:
 
     def weight_and_bias(self, module: nn.Module, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return what y is multiplied by and what is added then, (features,) each."""
-        weight, bias = (fitting(module, name, features, dtype) for name in ("weight", "bias"))
-        if weight is not None and self.offset:
-            weight = weight + self.offset
+        weight, bias = self._weight(module, features, dtype), fitting(module, "bias", features, dtype)
         return _expanded(weight, 1.0, features, dtype), _expanded(bias, 0.0, features, dtype)
 
     def _scale(self, module: nn.Module, like: Tensor) -> Tensor:
-        weight = fitting(module, "weight", like.shape[1], like.dtype)
-        return (
-            torch.ones((), dtype=like.dtype, device=like.device) if weight is None else self.offset + weight
-        )
+        weight = self._weight(module, like.shape[1], like.dtype)
+        return torch.ones((), dtype=like.dtype, device=like.device) if weight is None else weight
+
+    def _weight(self, module: nn.Module, features: int, dtype: torch.dtype) -> Tensor | None:
+        weight = fitting(module, "weight", features, dtype)
+        return weight if weight is None or not self.offset else self.offset + weight
 
 
 def _expanded(values: Tensor | None, default: float, features: int, dtype: torch.dtype) -> Tensor:

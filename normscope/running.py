@@ -119,7 +119,7 @@ class PivotSums:
         self._holes = False
 
     def add(self, new: CellSums) -> None:
-        """Add the sums of one batch; their memory may be spent."""
+        """Add the sums of one batch."""
         if self._holes or len(new.count) > len(self._pivot):
             self._meet(new.pivot, new.count)
         new.add_to(self._pivot, self._sums, self._count)
