@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from threading import Event, Thread
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,7 +55,7 @@ class Ranks:
             dist.init_process_group(
                 "gloo", store=group, rank=self.rank, world_size=self.count, timeout=MEETING
             )
-            self._group = dist.new_group(backend="gloo", timeout=LONG)
+            self._group: Any = dist.new_group(backend="gloo", timeout=LONG)
         except (RuntimeError, ValueError) as error:  # torch's own errors of its connections, too
             got = f"rank {self.rank} of {self.count} cannot meet the others ({_first_line(error)})"
             raise RunError(f"{got}; expected all of them to start together; see torchrun --help") from error

@@ -481,21 +481,11 @@ def test_the_command_refuses(tmp_path: Path) -> None:
     assert missing.stderr.startswith("error: ")
 
 
-def test_help_is_quick_narrow_and_has_the_rule() -> None:
+def test_help_is_narrow_and_has_the_rule() -> None:
     text = run("--help").stdout
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
     assert all(place in text for place in PLACES)
-    resource = pytest.importorskip("resource")
-
-    def seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "normscope", "layers", "--help"]
-        subprocess.run(command, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return float(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-
-    assert min(seconds() for _ in range(5)) < 0.2
 
 
 def test_rendering_loads_no_torch() -> None:
@@ -507,29 +497,34 @@ def test_rendering_loads_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_70b_configuration_takes_little_memory_and_time(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    (tmp_path / "config.json").write_text(json.dumps(HUGE))
+def test_a_70b_configuration_takes_the_memory_of_a_tiny_one(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    tiny = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 64}
+    peak, data = peak_of_layers({**HUGE, **tiny}, tmp_path / "tiny")
+    huge_peak, huge_data = peak_of_layers(HUGE, tmp_path / "huge")
+    assert [len(found["layers"]) for found in (data, huge_data)] == [161, 161]
+    assert huge_data["model"]["parameters"] > 70e9
+    assert huge_peak < 1.15 * peak
+
+
+def peak_of_layers(config: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
+    """Run `layers` on a configuration; return its peak memory and what it printed."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
     # A process of its own, whose children's peak is that of the command alone.
     code = (
-        "import resource, subprocess, sys, time\n"
-        "start = time.monotonic()\n"
+        "import resource, subprocess, sys\n"
         "done = subprocess.run([sys.executable, '-m', 'normscope', 'layers', sys.argv[1], '--json'],\n"
         "                      capture_output=True, check=True)\n"
-        "print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         "sys.stdout.flush(); sys.stdout.buffer.write(done.stdout)\n"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=True, env=environment
+        [sys.executable, "-c", code, str(folder)], capture_output=True, check=True, env=environment
     )
-    numbers, data = done.stdout.decode().split("\n", maxsplit=1)
-    seconds, peak = (float(number) for number in numbers.split())
-    assert resource is not None
-    assert len(json.loads(data)["layers"]) == 161
-    assert json.loads(data)["model"]["parameters"] > 70e9
-    assert peak * (1 if sys.platform == "darwin" else 1024) < 600e6
-    assert seconds < 20
+    peak, data = done.stdout.decode().split("\n", maxsplit=1)
+    return int(peak), json.loads(data)
 
 
 def test_the_readme_shows_what_comes_out(tmp_path: Path) -> None:
