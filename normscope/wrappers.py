@@ -54,12 +54,5 @@ def as_written(model: nn.Module) -> AbstractContextManager[Any]:
     """Run compiled code as it was written, `model`'s and all other, until the context ends."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # Nothing has been compiled.
-    if not hasattr(torch.compiler, "set_stance"):  # New in PyTorch 2.6.
-        if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in model.modules()):
-            raise UsageError(
-                f"the model is compiled, and PyTorch is {torch.__version__}; expected 2.6 to see into it; "
-                "watch and run the model as it was before torch.compile"
-            )
-        return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

@@ -8,9 +8,9 @@ import typer
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 _CHOICE = re.compile(r"(?P<got>'.*') is not one of (?P<choices>'.*')\.?$", re.DOTALL)
-# What is expected, by a part of what pydantic, or before it click, says.
+# What is expected, by a part of what typer, by itself or by pydantic, says.
 _EXPECTED = {
-    "valid integer": "a whole number",
+    "valid int": "a whole number",
     "valid number": "a number",
     "valid float": "a number",
 }
@@ -52,11 +52,11 @@ def _expected(said: str) -> str | None:
 
 
 def _got(error: Exception, said: str) -> str:
-    """What was given: pydantic keeps it in the cause, click writes it first."""
+    """What was given: pydantic keeps it in the cause, typer itself writes it first."""
     read = getattr(error.__cause__, "errors", None)
     if read is not None:
         return repr(read()[0]["input"])
-    return said.partition(" is not")[0]
+    return repr(said.partition(" is not")[0].strip("'"))
 
 
 def _help(error: Exception) -> str:
