@@ -151,7 +151,7 @@ class Watcher:
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
-        self._hooks.enter_context(as_written(self._given))
+        self._hooks.enter_context(as_written())
         self._open = True
         self.tally.start()
         for layer in self.layers:

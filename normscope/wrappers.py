@@ -50,8 +50,8 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield names[path], module
 
 
-def as_written(model: nn.Module) -> AbstractContextManager[Any]:
-    """Run compiled code as it was written, `model`'s and all other, until the context ends."""
+def as_written() -> AbstractContextManager[Any]:
+    """Run compiled code as it was written until the context ends."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # Nothing has been compiled.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
