@@ -77,7 +77,7 @@ def swap(
     known = calibrated(loaded, batches, work, layers, exclude)
     work.finish(known.report.run.texts, known.report.run.tokens)
     trial = Trial(loaded, parted, batches, swapping, known, work)
-    with quiet(), as_written(loaded.model), evaluating(loaded.model), torch.no_grad():
+    with quiet(), as_written(), evaluating(loaded.model), torch.no_grad():
         report = _tried(trial, swapping, known, parted)
         proven = trial.folded() if swapping.fold else None
         if proven is not None:

@@ -59,7 +59,7 @@ class Swap:
         exclude: Sequence[str] = (),
     ) -> None:
         require_kind(kind)
-        self._given, self.model, self.kind = model, unwrapped(model), kind
+        self.model, self.kind = unwrapped(model), kind
         self.mask: Tensor | None = None
         self.decoder_mask: Tensor | None = None
         known = Calibration.of_report(statistics) if isinstance(statistics, Report) else statistics
@@ -104,7 +104,7 @@ class Swap:
             name = taken.replacement.norm.name
             raise UsageError(f"{name} is replaced already; expected it as it was; leave that context first")
         with ExitStack() as open_:
-            open_.enter_context(as_written(self._given))
+            open_.enter_context(as_written())
             open_.callback(self._scopes.clear)
             for layer in layers:
                 _REPLACED.add(layer.module)
@@ -131,7 +131,7 @@ class Swap:
     def settling(self) -> Iterator[None]:
         """Find the layers' formulas by what they give in a forward, and replace none."""
         with ExitStack() as open_:
-            open_.enter_context(as_written(self._given))
+            open_.enter_context(as_written())
             for layer in self._layers.values():
                 hook = layer.module.register_forward_hook(self._settling(layer), with_kwargs=True)
                 open_.callback(hook.remove)

@@ -87,7 +87,6 @@ class Watcher:
     ) -> None:
         if words < 0:
             raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
-        self._given = model
         self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
