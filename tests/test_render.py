@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Context, Decimal
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from normscope.printable import printable
@@ -168,6 +171,27 @@ def test_short_numbers() -> None:
         "2300",
     ]
     assert [percent(x) for x in (0.1234, -0.0001, -0.02, NAN)] == ["12.3%", "0.0%", "-2.0%", "-"]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 17))
+@example(0.00096, 2)
+@example(9.6e-5, 2)
+@example(0.000996, 3)
+@example(sys.float_info.max, 2)
+def test_a_short_number_reads_back_as_the_rounded_value(value: float, digits: int) -> None:
+    written = short(value, digits)
+    kept = max(digits - ("e" in written), 1)
+    exact = Decimal(value)
+    assert Decimal(written) == (+exact if not exact else Context(prec=kept, Emax=400, Emin=-400).plus(exact))
+
+
+@given(st.lists(st.floats(), min_size=1), st.integers(1, 17))
+def test_columns_of_any_numbers_align(values: list[float], digits: int) -> None:
+    texts = aligned(values, digits)
+    assert [text.strip() for text in texts] == [short(value, digits) for value in values]
+    assert len(set(map(len, texts))) == 1
+    ends = {re.search(r"(?<=[\dfn-])(?=[.e ]|$)", text).start() for text in texts}  # type: ignore[union-attr]
+    assert len(ends) == 1, "the whole parts end in one column"
 
 
 def test_columns_align_on_the_decimal_point() -> None:
