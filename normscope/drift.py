@@ -108,7 +108,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[str]:
     for name in SAME:
-        old, new = getattr(a.run, name), getattr(b.run, name)
+        old, new = (_said(getattr(report.run, name)) for report in (a, b))
         if old != new:
             yield f"run.{name} is {old} in A and {new} in B, so the numbers differ for that, too"
     renamed = [pair for pair in pairs if pair[0] != pair[1]]
@@ -120,6 +120,10 @@ def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[st
     kinds = [pair for pair in pairs if a.layers[pair[0]].kind != b.layers[pair[1]].kind]
     if kinds:
         yield f"kinds of layers differ: {_first(kinds)}"
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _first(pairs: list[tuple[str, str]]) -> str:

@@ -132,7 +132,7 @@ def test_what_makes_numbers_differ_is_said(before: Report) -> None:
     comparison = compare(before, other)
     said = "\n".join(comparison.warnings)
     assert "run.special_tokens is include in A and exclude in B" in said
-    assert "run.max_length is 256 in A and None in B" in said
+    assert "run.max_length is 256 in A and none in B" in said
     assert "numbers of features differ" in said
     assert "kinds of layers differ" in said
     assert math.isnan(comparison.layers[MINILM[0]].bn_drift.mean)

@@ -66,6 +66,20 @@ def test_wide_screens_show_more() -> None:
     assert headers == sorted(set(headers))
 
 
+def test_positions_of_tokens_that_are_left_out_have_no_row() -> None:
+    whole = reports.minilm()
+    stats = next(iter(whole.layers.values())).position
+    assert stats is not None
+    count = np.where(np.arange(len(stats.count)) == 0, 0, stats.count)
+    layer = replace(next(iter(whole.layers.values())), position=replace(stats, count=count))
+    run = replace(whole.run, special_tokens="exclude", positions=len(count))
+    text = render_report(replace(whole, run=run, layers={layer.name: layer}))
+    assert f"last at position {len(count) - 1}" in text
+    assert "longest" not in text
+    rows = text.partition("By position")[2].partition("By feature")[0]
+    assert re.findall(r"^ *(\d+) +\d+\*? ", rows, re.MULTILINE)[0] == "1"
+
+
 def test_layers_and_top_choose_what_is_detailed() -> None:
     text = render_report(reports.minilm(), layers=MINILM[:2], top=3)
     assert all(f"\n{name} · layernorm" in text for name in MINILM[:2])

@@ -107,7 +107,8 @@ def test_outliers_go_by_their_feature() -> None:
 def test_pandas_reads_the_lines_and_the_layers_come_back() -> None:
     report = reports.mixed()
     text = "".join(json_lines(report.layers))
-    assert [json.loads(line) for line in text.splitlines()] == report.to_dict()["layers"]
+    expected = [{"layer": layer["name"], **layer} for layer in report.to_dict()["layers"]]
+    assert [json.loads(line) for line in text.splitlines()] == expected
     frame = pd.read_json(io.StringIO(text), lines=True)
     assert frame["name"].tolist() == list(report.layers)
     assert frame["features"].tolist() == [layer.features for layer in report.layers.values()]

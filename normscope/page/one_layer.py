@@ -173,14 +173,15 @@ def _positions(layer: LayerReport | None, who: str) -> Slice | None:
     stats = layer.position if layer is not None else None
     if layer is None or stats is None or not len(stats.count):
         return None
-    numbers = stats.numbers.tolist()
+    reached = stats.count > 0
+    numbers = stats.numbers[reached].tolist()
     one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,
-        who: positive(stats.token_variance),
-        _BN[0]: positive(stats.variance),
+        who: positive(stats.token_variance[reached]),
+        _BN[0]: positive(stats.variance[reached]),
         _BN[1]: positive([one] * len(numbers)),
-        "texts": stats.count.tolist(),
+        "texts": stats.count[reached].tolist(),
     }
     return Slice(columns, words.profile(layer, who))
 

@@ -48,16 +48,6 @@ def percent(value: float) -> str:
     return UNKNOWN if not math.isfinite(value) else f"{100 * value + 0.0:.1f}%".replace("-0.0%", "0.0%")
 
 
-def grouped(count: int) -> str:
-    """Write a count with thousands separated: 12,345."""
-    return f"{count:,}"
-
-
-def counted(count: int, what: str) -> str:
-    """Write a count and what is counted: 1 text, 12,345 texts."""
-    return f"{grouped(count)} {what}{'' if count == 1 else 's'}"
-
-
 def _split(text: str) -> tuple[str, str]:
     """The parts of a written number before its decimal point, and from there on."""
     for mark in (".", "e", "%"):

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from normscope.plan_report import Corpus, RunPlan, Tables
-from normscope.printable import printable
-from normscope.render.numbers import counted, grouped, short
+from normscope.printable import counted, grouped, printable
+from normscope.render.numbers import short
 
 
 def render_plan(plan: RunPlan) -> str:
