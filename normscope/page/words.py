@@ -38,7 +38,7 @@ def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
 
 
 def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers: Sequence[int]) -> str:
-    """Say at which position the scale is furthest from its layer's average, and what the first that counts is like.
+    """Say at which position the scale is furthest from its layer's average, and what the first is like.
 
     `numbers` are the positions at the places of the longest of the `ratios`.
     """
@@ -55,8 +55,8 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     _, row, at = worst
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
-        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position {numbers[start]} it is "
-        f"{_median(first)} times the average in the median layer, {_range(names, first)}."
+        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position "
+        f"{numbers[start]} it is {_median(first)} times the average in the median layer, {_range(names, first)}."
     )
 
 
