@@ -89,9 +89,13 @@ class Output:
             ) from error
 
     def json(self, result: Result) -> str:
-        """Return a result as JSON that the place can encode; both forms read as the same values."""
+        """Return a result as JSON that the place can encode, and a terminal shows and does not obey.
+
+        Both forms read as the same values.
+        """
         text = result.to_json()
-        if self.is_file or _can_encode(text):
+        shown = not self.is_terminal or text.removesuffix("\n").isprintable()
+        if self.is_file or (shown and _can_encode(text)):
             return text
         import json
 

@@ -55,8 +55,9 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     _, row, at = worst
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
-        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position "
-        f"{numbers[start]} it is {_median(first)} times the average in the median layer, {_range(names, first)}."
+        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. "
+        f"At position {numbers[start]} it is {_median(first)} times the average in the median layer, "
+        f"{_range(names, first)}."
     )
 
 

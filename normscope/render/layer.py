@@ -115,7 +115,7 @@ def _largest(values: Floats, top: int) -> list[int]:
 
 def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
     reached = np.flatnonzero(stats.count)
-    length, first, last = len(reached), *stats.numbers[reached[[0, -1]]].tolist()
+    length, first, last = len(reached), stats.numbers[reached[0]], stats.numbers[reached[-1]]
     what = "positions" if stats.first is None else "positions and bins of them"
     shown = f"{len(rows)} of {length} {what}. " if len(rows) < length else ""
     notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
