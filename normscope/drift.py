@@ -46,12 +46,12 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))
     found = [_layer(a.layers[name], b.layers[other]) for name, other in pairs]
-    matched_b = {other for _, other in pairs}
+    matched_a, matched_b = ({pair[side] for pair in pairs} for side in (0, 1))
     return Comparison(
         __version__,
         (Compared(a.model, a.run), Compared(b.model, b.run)),
         {layer.name: layer for layer in sorted(found, key=moved, reverse=True)},
-        tuple(name for name in a.layers if name not in dict(pairs)),
+        tuple(name for name in a.layers if name not in matched_a),
         tuple(name for name in b.layers if name not in matched_b),
         tuple(_warnings(a, b, pairs)),
     )

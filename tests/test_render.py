@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Context, Decimal
@@ -165,6 +166,21 @@ def test_shortened_names_fit_and_differ(width: int) -> None:
         cut = shorten(names, width, "…")
         assert len(set(cut)) == len(names)
         assert max(map(cell_len, cut)) <= width
+
+
+def test_long_names_are_cut_in_linear_time() -> None:
+    """Ten times the segments, or characters, take about ten times as long at most, and not a hundred."""
+
+    def took(names: list[str]) -> float:
+        start = time.process_time()
+        cut = shorten(names, 24, "…")
+        assert len(set(cut)) == len(names)
+        assert max(map(cell_len, cut)) <= 24
+        return time.process_time() - start
+
+    few, many = ([f"{'segment.' * n}{i}" for i in range(8)] for n in (2_000, 20_000))
+    assert took(many) < 40 * (took(few) + 0.01)
+    assert took([f"{'x' * 1_000_000}{i}{'y' * 1_000_000}" for i in range(8)]) < 40 * (took(few) + 0.01)
 
 
 def test_names_lose_the_least() -> None:

@@ -7,7 +7,7 @@ import typer
 
 from normscope.cli import completion, options
 from normscope.cli.rendered import as_data
-from normscope.cli.streams import Output, say, warn
+from normscope.cli.streams import Output, announce, say, warn
 from normscope.printable import counted
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def compare(
     from normscope.drift import compare as compared
 
     gates = [Gate.read(text) for text in fail_above or ()]
+    announce(() if quiet else (a, b))
     comparison = compared(a, b)
     place.write(_rendered(comparison, format, place, top))
     if not quiet:
