@@ -13,6 +13,7 @@ from typing import Any
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.printable import counted
 from normscope.report import Floats, ModelInfo, RunInfo, Summary
 from normscope.shown import Shown
 
@@ -110,7 +111,7 @@ class BatchReport(Record, Shown):
 
     def __repr__(self) -> str:
         sizes = sorted({batch.batch_size for batch in self.batches})
-        return f"<BatchReport of {self.model.id}: {len(self.layers)} layers, batches of {sizes}>"
+        return f"<BatchReport of {self.model.id}: {counted(len(self.layers), 'layer')}, batches of {sizes}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, in the documented schema `normscope.batches/1`."""

@@ -76,9 +76,9 @@ def _reported(report: Report, kept: Kept, drawing: Drawing) -> BatchReport:
     drawn = plans(drawing, kept.sources, [len(flags) for flags in counted])
     if not drawn:
         least = min(drawing.sizes, default=2)
+        texts = "1 text" if len(counted) == 1 else f"{len(counted)} texts"
         raise TextError(
-            f"{len(counted)} texts to put into batches; expected at least {least}; "
-            "give more texts, or smaller --sizes"
+            f"{texts} to put into batches; expected at least {least}; give more texts, or smaller --sizes"
         )
     whole = filling(counted, np.arange(len(counted))[None])
     layers = {name: _layer(layer, kept, drawn, drawing.momentum) for name, layer in report.layers.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from normscope.corpus import Corpus, Position
 from normscope.encoding import Encoder, Row, Text
 from normscope.errors import TextError, UsageError
+from normscope.printable import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -237,16 +238,17 @@ class Batches:
             again += [read] if read.source in pending else []
         if (self._corpus.read, self._corpus.digest) != (start.read, start.digest):
             shorter = self._corpus.read < start.read
-            got = f"ends after {self._corpus.read}" if shorter else f"differs within the first {start.read}"
+            place = "ends after" if shorter else "differs within the first"
+            got = f"{place} {counted(self._corpus.read if shorter else start.read, 'text')}"
             raise TextError(
-                f"the corpus {got} texts; expected the {start.read} that the checkpoint was made from; "
+                f"the corpus {got}; expected the {start.read} that the checkpoint was made from; "
                 "give the same texts, or remove the checkpoint and begin anew"
             )
         rows = {row.source: row for row in (self._tokenise(again) if again else ())}
         if rows.keys() != pending:
             raise TextError(
-                f"the checkpoint has {len(pending)} texts pending, {len(rows)} of them with tokens now; "
-                "expected all; begin anew, for the tokenizer has changed"
+                f"the checkpoint has {counted(len(pending), 'text')} pending, {len(rows)} of them "
+                "with tokens now; expected all; begin anew, for the tokenizer has changed"
             )
         self._rows += [rows[source] for source in start.pending]
         self.texts, self.skipped, self.truncated = start.texts, start.skipped, start.truncated

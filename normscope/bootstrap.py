@@ -3,6 +3,8 @@
 Efron 1979, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7(1).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,10 @@ def resamples(count: int, seed: int, draws: int = DRAWS) -> Tensor:
     return torch.cat([torch.ones(1, count, dtype=torch.float64), weights(count, seed, draws)])
 
 
-def interval(value: float, replicates: Tensor) -> Interval:
+def interval(value: float, replicates: Tensor, least: float = -math.inf, most: float = math.inf) -> Interval:
     """Return the value with the spread of its replicates (draws,) around their mean.
+
+    The interval stays between the `least` and the `most` that the number can be.
 
     Around their mean, since a replicate holds some texts twice, which biases what counts groups or
     squares; the spread is what tells how far the value may be from that of other texts.
@@ -37,4 +41,5 @@ def interval(value: float, replicates: Tensor) -> Interval:
         return Interval(value)
     tail = (1 - COVERAGE) / 2
     low, high = torch.quantile(known - known.mean(), torch.tensor([tail, 1 - tail], dtype=known.dtype))
-    return Interval(value, value + float(low), value + float(high))
+    low, high = (min(max(value + float(end), least), most) for end in (low, high))
+    return Interval(value, low, high)

@@ -89,8 +89,9 @@ class Saver:
         for name in dict.fromkeys((*self._facts, *saved.facts)):
             old, new = saved.facts.get(name), self._facts.get(name)
             if old != new:
+                was, now = (quoted(None if value == "None" else value) for value in (old, new))
                 raise UsageError(
-                    f"the checkpoint {path} is of {name} {quoted(old)}; expected {quoted(new)}, as now; "
+                    f"the checkpoint {path} is of {name} {was}; expected {now}, as now; "
                     "run it with what it was made with, or remove it and begin anew"
                 )
         with _whole(self.checkpoint.path):

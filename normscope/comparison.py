@@ -8,6 +8,7 @@ from typing import Any
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.printable import counted
 from normscope.report import ModelInfo, RunInfo
 from normscope.shown import Shown
 
@@ -64,7 +65,7 @@ class Comparison(Record, Shown):
 
     def __repr__(self) -> str:
         a, b = (compared.model.id for compared in self.reports)
-        return f"<Comparison of {a} and {b}: {len(self.layers)} layers>"
+        return f"<Comparison of {a} and {b}: {counted(len(self.layers), 'layer')}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values, in the documented schema `normscope.compare/1`."""

@@ -46,12 +46,12 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))
     found = [_layer(a.layers[name], b.layers[other]) for name, other in pairs]
-    matched_b = {other for _, other in pairs}
+    matched_a, matched_b = ({pair[side] for pair in pairs} for side in (0, 1))
     return Comparison(
         __version__,
         (Compared(a.model, a.run), Compared(b.model, b.run)),
         {layer.name: layer for layer in sorted(found, key=moved, reverse=True)},
-        tuple(name for name in a.layers if name not in dict(pairs)),
+        tuple(name for name in a.layers if name not in matched_a),
         tuple(name for name in b.layers if name not in matched_b),
         tuple(_warnings(a, b, pairs)),
     )
@@ -108,7 +108,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[str]:
     for name in SAME:
-        old, new = getattr(a.run, name), getattr(b.run, name)
+        old, new = (_said(getattr(report.run, name)) for report in (a, b))
         if old != new:
             yield f"run.{name} is {old} in A and {new} in B, so the numbers differ for that, too"
     renamed = [pair for pair in pairs if pair[0] != pair[1]]
@@ -120,6 +120,10 @@ def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[st
     kinds = [pair for pair in pairs if a.layers[pair[0]].kind != b.layers[pair[1]].kind]
     if kinds:
         yield f"kinds of layers differ: {_first(kinds)}"
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _first(pairs: list[tuple[str, str]]) -> str:

@@ -56,10 +56,6 @@ class Material:
         names, plans = list(self.batches), [torch.from_numpy(plan.texts) for plan in self.batches.values()]
         return [dict(zip(names, noise(rows.by_text(), plans), strict=True)) for rows in self.layers]
 
-    def over_layers(self, of: Callable[[LayerRows], Tensor], rows: Sequence[LayerRows]) -> Interval:
-        """Return the median over layers of a number of texts, which `of` gives for all `weights`."""
-        return _median([of(each) for each in rows])
-
     def over_batches(self, of: Callable[[dict[str, Noise], dict[str, Tensor]], Tensor]) -> Interval:
         """Return the median over layers of a number of batches, which are drawn anew in each replicate.
 
@@ -68,15 +64,15 @@ class Material:
         if not self.batches:
             return Interval(math.nan)
         drawn = {name: resamples(len(plan.texts), self.seed) for name, plan in self.batches.items()}
-        return _median([of(layer, drawn) for layer in self.noise])
+        return _median([of(layer, drawn) for layer in self.noise], least=0.0)
 
 
-def _median(numbers: Sequence[Tensor]) -> Interval:
-    """Return the median over layers of numbers (1 + draws,), the first of them the value."""
+def _median(numbers: Sequence[Tensor], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Return the median over layers of numbers (1 + draws,) in a range, the first of them the value."""
     if not numbers:
         return Interval(math.nan)
     middle = torch.stack(list(numbers)).nanquantile(0.5, dim=0)
-    return interval(float(middle[0]), middle[1:])
+    return interval(float(middle[0]), middle[1:], least, most)
 
 
 def findings(model: str, material: Material) -> tuple[Finding, ...]:
@@ -106,7 +102,7 @@ def _late_positions(material: Material) -> Numbers:
     lengths = torch.tensor([len(flags) for flags in material.counted])
     name = "share of the positions that fewer than half of the texts reach"
     late = evidence.late_share(lengths, material.weights)
-    found = [Evidence(name, "late_share", interval(float(late[0]), late[1:]))]
+    found = [Evidence(name, "late_share", interval(float(late[0]), late[1:], 0.0, 1.0))]
     if material.batches:
         held = filling(material.counted, material.batches["random"].texts)
         words = f"texts at the late positions of {SIZE} random ones (median)"
@@ -133,8 +129,8 @@ def _sorting(material: Material) -> Numbers:
 def _positions(material: Material) -> Numbers:
     name = "position explains, special tokens left out (epsilon squared)"
     without, whole = (
-        material.over_layers(lambda rows: evidence.explained_by_position(rows, material.weights), rows)
-        for rows in (material.ordinary, material.layers)
+        _median([evidence.explained_by_position(rows, material.weights) for rows in layers], most=1.0)
+        for layers in (material.ordinary, material.layers)
     )
     metric = "explained.position.epsilon2"
     return [
@@ -152,7 +148,11 @@ def _in_common(material: Material) -> Numbers:
     sequence, feature = material.own["sequence"], material.own["feature"]
     return [
         Evidence(name, "explained_difference", _median(differences)),
-        Evidence("text explains, special tokens left out", "explained.sequence.epsilon2", _median(by_text)),
+        Evidence(
+            "text explains, special tokens left out",
+            "explained.sequence.epsilon2",
+            _median(by_text, most=1.0),
+        ),
         _plain("agreement of LN, per token, with one scale per text", "agreement.sequence", sequence),
         _plain("agreement of LN with BN per feature", "agreement.feature", feature),
     ], name
@@ -168,11 +168,12 @@ def _meaning(material: Material) -> Numbers:
             found.append(likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))
     name = "correlation kept by scaling within the text, less that kept by BN"
     differences = [a - b for a, b in zip(kept["sequence"], kept["feature"], strict=True)]
+    by_text, by_feature = (_median(found, -1.0, 1.0) for found in kept.values())
     likenesses = "correlation of texts' likenesses, scaled"
     return [
-        Evidence(name, "likeness_difference", _median(differences)),
-        Evidence(f"{likenesses} within the text", "likeness_kept", _median(kept["sequence"])),
-        Evidence(f"{likenesses} by BN", "likeness_kept", _median(kept["feature"])),
+        Evidence(name, "likeness_difference", _median(differences, -2.0, 2.0)),
+        Evidence(f"{likenesses} within the text", "likeness_kept", by_text),
+        Evidence(f"{likenesses} by BN", "likeness_kept", by_feature),
     ], name
 
 

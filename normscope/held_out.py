@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from normscope.errors import TextError
+from normscope.printable import counted
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ def part(texts: Iterable[str], calibration: Iterable[str] | None, limit: int | N
     among = set(known)
     held_out = [text for text in others if text not in among]
     if not known or not held_out:
+        ours, theirs = counted(len(known), "text"), counted(len(held_out), "other")
         raise TextError(
-            f"{len(known)} texts to calibrate on and {len(held_out)} others to hold out; "
+            f"{ours} to calibrate on and {theirs} to hold out; "
             "expected at least one of each; give more texts, or --calibration with others"
         )
     return Parted(known, held_out, skipped, len(others) - len(held_out))

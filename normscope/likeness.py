@@ -18,7 +18,7 @@ def likeness_kept(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
     )
     covariance = ab - sum_a * sum_b / n
     spread = (aa - sum_a.square() / n) * (bb - sum_b.square() / n)
-    return covariance / spread.clamp(min=0).sqrt()
+    return (covariance / spread.clamp(min=0).sqrt()).clamp(-1, 1)
 
 
 def _deviations(vectors: Tensor, pairs: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from normscope import __version__
 from normscope.errors import ReportError
 from normscope.packed import pack, unpack
 from normscope.plain import from_plain, to_plain
-from normscope.printable import printable, quoted
+from normscope.printable import counted, printable, quoted
 from normscope.report import MOMENTS_SCHEMA, Report, read_report
 from normscope.saving import save_tensors
 from normscope.seen import RunMoments, Seen
@@ -99,7 +99,7 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
     listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
     _check_facts(listed)
     if len(listed) != len(report.layers):
-        raise ReportError(f"moments of {len(listed)} layers; expected {len(report.layers)}")
+        raise ReportError(f"moments of {counted(len(listed), 'layer')}; expected {len(report.layers)}")
     layers = {}
     for i, (layer, seen) in enumerate(zip(report.layers.values(), listed, strict=True)):
         own = {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{i}/")}

@@ -6,6 +6,7 @@ from typing import Any
 
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.printable import counted
 from normscope.shown import Shown
 
 OUTLINE_SCHEMA = "normscope.layers/1"
@@ -50,7 +51,7 @@ class Outline(Record, Shown):
     layers: tuple[OutlinedLayer, ...]
 
     def __repr__(self) -> str:
-        return f"<Outline of {self.model.id}: {len(self.layers)} layers>"
+        return f"<Outline of {self.model.id}: {counted(len(self.layers), 'layer')}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outline as plain JSON values, in the documented schema `normscope.layers/1`."""

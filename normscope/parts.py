@@ -7,6 +7,7 @@ import torch
 
 from normscope.batches import Batch
 from normscope.errors import OutOfMemoryError
+from normscope.printable import counted
 
 T = TypeVar("T")
 NOT_HELD = "memory did not hold a batch"
@@ -51,7 +52,8 @@ def cut(batch: Batch, number: int) -> list[Batch]:
 def not_held(batch: Batch, done: str) -> str:
     """Say that memory did not hold a batch, and what was `done` about it."""
     texts, tokens = batch.mask.shape
-    return f"{NOT_HELD} of {texts} texts of {tokens} tokens: {done}; no number depends on that"
+    size = f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
+    return f"{NOT_HELD} of {size}: {done}; no number depends on that"
 
 
 def release(device: torch.device) -> None:

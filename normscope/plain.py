@@ -6,6 +6,7 @@ does not know are ignored: a later minor version may have added them.
 """
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -86,7 +87,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     members = _expect(dict, value, where)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     read = {}
     for field in plain_fields(kind):
         key = field.name.rstrip("_")
@@ -98,11 +99,16 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     return kind(**read)
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _read_array(arguments: tuple[Any, ...], value: Any, where: str) -> np.ndarray:
     element = typing.get_args(arguments[1])[0]
     kind = int if issubclass(element, np.integer) else float
-    numbers = [_read_scalar(kind, item, where) for item in _expect(list, value, where)]
+    numbers = _expect(list, value, where)
     try:
+        if not set(map(type, numbers)) <= {kind} or not np.isfinite(np.asarray(numbers, dtype=element)).all():
+            numbers = [_read_scalar(kind, item, where) for item in numbers]
         return np.asarray(numbers, dtype=element)
     except OverflowError:
         raise ReportError(f"{where} has a number too large; expected 64 bits") from None

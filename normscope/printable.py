@@ -1,4 +1,4 @@
-"""Strings from outside, made safe to show: a name or a message never acts on the terminal."""
+"""Words fit to show: strings from outside, which never act on the terminal, and counts with their nouns."""
 
 import textwrap
 
@@ -17,8 +17,18 @@ def _escape(character: str) -> str:
 
 
 def quoted(text: object) -> str:
-    """Return `text` between quotes, printable, and cut when it is long."""
-    return printable(repr(str(text)[:200]))
+    """Return `text` between quotes, printable, and cut when it is long; None is none."""
+    return "none" if text is None else printable(repr(str(text)[:200]))
+
+
+def grouped(count: int) -> str:
+    """Write a count with thousands separated: 12,345."""
+    return f"{count:,}"
+
+
+def counted(count: int, what: str) -> str:
+    """Write a count and what is counted: 1 text, 12,345 texts."""
+    return f"{grouped(count)} {what}{'' if count == 1 else 's'}"
 
 
 def reason(error: BaseException, secret: str | None = None) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import APART, Record, from_plain, require_schema, to_plain
-from normscope.printable import printable, quoted
+from normscope.printable import counted, printable, quoted
 from normscope.shown import Shown
 
 SCHEMA = "normscope.report/1"
@@ -310,9 +310,8 @@ class Report(Record, Shown):
 
     def __repr__(self) -> str:
         run = self.run
-        return (
-            f"<Report of {self.model.id}: {len(self.layers)} layers, {run.texts} texts, {run.tokens} tokens>"
-        )
+        counts = (len(self.layers), "layer"), (run.texts, "text"), (run.tokens, "token")
+        return f"<Report of {self.model.id}: {', '.join(counted(*each) for each in counts)}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""

@@ -21,6 +21,7 @@ from normscope.lengths import length_limit
 from normscope.loading import Loaded, load, quiet
 from normscope.media import Given, Place
 from normscope.media_batches import MediaBatches
+from normscope.printable import counted
 from normscope.report import Report, RunInfo
 from normscope.runner import Runner
 from normscope.shards import Shard
@@ -311,8 +312,8 @@ def _require_numbers(watcher: Watcher) -> None:
     called = [capture for capture in watcher.captures if capture.seen.calls]
     if called and all(capture.moments is None for capture in called):
         raise RunError(
-            f"every token at all {len(called)} layers is NaN or infinite; expected finite activations; "
-            "check the weights, or try --dtype float32"
+            f"every token at all of {counted(len(called), 'layer')} is NaN or infinite; "
+            "expected finite activations; check the weights, or try --dtype float32"
         )
 
 

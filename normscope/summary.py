@@ -17,6 +17,7 @@ from normscope.formulas import fitting
 from normscope.layers import NormLayer
 from normscope.layout import is_own_sequence
 from normscope.moments import Moments, Spread
+from normscope.printable import counted
 from normscope.report import (
     AffineFit,
     AffineOutliers,
@@ -93,8 +94,8 @@ def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
     """Say what kept this layer from being measured in full, a sentence each."""
     notes = []
     if seen.nonfinite:
-        every = "" if seen.moments else "all "
-        notes.append(f"{every}{seen.nonfinite} tokens with NaN or infinity were left out")
+        every, were = "" if seen.moments else "all ", "was" if seen.nonfinite == 1 else "were"
+        notes.append(f"{every}{counted(seen.nonfinite, 'token')} with NaN or infinity {were} left out")
     if set(seen.guesses) - {seen.known_layout}:
         guess = " or ".join(map(str, seen.guesses))
         notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")

@@ -12,6 +12,7 @@ from typing import Any
 from normscope.errors import ReportError
 from normscope.files import write_json
 from normscope.plain import Record, from_plain, require_schema, to_plain
+from normscope.printable import counted
 from normscope.report import ModelInfo, RunInfo
 from normscope.shown import Shown
 
@@ -156,7 +157,9 @@ class SwapReport(Record, Shown):
     fold: FoldInfo | None = None
 
     def __repr__(self) -> str:
-        return f"<SwapReport of {self.model.id}: {len(self.layers)} layers replaced by {self.kind}>"
+        return (
+            f"<SwapReport of {self.model.id}: {counted(len(self.layers), 'layer')} replaced by {self.kind}>"
+        )
 
     def by_damage(self) -> list[LayerSwap]:
         """Return the layers, the one that does the most damage first."""

@@ -20,6 +20,7 @@ from normscope.capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.layers import NormLayer, find, select
 from normscope.layout import lead_axes, to_rows
+from normscope.printable import counted
 from normscope.replacements import Replacement, Statistics
 from normscope.report import Report
 from normscope.swap_plan import BATCH, require_kind
@@ -70,7 +71,7 @@ class Swap:
         self._scopes = Scopes()
         self._batch: BatchStatistics | None = None
         if not chosen:
-            got = f"none of {len(names)} layers can be replaced"
+            got = f"none of {counted(len(names), 'layer')} can be replaced"
             raise UsageError(
                 f"{got}; expected a LayerNorm or an RMSNorm that the statistics know; choose other layers"
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from normscope.errors import TextError, UsageError
+from normscope.printable import counted
 
 # A source without line ends, such as /dev/zero, must end in a message before it fills the memory.
 LONGEST_LINE = 1 << 26
@@ -274,7 +275,7 @@ def _table(lines: _Lines, field: str | None, delimiter: str) -> Iterator[str]:
         if row is None:
             return
         if row and (len(row) <= column or any(row[len(header) :])):
-            got = f"{len(row)} cells where the header has {len(header)}"
+            got = f"{counted(len(row), 'cell')} where the header has {len(header)}"
             raise lines.error(f"{got}; quote cells that hold a delimiter, or add what is missing", start)
         yield row[column] if row else ""
 

@@ -30,9 +30,12 @@ def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
 
 
 def json_lines(layers: Mapping[str, Record]) -> Iterator[str]:
-    """Give one line of strict JSON, in ASCII, for each layer: what it is in the report's list of layers."""
-    for layer in layers.values():
-        yield json.dumps(to_plain(layer), allow_nan=False) + "\n"
+    """Give one line of strict JSON, in ASCII, for each layer: what it is in the report's list of layers.
+
+    Its name is also there as `layer`, which the CSV calls it.
+    """
+    for name, layer in layers.items():
+        yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"
 
 
 def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:

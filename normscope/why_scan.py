@@ -21,6 +21,7 @@ from normscope.kept_tokens import KeptTokens, TokensAtLayer
 from normscope.kinds import require_kinds
 from normscope.loading import Loaded
 from normscope.media import Given
+from normscope.printable import counted
 from normscope.report import Report
 from normscope.scan import as_loaded, measure
 from normscope.source import Loading
@@ -129,5 +130,8 @@ def _notes(report: Report, kept: KeptTokens, layers: Sequence[LayerRows]) -> lis
         )
     lost = len(report.layers) - len(layers)
     if lost:
-        notes.append(f"{lost} layers have no part in this: their rows or their output are not known")
+        have = "has" if lost == 1 else "have"
+        notes.append(
+            f"{counted(lost, 'layer')} {have} no part in this: their rows or their output are not known"
+        )
     return notes

@@ -1,5 +1,6 @@
 """Two reports compared: every number by its formula, the matching of layers, the gate, what is shown."""
 
+import io
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import normscope
+from normscope.cli import streams
 from normscope.cli.app import app
 from normscope.comparison import COMPARE_SCHEMA, Comparison
 from normscope.drift import METRICS, Gate, compare
@@ -132,7 +134,7 @@ def test_what_makes_numbers_differ_is_said(before: Report) -> None:
     comparison = compare(before, other)
     said = "\n".join(comparison.warnings)
     assert "run.special_tokens is include in A and exclude in B" in said
-    assert "run.max_length is 256 in A and None in B" in said
+    assert "run.max_length is 256 in A and none in B" in said
     assert "numbers of features differ" in said
     assert "kinds of layers differ" in said
     assert math.isnan(comparison.layers[MINILM[0]].bn_drift.mean)
@@ -316,3 +318,17 @@ def test_help_is_narrow_and_its_gate_metrics_are_all() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert all(metric in text for metric in METRICS)
     assert len(re.findall(r"^ +normscope compare .*json", text, re.MULTILINE)) == 4
+
+
+def test_a_long_read_is_announced_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "r.json")
+    reports.minilm().to_json(path)
+    said: list[str] = []
+    monkeypatch.setattr(streams, "say", said.append)
+    monkeypatch.setattr(streams, "LONG_READ", 1)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    streams.announce([path])
+    assert not said
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    streams.announce([path, str(tmp_path / "none"), "\0"])
+    assert said == [f"reading {path!r}, 0 MB"]

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,65 @@ def test_bash_itself_completes(place: Path) -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("encoder.layer.0.output.LayerNorm\n", "")
+
+
+COMMANDS = ("$(touch x)", "a;touch x", "`touch x`", "\\$(touch x)", "a'b;touch x;'", "a\n touch x", "*")
+
+
+@pytest.fixture
+def session(place: Path) -> dict[str, str]:
+    """Put `normscope` on the path, and a report beside it whose layers are called like commands, but one."""
+    command = place / "normscope"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m normscope "$@"\n')
+    command.chmod(0o755)
+    named = zip((*COMMANDS, "good.layer"), reports.minilm().layers.values(), strict=False)
+    layers = {name: replace(layer, name=name) for name, layer in named}
+    replace(reports.minilm(), layers=layers).to_json(place / "named.json")
+    for shell in SHELLS:
+        environment = {"_NORMSCOPE_COMPLETE": f"source_{shell}"}
+        (place / shell).write_text(CliRunner().invoke(app, [], env=environment, prog_name="normscope").stdout)
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{place}:{os.environ['PATH']}", "TERM": "dumb"}
+
+
+LINE = "normscope merge named.json --layer "
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["bash", "--norc", "-c", f'. ./bash; COMP_WORDS=({LINE}""); COMP_CWORD=4; '
+         '_normscope_completion normscope; echo "${COMPREPLY[@]}"'],
+        ["fish", "-N", "-c", f"source ./fish; complete -C '{LINE}'"],
+    ],
+    ids=["bash", "fish"],
+)  # fmt: skip
+def test_what_a_shell_would_run_is_not_offered(place: Path, session: dict[str, str], argv: list[str]) -> None:
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"no {argv[0]}")
+    done = subprocess.run(argv, env=session, cwd=place, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("good.layer\n", "")
+    assert not (place / "x").exists()
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_itself_completes_and_runs_no_name(place: Path, session: dict[str, str]) -> None:
+    """At a terminal of its own, which zsh asks for to complete anything."""
+    script = (
+        "zmodload zsh/zpty\nzpty z zsh -f -i\n"
+        "zpty -w z 'autoload -U compinit; compinit -u -D; source ./zsh; PS1=; print re\"\"ady'\n"
+        "zpty -r z seen '*ready*'\n"
+        f"zpty -w -n z '{LINE}'$'\\t'\nzpty -r z seen '*good.layer*'\nprint -r -- $seen\n"
+    )
+    argv = ["zsh", "-f", "-c", script]
+    done = subprocess.run(
+        argv, env=session, cwd=place, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "good.layer" in done.stdout
+    assert not (place / "x").exists()
+
+
+def test_a_models_folder_that_a_shell_would_run_is_not_offered(place: Path) -> None:
+    (place / "$(touch x)").mkdir()
+    (place / "$(touch x)" / "config.json").write_text("{}")
+    assert offered("bash", "normscope layers $") == []
+    assert "model" in offered("bash", "normscope layers ")

@@ -90,6 +90,20 @@ def test_it_is_written_in_lines() -> None:
     assert [duration(s) for s in (0.5, 90, 86400 * 3)] == ["0.500 s", "1.50 minutes", "3.00 days"]
 
 
+def test_units_are_chosen_of_the_rounded_amount() -> None:
+    assert [duration(s) for s in (59.94, 59.97, 3599, 86399)] == [
+        "59.9 s",
+        "1.00 minutes",
+        "1.00 hours",
+        "1.00 days",
+    ]
+    assert [memory(size) for size in (1023, (1 << 20) - 1, (1 << 30) - 1)] == [
+        "1020 bytes",
+        "1020 KiB",
+        "1020 MiB",
+    ]
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(app, ["inspect", "demo", *words], prog_name="normscope")
 

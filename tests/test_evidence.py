@@ -145,6 +145,15 @@ def test_the_interval_lies_around_the_value_and_not_around_its_biased_replicates
     assert found.high == pytest.approx(1.95)
 
 
+def test_an_interval_stays_where_the_number_can_be() -> None:
+    """Replicates of a correlation of 0.98 whose mean is 0.9 reach 0.99: around the value that is above 1."""
+    replicates = torch.linspace(0.81, 0.99, 101, dtype=torch.float64)
+    found = interval(0.98, replicates, -1.0, 1.0)
+    assert (found.value, found.high) == (0.98, 1.0)
+    assert found.low == pytest.approx(0.8945)
+    assert interval(0.02, replicates - 0.8, 0.0, 1.0).low == 0.0
+
+
 def test_without_replicates_there_is_no_interval() -> None:
     found = interval(1.0, torch.full((10,), torch.nan))
     assert found.value == 1.0

@@ -670,3 +670,43 @@ def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     made = {path.name for path in tmp_path.iterdir() if path.suffix != ".json"}
     assert made == {"page.html", "features.svg", "scatter.png"}
+
+
+def test_of_very_many_layers_some_are_drawn_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normscope.page.parts.MOST_LAYERS", 5)
+    report = reports.minilm()
+    (part,) = parts_of([report])
+    agreements = {name: (layer.agreement or {})["feature"] for name, layer in report.layers.items()}
+    assert len(part.layers) <= 7
+    assert {MINILM[0], MINILM[-1], min(agreements, key=agreements.__getitem__)} <= set(part.layers)
+    assert part.left_out == f"{len(part.layers)} of 13 layers are shown, evenly spaced"
+    assert part.left_out in page([report])
+    for name in MINILM:
+        assert f"Shown: {name}" in page([report], name)
+    with pytest.raises(UsageError, match="is 13 layers"):
+        page([report], "*")
+
+
+def test_of_very_many_features_the_furthest_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normscope.page.one_layer.MOST_POINTS", 1)
+    monkeypatch.setattr("normscope.page.one_layer.LEAST_POINTS", 10)
+    figure = drawn(reports.minilm())["scatter"]
+    shown = data(figure)
+    layer = next(iter(reports.minilm().layers.values()))
+    assert layer.own_output is not None
+    distance = (layer.own_output.mean**2) + (np.sqrt(layer.own_output.variance) - 1) ** 2
+    assert 5 <= len(shown) <= 10 + 6
+    assert int(np.argmax(distance)) in [row["feature"] for row in shown]
+    assert "Of more than 10 features that many are drawn" in figure.notes[0]
+
+
+@pytest.mark.parametrize("code", ["import os; os.abort()", "raise ValueError('out of memory')"])
+def test_a_renderer_that_fails_is_one_line(
+    code: str, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "renderer.py").write_text(code)
+    monkeypatch.setattr("normscope.page.renderer.__file__", str(tmp_path / "renderer.py"))
+    result = run(files[0], "--chart", "agreement", "-o", tmp_path / "a.svg")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: the renderer failed \((signal 6|.*out of memory)\); .*\n", result.stderr)
+    assert not (tmp_path / "a.svg").exists()

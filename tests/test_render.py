@@ -5,11 +5,15 @@ import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Context, Decimal
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from normscope.printable import printable
@@ -61,6 +65,20 @@ def test_wide_screens_show_more() -> None:
         len(render_report(reports.minilm(), screen=Screen(w)).split("\n")[4]) for w in (60, 80, 120, 200)
     ]
     assert headers == sorted(set(headers))
+
+
+def test_positions_of_tokens_that_are_left_out_have_no_row() -> None:
+    whole = reports.minilm()
+    stats = next(iter(whole.layers.values())).position
+    assert stats is not None
+    count = np.where(np.arange(len(stats.count)) == 0, 0, stats.count)
+    layer = replace(next(iter(whole.layers.values())), position=replace(stats, count=count))
+    run = replace(whole.run, special_tokens="exclude", positions=len(count))
+    text = render_report(replace(whole, run=run, layers={layer.name: layer}))
+    assert f"last at position {len(count) - 1}" in text
+    assert "longest" not in text
+    rows = text.partition("By position")[2].partition("By feature")[0]
+    assert re.findall(r"^ *(\d+) +\d+\*? ", rows, re.MULTILINE)[0] == "1"
 
 
 def test_layers_and_top_choose_what_is_detailed() -> None:
@@ -150,6 +168,21 @@ def test_shortened_names_fit_and_differ(width: int) -> None:
         assert max(map(cell_len, cut)) <= width
 
 
+def test_long_names_are_cut_in_linear_time() -> None:
+    """Ten times the segments, or characters, take about ten times as long at most, and not a hundred."""
+
+    def took(names: list[str]) -> float:
+        start = time.process_time()
+        cut = shorten(names, 24, "…")
+        assert len(set(cut)) == len(names)
+        assert max(map(cell_len, cut)) <= 24
+        return time.process_time() - start
+
+    few, many = ([f"{'segment.' * n}{i}" for i in range(8)] for n in (2_000, 20_000))
+    assert took(many) < 40 * (took(few) + 0.01)
+    assert took([f"{'x' * 1_000_000}{i}{'y' * 1_000_000}" for i in range(8)]) < 40 * (took(few) + 0.01)
+
+
 def test_names_lose_the_least() -> None:
     assert shorten(MINILM, 42, "…") == MINILM
     assert shorten(MINILM, 40, "…")[:2] == ["embeddings", "encoder.layer.0.attention.output"]
@@ -168,6 +201,27 @@ def test_short_numbers() -> None:
         "2300",
     ]
     assert [percent(x) for x in (0.1234, -0.0001, -0.02, NAN)] == ["12.3%", "0.0%", "-2.0%", "-"]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 17))
+@example(0.00096, 2)
+@example(9.6e-5, 2)
+@example(0.000996, 3)
+@example(sys.float_info.max, 2)
+def test_a_short_number_reads_back_as_the_rounded_value(value: float, digits: int) -> None:
+    written = short(value, digits)
+    kept = max(digits - ("e" in written), 1)
+    exact = Decimal(value)
+    assert Decimal(written) == (+exact if not exact else Context(prec=kept, Emax=400, Emin=-400).plus(exact))
+
+
+@given(st.lists(st.floats(), min_size=1), st.integers(1, 17))
+def test_columns_of_any_numbers_align(values: list[float], digits: int) -> None:
+    texts = aligned(values, digits)
+    assert [text.strip() for text in texts] == [short(value, digits) for value in values]
+    assert len(set(map(len, texts))) == 1
+    ends = {re.search(r"(?<=[\dfn-])(?=[.e ]|$)", text).start() for text in texts}  # type: ignore[union-attr]
+    assert len(ends) == 1, "the whole parts end in one column"
 
 
 def test_columns_align_on_the_decimal_point() -> None:

@@ -122,6 +122,13 @@ def test_results_are_frozen(kind: type) -> None:
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
+def test_one_is_no_plural() -> None:
+    report = reports.minilm()
+    one = dict([next(iter(report.layers.items()))])
+    run = dataclasses.replace(report.run, texts=1, tokens=1)
+    assert repr(dataclasses.replace(report, layers=one, run=run)).endswith(": 1 layer, 1 text, 1 token>")
+
+
 def test_a_field_cannot_be_set() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         reports.minilm().normscope = "9"  # type: ignore[misc]
@@ -145,7 +152,7 @@ def test_reports_are_equal_when_their_values_are() -> None:
 
 def test_a_report_shows_itself_in_a_line() -> None:
     assert repr(reports.minilm()) == (
-        "<Report of sentence-transformers/all-MiniLM-L6-v2: 13 layers, 64 texts, 1536 tokens>"
+        "<Report of sentence-transformers/all-MiniLM-L6-v2: 13 layers, 64 texts, 1,536 tokens>"
     )
 
 

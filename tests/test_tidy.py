@@ -107,7 +107,8 @@ def test_outliers_go_by_their_feature() -> None:
 def test_pandas_reads_the_lines_and_the_layers_come_back() -> None:
     report = reports.mixed()
     text = "".join(json_lines(report.layers))
-    assert [json.loads(line) for line in text.splitlines()] == report.to_dict()["layers"]
+    expected = [{"layer": layer["name"], **layer} for layer in report.to_dict()["layers"]]
+    assert [json.loads(line) for line in text.splitlines()] == expected
     frame = pd.read_json(io.StringIO(text), lines=True)
     assert frame["name"].tolist() == list(report.layers)
     assert frame["features"].tolist() == [layer.features for layer in report.layers.values()]
@@ -186,3 +187,26 @@ def test_the_commands_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     lines = run("compare", "m", "m", "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line)["bn_drift"]["mean"] for line in lines] == [0.0] * 13
     assert not any(math.isnan(layer.bn_drift.mean) for layer in comparison.layers.values())
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "json"])
+def test_a_terminal_does_not_obey_names(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {
+        name: replace(layer, name=name)
+        for name, layer in zip(NAMES, MAKERS[0]().layers.values(), strict=False)
+    }
+    replace(reports.minilm(), layers=named).to_json(tmp_path / "r.json")
+    command = ("compare", tmp_path / "r.json", tmp_path / "r.json", "--format", format, "-q")
+    kept = run(*command).stdout
+    monkeypatch.setattr("normscope.cli.streams.Output.is_terminal", True)
+    shown = run(*command).stdout
+    assert all(c == "\n" or c.isprintable() for c in shown)
+    if format == "csv":
+        assert shown.splitlines()[1].startswith("\\x1b]0;x\\x07,")
+        assert kept.splitlines()[1].startswith("\x1b]0;x\x07,")
+    else:
+        read = [json.loads(text.splitlines()[0]) for text in (shown, kept)]
+        assert read[0] == read[1]
+
+
+NAMES = ("\x1b]0;x\x07", "\x9b2J", "\u202eabc")

@@ -1,6 +1,8 @@
 """`why` on planted facts: where a claim is made true or false by construction, the verdict follows."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from normscope.errors import ReportError, TextError, UsageError
 from normscope.evidence import LayerRows, sentence_vectors
 from normscope.findings import SIZE, Material, findings
 from normscope.glossary.lookup import ENTRIES
+from normscope.page.words import claims
 from normscope.render.screen import Screen
-from normscope.render.why import render_why, render_why_markdown
+from normscope.render.why import render_why, render_why_markdown, workload
 from normscope.samples import SENTENCES
 from normscope.why_report import Finding, WhyReport
 from tests import models
@@ -216,6 +219,29 @@ def test_it_comes_back_equal_from_json(report: WhyReport) -> None:
     assert WhyReport.from_dict(json.loads(report.to_json())) == report
     with pytest.raises(ReportError, match="not a report on the claims"):
         WhyReport.from_dict({"schema": "x"})
+
+
+def test_the_intervals_of_few_texts_are_of_numbers_that_can_be() -> None:
+    found = normscope.why("demo", SENTENCES[:12])
+    numbers = {(e.metric, e.name): e.number for finding in found.claims for e in finding.evidence}
+    bounds = {
+        "likeness_kept": (-1, 1),
+        "explained.position.epsilon2": (-math.inf, 1),
+        "late_share": (0, 1),
+        "tid.mean": (0, math.inf),
+        "excess_noise": (0, math.inf),
+    }
+    assert bounds.keys() <= {metric for metric, _ in numbers}
+    for (metric, name), number in numbers.items():
+        least, most = bounds.get(metric, (-math.inf, math.inf))
+        inside = not number.low < least and not number.high > most
+        assert inside, (name, number)
+
+
+def test_one_text_is_one_text(report: WhyReport) -> None:
+    one = replace(report, run=replace(report.run, texts=1, tokens=1), kept_texts=1)
+    assert workload(one)[:2] == ["1 text", "1 token"]
+    assert claims(report).startswith("Of the article's 7 claims: 5 hold, 1 undecided, 1 not testable here")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

@@ -7,7 +7,8 @@ import typer
 
 from normscope.cli import completion, options
 from normscope.cli.rendered import as_data
-from normscope.cli.streams import Output, say, warn
+from normscope.cli.streams import Output, announce, say, warn
+from normscope.printable import counted
 
 if TYPE_CHECKING:
     from normscope.comparison import Comparison
@@ -83,6 +84,7 @@ def compare(
     from normscope.drift import compare as compared
 
     gates = [Gate.read(text) for text in fail_above or ()]
+    announce(() if quiet else (a, b))
     comparison = compared(a, b)
     place.write(_rendered(comparison, format, place, top))
     if not quiet:
@@ -97,7 +99,8 @@ def _crossed(gates: "list[Gate]", comparison: "Comparison") -> bool:
     for gate in gates:
         missing = gate.untested(comparison)
         if missing:
-            say(f"warning: {gate.metric} is unknown at {len(missing)} layers, the first {missing[0]}")
+            where = counted(len(missing), "layer")
+            say(f"warning: {gate.metric} is unknown at {where}, the first {missing[0]}")
     for line in crossed:
         say(f"failed: {line}")
     return bool(crossed)

@@ -5,8 +5,9 @@ line that is being typed.
 """
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import typer
@@ -16,6 +17,8 @@ from normscope.errors import NormscopeError
 VARIABLE = "_NORMSCOPE_COMPLETE"
 # Where the shells leave the line: bash the one, the others the other.
 LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+# What every shell takes as it stands: it puts a name on the line as it is, and what it means is run at Enter.
+PLAIN = re.compile(r"[\w./:#-]+")
 LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to type a name
 
 
@@ -24,7 +27,7 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     from normscope.source import DEMO, cached_ids
 
     try:
-        return [DEMO, *cached_ids(ctx.params.get("cache_dir")), *_folders(incomplete)]
+        return [DEMO, *_plain(cached_ids(ctx.params.get("cache_dir"))), *_plain(_folders(incomplete))]
     except (OSError, ValueError):
         return [DEMO]
 
@@ -32,7 +35,7 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 def layers(incomplete: str) -> list[str]:
     """Complete a layer's name from the saved reports that are on the line."""
     names = dict.fromkeys(name for word in _words() for name in _layers_of(word))
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in _plain(names) if name.startswith(incomplete)]
 
 
 def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
@@ -67,6 +70,11 @@ def dtypes() -> list[str]:
     from normscope.source import DTYPES
 
     return list(DTYPES)
+
+
+def _plain(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names that mean nothing else to a shell, nor to its patterns."""
+    return (name for name in names if PLAIN.fullmatch(name))
 
 
 def _folders(incomplete: str) -> Iterator[str]:

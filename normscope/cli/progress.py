@@ -81,7 +81,7 @@ def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color=not wants_colour(), highlight=False)
-    columns = ("{task.description}", "{task.completed} texts", "{task.fields[rate]} tokens/s")
+    columns = ("{task.description}", "texts: {task.completed}", "{task.fields[rate]} tokens/s")
     description, texts, rate = (TextColumn(column) for column in columns)
     times = (TimeElapsedColumn(), TimeRemainingColumn(compact=True))
     return Progress(description, BarColumn(20), texts, rate, *times, console=console, transient=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
 from normscope.cli.streams import Output, Result, warn
+from normscope.printable import printable
 
 if TYPE_CHECKING:
     from normscope.report import Report
@@ -25,7 +26,11 @@ def as_data(result: Layered, format: options.DataFormat, place: Output) -> str |
         return place.json(result)
     from normscope.tidy import csv_lines, json_lines
 
-    return (csv_lines if format is options.DataFormat.CSV else json_lines)(result.layers)
+    if format is options.DataFormat.JSONL:
+        return json_lines(result.layers)
+    lines = csv_lines(result.layers)
+    # CSV has no escapes of its own: a terminal would obey what a file keeps as it is.
+    return (printable(line.rstrip("\n")) + "\n" for line in lines) if place.is_terminal else lines
 
 
 @dataclass(frozen=True)

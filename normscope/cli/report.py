@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from normscope.cli import completion, options
-from normscope.cli.streams import Output
+from normscope.cli.streams import Output, announce
 from normscope.errors import UsageError
 from normscope.printable import quoted
 
@@ -78,6 +78,7 @@ def report(
     kind = _kind(place, chart)
     from normscope.page import pages
 
+    announce(file)
     if kind == ".html":
         place.write(pages.page(file, layer))
         return

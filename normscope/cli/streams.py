@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from normscope.render.screen import Screen
 
 FEW_WARNINGS = 5
+LONG_READ = 5_000_000  # bytes of a report that take a second or more
 
 
 class Result(Protocol):
@@ -89,9 +91,13 @@ class Output:
             ) from error
 
     def json(self, result: Result) -> str:
-        """Return a result as JSON that the place can encode; both forms read as the same values."""
+        """Return a result as JSON that the place can encode, and a terminal shows and does not obey.
+
+        Both forms read as the same values.
+        """
         text = result.to_json()
-        if self.is_file or _can_encode(text):
+        shown = not self.is_terminal or text.removesuffix("\n").isprintable()
+        if self.is_file or (shown and _can_encode(text)):
             return text
         import json
 
@@ -147,6 +153,17 @@ def say(line: str) -> None:
     """Write one line to standard error; whatever is in it stays text on one line."""
     if sys.stderr is not None:
         print(printable(line), file=sys.stderr, flush=True)
+
+
+def announce(paths: Iterable[str]) -> None:
+    """Say at a terminal which files take a while to read."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return
+    for path in paths:
+        with suppress(OSError, ValueError):  # what cannot be read is told by its reader
+            size = Path(path).stat().st_size
+            if size > LONG_READ:
+                say(f"reading {quoted(path)}, {size / 1e6:,.0f} MB")
 
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:

@@ -94,7 +94,8 @@ RUN = Topic(
             "from 0, so that padding on the left shifts nothing.",
             formula="positions = 1 + largest t in V",
             range="0 or more",
-            reading="The length of most arrays of the position view. Padding does not add to it.",
+            reading="The length of most arrays of the position view. Padding does not add to it. With "
+            "special tokens left out, tables name the last position instead.",
             source=OWN,
             commands=("inspect",),
             see_also=("position", "run.max_length"),

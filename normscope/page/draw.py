@@ -1,13 +1,19 @@
 """Specifications drawn by Vega: the script that a page carries, and pictures as SVG or PNG."""
 
+import json
+import subprocess
+import sys
 from functools import cache
 from typing import Any
 
 import altair as alt
 import vl_convert
 
+from normscope.errors import ReportError
+from normscope.page import renderer
 from normscope.page.figure import Figure
 from normscope.page.marks import WIDTH
+from normscope.printable import printable
 
 SCALE = 2  # pixels of a PNG for one of the chart
 
@@ -63,15 +69,27 @@ def script() -> str:
 
 def svg(figure: Figure, layer: int, about: str) -> str:
     """Return a chart as SVG, with what it is about under its title."""
-    return str(
-        vl_convert.vegalite_to_svg(_whole(figure, layer, about), vl_version=_version(), config=ON_PAPER)
-    )
+    return _drawn("svg", _whole(figure, layer, about)).decode()
 
 
 def png(figure: Figure, layer: int, about: str) -> bytes:
     """Return the same as PNG."""
-    spec = _whole(figure, layer, about)
-    return bytes(vl_convert.vegalite_to_png(spec, vl_version=_version(), config=ON_PAPER, scale=SCALE))
+    return _drawn("png", _whole(figure, layer, about))
+
+
+def _drawn(kind: str, spec: dict[str, Any]) -> bytes:
+    """Have a process of its own draw: where memory does not suffice, the renderer aborts it."""
+    command = [sys.executable, renderer.__file__, kind, _version(), str(SCALE)]
+    given = json.dumps({"spec": spec, "config": ON_PAPER}).encode()
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    if done.returncode == 0:
+        return done.stdout
+    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    why = printable(said[-1].strip()[:200]) if said and done.returncode > 0 else f"signal {-done.returncode}"
+    raise ReportError(
+        f"the renderer failed ({why}); expected a chart that it can draw; give a result with fewer layers, "
+        "or make the page"
+    )
 
 
 def _whole(figure: Figure, layer: int, about: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from normscope.page import words
 from normscope.page.figure import DATA, Figure, Slice, Value, positive
 from normscope.page.marks import chosen, finished, layer_axis, tips
 from normscope.page.parts import Part
+from normscope.printable import grouped
 from normscope.render.layer import SHORT_KINDS, distances
-from normscope.render.numbers import grouped
 from normscope.report import Floats, LayerReport, OutlierFeature, Report
 
 # More cells in a row are narrower than can be seen, so some share one.

@@ -25,10 +25,13 @@ from normscope.page.marks import (
     tips,
 )
 from normscope.page.parts import Part
+from normscope.printable import grouped
 from normscope.render.layer import distances
 from normscope.report import LayerReport, Report
 
 NAMED = 6  # features that the scatter names at most: those with the largest standard deviation
+# Points of all layers together that a page holds, and the fewest of one layer that still show its shape.
+MOST_POINTS, LEAST_POINTS = 1 << 20, 256
 FAR = 2.0  # and at least this one, where BN would leave 1
 
 # What BN has for each position, and for all of them.
@@ -39,7 +42,12 @@ _FEW = alt.Axis(tickCount=4)
 def scatter(part: Part, report: Report) -> Figure | None:
     """Draw every feature of a layer: its spread in the input against the spread that the layer leaves."""
     who = short_kind(report)
-    slices = [_features(report.layers.get(name), who) for name in part.layers]
+    most = _most(part)
+    slices = [_features(report.layers.get(name), who, most) for name in part.layers]
+    widest = max((layer.features for layer in report.layers.values()), default=0)
+    fewer = (
+        f" Of more than {grouped(most)} features that many are drawn: half of them the furthest from 0, 1."
+    )
     if not any(slices):
         return None
     names = ["other features", "outliers"]
@@ -76,7 +84,10 @@ def scatter(part: Part, report: Report) -> Figure | None:
             "distance": "distance from 0, 1",
         },
         ["own_output", "own_output.variance", "feature.variance"],
-        [f"Named: at most {NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."],
+        [
+            f"Named: at most {NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."
+            + (fewer if widest > most else "")
+        ],
         per_layer=True,
     )
 
@@ -146,7 +157,12 @@ def sizes(part: Part, report: BatchReport) -> Figure | None:
     )
 
 
-def _features(layer: LayerReport | None, who: str) -> Slice | None:
+def _most(part: Part) -> int:
+    """How many features of each layer are drawn, so that all layers together stay small enough to load."""
+    return max(LEAST_POINTS, MOST_POINTS // max(1, len(part.layers)))
+
+
+def _features(layer: LayerReport | None, who: str, most: int) -> Slice | None:
     if layer is None or layer.feature is None or layer.own_output is None:
         return None
     distance = distances(layer.own_output)
@@ -156,13 +172,18 @@ def _features(layer: LayerReport | None, who: str) -> Slice | None:
     named = [i for i in np.argsort(-left, kind="stable")[:NAMED].tolist() if left[i] >= FAR]
     # Of two that are near, the one further to the right has its name on the right.
     named.sort(key=lambda i: -before[i])
-    numbers = range(len(distance))
+    numbers = list(range(len(distance)))
+    if len(numbers) > most:
+        # Half of them are those furthest from BN's, which the chart is about; the others are evenly spaced.
+        furthest = np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable")[: most // 2].tolist()
+        spaced = np.linspace(0, len(numbers) - 1, most - most // 2).round().astype(int).tolist()
+        numbers = sorted({*furthest, *spaced, *named})
     columns: dict[str, Sequence[Value]] = {
         "feature": [*numbers],
-        "before": positive(before),
-        "after": positive(np.sqrt(layer.own_output.variance)),
-        "mean": rounded(layer.own_output.mean),
-        "distance": rounded(distance),
+        "before": positive(before[numbers]),
+        "after": positive(np.sqrt(layer.own_output.variance[numbers])),
+        "mean": rounded(layer.own_output.mean[numbers]),
+        "distance": rounded(distance[numbers]),
         "outlier": [int(i in outlying) for i in numbers],
         "named": [2 - named.index(i) % 2 if i in named else 0 for i in numbers],
     }
@@ -173,14 +194,15 @@ def _positions(layer: LayerReport | None, who: str) -> Slice | None:
     stats = layer.position if layer is not None else None
     if layer is None or stats is None or not len(stats.count):
         return None
-    numbers = stats.numbers.tolist()
+    reached = stats.count > 0
+    numbers = stats.numbers[reached].tolist()
     one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,
-        who: positive(stats.token_variance),
-        _BN[0]: positive(stats.variance),
+        who: positive(stats.token_variance[reached]),
+        _BN[0]: positive(stats.variance[reached]),
         _BN[1]: positive([one] * len(numbers)),
-        "texts": stats.count.tolist(),
+        "texts": stats.count[reached].tolist(),
     }
     return Slice(columns, words.profile(layer, who))
 

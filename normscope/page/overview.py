@@ -25,13 +25,12 @@ from normscope.page.marks import (
     stressed,
     tips,
 )
-from normscope.page.parts import Part
+from normscope.page.parts import MOST_MOVERS, Part
 from normscope.printable import printable
 from normscope.report import Floats, LayerReport, Report
 from normscope.swap_report import Effect, SwapReport
 
 SIZE = 8  # texts of the batches that the overview shows, or what is nearest
-MOST_MOVERS = 20
 
 _SHARES = alt.Axis(values=[-1, -0.5, 0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
 

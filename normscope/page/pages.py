@@ -78,6 +78,7 @@ def _only(chart: str, parts: Sequence[Part], layer: str | None) -> "tuple[Figure
             f"{len(found)} charts {chart} can be drawn: of {several}; expected one; give fewer files"
         )
     figure, part, number, about = found[0]
+    about = f"{about} · {part.left_out}" if part.left_out and not figure.per_layer else about
     if figure.slice(number) is None:
         raise UsageError(f"the layer has no numbers for the chart {chart}; expected some; name another layer")
     return figure, number, f"{about} · {printable(part.layers[number])}" if figure.per_layer else about
@@ -87,20 +88,21 @@ def _chosen(parts: Sequence[Part], layer: str | None) -> list[int | None]:
     """Return the number of the layer that a glob names in each part, None where it names none."""
     if layer is None:
         return [None] * len(parts)
-    found = [[i for i, name in enumerate(part.layers) if fnmatchcase(name, layer)] for part in parts]
-    several = [(part, numbers) for part, numbers in zip(parts, found, strict=True) if len(numbers) > 1]
+    found = [[name for name in part.every_layer if fnmatchcase(name, layer)] for part in parts]
+    several = [names for names in found if len(names) > 1]
     if several:
-        part, numbers = several[0]
-        first = ", ".join(quoted(part.layers[i]) for i in numbers[:2])
+        first = ", ".join(map(quoted, several[0][:2]))
         raise UsageError(
-            f"{quoted(layer)} is {len(numbers)} layers: {first}, ...; expected one; write more of its name"
+            f"{quoted(layer)} is {len(several[0])} layers: {first}, ...; expected one; write more of its name"
         )
     if not any(found):
-        known = ", ".join(quoted(name) for part in parts for name in part.layers[:2]) or "none"
+        known = ", ".join(quoted(name) for part in parts for name in part.every_layer[:2]) or "none"
         raise UsageError(
             f"no layer matches {quoted(layer)}; the layers are {known}, ...; give a glob on those"
         )
-    return [numbers[0] if numbers else None for numbers in found]
+    for part, names in zip(parts, found, strict=True):
+        part.wanted = names[0] if names else None
+    return [part.layers.index(part.wanted) if part.wanted else None for part in parts]
 
 
 def _require_extra() -> None:

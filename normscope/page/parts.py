@@ -1,8 +1,10 @@
 """Saved results sorted into the parts of a page: what is about one model belongs together."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +12,7 @@ from normscope.batch_report import BatchReport
 from normscope.comparison import Comparison
 from normscope.errors import UsageError
 from normscope.page.figure import Value
-from normscope.printable import printable
+from normscope.printable import grouped, printable
 from normscope.render.names import shorten
 from normscope.report import ModelInfo, Report
 from normscope.saved import Saved, read_saved
@@ -19,6 +21,10 @@ from normscope.why_report import WhyReport
 
 Layer = TypeVar("Layer")
 
+# A page of more layers takes a browser, and the renderer of pictures, more memory than they have.
+MOST_LAYERS = 256
+MOST_MOVERS = 20
+
 LABEL = 22  # characters of a layer's name beside a chart: what a telephone has room for
 
 
@@ -26,7 +32,8 @@ LABEL = 22  # characters of a layer's name beside a chart: what a telephone has 
 class Part:
     """One model and at most one result of each command about it; or one comparison.
 
-    `files` are the results in the order given, with the name of the file that each is from.
+    `files` are the results in the order given, with the name of the file that each is from. The layer
+    `wanted` is shown whatever others there are.
     """
 
     inspect: Report | None = None
@@ -35,6 +42,7 @@ class Part:
     swap: SwapReport | None = None
     comparison: Comparison | None = None
     files: list[tuple[str, Saved]] = field(default_factory=list)
+    wanted: str | None = None
 
     @property
     def model(self) -> ModelInfo:
@@ -51,9 +59,42 @@ class Part:
         a, b = (printable(side.model.id) for side in self.comparison.reports)
         return f"{a}, two reports compared" if a == b else f"{a} and {b} compared"
 
-    @property
+    @cached_property
     def layers(self) -> list[str]:
-        """The names of its layers, in the model's order."""
+        """The names of the layers that are shown, in the model's order: of more than MOST_LAYERS some.
+
+        They are evenly spaced, with those that agree least and most with BN, and those that moved most.
+        """
+        names = self.every_layer
+        if len(names) <= MOST_LAYERS:
+            return names
+        step = (len(names) - 1) / (MOST_LAYERS - 1)
+        shown = {names[round(i * step)] for i in range(MOST_LAYERS)} | self._telling()
+        return [name for name in names if name in shown]
+
+    def _telling(self) -> set[str]:
+        """The layers that are shown for what they are, or since one is asked for."""
+        found = set() if self.wanted is None else {self.wanted}
+        if self.comparison is not None:
+            found.update(list(self.comparison.layers)[:MOST_MOVERS])
+        if self.inspect is not None:
+            layers = self.inspect.layers.items()
+            agreements = {name: (layer.agreement or {}).get("feature", math.nan) for name, layer in layers}
+            known = [name for name in agreements if math.isfinite(agreements[name])]
+            found.update(pick(known, key=agreements.__getitem__) for pick in (min, max) if known)
+        return found
+
+    @property
+    def left_out(self) -> str:
+        """Say that layers are not shown, where there are too many; else nothing."""
+        shown, every = len(self.layers), len(self.every_layer)
+        return (
+            f"{grouped(shown)} of {grouped(every)} layers are shown, evenly spaced" if shown < every else ""
+        )
+
+    @cached_property
+    def every_layer(self) -> list[str]:
+        """The names of all its layers, in the model's order."""
         if self.comparison is not None:
             found: dict[str, Any] = {**self.comparison.layers}
         else:
@@ -61,7 +102,7 @@ class Part:
             found = {name: layer for each in several if each for name, layer in each.layers.items()}
         return sorted(found, key=lambda name: found[name].index)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The same names, cut to what stands beside a chart, no two alike."""
         return shorten(self.layers, LABEL, "…")

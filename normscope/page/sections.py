@@ -40,7 +40,8 @@ def section(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int
 def _facts(part: Part) -> str:
     """Say which model it is, and what was fed to it."""
     result: Any = part.files[0][1] if part.comparison is None else part.comparison.reports[0]
-    return SEPARATOR.join([*headline(result)[1:], *workload(result)[:2]])
+    left_out = [part.left_out] if part.left_out else []
+    return SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
 
 
 def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:

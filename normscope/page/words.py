@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from normscope.printable import printable
+from normscope.printable import counted, printable
 from normscope.render.layer import distances
-from normscope.render.numbers import counted, percent, short, with_interval
+from normscope.render.numbers import percent, short, with_interval
 from normscope.report import Floats, LayerReport, OutlierFeature
 from normscope.swap_report import Effect, SwapReport
 from normscope.why_report import WhyReport
@@ -38,7 +38,7 @@ def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
 
 
 def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers: Sequence[int]) -> str:
-    """Say at which position the scale is furthest from its layer's average, and what position 0 is like.
+    """Say at which position the scale is furthest from its layer's average, and what the first is like.
 
     `numbers` are the positions at the places of the longest of the `ratios`.
     """
@@ -50,12 +50,14 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
             worst = max(worst, (float(sizes[at]), row, at))
     if not worst[0]:
         return f"{who}'s variance is the same at every position, or not known."
-    first = np.array([values[0] if len(values) else np.nan for values in ratios])
+    start = min(int(np.flatnonzero(np.isfinite(values))[0]) for values in ratios if np.isfinite(values).any())
+    first = np.array([values[start] if start < len(values) else np.nan for values in ratios])
     _, row, at = worst
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
-        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. At position 0 it is "
-        f"{_median(first)} times the average in the median layer, {_range(names, first)}."
+        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. "
+        f"At position {numbers[start]} it is {_median(first)} times the average in the median layer, "
+        f"{_range(names, first)}."
     )
 
 
@@ -168,8 +170,12 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
 def claims(report: WhyReport) -> str:
     """Say how many of the article's claims hold."""
     verdicts = [printable(finding.verdict) for finding in report.claims]
-    parts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
+    parts = ", ".join(_verdict(verdicts.count(each), each) for each in dict.fromkeys(verdicts))
     return f"Of the article's {counted(len(verdicts), 'claim')}: {parts}."
+
+
+def _verdict(count: int, verdict: str) -> str:
+    return f"{count} {verdict if count == 1 or verdict not in ('holds', 'fails') else verdict[:-1]}"
 
 
 def _damage(effect: Effect) -> str:

@@ -8,12 +8,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.batch_report import BatchReport, LayerNoise
+from normscope.printable import counted, grouped
 from normscope.render.batches import choice, noise_at, noisiest, title
 from normscope.render.curves import Curve, curved
 from normscope.render.filling import ORDERS, batch_sizes, filling_of, usual_size
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
-from normscope.render.numbers import align, aligned, counted, grouped, percent, short
+from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
 

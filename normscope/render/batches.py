@@ -9,12 +9,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.batch_report import BatchNoise, BatchReport, LayerNoise, NoiseParts
-from normscope.printable import printable
+from normscope.printable import counted, grouped, printable
 from normscope.render.filling import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, short
+from normscope.render.numbers import UNKNOWN, align, aligned, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
 from normscope.report import Summary
@@ -70,9 +70,9 @@ def _parts(report: BatchReport, shown: Sequence[str], top: int, screen: Screen) 
 def choice(report: BatchReport) -> list[str]:
     """Say what the batches are drawn from, and how."""
     kept = report.kept
-    whole = "all" if kept.texts == report.run.texts else grouped(kept.texts)
+    texts = counted(kept.texts, "text") if kept.texts < report.run.texts else "all texts"
     momentum = [f"momentum {short(report.momentum)}"] if report.momentum is not None else []
-    parts = [f"batches of {whole} texts, {grouped(kept.tokens)} tokens", f"{report.draws} draws"]
+    parts = [f"batches of {texts}, {counted(kept.tokens, 'token')}", counted(report.draws, "draw")]
     return [*parts, f"seed {report.seed}", *momentum]
 
 

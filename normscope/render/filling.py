@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from normscope.batch_report import BatchFilling, BatchReport
+from normscope.printable import grouped
 from normscope.render.grid import Column, Grid
 from normscope.render.layer import spaced
-from normscope.render.numbers import UNKNOWN, align, aligned, grouped, percent, short
+from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 
 ORDERS = {"random": "random", "length": "by length", "given": "as given"}
 USUAL_SIZE = 32

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.printable import printable
+from normscope.printable import grouped, printable
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
-from normscope.render.numbers import align, aligned, grouped, percent, short
+from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.outliers import notes_on
 from normscope.render.summary import agreement
 from normscope.report import FeatureOutput, Floats, LayerReport, PositionStats, Report
@@ -35,11 +35,12 @@ def title(layer: LayerReport) -> list[str]:
 
 
 def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
-    """Return the table of at most `top` positions, None when none were measured."""
+    """Return the table of at most `top` positions that tokens were counted at, None without any."""
     stats = layer.position
-    if stats is None or not len(stats.count):
+    if stats is None or not stats.count.any():
         return None
-    rows = spaced(len(stats.count), top)
+    reached = np.flatnonzero(stats.count)
+    rows = reached[spaced(len(reached), top)].tolist()
     marks = ["*" if count < FEW else " " for count in stats.count[rows]]
     counts = align(grouped(int(count)) for count in stats.count[rows])
     bars = [glyphs.bar(0.1 + 0.9 * share, BAR) for share in shares(logarithms(stats.variance[rows]).tolist())]
@@ -113,7 +114,8 @@ def _largest(values: Floats, top: int) -> list[int]:
 
 
 def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
-    length, last = len(stats.count), int(stats.numbers[-1])
+    reached = np.flatnonzero(stats.count)
+    length, first, last = len(reached), stats.numbers[reached[0]], stats.numbers[reached[-1]]
     what = "positions" if stats.first is None else "positions and bins of them"
     shown = f"{len(rows)} of {length} {what}. " if len(rows) < length else ""
     notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
@@ -122,8 +124,8 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
     if (stats.count[list(rows)] < FEW).any():
         notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
     if length > 1:
-        spark = glyphs.spark(logarithms(stats.variance), SPARK)
-        notes.append(f"BN variance at 0{glyphs.ellipsis}{last}, log scale: {spark}")
+        spark = glyphs.spark(logarithms(stats.variance[reached]), SPARK)
+        notes.append(f"BN variance at {first}{glyphs.ellipsis}{last}, log scale: {spark}")
     return notes
 
 

@@ -1,10 +1,13 @@
 """Layer names cut to a width: still told apart, and cut where the least is lost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from normscope.printable import printable
+
+# Of a name with more characters only so many at both ends are looked at.
+LONGEST = 512
 
 
 def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
@@ -13,12 +16,16 @@ def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
     First a last segment that all share goes (`LayerNorm`), then leading segments, then
     characters in the middle; what would still be alike is numbered.
     """
-    shown = [printable(name) for name in names]
+    shown = [printable(_ends(name, ellipsis)) for name in names]
+    if len(set(shown)) < len(set(names)):
+        return _number(shown, width, ellipsis)
     if max(map(cell_len, shown), default=0) <= width:
         return shown
     shown = _without_shared_end(shown)
     most = max(name.count(".") for name in shown) + 1
-    tries = [_keep_segments(shown, keep, width, ellipsis) for keep in range(most, 0, -1)]
+    # More segments than cells never fit: then it is all of them, or as many as there are cells.
+    keeps = dict.fromkeys([most, *range(min(most, width), 0, -1)])
+    tries = [_keep_segments(shown, keep, width, ellipsis) for keep in keeps]
     cuts = [[cut_middle(name, width, ellipsis) for name in names] for names in tries]
     distinct = [pair for pair in zip(tries, cuts, strict=True) if len(set(pair[1])) == len(set(shown))]
     return (
@@ -37,8 +44,23 @@ def _without_shared_end(names: list[str]) -> list[str]:
 def _keep_segments(names: list[str], keep: int, width: int, ellipsis: str) -> list[str]:
     """Leave the last `keep` segments of names too wide; what is dropped from one goes from all."""
     heads = {name[: len(name) - len(_last(name, keep))] for name in names if cell_len(name) > width}
-    leads = [max((h for h in heads if name.startswith(h)), key=len, default="") for name in names]
+    leads = [_lead(name, heads) for name in names]
     return [ellipsis + name[len(lead) :] if lead else name for name, lead in zip(names, leads, strict=True)]
+
+
+def _lead(name: str, heads: set[str]) -> str:
+    """Return the longest of the heads that a name begins with, each of which ends with a point."""
+    end = len(name)
+    while (end := name.rfind(".", 0, end)) >= 0:
+        if name[: end + 1] in heads:
+            return name[: end + 1]
+    return ""
+
+
+def _ends(name: str, ellipsis: str) -> str:
+    """Leave out the middle of a name that is longer than any screen."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else name[:half] + ellipsis + name[-half:]
 
 
 def _last(name: str, keep: int) -> str:
@@ -55,11 +77,20 @@ def cut_middle(name: str, width: int, ellipsis: str) -> str:
     if cell_len(name) <= width:
         return name
     room = max(width - cell_len(ellipsis), 2)
-    head = set_cell_size(name, room // 2).rstrip()
-    tail = name[len(head) :]
-    while cell_len(tail) > room - cell_len(head):
-        tail = tail[1:]
-    return head + ellipsis + tail
+    head = name[: _fitting(name, room // 2)].rstrip()
+    rest = name[len(head) :]
+    return head + ellipsis + rest[len(rest) - _fitting(reversed(rest), room - cell_len(head)) :]
+
+
+def _fitting(characters: Iterable[str], room: int) -> int:
+    """Count the characters that fit so many cells, from the first."""
+    count = 0
+    for character in characters:
+        room -= cell_len(character)
+        if room < 0:
+            break
+        count += 1
+    return count
 
 
 def _number(names: list[str], width: int, ellipsis: str) -> list[str]:

@@ -7,18 +7,22 @@ UNKNOWN = "-"
 
 
 def short(value: float, digits: int = 3) -> str:
-    """Write `value` with `digits` significant digits: 0.0123, 1.23, 312, 2.1e-4; `-` when unknown."""
+    """Write `value` with `digits` significant digits, one fewer beside an exponent: 0.0123, 312, 2.1e-4.
+
+    The exponent is that of the rounded number. `-` stands for an unknown one.
+    """
     if math.isnan(value):
         return UNKNOWN
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if value == 0:
         return "0"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    power = int(exponent)
+    rounded = f"{value:.{digits - 1}e}"
+    power = int(rounded.partition("e")[2])
     if not -3 <= power < 5:  # outside, the zeros would take more room than the exponent
-        return f"{value:.{max(digits - 2, 0)}e}".split("e")[0] + f"e{power}"
-    return f"{float(mantissa) * 10.0**power:.{max(digits - 1 - power, 0)}f}"
+        mantissa, _, exponent = f"{value:.{max(digits - 2, 0)}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{float(rounded):.{max(digits - 1 - power, 0)}f}"
 
 
 def align(texts: Iterable[str]) -> list[str]:
@@ -42,16 +46,6 @@ def with_interval(value: float, low: float, high: float) -> str:
 def percent(value: float) -> str:
     """Write a share in [0, 1] as a percentage: 12.3%, 0.2%; `-` when unknown."""
     return UNKNOWN if not math.isfinite(value) else f"{100 * value + 0.0:.1f}%".replace("-0.0%", "0.0%")
-
-
-def grouped(count: int) -> str:
-    """Write a count with thousands separated: 12,345."""
-    return f"{count:,}"
-
-
-def counted(count: int, what: str) -> str:
-    """Write a count and what is counted: 1 text, 12,345 texts."""
-    return f"{grouped(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from normscope.outline import Outline, OutlinedLayer
-from normscope.printable import printable
+from normscope.printable import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, short
+from normscope.render.numbers import UNKNOWN, align, aligned, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 
 

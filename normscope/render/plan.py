@@ -1,12 +1,11 @@
 """What a run would take, a line each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from normscope.plan_report import Corpus, RunPlan, Tables
-from normscope.printable import printable
-from normscope.render.numbers import counted, grouped, short
-
-KILO, MINUTE, HOUR, DAY = 1024, 60, 3600, 86400
+from normscope.printable import counted, grouped, printable
+from normscope.render.numbers import short
 
 
 def render_plan(plan: RunPlan) -> str:
@@ -48,15 +47,22 @@ def _corpus(corpus: Corpus) -> str:
 
 def memory(size: float) -> str:
     """Write an amount of memory in the largest unit that it has one of."""
-    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while size >= KILO and len(units) > 1:
-        size, units = size / KILO, units[1:]
-    return f"{short(size)} {units[0]}"
+    return _in_units(
+        size, (("bytes", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
+    )
 
 
 def duration(seconds: float) -> str:
     """Write a time in the largest unit that it has one of."""
-    for unit, name in ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes")):
-        if seconds >= unit:
-            return f"{short(seconds / unit)} {name}"
-    return f"{short(seconds)} s"
+    return _in_units(seconds, (("s", 1), ("minutes", 60), ("hours", 3600), ("days", 86400)))
+
+
+def _in_units(amount: float, units: Sequence[tuple[str, int]]) -> str:
+    """Write an amount in the largest unit that it has one of once it is rounded: never 60.0 s."""
+    for (name, size), (_, next_size) in pairwise(units):
+        written = short(amount / size)
+        if float(written) * size < next_size:
+            return f"{written} {name}"
+        amount = max(amount, next_size)
+    name, size = units[-1]
+    return f"{short(amount / size)} {name}"

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from normscope.batch_report import BatchReport
 from normscope.comparison import Compared
-from normscope.printable import printable
+from normscope.printable import counted, grouped, printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
 from normscope.render.media import said
 from normscope.render.names import cut_middle
-from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
-from normscope.report import LayerReport, Report, Summary
+from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
+from normscope.report import LayerReport, Report, RunInfo, Summary
 from normscope.swap_report import SwapReport
 from normscope.why_report import WhyReport
 
@@ -36,13 +36,20 @@ def workload(report: Measured) -> list[str]:
     parts = [
         counted(run.texts, said("text", run.medium)),
         counted(run.tokens, "token"),
-        f"longest {grouped(run.positions)}",
+        _longest(run),
         f"padding {percent(run.padding_share)}",
     ]
     parts += [f"{grouped(run.skipped_texts)} skipped"] if run.skipped_texts else []
     parts += [f"{grouped(run.truncated_texts)} truncated"] if run.truncated_texts else []
     parts += ["special tokens excluded"] if run.special_tokens == "exclude" else []
     return [*parts, f"{run.seconds:.1f} s"]
+
+
+def _longest(run: RunInfo) -> str:
+    """Say how long the texts are, or how far the tokens reach of which the special ones are left out."""
+    if run.special_tokens == "exclude" and run.positions:
+        return f"last at position {grouped(run.positions - 1)}"
+    return f"longest {grouped(run.positions)}"
 
 
 def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:

@@ -7,11 +7,11 @@ from itertools import takewhile
 
 from rich.console import RenderableType
 
-from normscope.printable import printable
+from normscope.printable import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
-from normscope.render.numbers import UNKNOWN, align, aligned, counted, grouped, percent, short
+from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
 from normscope.swap_report import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport

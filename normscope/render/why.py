@@ -6,10 +6,10 @@ from dataclasses import replace
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from normscope.printable import printable
+from normscope.printable import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, joined, markdown_table
-from normscope.render.numbers import UNKNOWN, counted, grouped, with_interval
+from normscope.render.numbers import UNKNOWN, with_interval
 from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
 
@@ -82,10 +82,13 @@ def about(report: WhyReport) -> list[str]:
 def workload(report: WhyReport) -> list[str]:
     """Say what it was asked about, and how sure the numbers are."""
     run = report.run
-    texts = grouped(run.texts) + (
-        f" texts, {grouped(report.kept_texts)} of them kept" if report.kept_texts < run.texts else " texts"
-    )
-    return [texts, counted(run.tokens, "token"), "95% intervals", f"{run.seconds:.1f} s"]
+    kept = f", {grouped(report.kept_texts)} of them kept" if report.kept_texts < run.texts else ""
+    return [
+        counted(run.texts, "text") + kept,
+        counted(run.tokens, "token"),
+        "95% intervals",
+        f"{run.seconds:.1f} s",
+    ]
 
 
 def _evidence(finding: Finding) -> list[str]:
