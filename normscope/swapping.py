@@ -18,6 +18,7 @@ from normscope.batch_statistics import BatchStatistics
 from normscope.calibration import Calibration
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
+from normscope.frames import STRIDED
 from normscope.layers import NormLayer, find, select
 from normscope.layout import lead_axes, to_rows
 from normscope.replacements import Replacement, Statistics
@@ -112,6 +113,8 @@ class Swap:
                 hook = layer.module.register_forward_hook(self._replacing(layer), with_kwargs=True)
                 open_.callback(hook.remove)
             for module in self.model.modules() if self.kind == BATCH else ():
+                if isinstance(module, STRIDED):
+                    open_.callback(module.register_forward_hook(self._scopes.convolved, prepend=True).remove)
                 if module is self.model or self._scopes.opens_one(module):
                     before = module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
                     open_.callback(before.remove)

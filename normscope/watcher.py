@@ -19,6 +19,7 @@ from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.device_maps import is_spread
 from normscope.errors import UsageError
+from normscope.frames import STRIDED
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.lengths import length_limit
@@ -159,6 +160,8 @@ class Watcher:
             reader = self._reader(layer)
             self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
         for module in self.model.modules():
+            if isinstance(module, STRIDED):
+                self._hook(module.register_forward_hook(self._scopes.convolved, prepend=True))
             if module is self.model or self._scopes.opens_one(module):
                 self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
                 self._hook(module.register_forward_hook(self._done))
@@ -250,8 +253,10 @@ class Watcher:
         scope = self._scopes.current
         self._looked |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
-            self.tally.add(scope.mask)
+            if not scope.is_empty:
+                self.tally.add(scope.mask)
             self._has_run = True
+            self._scopes.finish(self.model)
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
