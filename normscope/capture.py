@@ -127,7 +127,7 @@ class LayerCapture:
         parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
         if parts and parts[0].sure:
             self._seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
-        if probe:
+        if probe or not parts:
             return
         if gate is not None and not norm.settled:
             self._choose_gate(given, output, gate.to(given.device))
