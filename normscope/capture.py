@@ -194,6 +194,8 @@ class LayerCapture:
             whole, output = output, before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
+        left_out = len(x) > sum(len(part.sample.group) for part in parts)
+        self._seen.padded |= left_out and self.norm.pools
         for part in parts:
             self._seen.add_layout(part.layout, sure=part.sure)
             self._seen.positioned &= part.positioned

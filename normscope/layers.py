@@ -61,6 +61,11 @@ class NormLayer:
         return not (self.kind == "batchnorm" and self.module.training)
 
     @property
+    def pools(self) -> bool:
+        """Whether it normalises by statistics of several rows of what it is given."""
+        return self.kind in ("groupnorm", "instancenorm") or not self.by_row
+
+    @property
     def eps(self) -> float:
         """What the layer adds to the variance, NaN when it does not say."""
         return self.formula.eps if self.formula else module_eps(self.module)

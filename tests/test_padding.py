@@ -264,3 +264,46 @@ def test_a_decoders_mask_of_another_shape_is_refused() -> None:
     message = r"watcher.decoder_mask is \(3, 5\) and the decoder's tokens are \(3, 7\); set a"
     with pytest.raises(UsageError, match=message):
         watched(model, batch, decoder_mask=torch.ones(3, 5))
+
+
+# Norms over several rows
+
+
+class Channels(nn.Module):
+    """Gives a norm its features on axis 1, as convolutions do."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm = nn.Embedding(100, 8), norm
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+        return self.norm(self.embed(input_ids).transpose(1, 2))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "whole"),
+    [
+        (nn.BatchNorm1d(8), "the whole batch"),
+        (nn.GroupNorm(2, 8), "whole samples"),
+        (nn.InstanceNorm1d(8), "whole samples"),
+    ],
+)
+def test_norms_that_take_padding_in_are_named(norm: nn.Module, whole: str, before: bool) -> None:
+    model, (batch, _) = Channels(norm), translations()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with normscope.watch(model) as watcher, torch.no_grad():
+        if before:  # A batch without padding shows the formula.
+            model(inputs["input_ids"])
+            assert watcher.report().warnings == ()
+        model(**inputs)
+    effect = "its own output and agreement are approximate" if before else "only its input is measured"
+    said = f"norm: it normalises by the statistics of {whole}, padding included, so {effect}"
+    assert watcher.report().warnings == (said,)
+
+
+def test_a_batchnorm_with_stored_statistics_takes_no_padding_in() -> None:
+    model, (batch, _) = Channels(nn.BatchNorm1d(8)).eval(), translations()
+    report = watched(model, {name: batch[name] for name in ("input_ids", "attention_mask")})
+    assert (report.warnings, report.layers["norm"].own_error < 1e-6) == ((), True)
