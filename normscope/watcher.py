@@ -23,6 +23,7 @@ from normscope.frames import STRIDED
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.lengths import length_limit
+from normscope.outer_norms import OuterNorms
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
 from normscope.scratch import Scratch
@@ -108,6 +109,7 @@ class Watcher:
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
+        self._outer = OuterNorms(model, [norm.module for norm in norms])
         self._looking = ExitStack()
         self._looked = self._has_run = False
         self._hooks = ExitStack()
@@ -159,6 +161,8 @@ class Watcher:
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = self._reader(layer)
             self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+        for handle in self._outer.hooks():
+            self._hook(handle)
         for module in self.model.modules():
             if isinstance(module, STRIDED):
                 self._hook(module.register_forward_hook(self._scopes.convolved, prepend=True))
@@ -208,10 +212,11 @@ class Watcher:
         """
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
-        functional = self._functional.notes(named_modules(self.model))
+        unseen = self._functional.notes(named_modules(self.model))
+        unseen += self._outer.notes(named_modules(self.model))
         bins = self._bins_of(run)
         run = replace(run, position_bins=bins)
-        notes = [*warnings, *self.scope_notes, *functional, *self._note_on(bins)]
+        notes = [*warnings, *self.scope_notes, *unseen, *self._note_on(bins)]
         for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)

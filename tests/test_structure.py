@@ -176,6 +176,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "tally": ({"alignment", "report"}, CORE),
     "degrees": (set(), CORE),
     "functional_norms": ({"degrees"}, CORE),
+    "outer_norms": ({"layers"}, CORE),
     "watcher": (
         {
             "bins",
@@ -187,6 +188,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "functional_norms",
             "layers",
             "lengths",
+            "outer_norms",
             "recurring",
             "report",
             "scratch",
