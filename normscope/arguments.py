@@ -63,6 +63,15 @@ def decoder_mask(given: Mapping[str, Any]) -> Tensor | None:
     return predicted.flip(1).cumsum(1).flip(1) > 0
 
 
+def holds_padding(ids: Any, config: Any, columns: list[int]) -> bool:
+    """Whether several texts' ids (B, T) hold the padding token of a model's `config` in these columns."""
+    pad = getattr(config, "pad_token_id", None)
+    others = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "sep"))
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or min(ids.shape) < 2 or not isinstance(pad, int):
+        return False
+    return pad not in others and bool((ids[:, columns] == pad).any())
+
+
 def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
     """Number the texts that share rows (B, T), from 0 on over the batch; None where each row is one text.
 

@@ -23,8 +23,9 @@ from normscope.layers import NormLayer, find, select
 from normscope.layout import lead_axes, to_rows
 from normscope.replacements import Replacement, Statistics
 from normscope.report import Report
+from normscope.scope import Scope
 from normscope.swap_plan import BATCH, require_kind
-from normscope.tokens import Chosen, Scope, Scopes
+from normscope.tokens import Chosen, Scopes
 from normscope.wrappers import as_written, unwrapped
 
 _REPLACED: "WeakSet[nn.Module]" = WeakSet()

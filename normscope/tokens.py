@@ -5,13 +5,13 @@ their own, with their own tokens and mask. The innermost scope is the one that a
 """
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from normscope.alignment import Alignment, TokenMask, align, fits
+from normscope.alignment import TokenMask
 from normscope.arguments import (
     DECODER,
     MEDIA,
@@ -20,6 +20,7 @@ from normscope.arguments import (
     by_name,
     decoder_mask,
     first,
+    holds_padding,
     packed_texts,
     real_tokens,
     tensors,
@@ -27,6 +28,7 @@ from normscope.arguments import (
 from normscope.bins import Bins
 from normscope.errors import UsageError
 from normscope.frames import Frames
+from normscope.scope import Scope
 
 UNLESS = "padding counts unless watcher.mask is set"
 
@@ -36,81 +38,6 @@ class Chosen(NamedTuple):
 
     text: Tensor | None
     decoder: Tensor | None
-
-
-@dataclass
-class Scope:
-    """The tokens of one forward, None where it has none, and the alignments that its layers share.
-
-    `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
-    A layer whose axes are not those of these tokens may see the `outer` ones, as cross-attention does.
-    `samples` is how many images or sounds a tower is given, None where that is unknown; `media` are
-    their axes, `frames` those of padded sounds, and `chosen` is the user's own mask of its rows, which
-    has `fitted` or not.
-    """
-
-    mask: TokenMask | None
-    source: Tensor | None = None
-    decoder: Tensor | None = None
-    outer: "Scope | None" = None
-    samples: int | None = None
-    media: torch.Size | None = None
-    frames: Frames | None = None
-    chosen: Tensor | None = None
-    fitted: bool = False
-    known: dict[Any, list[Alignment]] = field(default_factory=dict)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it is known to hold nothing but padding, or nothing at all."""
-        return self.samples == 0 if self.mask is None else not bool(self.mask.current().any())
-
-    def is_of(self, shape: tuple[int, int]) -> bool:
-        """Whether its tokens are (B, T)."""
-        return self.mask is not None and self.mask.valid.shape == shape
-
-    def parts(
-        self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
-    ) -> list[Alignment]:
-        """Return the alignment of an input with these axes before its features, in parts of `size` rows.
-
-        `layout` is the one to read ambiguous sizes by, if it is known.
-        """
-        key = (lead, feature_axis, size, device, layout)
-        if key not in self.known:
-            enclosing = self._enclosing(lead)
-            if enclosing is None:
-                mask = self._mask_of(lead)
-                found = align(lead, mask, feature_axis, device, layout, self.samples).parts(size)
-            else:
-                found = enclosing.parts(lead, feature_axis, size, device, layout)
-            self.known[key] = found
-        return self.known[key]
-
-    def _mask_of(self, lead: tuple[int, ...]) -> TokenMask | None:
-        """Return the mask of a layer's rows with these axes."""
-        mask = self.mask if self.frames is None else self.frames.mask_of(lead)
-        if self.chosen is None or lead == self.chosen.shape[:1]:
-            return mask
-        valid = self.chosen.detach() != 0
-        if not fits(lead, TokenMask(valid, valid)):
-            return mask
-        self.fitted = True
-        if mask is None or mask.valid.shape != valid.shape:
-            return TokenMask(torch.ones_like(valid), valid)
-        return replace(mask, valid=mask.valid & valid.to(mask.valid.device))
-
-    def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":
-        """Return the nearest scope around whose tokens, or texts, these axes hold if they are not ours."""
-        ours, outer = self.mask, self.outer
-        if ours is None or fits(lead, ours):
-            return None
-        while outer is not None and outer.mask is not None:
-            theirs = lead[:1] == outer.mask.valid.shape[:1] != ours.valid.shape[:1]
-            if theirs or fits(lead, outer.mask):
-                return outer
-            outer = outer.outer
-        return None
 
 
 class Scopes:
@@ -152,8 +79,23 @@ class Scopes:
         if not self._open:
             _require_masks(chosen, given)
             self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
+            self._look_for_padding(module, given, chosen)
         self._unread &= not takes_mask
         self._open.append(self._scope(given, chosen))
+
+    def _look_for_padding(self, module: nn.Module, given: dict[str, Any], chosen: Chosen) -> None:
+        """Say so where ids hold the padding token, and nothing tells where."""
+        config, ids = getattr(module, "config", None), given.get("input_ids")
+        masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
+        if not masked and holds_padding(ids, config, [0, -1]):
+            self.notes[f"input_ids hold the padding token and no attention_mask is given: {UNLESS}"] = None
+        # A decoder's first token may be that of padding.
+        ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
+        if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
+            self.notes[
+                "decoder_input_ids end in the padding token, and neither labels nor a decoder_attention_mask "
+                "are given: padding counts unless watcher.decoder_mask is set"
+            ] = None
 
     def convolved(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Follow the frames of sounds through a convolution or a pool; a forward hook."""
@@ -204,6 +146,11 @@ class Scopes:
         if tokens is None and mask is not None:
             tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
         media = first(given, MEDIA)
+        if media is not None and (tokens is None or tokens is media):
+            handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
+            same = next((scope for scope in handed if mask is None or mask is scope.source), None)
+            if same is not None:
+                return same  # What a tower is handed down.
         if tokens is None and media is not None:
             return self._of_media(given, media, mask, decoder, chosen.text)
         if tokens is None or tokens.dim() < 2:
@@ -228,12 +175,8 @@ class Scopes:
         decoder: Tensor | None,
         chosen: Tensor | None,
     ) -> Scope:
-        """Return the scope of images or sounds, which a tower may be handed down."""
+        """Return the scope of images or sounds that are no sequence with a mask of its own."""
         sound = first(given, SOUND) is media
-        handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
-        same = next((scope for scope in handed if mask is None or mask is scope.source), None)
-        if same is not None:
-            return same
         if any(scope.source is not None for scope in self._open):
             chosen = None
         real = None if mask is None or len(mask) != len(media) else real_tokens(mask)
@@ -268,14 +211,20 @@ class Scopes:
                 sizes = f"{tuple(real.shape)} and the tokens are {shape}"
                 self.notes[f"attention_mask is {sizes}: {UNLESS}"] = None
             real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
-        picked = chosen.decoder if decodes else chosen.text
+        picked, rows = chosen.decoder if decodes else chosen.text, None
+        media = tokens.shape if tokens is first(given, SOUND) else None
+        if media is not None and picked is not None and picked.shape != shape:
+            picked, rows = None, picked  # It is of the rows that convolutions leave.
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
         texts = packed_texts(given, real) if real.shape == shape else None
         ours = replace(_token_mask(real, shape, picked, strict=strict), texts=texts, bins=self.bins)
         if self.words:
             same = outer if outer is not None and outer.is_of(shape) and not decodes else None
             ours = replace(ours, ids=_ids(tokens, same))
-        return Scope(ours, real if mask is None else mask, decoder, outer)
+        # The rows of a spectrogram are tokens of a kind, of which convolutions make fewer.
+        frames = None if media is None or bool(ours.valid.all()) else Frames(ours.valid)
+        source = real if mask is None else mask
+        return Scope(ours, source, decoder, outer, media=media, frames=frames, chosen=rows)
 
 
 def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
@@ -301,10 +250,11 @@ def _may_be_tokens(value: Tensor) -> bool:
 
 def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
     """Return the scope of a forward whose tokens have no name that is known."""
+    found = tensors(given)
     if chosen is not None:
         real = chosen.detach() != 0
-        return Scope(TokenMask(real, real, bins=bins), chosen=chosen)
-    found = tensors(given)
+        fitted = any(value.shape[:2] == chosen.shape for value in found)
+        return Scope(TokenMask(real, real, bins=bins), chosen=chosen, fitted=fitted)
     return Scope(None, samples=0 if found and not any(value.numel() for value in found) else None)
 
 

@@ -26,11 +26,12 @@ from normscope.lengths import length_limit
 from normscope.outer_norms import OuterNorms
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
+from normscope.scope import Scope
 from normscope.scratch import Scratch
 from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
-from normscope.tokens import Chosen, Scope, Scopes
+from normscope.tokens import Chosen, Scopes
 from normscope.words import WordRoom
 from normscope.wrappers import as_written, named_modules, unwrapped
 
@@ -51,11 +52,14 @@ def watch(
                 model(**batch)
         report = watcher.report()
 
-    Padding is left out by the forward's own `attention_mask` (B, T); for a model without one, or to
-    leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. A layer
-    that is called several times in a forward has its calls pooled or, `per_call`, reported one by
-    one, as "name#1", "name#2". The context may be entered again and again, for example every k-th
-    training step; the numbers add up.
+    Padding is left out by the forward's own `attention_mask` (B, T), which is followed through the
+    convolutions of a model of sounds, and a decoder's by its own mask or by labels of -100 after a
+    text's end. For a model without a mask, or to leave out more, set `watcher.mask`, of the tokens or
+    of a layer's rows. Texts that share a row are told apart where `position_ids` go back.
+
+    `layers` and `exclude` are globs on the layers' names. A layer that is called several times in a
+    forward has its calls pooled or, `per_call`, reported one by one, as "name#1", "name#2". The context
+    may be entered again and again, for example every k-th training step; the numbers add up.
 
     With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
     That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
@@ -92,7 +96,7 @@ class Watcher:
         self._given = model
         self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
-        """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
+        """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False

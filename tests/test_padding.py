@@ -18,7 +18,13 @@ tf: Any = transformers
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 # Widths, kernels and strides as in the models, of fewer stages.
 STAGES = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 3, 2), "conv_stride": (5, 2, 2)}
-SHIFTS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": 100}
+SHIFTS = {
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "vocab_size": 100,
+}
 SOUNDS = [800, 301, 420]
 SOURCES = [[5, 6, 7, 1], [9, 10, 11, 12, 13, 14, 1], [20, 1]]
 TARGETS = [[30, 31, 32, 33, 34, 35, 1], [40, 41, 1], [50, 51, 52, 1]]
@@ -103,7 +109,7 @@ def moonshine() -> Any:
         for part in ("encoder", "decoder")
         for what in ("hidden_layers", "attention_heads")
     }
-    config = tf.MoonshineConfig(hidden_size=16, intermediate_size=24, **sizes, **SHIFTS, bos_token_id=2)
+    config = tf.MoonshineConfig(hidden_size=16, intermediate_size=24, **sizes, **SHIFTS)
     return models.spread_norms(tf.MoonshineForConditionalGeneration(config))
 
 
@@ -196,6 +202,28 @@ def test_a_mask_that_fits_no_frames_is_refused() -> None:
         watched(model, batch, mask=torch.ones(3, 11))
 
 
+def spectrograms() -> tuple[Any, Inputs]:
+    """A model that two convolutions leave a quarter of the frames of, and padded spectrograms for it."""
+    torch.manual_seed(1)
+    sizes = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
+    parts = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
+    config = tf.Speech2TextConfig(**parts, **SHIFTS, d_model=16, input_feat_per_channel=8, conv_channels=32)
+    mask = (torch.arange(40) < torch.tensor([40, 21, 32])[:, None]).long()
+    model = models.spread_norms(tf.Speech2TextForConditionalGeneration(config))
+    return model, {"input_features": torch.randn(3, 40, 8), "attention_mask": mask, "labels": labels()}
+
+
+def test_frames_are_followed_from_spectrograms_too() -> None:
+    model, batch = spectrograms()
+    report = watched(model, batch)
+    encoder, decoder = (report.layers[f"model.{part}.layer_norm"] for part in ("encoder", "decoder"))
+    assert (encoder.count, decoder.count, encoder.layout) == (10 + 6 + 8, 14, "(B, T, D)")
+    chosen = watched(model, batch, mask=torch.ones(3, 10).triu())
+    assert chosen.layers["model.encoder.layer_norm"].count == 10 + 5 + 6
+    with pytest.raises(UsageError, match=r"watcher.mask is \(3, 9\) and layers have rows of"):
+        watched(model, batch, mask=torch.ones(3, 9))
+
+
 def test_rows_that_cannot_be_told_from_padding_are_said() -> None:
     """Padding on the left is at no border of the frames."""
     model, (batch, _) = speech("Wav2Vec2"), sounds()
@@ -240,6 +268,24 @@ def test_padded_labels_give_the_single_texts_numbers(kind: str, shifted: str) ->
     if shifted == "by the collator":
         batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
     report = assert_as_alone(model, batch, samples)
+    assert report.warnings == ()
+
+
+def test_padding_that_nothing_tells_is_said() -> None:
+    model, (batch, _) = seq2seq("Bart"), translations()
+    made = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+    report = watched(model, {"input_ids": batch["input_ids"], "decoder_input_ids": made})
+    assert report.layers["model.decoder.layers.0.final_layer_norm"].count == 21
+    assert report.warnings == (
+        "input_ids hold the padding token and no attention_mask is given: padding counts unless "
+        "watcher.mask is set",
+        "decoder_input_ids end in the padding token, and neither labels nor a decoder_attention_mask are "
+        "given: padding counts unless watcher.decoder_mask is set",
+    )
+    given = {"input_ids": batch["input_ids"], "decoder_input_ids": made}
+    masks = {"mask": batch["attention_mask"], "decoder_mask": batch["labels"] != -100}
+    report = watched(model, given, **masks)
+    assert report.layers["model.decoder.layers.0.final_layer_norm"].count == 14
     assert report.warnings == ()
 
 
