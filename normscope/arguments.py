@@ -12,6 +12,8 @@ TEXT = ("input_ids", "inputs_embeds")
 DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 SOUND = ("input_values", "input_features", "audio_values")
 MEDIA = ("pixel_values", "pixel_values_videos", "pixel_values_images", *SOUND)
+# What models of text and sounds call the mask of the sounds.
+SOUND_MASKS = ("feature_attention_mask", "input_features_mask")
 # What torch's losses ignore, and so what labels are padded with.
 IGNORED = -100
 # How deep dictionaries and tuples of arguments are looked into.

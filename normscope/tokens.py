@@ -16,6 +16,7 @@ from normscope.arguments import (
     DECODER,
     MEDIA,
     SOUND,
+    SOUND_MASKS,
     TEXT,
     by_name,
     decoder_mask,
@@ -54,6 +55,7 @@ class Scopes:
         """What was not understood, once each, in order."""
         self._signatures: dict[type[nn.Module], inspect.Signature] = {}
         self._unread = False
+        self._sound_mask: Tensor | None = None
 
     @property
     def depth(self) -> int:
@@ -79,6 +81,7 @@ class Scopes:
         if not self._open:
             _require_masks(chosen, given)
             self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
+            self._sound_mask = first(given, SOUND_MASKS)
             self._look_for_padding(module, given, chosen)
         self._unread &= not takes_mask
         self._open.append(self._scope(given, chosen))
@@ -177,6 +180,8 @@ class Scopes:
     ) -> Scope:
         """Return the scope of images or sounds that are no sequence with a mask of its own."""
         sound = first(given, SOUND) is media
+        if mask is None and sound and self._sound_mask is not None and self._sound_mask.dim() == 2:
+            mask = self._sound_mask
         if any(scope.source is not None for scope in self._open):
             chosen = None
         real = None if mask is None or len(mask) != len(media) else real_tokens(mask)

@@ -224,6 +224,43 @@ def test_frames_are_followed_from_spectrograms_too() -> None:
         watched(model, batch, mask=torch.ones(3, 9))
 
 
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(8, 8, 3, stride=2, padding=1), nn.LayerNorm(8)
+
+    def forward(self, input_features: torch.Tensor) -> Any:
+        return self.norm(self.conv(input_features).transpose(1, 2))
+
+
+class Listener(nn.Module):
+    """A model of text that hears: its sounds have a mask of their own, as Qwen2Audio's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tower, self.embed, self.norm = Tower(), nn.Embedding(100, 8), nn.LayerNorm(8)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor,
+        feature_attention_mask: torch.Tensor,
+    ) -> Any:
+        return self.norm(self.embed(input_ids)), self.tower(input_features)
+
+
+def test_text_and_sounds_have_each_their_own_mask() -> None:
+    batch, _ = translations()
+    frames = (torch.arange(20) < torch.tensor([20, 7, 12])[:, None]).long()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    sounds_too = {**inputs, "input_features": torch.randn(3, 8, 20), "feature_attention_mask": frames}
+    report = watched(Listener(), sounds_too)
+    assert (report.layers["norm"].count, report.layers["tower.norm"].count) == (13, 10 + 4 + 6)
+    assert report.warnings == ()
+
+
 def test_rows_that_cannot_be_told_from_padding_are_said() -> None:
     """Padding on the left is at no border of the frames."""
     model, (batch, _) = speech("Wav2Vec2"), sounds()
