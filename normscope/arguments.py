@@ -16,6 +16,8 @@ MEDIA = ("pixel_values", "pixel_values_videos", "pixel_values_images", *SOUND)
 SOUND_MASKS = ("feature_attention_mask", "input_features_mask")
 # What torch's losses ignore, and so what labels are padded with.
 IGNORED = -100
+# What an encoder made in a forward of its own: nothing in there is given to this one.
+MADE = "encoder_outputs"
 # How deep dictionaries and tuples of arguments are looked into.
 DEPTH = 4
 
@@ -92,7 +94,7 @@ def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
 def _within(value: Any, depth: int = DEPTH) -> Iterator[tuple[Any, Any]]:
     """Give what mappings, tuples and lists hold, under its name or None, outermost first."""
     if isinstance(value, Mapping):
-        items = list(value.items())
+        items = [(name, inner) for name, inner in value.items() if name != MADE]
     elif isinstance(value, tuple | list):
         items = [(None, inner) for inner in value]
     else:

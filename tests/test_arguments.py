@@ -11,6 +11,7 @@ import normscope
 from normscope.errors import UsageError
 from tests import models
 from tests.reference import layer_norm, measure, stack, worst_error
+from tests.test_padding import seq2seq
 from tests.test_tokens import mask_of
 from tests.test_watcher import TEXTS, expected, padded
 
@@ -143,6 +144,17 @@ def test_what_is_no_mask_is_refused(name: str, mask: Any, got: str) -> None:
 def test_a_mask_of_another_shape_is_refused_without_names_too(model: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"watcher.mask is \(2, 5\) and "):
         watched(model, IDS, mask=torch.ones(2, 5))
+
+
+def test_a_translation_counts_its_source_once() -> None:
+    """Each step of the decoder is given what the encoder has made, beside the mask of the source."""
+    model = seq2seq("T5")
+    with normscope.watch(model) as watcher, torch.no_grad():
+        model.generate(**BATCH, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    report = watcher.report()
+    assert (report.run.texts, report.run.tokens) == (2, 10)
+    counts = [report.layers[f"{part}.final_layer_norm"].count for part in ("encoder", "decoder")]
+    assert counts == [10, 8]
 
 
 # Batches of nothing
