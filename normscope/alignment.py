@@ -34,13 +34,15 @@ class TokenMask:
     `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
     the forward's own tokens, the last T. A real token that does not count (a special token that
     was excluded) still takes a position. `ids` (B, T) are those tokens' ids, where they are asked for
-    and known. Late positions share `bins`, if there are any.
+    and known. Late positions share `bins`, if there are any. `texts` (B, T) numbers the samples where
+    several share a row, one after the other; it is None where each row is one.
     """
 
     real: Tensor
     valid: Tensor
     ids: Tensor | None = None
     bins: Bins | None = None
+    texts: Tensor | None = None
 
     def current(self) -> Tensor:
         """Return which of the forward's own tokens are real, (B, T)."""
@@ -48,12 +50,17 @@ class TokenMask:
 
     def positions(self) -> Tensor:
         """Number each sample's real tokens from 0, (B, T)."""
-        return (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
+        numbers = (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
+        if self.texts is None:
+            return numbers
+        begins = self.texts.diff(dim=1, prepend=self.texts[:, :1]) > 0
+        return numbers - numbers.where(begins, 0).cummax(1).values
 
     def to(self, device: torch.device) -> "TokenMask":
         """Return the mask on another device."""
         ids = None if self.ids is None else self.ids.to(device)
-        return TokenMask(self.real.to(device), self.valid.to(device), ids, self.bins)
+        texts = None if self.texts is None else self.texts.to(device)
+        return TokenMask(self.real.to(device), self.valid.to(device), ids, self.bins, texts)
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,11 @@ class Alignment:
 
     `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
     stand together, and samples are numbered without gaps; `batch_row` (G,) says which row of the
-    batch each of them is. A layout of None means that the axes could not be told apart: every row
-    counts and belongs to no known sample or position. It is not `sure` where sizes that coincide
-    would have allowed another layout. `word` (V,) is the token id of each row, None where there is
-    none or it is not asked for. With `bins`, `position` labels rows by their bins, and `number` (V,)
-    has the positions themselves.
+    batch each of them is, or which text where several share a row. A layout of None means that the
+    axes could not be told apart: every row counts and belongs to no known sample or position. It is
+    not `sure` where sizes that coincide would have allowed another layout. `word` (V,) is the token
+    id of each row, None where there is none or it is not asked for. With `bins`, `position` labels
+    rows by their bins, and `number` (V,) has the positions themselves.
     """
 
     layout: str | None
@@ -188,7 +195,8 @@ def fits(lead: tuple[int, ...], mask: TokenMask) -> bool:
 
 def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     valid = mask.valid[:, :, None].expand_as(order)
-    labels = torch.arange(order.shape[0], device=order.device)[:, None, None].expand_as(order)
+    rows = torch.arange(order.shape[0], device=order.device)[:, None]
+    labels = (rows if mask.texts is None else mask.texts)[:, :, None].expand_as(order)
     positions = mask.positions()[:, :, None].expand_as(order)
     kept = order[valid]
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))

@@ -127,7 +127,7 @@ class LayerCapture:
         parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
         if parts and parts[0].sure:
             self._seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
-        if probe:
+        if probe or not parts:
             return
         if gate is not None and not norm.settled:
             self._choose_gate(given, output, gate.to(given.device))
@@ -194,6 +194,8 @@ class LayerCapture:
             whole, output = output, before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
+        left_out = len(x) > sum(len(part.sample.group) for part in parts)
+        self._seen.padded |= left_out and self.norm.pools
         for part in parts:
             self._seen.add_layout(part.layout, sure=part.sure)
             self._seen.positioned &= part.positioned

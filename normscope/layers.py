@@ -8,7 +8,7 @@ input, and the one that gives the module's real output wins.
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,11 @@ class NormLayer:
     def by_row(self) -> bool:
         """Whether each row is normalised on its own; not so by BatchNorm from the batch, in training."""
         return not (self.kind == "batchnorm" and self.module.training)
+
+    @property
+    def pools(self) -> bool:
+        """Whether it normalises by statistics of several rows of what it is given."""
+        return self.kind in ("groupnorm", "instancenorm") or not self.by_row
 
     @property
     def eps(self) -> float:
@@ -187,6 +192,16 @@ def _is_norm(module: nn.Module) -> bool:
     if NAMES.search(type(module).__name__) and not _holds_matrix(module):
         return True
     return not below and normalises(module)
+
+
+def is_around(module: nn.Module, norms: Collection[nn.Module]) -> bool:
+    """Whether a module is called a norm, holds one of these, and no weights but vectors."""
+    within = list(module.modules())
+    return (
+        NAMES.search(type(module).__name__) is not None
+        and any(part in norms for part in within[1:])
+        and not any(map(_holds_matrix, within))
+    )
 
 
 def _holds_matrix(module: nn.Module) -> bool:

@@ -18,7 +18,8 @@ class Seen:
 
     `nonfinite` rows, and `misfits` and `unreadable` calls, were left out. `layouts` are the axes of its
     inputs in order, None where they could not be told apart; `guesses` those where sizes coincide.
-    `unfitted` says that no formula gives its output; where one does, `worst_error` is the largest
+    `padded` says that it normalises by statistics of several rows, of which some were left out, and
+    `unfitted` that no formula gives its output; where one does, `worst_error` is the largest
     gap, over `output_size` elements with sum of squares `output_square` and a dtype of this
     `precision`. `exact` is how many positions stand alone where later ones share bins, None where all do.
     `stored` are a BatchNorm's running mean and variance.
@@ -33,6 +34,7 @@ class Seen:
     guesses: tuple[str | None, ...] = ()
     positioned: bool = True
     unfitted: bool = False
+    padded: bool = False
     precision: float = 0.0
     worst_error: float = 0.0
     output_square: float = 0.0
@@ -73,6 +75,7 @@ class Seen:
         self.positioned &= new.positioned
         self.exact = self.exact or new.exact
         self.unfitted |= new.unfitted
+        self.padded |= new.padded
         self.precision = max(self.precision, new.precision)
         self.worst_error = max(self.worst_error, new.worst_error)
         self.stored = self.stored or new.stored

@@ -116,9 +116,16 @@ def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
         )
     elif seen.calls and not seen.positioned:
         notes.append("it sees one row a sample, so it has no positions")
-    if seen.unfitted:
+    differs = seen.own_error() > 1e-3 + 64 * seen.precision
+    if seen.padded and (seen.unfitted or differs):
+        whole = "the whole batch" if layer.kind == "batchnorm" else "whole samples"
+        effect = (
+            "only its input is measured" if seen.unfitted else "its own output and agreement are approximate"
+        )
+        notes.append(f"it normalises by the statistics of {whole}, padding included, so {effect}")
+    elif seen.unfitted:
         notes.append(f"{layer.module} matches no formula of ours, so only its input is measured")
-    if seen.own_error() > 1e-3 + 64 * seen.precision:
+    elif differs:
         notes.append(
             f"its output is up to {seen.own_error():.1g} rms from what its formula gives, "
             "so its own output and agreement are approximate"

@@ -18,13 +18,15 @@ from normscope.batch_statistics import BatchStatistics
 from normscope.calibration import Calibration
 from normscope.capture import LayerCapture
 from normscope.errors import UsageError
+from normscope.frames import STRIDED
 from normscope.layers import NormLayer, find, select
 from normscope.layout import lead_axes, to_rows
 from normscope.printable import counted
 from normscope.replacements import Replacement, Statistics
 from normscope.report import Report
+from normscope.scope import Scope
 from normscope.swap_plan import BATCH, require_kind
-from normscope.tokens import Chosen, Scope, Scopes
+from normscope.tokens import Chosen, Scopes
 from normscope.wrappers import as_written, unwrapped
 
 _REPLACED: "WeakSet[nn.Module]" = WeakSet()
@@ -113,6 +115,8 @@ class Swap:
                 hook = layer.module.register_forward_hook(self._replacing(layer), with_kwargs=True)
                 open_.callback(hook.remove)
             for module in self.model.modules() if self.kind == BATCH else ():
+                if isinstance(module, STRIDED):
+                    open_.callback(module.register_forward_hook(self._scopes.convolved, prepend=True).remove)
                 if module is self.model or self._scopes.opens_one(module):
                     before = module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
                     open_.callback(before.remove)

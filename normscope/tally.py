@@ -29,7 +29,7 @@ class Tally:
         if mask is not None:
             real, positions = mask.current(), mask.positions()
             # A sample is counted where it begins: steps of a generation go on with it.
-            self.samples += int(((positions == 0) & real).any(1).sum())
+            self.samples += int(((positions == 0) & real).sum())
             self.slots += real.numel()
             self.real += int(real.sum())
             self.tokens += int(mask.valid.sum())

@@ -5,27 +5,33 @@ their own, with their own tokens and mask. The innermost scope is the one that a
 """
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from normscope.alignment import Alignment, TokenMask, align, fits
+from normscope.alignment import TokenMask
+from normscope.arguments import (
+    DECODER,
+    MEDIA,
+    SOUND,
+    SOUND_MASKS,
+    TEXT,
+    by_name,
+    decoder_mask,
+    first,
+    holds_padding,
+    packed_texts,
+    real_tokens,
+    tensors,
+)
 from normscope.bins import Bins
 from normscope.errors import UsageError
+from normscope.frames import Frames
+from normscope.scope import Scope
 
-TEXT = ("input_ids", "inputs_embeds")
-# What a decoder is given that has its own names for its tokens and their mask.
-DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
-MEDIA = (
-    "pixel_values",
-    "pixel_values_videos",
-    "pixel_values_images",
-    "input_values",
-    "input_features",
-    "audio_values",
-)
+UNLESS = "padding counts unless watcher.mask is set"
 
 
 class Chosen(NamedTuple):
@@ -33,56 +39,6 @@ class Chosen(NamedTuple):
 
     text: Tensor | None
     decoder: Tensor | None
-
-
-@dataclass
-class Scope:
-    """The tokens of one forward, None where it has none, and the alignments that its layers share.
-
-    `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
-    A layer whose axes are not those of these tokens may see the `outer` ones, as cross-attention does.
-    `samples` is how many images or sounds a tower is given, None where that is unknown.
-    """
-
-    mask: TokenMask | None
-    source: Tensor | None = None
-    decoder: Tensor | None = None
-    outer: "Scope | None" = None
-    samples: int | None = None
-    known: dict[Any, list[Alignment]] = field(default_factory=dict)
-
-    def is_of(self, shape: tuple[int, int]) -> bool:
-        """Whether its tokens are (B, T)."""
-        return self.mask is not None and self.mask.valid.shape == shape
-
-    def parts(
-        self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
-    ) -> list[Alignment]:
-        """Return the alignment of an input with these axes before its features, in parts of `size` rows.
-
-        `layout` is the one to read ambiguous sizes by, if it is known.
-        """
-        key = (lead, feature_axis, size, device, layout)
-        if key not in self.known:
-            enclosing = self._enclosing(lead)
-            if enclosing is None:
-                found = align(lead, self.mask, feature_axis, device, layout, self.samples).parts(size)
-            else:
-                found = enclosing.parts(lead, feature_axis, size, device, layout)
-            self.known[key] = found
-        return self.known[key]
-
-    def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":
-        """Return the nearest scope around whose tokens, or texts, these axes hold if they are not ours."""
-        ours, outer = self.mask, self.outer
-        if ours is None or fits(lead, ours):
-            return None
-        while outer is not None and outer.mask is not None:
-            theirs = lead[:1] == outer.mask.valid.shape[:1] != ours.valid.shape[:1]
-            if theirs or fits(lead, outer.mask):
-                return outer
-            outer = outer.outer
-        return None
 
 
 class Scopes:
@@ -98,6 +54,8 @@ class Scopes:
         self.notes: dict[str, None] = {}
         """What was not understood, once each, in order."""
         self._signatures: dict[type[nn.Module], inspect.Signature] = {}
+        self._unread = False
+        self._sound_mask: Tensor | None = None
 
     @property
     def depth(self) -> int:
@@ -115,12 +73,50 @@ class Scopes:
 
     def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
         """Open the scope of a module's forward; `chosen` are the user's own masks."""
-        try:
-            given = dict(self._signature(module).bind_partial(*args, **kwargs).arguments)
-        except TypeError:
-            given = dict(kwargs)  # A call that does not fit: the model's own error is the better one.
-        given.update(given.get("kwargs", {}))
+        signature = self._signature(module)
+        given = by_name(signature, args, kwargs)
+        takes_mask = "attention_mask" in {*given, *signature.parameters}
+        if set(DECODER).isdisjoint(signature.parameters):
+            given.pop("labels", None)  # Of other models, those of -100 are not asked for, but no padding.
+        if not self._open:
+            _require_masks(chosen, given)
+            self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
+            self._sound_mask = first(given, SOUND_MASKS)
+            self._look_for_padding(module, given, chosen)
+        self._unread &= not takes_mask
         self._open.append(self._scope(given, chosen))
+
+    def _look_for_padding(self, module: nn.Module, given: dict[str, Any], chosen: Chosen) -> None:
+        """Say so where ids hold the padding token, and nothing tells where."""
+        config, ids = getattr(module, "config", None), given.get("input_ids")
+        masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
+        if not masked and holds_padding(ids, config, [0, -1]):
+            self.notes[f"input_ids hold the padding token and no attention_mask is given: {UNLESS}"] = None
+        # A decoder's first token may be that of padding.
+        ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
+        if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
+            self.notes[
+                "decoder_input_ids end in the padding token, and neither labels nor a decoder_attention_mask "
+                "are given: padding counts unless watcher.decoder_mask is set"
+            ] = None
+
+    def convolved(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Follow the frames of sounds through a convolution or a pool; a forward hook."""
+        frames = self._open[-1].frames if self._open else None
+        if frames is not None and args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            frames.convolved(module, args[0], output)
+
+    def finish(self, module: nn.Module) -> None:
+        """Say what was not read of the outermost forward; UsageError for a mask that fitted no layer."""
+        scope = self._open[0]
+        if self._unread:
+            self.notes[f"{type(module).__name__}'s forward has no attention_mask: {UNLESS}"] = None
+        if scope.chosen is not None and scope.known and not scope.fitted:
+            rows = ", ".join(str(tuple(key[0])) for key in list(scope.known)[:3])
+            raise UsageError(
+                f"watcher.mask is {tuple(scope.chosen.shape)} and layers have rows of {rows}; "
+                "set a (batch, rows) mask for each batch, or None"
+            )
 
     def close(self) -> None:
         """Close the innermost scope."""
@@ -142,38 +138,129 @@ class Scopes:
         return self._signatures[kind]
 
     def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
-        outer, tokens = self.current, _first(given, TEXT)
-        mask = given.get("attention_mask")
+        outer, tokens = self.current, first(given, TEXT)
         decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
-        if outer is not None and tokens is None and _first(given, DECODER) is not None:
-            tokens, mask, decodes = _first(given, DECODER), given.get("decoder_attention_mask"), True
-        if outer is None and isinstance(mask, Tensor) and mask.dim() != 2 and chosen.text is None:
-            self.notes[
-                f"attention_mask has {mask.dim()} axes, not 2: padding counts unless watcher.mask is set"
-            ] = None
-        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        decoder = decoder_mask(given)
+        if decoder is None and outer is not None:
+            decoder = outer.decoder
+        mask = self._readable(given.get("attention_mask"), chosen)
+        if outer is not None and tokens is None and first(given, DECODER) is not None:
+            tokens, mask, decodes = first(given, DECODER), decoder, True
         if tokens is None and mask is not None:
             tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
-        media = _first(given, MEDIA)
+        media = first(given, MEDIA)
+        if media is not None and (tokens is None or tokens is media):
+            handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
+            same = next((scope for scope in handed if mask is None or mask is scope.source), None)
+            if same is not None:
+                return same  # What a tower is handed down.
         if tokens is None and media is not None:
-            return Scope(None, samples=len(media) if media.dim() > 2 else None)
+            return self._of_media(given, media, mask, decoder, chosen.text)
         if tokens is None or tokens.dim() < 2:
-            return outer or Scope(_chosen_only(chosen.text, self.bins))
-        shape = (tokens.shape[0], tokens.shape[1])
+            scope = outer or _unnamed(given, chosen.text, self.bins)
+            scope.decoder = decoder
+            return scope
+        return self._of_tokens(given, tokens, mask, decoder, chosen, decodes=decodes)
+
+    def _readable(self, mask: Any, chosen: Chosen) -> Tensor | None:
+        """Return an attention mask that has the axes (B, T), and say so of another."""
+        if not isinstance(mask, Tensor) or mask.dim() == 2:
+            return mask if isinstance(mask, Tensor) else None
+        if not self._open and chosen.text is None:
+            self.notes[f"attention_mask has {mask.dim()} axes, not 2: {UNLESS}"] = None
+        return None
+
+    def _of_media(
+        self,
+        given: dict[str, Any],
+        media: Tensor,
+        mask: Tensor | None,
+        decoder: Tensor | None,
+        chosen: Tensor | None,
+    ) -> Scope:
+        """Return the scope of images or sounds that are no sequence with a mask of its own."""
+        sound = first(given, SOUND) is media
+        if mask is None and sound and self._sound_mask is not None and self._sound_mask.dim() == 2:
+            mask = self._sound_mask
+        if any(scope.source is not None for scope in self._open):
+            chosen = None
+        real = None if mask is None or len(mask) != len(media) else real_tokens(mask)
+        if sound and chosen is not None and tuple(chosen.shape) in {(len(media), n) for n in media.shape[1:]}:
+            # It is of the sounds themselves, and not of a layer's rows.
+            own = chosen.detach() != 0
+            real, chosen = own if real is None else real & own.to(real.device), None
+        frames = Frames(real) if sound and real is not None and not bool(real.all()) else None
+        samples = len(media) if media.dim() > 2 or frames is not None else None
+        return Scope(None, mask, decoder, self.current, samples, media.shape, frames, chosen)
+
+    def _of_tokens(
+        self,
+        given: dict[str, Any],
+        tokens: Tensor,
+        mask: Tensor | None,
+        decoder: Tensor | None,
+        chosen: Chosen,
+        *,
+        decodes: bool,
+    ) -> Scope:
+        outer, shape = self.current, (tokens.shape[0], tokens.shape[1])
         handed_down = mask is None or (outer is not None and mask is outer.source)
         if outer is not None and handed_down and not decodes and outer.is_of(shape):
+            outer.decoder = decoder
             return outer  # The same tokens: on the way down their mask may have become 4-D.
-        if decodes and mask is None and outer is not None and outer.decoder is not None:
+        if decodes and mask is None and outer is not None:
             mask = outer.decoder
-        if mask is None or mask.shape[0] != shape[0] or mask.shape[1] < shape[1] or not mask.any():
-            mask = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
-        picked = chosen.decoder if decodes else chosen.text
-        decoder = given.get("decoder_attention_mask")
-        ours = replace(_token_mask(mask, shape, picked, strict=outer is None), bins=self.bins)
+        real = None if mask is None else real_tokens(mask)
+        if real is None or real.shape[0] != shape[0] or real.shape[1] < shape[1]:
+            if real is not None and outer is None and chosen.text is None:
+                sizes = f"{tuple(real.shape)} and the tokens are {shape}"
+                self.notes[f"attention_mask is {sizes}: {UNLESS}"] = None
+            real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
+        picked, rows = chosen.decoder if decodes else chosen.text, None
+        media = tokens.shape if tokens is first(given, SOUND) else None
+        if media is not None and picked is not None and picked.shape != shape:
+            picked, rows = None, picked  # It is of the rows that convolutions leave.
+        strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
+        texts = packed_texts(given, real) if real.shape == shape else None
+        ours = replace(_token_mask(real, shape, picked, strict=strict), texts=texts, bins=self.bins)
         if self.words:
             same = outer if outer is not None and outer.is_of(shape) and not decodes else None
             ours = replace(ours, ids=_ids(tokens, same))
-        return Scope(ours, mask, decoder, outer)
+        # The rows of a spectrogram are tokens of a kind, of which convolutions make fewer.
+        frames = None if media is None or bool(ours.valid.all()) else Frames(ours.valid)
+        source = real if mask is None else mask
+        return Scope(ours, source, decoder, outer, media=media, frames=frames, chosen=rows)
+
+
+def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
+    """Raise UsageError for masks of the user's that are none."""
+    for name, mask in (("mask", chosen.text), ("decoder_mask", chosen.decoder)):
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise UsageError(
+                f"watcher.{name} is {got}; expected a tensor (batch, tokens) for each batch, or None"
+            )
+    tokens = first(given, (*DECODER, "labels"))
+    if chosen.decoder is not None and tokens is not None and chosen.decoder.shape != tokens.shape[:2]:
+        raise UsageError(
+            f"watcher.decoder_mask is {tuple(chosen.decoder.shape)} and the decoder's tokens are "
+            f"{tuple(tokens.shape[:2])}; set a (batch, tokens) mask for each batch, or None"
+        )
+
+
+def _may_be_tokens(value: Tensor) -> bool:
+    """Whether a tensor may be several texts' tokens, or their mask."""
+    return value.dim() == 2 and min(value.shape) > 1 and not value.is_floating_point()
+
+
+def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
+    """Return the scope of a forward whose tokens have no name that is known."""
+    found = tensors(given)
+    if chosen is not None:
+        real = chosen.detach() != 0
+        fitted = any(value.shape[:2] == chosen.shape for value in found)
+        return Scope(TokenMask(real, real, bins=bins), chosen=chosen, fitted=fitted)
+    return Scope(None, samples=0 if found and not any(value.numel() for value in found) else None)
 
 
 def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
@@ -190,22 +277,13 @@ def _earlier(given: dict[str, Any]) -> int:
     return next((int(length()) for length in lengths if callable(length)), 0)
 
 
-def _first(given: dict[str, Any], names: tuple[str, ...]) -> Tensor | None:
-    return next((given[name] for name in names if isinstance(given.get(name), Tensor)), None)
-
-
 def _is_sequence(value: Any, mask: Tensor) -> bool:
     """Whether a forward's argument is (B, T, D) for this (B, T) mask."""
     return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == mask.shape
 
 
-def _chosen_only(chosen: Tensor | None, bins: Bins | None) -> TokenMask | None:
-    return None if chosen is None else TokenMask(chosen.detach() != 0, chosen.detach() != 0, bins=bins)
-
-
-def _token_mask(mask: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:
+def _token_mask(real: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:
     """Join the attention mask with the user's. With a key-value cache it covers earlier tokens, too."""
-    real = mask.detach() != 0
     valid = real[:, -shape[1] :]
     if chosen is not None and tuple(chosen.shape) == shape:
         valid = valid & (chosen.detach().to(real.device) != 0)

@@ -19,16 +19,19 @@ from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.device_maps import is_spread
 from normscope.errors import UsageError
+from normscope.frames import STRIDED
 from normscope.functional_norms import FunctionalNorms
 from normscope.layers import find, select
 from normscope.lengths import length_limit
+from normscope.outer_norms import OuterNorms
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
+from normscope.scope import Scope
 from normscope.scratch import Scratch
 from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
-from normscope.tokens import Chosen, Scope, Scopes
+from normscope.tokens import Chosen, Scopes
 from normscope.words import WordRoom
 from normscope.wrappers import as_written, named_modules, unwrapped
 
@@ -49,11 +52,14 @@ def watch(
                 model(**batch)
         report = watcher.report()
 
-    Padding is left out by the forward's own `attention_mask` (B, T); for a model without one, or to
-    leave out more, set `watcher.mask`. `layers` and `exclude` are globs on the layers' names. A layer
-    that is called several times in a forward has its calls pooled or, `per_call`, reported one by
-    one, as "name#1", "name#2". The context may be entered again and again, for example every k-th
-    training step; the numbers add up.
+    Padding is left out by the forward's own `attention_mask` (B, T), which is followed through the
+    convolutions of a model of sounds, and a decoder's by its own mask or by labels of -100 after a
+    text's end. For a model without a mask, or to leave out more, set `watcher.mask`, of the tokens or
+    of a layer's rows. Texts that share a row are told apart where `position_ids` go back.
+
+    `layers` and `exclude` are globs on the layers' names. A layer that is called several times in a
+    forward has its calls pooled or, `per_call`, reported one by one, as "name#1", "name#2". The context
+    may be entered again and again, for example every k-th training step; the numbers add up.
 
     With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
     That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
@@ -89,7 +95,7 @@ class Watcher:
             raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
         self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
-        """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
+        """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
         """The same for the tokens of an encoder-decoder's decoder."""
         self.probing = False
@@ -106,6 +112,7 @@ class Watcher:
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
+        self._outer = OuterNorms(model, [norm.module for norm in norms])
         self._looking = ExitStack()
         self._looked = self._has_run = False
         self._hooks = ExitStack()
@@ -157,7 +164,11 @@ class Watcher:
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = self._reader(layer)
             self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+        for handle in self._outer.hooks():
+            self._hook(handle)
         for module in self.model.modules():
+            if isinstance(module, STRIDED):
+                self._hook(module.register_forward_hook(self._scopes.convolved, prepend=True))
             if module is self.model or self._scopes.opens_one(module):
                 self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
                 self._hook(module.register_forward_hook(self._done))
@@ -204,10 +215,11 @@ class Watcher:
         """
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
-        functional = self._functional.notes(named_modules(self.model))
+        unseen = self._functional.notes(named_modules(self.model))
+        unseen += self._outer.notes(named_modules(self.model))
         bins = self._bins_of(run)
         run = replace(run, position_bins=bins)
-        notes = [*warnings, *self.scope_notes, *functional, *self._note_on(bins)]
+        notes = [*warnings, *self.scope_notes, *unseen, *self._note_on(bins)]
         for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
@@ -249,8 +261,10 @@ class Watcher:
         scope = self._scopes.current
         self._looked |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
-            self.tally.add(scope.mask)
+            if not scope.is_empty:
+                self.tally.add(scope.mask)
             self._has_run = True
+            self._scopes.finish(self.model)
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
