@@ -16,8 +16,9 @@ from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
 from normscope.refusals import go_online, in_our_words, untrusted
-from normscope.sizes import left_out_note, require_buildable, require_fit
+from normscope.sizes import require_buildable, require_fit
 from normscope.source import Loading, Source, locate, outage_of
+from normscope.weights import require_weights
 
 if TYPE_CHECKING:
     import torch
@@ -229,7 +230,8 @@ def _processor(
 def _network(
     source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "tuple[PreTrainedModel, tuple[str, ...]]":
-    """Read the weights; what the checkpoint lacks becomes a warning, what does not fit an error."""
+    """Read the weights, and say what of the checkpoint is to be told."""
+    _require_known_quantization(source, config)
     asked = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
     more = {name: value for name, value in asked.items() if value is not None}
     with in_our_words(source, "weights"):
@@ -242,29 +244,28 @@ def _network(
             **more,
             **keywords,
         )
-    _check_sizes(source, info["mismatched_keys"])
-    missing = set(info["missing_keys"])
-    if missing and missing.issuperset(name for name, _ in network.named_parameters()):
-        got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.given)}"
-        raise ModelError(f"{got}; expected weights that fit config.json; check that they belong together")
-    return network, (*_missing_note(missing), *left_out_note(network, info["unexpected_keys"]))
+    return network, require_weights(source, network, info)
 
 
-def _check_sizes(source: Source, mismatched: Any) -> None:
-    for name, stored, configured in sorted(mismatched):
-        others = f" ({len(mismatched) - 1} more differ)" if len(mismatched) > 1 else ""
-        got = f"weight {name} of {quoted(source.given)} has the shape {list(stored)}{others}"
-        raise ModelError(f"{got}; config.json says {list(configured)}; check that they belong together")
+def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
+    """Raise ModelError where weights are quantized in a way that transformers would pass over."""
+    from transformers import quantizers
 
-
-def _missing_note(missing: set[str]) -> tuple[str, ...]:
-    if not missing:
-        return ()
-    # Normalization layers first: they are what is measured.
-    names = sorted(missing, key=lambda name: ("norm" not in name.lower(), name))
-    are, were = ("1 weight is", "was") if len(names) == 1 else (f"{len(names)} weights are", "were")
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return (f"{are} not in the checkpoint and {were} initialised at random: {listed}",)
+    known_ones: Any = quantizers  # it exports more than its annotations say
+    quantization = getattr(config, "quantization_config", None)
+    # Code of the repository may bring a way of its own.
+    if not isinstance(quantization, dict) or source.options.trust_remote_code:
+        return
+    with in_our_words(source, "weights"):
+        known = known_ones.AutoHfQuantizer.supports_quant_method(quantization)
+    if not known:
+        method = quoted(quantization.get("quant_method"))
+        got = (
+            f"the weights of {quoted(source.given)} are quantized by {method}, which transformers cannot read"
+        )
+        raise ModelError(
+            f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
+        )
 
 
 def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

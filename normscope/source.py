@@ -24,7 +24,8 @@ class Loading:
     """How to load a model; `auto` is the best device present, and the checkpoint's own dtype.
 
     A `device_map` spreads the model over several devices, as transformers has it: "auto", "balanced",
-    "sequential", or a device. It needs the package accelerate.
+    "sequential", or a device. It needs the package accelerate. With `random_weights` a model is run though
+    its checkpoint lacks weights that its numbers depend on.
     """
 
     revision: str | None = None
@@ -36,6 +37,7 @@ class Loading:
     dtype: str = "auto"
     attn_implementation: str | None = None
     device_map: str | None = None
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

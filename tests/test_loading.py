@@ -157,15 +157,54 @@ def test_without_a_fitting_head_the_bare_model_is_loaded(bert: Path, named: Any)
     )
 
 
-def test_missing_weights_are_counted_and_normalization_is_named_first(bert: Path) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint."""
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(bert / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_random_weights_are_refused_unless_asked_for_and_normalization_is_named_first(bert: Path) -> None:
     norm, other = "bert.encoder.layer.1.output.LayerNorm.weight", "bert.embeddings.position_embeddings.weight"
-    del weights[other], weights[norm]
-    save_file(weights, bert / "model.safetensors", metadata={"format": "pt"})
-    (warning,) = load(bert).warnings
+    rewrite(bert, lambda weights: [weights.pop(name) for name in (other, norm)])
+    assert refusal(bert) == (
+        f"2 weights are not in the checkpoint of {str(bert)!r}, and would be random: {norm}, {other}; "
+        "expected all that the numbers depend on; check that config.json and the weights belong together, "
+        "or pass --random-weights to run it all the same"
+    )
+    (warning,) = load(bert, Loading(random_weights=True)).warnings
     assert warning == f"2 weights are not in the checkpoint and were initialised at random: {norm}, {other}"
+
+
+def test_a_random_head_of_a_language_model_is_refused(tmp_path: Path) -> None:
+    """No norm sees it, but what a model predicts comes from it."""
+    llama = save_llama(tmp_path / "llama")
+    rewrite(llama, lambda weights: weights.pop("lm_head.weight"))
+    assert refusal(llama).startswith("1 weight is not in the checkpoint of ")
+
+
+def test_what_only_training_reads_may_be_missing(tmp_path: Path) -> None:
+    config = transformers.Wav2Vec2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, conv_dim=(8,),
+        conv_kernel=(10,), conv_stride=(5,), num_conv_pos_embeddings=2, num_conv_pos_embedding_groups=1,
+    )  # fmt: skip
+    transformers.Wav2Vec2Model(config).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda weights: weights.pop("masked_spec_embed"))
+    assert load(tmp_path, Loading(), ("audio",)).warnings == ()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_quantization_that_transformers_passes_over_is_refused(bert: Path, missing: bool) -> None:
+    edit_config(bert, quantization_config={"quant_method": "of-tomorrow", "bits": 4})
+    name = "bert.encoder.layer.1.output.dense.weight"
+    if missing:
+        rewrite(bert, lambda weights: weights.update({name.replace("weight", "qweight"): weights.pop(name)}))
+    assert "are quantized by 'of-tomorrow', which transformers cannot read; " in refusal(bert)
+    edit_config(bert, quantization_config={"bits": 4})
+    assert "cannot read the weights " in refusal(bert)
 
 
 def test_a_classifier_of_the_last_token_learns_its_padding(tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "device_maps": ({"errors", "printable"}, CORE | {"accelerate"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
     "sizes": ({"errors", "printable", "source"}, {"transformers"}),
+    "weights": ({"errors", "printable", "sizes", "source"}, {"transformers"}),
     "loading": (
-        {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source"},
+        {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source", "weights"},
         {"huggingface_hub", "torch", "transformers"},
     ),
     "lengths": ({"errors"}, set()),
