@@ -151,6 +151,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,
     ),
+    "digests": (set(), CORE),
     "saving": ({"files"}, CORE | {"safetensors"}),
     "tensor_folder": ({"errors", "files", "printable", "saving"}, CORE | {"safetensors"}),
     "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
@@ -197,7 +198,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "moments_file": (
-        {"errors", "packed", "plain", "printable", "report", "saving", "seen"},
+        {"digests", "errors", "packed", "plain", "printable", "report", "saving", "seen"},
         CORE | {"safetensors"},
     ),
     "merging": (
@@ -216,6 +217,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "layers",
             "moments_file",
             "plain",
+            "printable",
             "registry",
             "seen",
             "watcher",
@@ -223,7 +225,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "checkpoint": (
-        {"corpus", "errors", "plain", "printable", "run_state", "saving", "watcher"},
+        {"corpus", "digests", "errors", "plain", "printable", "run_state", "saving", "watcher"},
         CORE | {"safetensors"},
     ),
     "course": (
