@@ -23,7 +23,7 @@ def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     for name, values in sorted(tensors.items()):
         known.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
         if not values.is_meta:
-            known.update(memoryview(_bytes(values).numpy()))
+            known.update(_bytes(values).numpy().data)
     return known.hexdigest()
 
 

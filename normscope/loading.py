@@ -16,7 +16,7 @@ from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
 from normscope.refusals import go_online, in_our_words, untrusted
-from normscope.sizes import require_buildable, require_fit
+from normscope.sizes import require_buildable, require_fit, require_shards
 from normscope.source import Loading, Source, locate, outage_of
 from normscope.weights import require_weights
 
@@ -76,6 +76,7 @@ def load(
         of_text = set(kinds) == {TEXT}
         tokenizer = _tokenizer(source, config, keywords) if of_text else None
         processor = None if of_text else _processor(source, config, keywords, kinds)
+        require_shards(source)
         require_fit(source, config, lambda: _skeleton(source, loader, config, commit))
         network, notes = _network(source, loader, config, keywords)
         if tokenizer is not None:
@@ -129,13 +130,22 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
 
 def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
     """What makes a model of a configuration: a class of transformers or, if trusted, of the repository."""
-    own_code = getattr(config, "auto_map", None) or {}
+    own_code = _own_code(source, config)
     if source.options.trust_remote_code and loader.__name__ in own_code:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
         return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
     return getattr(loader, "from_config", loader)
+
+
+def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
+    """Where a repository's own code has the classes of a model, by what transformers calls them."""
+    own_code = getattr(config, "auto_map", None) or {}
+    if not isinstance(own_code, dict):
+        got = f"config.json of {quoted(source.given)} says that auto_map is {quoted(own_code)}"
+        raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
+    return own_code
 
 
 def _commit(source: Source) -> str | None:
@@ -172,7 +182,7 @@ def _loader(source: Source, config: "PreTrainedConfig") -> Any:
 
     names = getattr(config, "architectures", None)
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    auto_map = getattr(config, "auto_map", None) or {}
+    auto_map = _own_code(source, config)
     own_code = {key: str(code) for key, code in auto_map.items() if key.startswith("AutoModel")}
     if own_code and source.options.trust_remote_code:
         named = [key for key, code in own_code.items() if code.endswith(f".{name}")]
@@ -204,11 +214,21 @@ def _tokenizer(
         tokenizer: Any = AutoTokenizer.from_pretrained(source.place, config=config, **keywords)
         # Without any files, transformers makes one that reads every word as unknown.
         is_empty = tokenizer.vocab_size <= len(tokenizer.all_special_tokens) + 1
+    _require_length(source, tokenizer.model_max_length)
     if is_empty:
         got = f"no tokenizer files with {quoted(source.given)}"
         then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
         raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _require_length(source: Source, longest: Any) -> None:
+    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither
+        got = (
+            f"tokenizer_config.json of {quoted(source.given)} says that model_max_length is {quoted(longest)}"
+        )
+        raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
 
 
 def _processor(

@@ -191,7 +191,8 @@ def test_what_only_training_reads_may_be_missing(tmp_path: Path) -> None:
         conv_kernel=(10,), conv_stride=(5,), num_conv_pos_embeddings=2, num_conv_pos_embedding_groups=1,
     )  # fmt: skip
     transformers.Wav2Vec2Model(config).save_pretrained(tmp_path)
-    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    extractor: Any = transformers.Wav2Vec2FeatureExtractor
+    extractor().save_pretrained(tmp_path)
     rewrite(tmp_path, lambda weights: weights.pop("masked_spec_embed"))
     assert load(tmp_path, Loading(), ("audio",)).warnings == ()
 
@@ -320,6 +321,26 @@ def remove(*names: str) -> Callable[[Path], object]:
     return spoil
 
 
+def tokenize(**changes: Any) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+
+    return spoil
+
+
+def index(form: str, name: str) -> Callable[[Path], object]:
+    """Have an index in the place of the weights, which names this file for them."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        stem = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[form]
+        listed = {"metadata": {"total_size": 1}, "weight_map": {"a": name}}
+        (folder / f"{stem}.index.json").write_text(json.dumps(listed), encoding="utf-8")
+
+    return spoil
+
+
 def configure(**changes: Any) -> Callable[[Path], object]:
     return lambda folder: edit_config(folder, **changes)
 
@@ -333,6 +354,16 @@ def configure(**changes: Any) -> Callable[[Path], object]:
         (configure(model_type="\x1b[31mfoo"), r"cannot read the configuration .*`\\x1b\[31mfoo`"),
         (configure(hidden_size="eight"), "cannot read the configuration .*hidden_size"),
         (configure(auto_map=5), "cannot read the configuration "),
+        (configure(auto_map="x"), "says that auto_map is 'x'; expected an object of class names; "),
+        (configure(auto_map=["x"]), "says that auto_map is .*; expected an object of class names; "),
+        (tokenize(model_max_length="x"), "says that model_max_length is 'x'; expected how many tokens; "),
+        (tokenize(model_max_length=[1]), "says that model_max_length is "),
+        (tokenize(model_max_length=True), "says that model_max_length is "),
+        (tokenize(model_max_length=float("nan")), "says that model_max_length is "),
+        (tokenize(model_max_length=0.5), "says that model_max_length is "),
+        (index("safetensors", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
+        (index("safetensors", "../bert"), "names '../bert', which is no file; expected the weights "),
+        (index("bin", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
         (configure(hidden_size=12), r"weight .* has the shape \[8\] .*config.json says \[12\]; "),
         (configure(num_attention_heads=3), "cannot read the weights .*attention heads"),
         (configure(num_attention_heads=0), "cannot read the weights .*ZeroDivisionError"),
