@@ -664,6 +664,48 @@ def test_models_of_a_hub(bert: Path, saved_bert: Path, tmp_path: Path) -> None:
     assert not any("wordless" in request for request in fetched)
 
 
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_refusal_is_told_without_the_password_of_the_endpoint(tmp_path: Path, status: int) -> None:
+    with serve(Hub({}, answers={"org/shut": status})) as served:
+        endpoint = served.url.replace("://", "://user:s3cret@")
+        (said,) = in_a_process([("org/shut", {})], endpoint, tmp_path)
+    assert "s3cret" not in said
+    assert "http://...@127.0.0.1" in said
+    expected = {
+        403: "the Hub refuses the configuration of 'org/shut' with 403 ",
+        503: "503 Service Unavailable",
+    }
+    assert expected[status] in said
+    assert ("go online" in said) == (status == 503)
+    assert ("check --token, HF_TOKEN or the login" in said) == (status == 403)
+
+
+def test_a_token_that_no_request_can_carry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setenv("HF_TOKEN", "hf_s\xe9cret")
+    with pytest.raises(
+        UsageError, match="the Hub's token, of HF_TOKEN or of the login, has odd characters"
+    ) as told:
+        load("org/tiny")
+    assert "cret" not in str(told.value)
+
+
+def test_weights_that_cannot_be_opened_are_not_missing(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **named)
+
+    # What safetensors says of a file that may not be read, and root may read all.
+    absent = FileNotFoundError("No such file or directory: model.safetensors")
+    monkeypatch.setattr(transformers.BertForMaskedLM, "from_pretrained", failing_with(absent))
+    assert "No such file" in refusal(bert)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "'model.safetensors' cannot be opened (Permission denied); " in refusal(bert)
+
+
 def test_without_a_connection_the_cache_serves(bert: Path, tmp_path: Path) -> None:
     cache = tmp_path / "home" / "hub"
     fill_cache(cache, "org/tiny", bert)
