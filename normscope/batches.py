@@ -228,6 +228,7 @@ class Batches:
             self.truncated,
             tuple(row.source for row in self._rows),
             sum(row.cut for row in self._rows),
+            self.ended and self._left != 0,
         )
 
     def _catch_up(self, start: Position) -> None:
@@ -243,6 +244,11 @@ class Batches:
             raise TextError(
                 f"the corpus {got}; expected the {start.read} that the checkpoint was made from; "
                 "give the same texts, or remove the checkpoint and begin anew"
+            )
+        if start.ended and self._next_text() is not None:
+            raise TextError(
+                f"the corpus goes on after {start.read} texts; expected its end, as when the checkpoint was "
+                "made; give the same texts, or remove the checkpoint and begin anew"
             )
         rows = {row.source: row for row in (self._tokenise(again) if again else ())}
         if rows.keys() != pending:

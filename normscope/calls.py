@@ -25,7 +25,8 @@ class LayerCalls:
         """The calls of the forward that runs, or of the last one."""
         self.skipped = 0
         """How many calls of each forward to pass over."""
-        self._room, self._scratch, self._apart = room, scratch, apart
+        self.apart = apart
+        self._room, self._scratch = room, scratch
 
     def start(self) -> None:
         """Begin a forward: the next call is its first."""
@@ -37,7 +38,7 @@ class LayerCalls:
         self.per_forward = max(self.per_forward, self.calls)
         if self.calls <= self.skipped:
             return None
-        return self.capture(self.calls - 1 if self._apart else 0)
+        return self.capture(self.calls - 1 if self.apart else 0)
 
     def capture(self, number: int) -> LayerCapture:
         """Return one of the captures, from 0, or the one that comes after the last."""
@@ -51,7 +52,7 @@ class LayerCalls:
         Only where a layer has several do their names end in a number: "layer#1", "layer#2".
         """
         name = self.norm.name
-        if not self._apart:
+        if not self.apart:
             return [(name, None, self.captures[0])]
         several = len(self.captures) > 1
         return [(f"{name}#{i}" if several else name, i, c) for i, c in enumerate(self.captures, start=1)]

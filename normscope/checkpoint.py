@@ -1,7 +1,6 @@
 """A run that can go on after a crash: moments and position are saved now and then, and taken up again."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from normscope import __version__
 from normscope.corpus import Position
+from normscope.digests import KEY, digest_of, signed
 from normscope.errors import ReportError, UsageError
 from normscope.plain import from_plain, to_plain
 from normscope.printable import printable, quoted
@@ -25,8 +25,6 @@ from normscope.saving import save_tensors
 from normscope.watcher import Watcher
 
 CHECKPOINT_SCHEMA = "normscope.checkpoint/1"
-# So many elements of a matrix tell it from another.
-FEW = 64
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,8 @@ class Saver:
                 "normscope": __version__,
                 "state": json.dumps(to_plain(saved), allow_nan=False),
             }
-            save_tensors(saved.watcher.tensors, self.checkpoint.path, header)
+            tensors = saved.watcher.tensors
+            save_tensors(tensors, self.checkpoint.path, signed(tensors, header))
             self._last = time.monotonic()
 
 
@@ -119,10 +118,24 @@ def _read(path: str | os.PathLike[str]) -> Saved:
             header = file.metadata() or {}
             if header.get("schema") != CHECKPOINT_SCHEMA:
                 raise ReportError(f"schema is {printable(repr(header.get('schema'))[:200])}")
-            plain = json.loads(header["state"])
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get(KEY) != digest_of(tensors, header):
+            raise ReportError("it was changed after it was written")
+        plain = json.loads(header["state"])
         saved = from_plain(Saved, plain, "state")
+        _check_position(saved.position)
         return dataclasses.replace(saved, watcher=read_state(plain["watcher"], tensors))
+
+
+def _check_position(position: Position) -> None:
+    """Raise ReportError for a place in a corpus where no run can be."""
+    numbers = [value for value in vars(position).values() if isinstance(value, int)]
+    pending = position.pending
+    known = len(set(pending)) == len(pending) <= position.texts and all(
+        0 <= place < position.read for place in pending
+    )
+    if min(numbers) < 0 or not known or position.texts + position.skipped != position.read:
+        raise ReportError("its position is none in a corpus")
 
 
 @contextmanager
@@ -139,12 +152,32 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return what the weights are known by: vectors in full, of each matrix a few elements."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        if not parameter.is_meta:
-            values = parameter.detach().reshape(-1)
-            step = 1 if parameter.dim() < 2 else max(1, len(values) // FEW)
-            digest.update(values[::step].cpu().double().numpy().tobytes())
-    return digest.hexdigest()
+    """Return what all weights, and all else that is stored with them, are known by."""
+    stored = model.state_dict()
+    return digest_of({name: values for name, values in stored.items() if isinstance(values, Tensor)}, {})
+
+
+def config_digest(config: Any) -> str | None:
+    """Return what a configuration is known by, wherever it was read from; None without one."""
+    if not hasattr(config, "to_dict"):
+        return None
+    known = {name: value for name, value in config.to_dict().items() if name[:1] != "_"}
+    known.pop("transformers_version", None)
+    return digest_of({}, {"config": json.dumps(known, sort_keys=True, default=str)})
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return what a tokenizer is known by: its vocabulary, how it splits texts, and its switches."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if hasattr(backend, "to_str") else {}
+    # What calls leave behind is no part of it.
+    rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    switches = {
+        name: value
+        for name, value in getattr(tokenizer, "init_kwargs", {}).items()
+        if isinstance(value, bool | int)
+    }
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    special = getattr(tokenizer, "special_tokens_map", {})
+    known = [type(tokenizer).__name__, rules, switches, vocabulary, special]
+    return digest_of({}, {"tokenizer": json.dumps(known, sort_keys=True, default=str)})

@@ -12,7 +12,8 @@ class Position:
 
     `read` texts were read, blank ones counted; `digest` is of all of them. `pending` are the places of
     those that no batch has had yet, in the order in which they are to come, and `pending_truncated` how
-    many of these were cut. `texts`, `skipped` and `truncated` are counted as `Batches` does.
+    many of these were cut. `texts`, `skipped` and `truncated` are counted as `Batches` does. `ended` says
+    that there are no more to read.
     """
 
     read: int = 0
@@ -22,6 +23,7 @@ class Position:
     truncated: int = 0
     pending: tuple[int, ...] = ()
     pending_truncated: int = 0
+    ended: bool = False
 
 
 class Corpus(Iterator[str]):

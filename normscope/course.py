@@ -8,7 +8,7 @@ from typing import Any
 from normscope import __version__
 from normscope.batches import Batching
 from normscope.bins import TablePlan
-from normscope.checkpoint import Saver, weights_digest
+from normscope.checkpoint import Saver, config_digest, tokenizer_digest, weights_digest
 from normscope.corpus import Position
 from normscope.errors import TextError
 from normscope.kept import Kept
@@ -104,7 +104,7 @@ def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[s
 
     How many texts are in a batch is not of it: a run that memory did not hold goes on with smaller ones.
     """
-    model = describe(loaded.model, loaded.id)
+    model, config = describe(loaded.model, loaded.id), getattr(loaded.model, "config", None)
     choices = {**{name.replace("_", " "): value for name, value in vars(batching).items()}, **choices}
     del choices["batch size"]
     return {
@@ -114,7 +114,10 @@ def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[s
         "architecture": model.architecture,
         "dtype": model.dtype,
         "parameters": model.parameters,
+        "configuration": config_digest(config),
+        "attention": getattr(config, "_attn_implementation", None),
         "weights": weights_digest(loaded.model),
+        "tokenizer": tokenizer_digest(loaded.tokenizer),
         "normscope": __version__,
         **choices,
     }

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import UsageError
+from normscope.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,19 +67,26 @@ def _position_limit(config: Any) -> int | None:
     if rows is None or kind not in _POSITIONS_AFTER_PADDING:
         return rows
     pad = getattr(config, "pad_token_id", None)
-    return rows - (1 if pad is None or kind == "mpnet" else pad) - 1  # MPNet's padding is always 1
+    # MPNet's padding is always 1; a table too small for any token is no model without a limit.
+    return max(1, rows - (1 if pad is None or kind == "mpnet" else pad) - 1)
 
 
 def agreed_length(asked: int | None, model: int | None, added: int) -> int | None:
     """Return the length that holds: what was asked for, or else the model's own limit.
 
-    UsageError for more than that, or for no room beside the `added` tokens that stand around each text.
+    UsageError for more than that, or for no room beside the `added` tokens that stand around each text;
+    ModelError where the model's own limit leaves none.
     """
+    least = f"expected at least {added + 1}, for {added} of them are special tokens"
+    if model is not None and model <= added:
+        raise ModelError(
+            f"the model takes {model} tokens at the most; {least}; check its max_position_embeddings and "
+            "its tokenizer's model_max_length"
+        )
     if asked is None:
         return model
     if model is not None and asked > model:
         raise UsageError(f"max length is {asked}; expected at most {model}, the model's limit; lower it")
     if asked <= added:
-        least = f"expected at least {added + 1}, for {added} of them are special tokens"
         raise UsageError(f"max length is {asked}; {least}; raise it")
     return asked

@@ -16,8 +16,9 @@ from normscope.errors import ModelError
 from normscope.kinds import AUDIO, IMAGE, TEXT, require_kinds
 from normscope.printable import quoted, reason
 from normscope.refusals import go_online, in_our_words, untrusted
-from normscope.sizes import left_out_note, require_buildable, require_fit
+from normscope.sizes import require_buildable, require_fit, require_shards
 from normscope.source import Loading, Source, locate, outage_of
+from normscope.weights import require_weights
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,7 @@ def load(
         of_text = set(kinds) == {TEXT}
         tokenizer = _tokenizer(source, config, keywords) if of_text else None
         processor = None if of_text else _processor(source, config, keywords, kinds)
+        require_shards(source)
         require_fit(source, config, lambda: _skeleton(source, loader, config, commit))
         network, notes = _network(source, loader, config, keywords)
         if tokenizer is not None:
@@ -128,13 +130,22 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
 
 def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
     """What makes a model of a configuration: a class of transformers or, if trusted, of the repository."""
-    own_code = getattr(config, "auto_map", None) or {}
+    own_code = _own_code(source, config)
     if source.options.trust_remote_code and loader.__name__ in own_code:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
         return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
     return getattr(loader, "from_config", loader)
+
+
+def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
+    """Where a repository's own code has the classes of a model, by what transformers calls them."""
+    own_code = getattr(config, "auto_map", None) or {}
+    if not isinstance(own_code, dict):
+        got = f"config.json of {quoted(source.given)} says that auto_map is {quoted(own_code)}"
+        raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
+    return own_code
 
 
 def _commit(source: Source) -> str | None:
@@ -171,7 +182,7 @@ def _loader(source: Source, config: "PreTrainedConfig") -> Any:
 
     names = getattr(config, "architectures", None)
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    auto_map = getattr(config, "auto_map", None) or {}
+    auto_map = _own_code(source, config)
     own_code = {key: str(code) for key, code in auto_map.items() if key.startswith("AutoModel")}
     if own_code and source.options.trust_remote_code:
         named = [key for key, code in own_code.items() if code.endswith(f".{name}")]
@@ -203,11 +214,21 @@ def _tokenizer(
         tokenizer: Any = AutoTokenizer.from_pretrained(source.place, config=config, **keywords)
         # Without any files, transformers makes one that reads every word as unknown.
         is_empty = tokenizer.vocab_size <= len(tokenizer.all_special_tokens) + 1
+    _require_length(source, tokenizer.model_max_length)
     if is_empty:
         got = f"no tokenizer files with {quoted(source.given)}"
         then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
         raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _require_length(source: Source, longest: Any) -> None:
+    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither
+        got = (
+            f"tokenizer_config.json of {quoted(source.given)} says that model_max_length is {quoted(longest)}"
+        )
+        raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
 
 
 def _processor(
@@ -229,7 +250,8 @@ def _processor(
 def _network(
     source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "tuple[PreTrainedModel, tuple[str, ...]]":
-    """Read the weights; what the checkpoint lacks becomes a warning, what does not fit an error."""
+    """Read the weights, and say what of the checkpoint is to be told."""
+    _require_known_quantization(source, config)
     asked = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
     more = {name: value for name, value in asked.items() if value is not None}
     with in_our_words(source, "weights"):
@@ -242,29 +264,28 @@ def _network(
             **more,
             **keywords,
         )
-    _check_sizes(source, info["mismatched_keys"])
-    missing = set(info["missing_keys"])
-    if missing and missing.issuperset(name for name, _ in network.named_parameters()):
-        got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.given)}"
-        raise ModelError(f"{got}; expected weights that fit config.json; check that they belong together")
-    return network, (*_missing_note(missing), *left_out_note(network, info["unexpected_keys"]))
+    return network, require_weights(source, network, info)
 
 
-def _check_sizes(source: Source, mismatched: Any) -> None:
-    for name, stored, configured in sorted(mismatched):
-        others = f" ({len(mismatched) - 1} more differ)" if len(mismatched) > 1 else ""
-        got = f"weight {name} of {quoted(source.given)} has the shape {list(stored)}{others}"
-        raise ModelError(f"{got}; config.json says {list(configured)}; check that they belong together")
+def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
+    """Raise ModelError where weights are quantized in a way that transformers would pass over."""
+    from transformers import quantizers
 
-
-def _missing_note(missing: set[str]) -> tuple[str, ...]:
-    if not missing:
-        return ()
-    # Normalization layers first: they are what is measured.
-    names = sorted(missing, key=lambda name: ("norm" not in name.lower(), name))
-    are, were = ("1 weight is", "was") if len(names) == 1 else (f"{len(names)} weights are", "were")
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return (f"{are} not in the checkpoint and {were} initialised at random: {listed}",)
+    known_ones: Any = quantizers  # it exports more than its annotations say
+    quantization = getattr(config, "quantization_config", None)
+    # Code of the repository may bring a way of its own.
+    if not isinstance(quantization, dict) or source.options.trust_remote_code:
+        return
+    with in_our_words(source, "weights"):
+        known = known_ones.AutoHfQuantizer.supports_quant_method(quantization)
+    if not known:
+        method = quoted(quantization.get("quant_method"))
+        got = (
+            f"the weights of {quoted(source.given)} are quantized by {method}, which transformers cannot read"
+        )
+        raise ModelError(
+            f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
+        )
 
 
 def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -77,12 +77,19 @@ class _Total:
         """What each layer is, by the first part in which it saw a token."""
         self._words: dict[str, int | None] = {}
         self._first = ""
+        self._names: dict[str, str] = {}
+        """The name of each part that came from a file, by what the file's contents are known by."""
         self._empty = True
         """Whether no part has seen anything yet: then its layers are not what those of others are."""
 
     def add(self, report: Report, name: str) -> None:
         """Add a part, known by this name in messages."""
         moments = require_moments(report, name)
+        if moments.digest and moments.digest in self._names:
+            raise UsageError(
+                f"{name} holds what {self._names[moments.digest]} holds; expected each part once; drop one"
+            )
+        self._names[moments.digest] = name
         if self._reports:
             self._require_alike(report, moments, name)
         self._first = self._first or name

@@ -6,7 +6,7 @@ float64, as they were; what else was counted is JSON in the header.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from normscope import __version__
+from normscope.digests import KEY, digest_of, signed
 from normscope.errors import ReportError
 from normscope.packed import pack, unpack
 from normscope.plain import from_plain, to_plain
@@ -45,7 +46,7 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
     tensors = {"report": torch.frombuffer(text, dtype=torch.uint8)}
     for i, seen in enumerate(run.layers.values()):
         tensors.update((f"{i}/{name}", values) for name, values in tensors_of(seen).items())
-    save_tensors(tensors, path, header)
+    save_tensors(tensors, path, signed(tensors, header))
 
 
 def read_moments(path: str | os.PathLike[str]) -> Report:
@@ -56,9 +57,14 @@ def read_moments(path: str | os.PathLike[str]) -> Report:
     report = read_report(path)
     try:
         with safe_open(Path(path), framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+            header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return replace(report, moments=_run_moments(report, facts, tensors))
+        moments = _run_moments(report, json.loads(header["facts"]), tensors)
+        moments.digest = digest_of(tensors, header)
+        # Earlier versions wrote none.
+        if header.get(KEY, moments.digest) != moments.digest:
+            raise ReportError("it was changed after it was written")
+        return replace(report, moments=moments)
     except (SafetensorError, OSError) as error:
         raise ReportError(
             f"{quoted(path)} carries no moments; expected a report written with --moments; "
@@ -97,7 +103,7 @@ def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
 
 def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
     listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
-    _check_facts(listed)
+    check_facts(listed)
     if len(listed) != len(report.layers):
         raise ReportError(f"moments of {counted(len(listed), 'layer')}; expected {len(report.layers)}")
     layers = {}
@@ -108,7 +114,7 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
     return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"), shards)
 
 
-def _check_facts(listed: tuple[Seen, ...]) -> None:
+def check_facts(listed: Sequence[Seen]) -> None:
     """Raise ReportError for what no run counts: fewer than none, or the squares of no elements."""
     for i, seen in enumerate(listed):
         numbers = {name: value for name, value in vars(seen).items() if isinstance(value, int | float)}

@@ -31,6 +31,9 @@ def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
     Raises ReportError where a tensor is missing, its shape or dtype is not what it must be, or it holds
     what no moments can: a negative count or sum of squares.
     """
+    # Held against the file before memory is taken for so many.
+    if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
+        raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
     moments = Accumulator(features, 0.0, words=1 if "words.most" in tensors else None)
     lengths: dict[str, int] = {}
     for path, owner, name in _leaves(moments):

@@ -1,6 +1,13 @@
-"""Words fit to show: strings from outside, which never act on the terminal, and counts with their nouns."""
+"""Strings made safe to show: no text from outside acts on the terminal or tells a secret; counts with nouns."""
 
+import re
 import textwrap
+
+# What stands between a URL's scheme and its host, keys in its query, and tokens of the Hub.
+_SECRETS = re.compile(
+    r"(://)[^\s/]*(?=@)|([?&][\w-]*(?:token|key|signature|password)=)[^&\s'\"]+", re.IGNORECASE
+)
+_HUB_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def printable(text: str) -> str:
@@ -9,7 +16,12 @@ def printable(text: str) -> str:
     Control characters, escape codes, line ends, and the invisible characters that turn the
     reading direction become `\\x1b`, `\\n`, `\\u202e`: shown, not obeyed.
     """
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
+    return "".join(c if c.isprintable() else _escape(c) for c in without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with "..." for the passwords and keys of URLs, and for tokens of the Hub."""
+    return _HUB_TOKENS.sub("hf_...", _SECRETS.sub(lambda found: f"{found[1] or found[2]}...", text))
 
 
 def _escape(character: str) -> str:
@@ -17,8 +29,8 @@ def _escape(character: str) -> str:
 
 
 def quoted(text: object) -> str:
-    """Return `text` between quotes, printable, and cut when it is long; None is none."""
-    return "none" if text is None else printable(repr(str(text)[:200]))
+    """Return `text` between quotes, printable, without secrets, cut when it is long; None is none."""
+    return "none" if text is None else printable(repr(without_secrets(str(text))[:200]))
 
 
 def grouped(count: int) -> str:
@@ -33,7 +45,7 @@ def counted(count: int, what: str) -> str:
 
 def reason(error: BaseException, secret: str | None = None) -> str:
     """Return the first line of an error that says something: short, printable, without the secret."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if secret:
         text = text.replace(secret, "...")

@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from normscope.errors import ModelError, NormscopeError
 from normscope.printable import quoted, reason
@@ -51,7 +52,20 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
             f"{got}; expected safetensors; a pickle can run code, so convert it where you trust it"
         )
     why = reason(error, source.options.token)
+    if part == "weights" and source.is_folder:
+        why = _unopened(source) or why
     return ModelError(f"cannot read the {part} of {shown}: {why}; {_NEXT_STEPS[part]}")
+
+
+def _unopened(source: Source) -> str | None:
+    """Why a file of weights cannot be opened: its reader says that there is none, whatever the reason."""
+    for path in sorted(Path(source.place).glob("*")):
+        try:
+            if path.suffix in (".safetensors", ".bin") and path.is_file():
+                path.open("rb").close()
+        except OSError as error:
+            return f"{quoted(path.name)} cannot be opened ({error.strerror})"
+    return None
 
 
 def _attention_words(chain: list[BaseException], source: Source) -> str | None:
@@ -95,6 +109,13 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     for kind, words in refusals:
         if any(isinstance(link, kind) for link in chain):
             return words
+    status = next((code for link in chain if (code := _status(link)) in (401, 403)), None)
+    if status is not None:
+        why = reason(chain[-1], source.options.token)
+        got = f"the Hub refuses the {part} of {shown}{at} with {status} ({why})"
+        return (
+            f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
+        )
     closed = source.options.local_files_only or is_offline_mode()
     # transformers says this of weights without telling "not there" from "not reachable".
     absent = any("does not appear to have a file named" in str(link) for link in chain)
@@ -108,6 +129,11 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
         got = f"downloading the {part} of {shown} failed ({reason(chain[0], source.options.token)})"
         return f"{got}; expected the Hub to answer; try again later"
     return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The status that a server has answered with, if it has."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def go_online(source: Source) -> str:

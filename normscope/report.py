@@ -8,6 +8,7 @@ normalise.
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -369,6 +370,9 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
 
 def _text(path: Path) -> str:
     """Return the JSON of a report, from beside its moments where it has some."""
+    mode = path.stat().st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero has no end
+        raise ValueError("it is a device")
     with path.open("rb") as stream:
         start = stream.read(9)
         # Safetensors begin with the length of their header in eight bytes; text has no such zeros.
@@ -391,6 +395,8 @@ def _refuse(constant: str) -> None:
 
 def _check_lengths(layer: LayerReport) -> None:
     """Raise ReportError where arrays over the same axis differ in length, or from the layer's features."""
+    if layer.features < 0:
+        raise ReportError(f"layer {quoted(layer.name)} has {layer.features} features; expected 0 or more")
     large = layer.outliers.llm_int8 if layer.outliers else None
     for part in (layer.feature, layer.position, layer.own_output, large):
         known = {layer.features} if part and (part is layer.feature or part is layer.own_output) else set()

@@ -11,11 +11,12 @@ from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.errors import ReportError
 from normscope.formulas import Formula
-from normscope.gates import Gate
+from normscope.gates import GATES, Gate
 from normscope.layers import NormLayer
-from normscope.moments_file import seen_of, tensors_of
+from normscope.moments_file import check_facts, seen_of, tensors_of
 from normscope.plain import APART, from_plain
-from normscope.registry import registered
+from normscope.printable import quoted
+from normscope.registry import KINDS, registered
 from normscope.seen import Seen
 from normscope.watcher import Watcher
 
@@ -47,7 +48,11 @@ class NormState:
         return cls(**{name: getattr(norm, name) for name in names}, formula=formula, is_own=is_own)
 
     def give(self, norm: NormLayer) -> None:
-        """Settle a layer of the same model alike."""
+        """Settle a layer of the same model alike; ReportError for what no layer can be."""
+        known_kinds = {self.kind, self.kind if self.formula is None else self.formula.kind} <= set(KINDS)
+        known_gate = self.gate is None or self.gate in GATES
+        if not (known_kinds and known_gate and self.feature_axis in (-1, 1) and self.features >= 0):
+            raise ReportError(f"no layer is what it says of {quoted(norm.name)}")
         for name in ("kind", "features", "settled", "feature_axis", "per_head", "gate", "formula"):
             setattr(norm, name, getattr(self, name))
         known = registered(norm.module)
@@ -103,10 +108,16 @@ class WatcherState:
         if [state.name for state in self.layers] != ours:
             raise ReportError("the layers in it are not those that are measured now")
         for name in COUNTS:
-            setattr(watcher.tally, name, from_plain(int, self.counts.get(name), f"counts.{name}"))
+            count = from_plain(int, self.counts.get(name), f"counts.{name}")
+            if count < 0:
+                raise ReportError(f"counts.{name} is {count}; expected 0 or more")
+            setattr(watcher.tally, name, count)
         watcher.scope_notes.update(dict.fromkeys(self.notes))
         number = 0
         for layer, state in zip(watcher.layers, self.layers, strict=True):
+            if len(state.captures) > (max(1, state.per_forward) if layer.apart else 1):
+                raise ReportError(f"{quoted(state.name)} has {len(state.captures)} captures; expected fewer")
+            check_facts([call.seen for call in state.captures])
             layer.per_forward = state.per_forward
             for capture, call in zip(_captures(layer, len(state.captures)), state.captures, strict=True):
                 own = {name.partition("/")[2]: t for name, t in self._of(number)}

@@ -103,12 +103,14 @@ def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
 class RunMoments:
     """What a report carries to be merged: what each layer has seen, and how many token slots there were.
 
-    `shards` are the parts of a corpus that are in it, "1/4", where it was shared out.
+    `shards` are the parts of a corpus that are in it, "1/4", where it was shared out. `digest` is what
+    the contents of the file that it was read from are known by, empty where it was not.
     """
 
     layers: dict[str, Seen]
     slots: int
     shards: tuple[str, ...] = ()
+    digest: str = ""
 
     def merge(self, new: "RunMoments") -> None:
         """Add another run's; `new` stays as it is."""

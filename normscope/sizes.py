@@ -1,5 +1,6 @@
 """The sizes that a configuration names, held against the checkpoint before memory is taken for them."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -46,6 +47,19 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
         raise ModelError(
             f"{got}; its checkpoint of {stored:,} bytes cannot hold them; check that they belong together"
         )
+
+
+def require_shards(source: Source) -> None:
+    """Raise ModelError where a folder's index names what is no file: a device may have no end."""
+    for index in sorted(Path(source.place).glob("*.index.json")) if source.is_folder else ():
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # told where it is read
+        for name in sorted(map(str, names)):
+            if not Path(source.place, name).is_file():
+                got = f"{quoted(index.name)} of {quoted(source.given)} names {quoted(name)}, which is no file"
+                raise ModelError(f"{got}; expected the weights beside it; download or save both again")
 
 
 def left_out_note(model: "PreTrainedModel", unexpected: Collection[str]) -> tuple[str, ...]:

@@ -19,12 +19,16 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
 
 
+_TOKEN = re.compile(r"[!-~]+")
+
+
 @dataclass(frozen=True)
 class Loading:
     """How to load a model; `auto` is the best device present, and the checkpoint's own dtype.
 
     A `device_map` spreads the model over several devices, as transformers has it: "auto", "balanced",
-    "sequential", or a device. It needs the package accelerate.
+    "sequential", or a device. It needs the package accelerate. With `random_weights` a model is run though
+    its checkpoint lacks weights that its numbers depend on.
     """
 
     revision: str | None = None
@@ -36,6 +40,7 @@ class Loading:
     dtype: str = "auto"
     attn_implementation: str | None = None
     device_map: str | None = None
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -47,7 +52,7 @@ class Loading:
             got = f"device {quoted(self.device)} and device map {quoted(self.device_map)} were both given"
             raise UsageError(f"{got}; expected one of them; drop one")
         # A token goes into an HTTP header, and the HTTP library's error quotes a bad header in full.
-        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise UsageError("the token is empty or has odd characters; expected one word; copy it again")
 
 
@@ -136,13 +141,19 @@ def _mode(place: str) -> int:
 
 
 def outage_of(source: Source) -> str | None:
-    """Why the Hub cannot be reached, if it cannot. Found out file by file, it takes minutes of retries."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode
+    """Why the Hub cannot be reached, if it cannot. Found out file by file, it takes minutes of retries.
+
+    UsageError for a token that no request can carry.
+    """
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     options = source.options
     if source.is_folder or options.local_files_only or is_offline_mode():
         return None
+    if options.token is None and not _TOKEN.fullmatch(get_token() or "none"):
+        got = "the Hub's token, of HF_TOKEN or of the login, has odd characters"
+        raise UsageError(f"{got}; expected one word of ASCII; copy it again")
     try:
         url = hf_hub_url(source.place, "config.json", revision=options.revision)
         get_hf_file_metadata(url, token=options.token)

@@ -158,11 +158,13 @@ def _etag(file: Path) -> str:
 class Hub:
     """What the server serves (id to folder; all at one commit) and what it was asked.
 
-    A dataset's id begins with `datasets/`. A file named `dying` is sent to its middle, and then nothing is.
+    `answers` are the statuses that requests of some ids get. A dataset's id begins with `datasets/`. A file
+    named `dying` is sent to its middle, and then nothing is.
     """
 
     repositories: Mapping[str, Path]
     gated: frozenset[str] = frozenset()
+    answers: Mapping[str, int] = field(default_factory=dict)
     dying: str = ""
     dead: bool = False
     url: str = ""
@@ -220,7 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _with_access(self, repository: str, revision: str, name: str | None) -> None:
         """Send a file, or without a name what the Hub's client wants to know of the repository."""
         folder = self.served.repositories.get(repository)
-        if folder is None:
+        if repository in self.served.answers:
+            self._refuse(self.served.answers[repository], "")
+        elif folder is None:
             self._refuse(404, "RepoNotFound")
         elif not self._may_read(repository):
             self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 
 import normscope
 from normscope import packed, saving
 from normscope.batches import Batching
 from normscope.checkpoint import Checkpoint, weights_digest
 from normscope.course import Progress
+from normscope.digests import signed
 from normscope.errors import NormscopeError, ReportError, TextError, UsageError
 from normscope.loading import Loaded
 from normscope.report import Report
@@ -169,6 +171,26 @@ def other(model: Any) -> Any:
     return model
 
 
+def other_matrix(model: Any) -> Any:
+    """Change one element of a matrix, which a few samples of it would not show."""
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight[1, 1] += 1e-3
+    return model
+
+
+def cased() -> Any:
+    """Return the tokenizer with another rule, and the same words."""
+    tokenizer = encoder()
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    return tokenizer
+
+
+def eager() -> Any:
+    model = models.bert(pad_token_id=0)
+    model.set_attn_implementation("eager")
+    return model
+
+
 LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[arg-type]
 
 
@@ -182,6 +204,10 @@ LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[ar
         ("dtype", {"model": lambda: models.bert(pad_token_id=0).double()}),
         ("parameters", {"model": lambda: models.bert(pad_token_id=0, intermediate_size=50)}),
         ("weights", {"model": lambda: other(models.bert(pad_token_id=0))}),
+        ("weights", {"model": lambda: other_matrix(models.bert(pad_token_id=0))}),
+        ("configuration", {"model": lambda: models.bert(pad_token_id=0, hidden_act="relu")}),
+        ("attention", {"model": eager}),
+        ("tokenizer", {"loaded": {"tokenizer": cased()}}),
         ("max length", {"batching": replace(SHORT, max_length=8)}),
         ("order", {"batching": replace(SHORT, order="given")}),
         ("special tokens", {"batching": replace(SHORT, special_tokens="exclude")}),
@@ -220,6 +246,14 @@ def saved(bert: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_corpus_that_goes_on_is_refused(bert: Any, saved: Path) -> None:
+    checkpoint = Checkpoint(saved, resume=True, facts={"field": "text"})
+    with pytest.raises(TextError, match="the corpus goes on after 25 texts; expected its end"):
+        normscope.inspect(
+            replace(LOADED, model=bert), iter([*TEXTS, "", "cat"]), batching=SHORT, checkpoint=checkpoint
+        )
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [(TEXTS[:9], "the corpus ends after 9 texts"), ([*TEXTS[:-1], "cat"], "the corpus differs within")],
@@ -230,12 +264,17 @@ def test_a_corpus_that_changed_is_refused(bert: Any, saved: Path, texts: list[st
         normscope.inspect(replace(LOADED, model=bert), iter(texts), batching=SHORT, checkpoint=checkpoint)
 
 
-def changed(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, str]], None]) -> None:
+Change = Callable[[dict[str, Any], dict[str, Any], dict[str, str]], object]
+
+
+def changed(path: Path, change: Change, *, sign: bool = True) -> None:
+    """Change a checkpoint, and its digest with it if it is to `sign` it anew."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     tensors, state = load_file(path), json.loads(header["state"])
     change(tensors, state, header)
-    save_file(tensors, path, {**header, "state": json.dumps(state)})
+    header["state"] = json.dumps(state)
+    save_file(tensors, path, signed(tensors, header) if sign else header)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +299,71 @@ def test_a_spoiled_checkpoint_is_one_line(bert: Any, saved: Path, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+def refused(model: Any, saved: Path, path: Path, change: Change, *, sign: bool) -> str:
+    path.write_bytes(saved.read_bytes())
+    changed(path, change, sign=sign)
+    checkpoint = Checkpoint(path, resume=True, facts={"field": "text"})
+    with pytest.raises(ReportError, match="is no whole checkpoint") as caught:
+        normscope.inspect(replace(LOADED, model=model), iter(TEXTS), batching=SHORT, checkpoint=checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def norm_of(state: dict[str, Any]) -> dict[str, Any]:
+    norm: dict[str, Any] = state["watcher"]["layers"][1]["captures"][0]["norm"]
+    return norm
+
+
+WRONG: dict[str, Change] = {
+    "pending doubled": lambda _, state, header: state["position"]["pending"].append(
+        state["position"]["pending"][0]
+    ),
+    "pending unread": lambda _, state, header: state["position"].update(pending=[10**6]),
+    "texts": lambda _, state, header: state["position"].update(texts=3),
+    "truncated": lambda _, state, header: state["position"].update(truncated=-1),
+    "counts": lambda _, state, header: state["watcher"]["counts"].update(tokens=-5),
+    "calls": lambda _, state, header: state["watcher"]["layers"][1]["captures"][0]["seen"].update(calls=-1),
+    "axis": lambda _, state, header: norm_of(state).update(feature_axis=7),
+    "kind": lambda _, state, header: norm_of(state).update(kind="nonsense"),
+    "captures": lambda _, state, header: state["watcher"]["layers"][1]["captures"].extend(
+        state["watcher"]["layers"][1]["captures"] * 10**3
+    ),
+    **{
+        f"{features} features": lambda _, state, header, features=features: norm_of(state).update(
+            features=features
+        )  # type: ignore[misc]
+        for features in (10**9, 10**15, -1, 0, 31)
+    },
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_no_run_can_have_saved_is_refused(bert: Any, saved: Path, tmp_path: Path, what: str) -> None:
+    """Even with a digest that was made anew, and before memory is taken for it."""
+    assert "changed after it was written" not in refused(bert, saved, tmp_path / "c", WRONG[what], sign=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, state, header: state["position"]["pending"].pop(),
+        lambda tensors, state, header: state["watcher"]["counts"].update(tokens=7),
+        lambda tensors, state, header: tensors["1/table.x.mean"][0, 3].add_(1.0),
+        lambda tensors, state, header: tensors.update({"1/table.x.m2": tensors["1/table.x.m2"].flip(0)}),
+        lambda tensors, state, header: header.pop("sha256"),
+        lambda tensors, state, header: header.update(normscope="0"),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_refused(
+    bert: Any, saved: Path, tmp_path: Path, change: Change
+) -> None:
+    assert "changed after it was written" in refused(bert, saved, tmp_path / "c", change, sign=False)
+
+
 def test_every_fact_of_a_checkpoint_is_held_against_this_run(bert: Any, saved: Path, tmp_path: Path) -> None:
     with safe_open(saved, framework="pt") as file:
         names = list(json.loads(file.metadata()["state"])["facts"])
-    assert {"normscope", "weights", "dtype", "table memory", "field"} < set(names)
+    assert {"normscope", "weights", "tokenizer", "dtype", "table memory", "field"} < set(names)
     for name in names:
         path = tmp_path / "c"
         path.write_bytes(saved.read_bytes())

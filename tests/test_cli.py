@@ -192,7 +192,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     texts.write_text('{"a": "from a file"}\n')
     chosen = "--field a --limit 9 --max-length 8 -b 4 --order given --special-tokens exclude --exclude x.*"
     loading = "--revision r --token t --cache-dir c --local-files-only --trust-remote-code --device cpu"
-    more = "--dtype float16 --attn-implementation eager --words"
+    more = "--dtype float16 --attn-implementation eager --random-weights --words"
     result = run("m", "one", "-f", str(texts), *f"{chosen} {loading} {more}".split())
     assert result.exit_code == 0
     (call,) = library.calls
@@ -214,6 +214,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "dtype": "float16",
         "attn_implementation": "eager",
         "device_map": None,
+        "random_weights": True,
     }
     assert call["exclude"] == ["x.*"]
     assert call["words"] is True

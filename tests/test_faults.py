@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import normscope
 from normscope.batches import Batches, Batching
+from normscope.digests import signed
 from normscope.errors import ReportError
 from normscope.report import read_report
 from normscope.texts import read_texts
@@ -54,6 +55,13 @@ def measured(folder: Path, *texts: str) -> normscope.Report:
     out = folder / "out.json"
     ended(["inspect", folder, *texts, "--json", "-o", out, "-q"])
     return read_report(out)
+
+
+@pytest.fixture(scope="module")
+def moments(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("moments") / "good.safetensors"
+    ended(["inspect", saved, *LINES, "--moments", path, "-q"])
+    return path
 
 
 # Activations
@@ -301,6 +309,60 @@ def test_facts_that_cannot_be(saved: Path, tmp_path: Path, fact: str, value: flo
     facts["layers"][0][fact] = value
     save_file(load_file(good), bad, metadata={**header, "facts": json.dumps(facts)})
     assert f"facts.layers[0].{fact} is too small" in error_of(["merge", bad])
+
+
+@pytest.mark.parametrize("features", [10**9, 10**15, 2**70, -1])
+@pytest.mark.parametrize("whole", [True, False])
+def test_features_that_cannot_be(moments: Path, tmp_path: Path, features: int, whole: bool) -> None:
+    """Told by the tensors' shapes, before memory is taken for so many, whoever made the digest anew."""
+    bad, tensors = tmp_path / "bad.safetensors", load_file(moments)
+    with safe_open(moments, framework="pt") as file:
+        header = file.metadata()
+    report = json.loads(tensors["report"].numpy().tobytes())
+    for layer in report["layers"]:
+        layer["features"] = features
+        if not whole:  # Without what the report itself holds against it.
+            layer.update(dict.fromkeys(("feature", "own_output", "outliers")))
+    tensors["report"] = torch.frombuffer(bytearray(json.dumps(report), "utf-8"), dtype=torch.uint8)
+    save_file(tensors, bad, metadata=signed(tensors, header))
+    assert "features" in error_of(["merge", bad]) or whole
+    ended(["report", bad, "-o", tmp_path / "a.html"])
+    ended(["compare", bad, bad])
+
+
+def test_moments_that_were_changed_are_refused(moments: Path, tmp_path: Path) -> None:
+    bad, tensors = tmp_path / "bad.safetensors", load_file(moments)
+    with safe_open(moments, framework="pt") as file:
+        header = file.metadata()
+    tensors["0/table.x.mean"][0, 3] += 1.0
+    save_file(tensors, bad, metadata=header)
+    assert "it was changed after it was written; make it anew" in error_of(["merge", bad])
+    del header["sha256"]  # as it was written before there was one
+    save_file(tensors, bad, metadata=header)
+    assert ended(["merge", bad]).exit_code == 0
+
+
+@pytest.mark.parametrize("make", [shutil.copy, os.link, os.symlink])
+def test_moments_under_two_names_are_one_part(
+    moments: Path, tmp_path: Path, make: Callable[[Path, Path], object]
+) -> None:
+    again = tmp_path / "again.safetensors"
+    make(moments, again)
+    said = error_of(["merge", moments, again])
+    assert said.endswith("expected each part once; drop one")
+    assert ended(["merge", again, "--moments", tmp_path / "one"]).exit_code == 0
+    assert ended(["merge", tmp_path / "one"]).exit_code == 0
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+@pytest.mark.parametrize("command", ["compare", "merge", "report"])
+def test_a_device_is_no_report(tmp_path: Path, device: str, command: str) -> None:
+    files: dict[str, list[object]] = {
+        "compare": [device, device],
+        "merge": [device],
+        "report": [device, "-o", tmp_path / "a.html"],
+    }
+    assert f"cannot read '{device}' as a report: it is a device; " in error_of([command, *files[command]])
 
 
 def test_a_table_of_words_costs_what_it_holds_and_not_what_it_could() -> None:

@@ -237,6 +237,7 @@ def test_moments_with_a_mutated_header(times: int, moments: Path, tmp_path: Path
     bad, content = tmp_path / "bad.safetensors", moments.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    del header["__metadata__"]["sha256"]  # which would tell of any other header
     facts = json.loads(header["__metadata__"]["facts"])
 
     @fuzz(40 * times, mutated(header), mutated(facts), st.sampled_from(["header", "facts", "both"]))
@@ -255,6 +256,7 @@ def test_moments_with_other_numbers(times: int, moments: Path, tmp_path: Path) -
 
     bad, tensors = tmp_path / "bad.safetensors", load_file(moments)
     metadata = header_of(moments)["__metadata__"]
+    del metadata["sha256"]  # which would tell of any other number
     names = sorted(name for name in tensors if name != "report" and tensors[name].numel())
 
     numbers = st.sampled_from([0.0, -1.0, 7.0, 2.0**62, -(2.0**62), 1e308, math.nan, math.inf])

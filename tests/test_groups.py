@@ -95,8 +95,10 @@ def test_defaults_are_the_librarys() -> None:
 
 
 def test_the_library_is_handed_every_option() -> None:
-    load = LoadOptions("r", "t", "c", True, True, "cpu", "float16", "eager")
-    assert load.loading() == Loading("r", "t", "c", True, True, "cpu", "float16", "eager")
+    load = LoadOptions("r", "t", "c", True, True, "cpu", "float16", "eager", True)
+    assert load.loading() == Loading(
+        "r", "t", "c", True, True, "cpu", "float16", "eager", random_weights=True
+    )
     batch = CountedBatchOptions(9, 8, "auto", Order.GIVEN, SpecialTokens.EXCLUDE)
     assert batch.batching() == Batching("auto", 8, "given", "exclude", 9)
     assert BatchOptions(9, 8, "4", Order.GIVEN).batching() == Batching(4, 8, "given", "include", 9)

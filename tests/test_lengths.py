@@ -18,7 +18,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from normscope.errors import UsageError
+from normscope.errors import ModelError, UsageError
 from normscope.lengths import agreed_length, length_limit
 
 
@@ -42,6 +42,7 @@ from normscope.lengths import agreed_length, length_limit
         (SimpleNamespace(max_seq_len=2048), None, 2048),
         (SimpleNamespace(text_config=SimpleNamespace(n_positions=99)), None, 99),
         (SimpleNamespace(max_position_embeddings=-1), None, None),
+        (RobertaConfig(max_position_embeddings=1, pad_token_id=1), None, 1),
         (None, None, None),
     ],
 )
@@ -84,3 +85,10 @@ def test_a_length_that_cannot_be_is_refused(asked: int, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         agreed_length(asked, 24, 2)
     assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(("asked", "model"), [(None, 2), (None, 1), (1, 2)])
+def test_a_model_without_room_for_a_word_is_refused(asked: int | None, model: int) -> None:
+    said = f"the model takes {model} tokens at the most; expected at least 3, for 2 of them are special"
+    with pytest.raises(ModelError, match=said):
+        agreed_length(asked, model, 2)

@@ -157,15 +157,55 @@ def test_without_a_fitting_head_the_bare_model_is_loaded(bert: Path, named: Any)
     )
 
 
-def test_missing_weights_are_counted_and_normalization_is_named_first(bert: Path) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint."""
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(bert / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_random_weights_are_refused_unless_asked_for_and_normalization_is_named_first(bert: Path) -> None:
     norm, other = "bert.encoder.layer.1.output.LayerNorm.weight", "bert.embeddings.position_embeddings.weight"
-    del weights[other], weights[norm]
-    save_file(weights, bert / "model.safetensors", metadata={"format": "pt"})
-    (warning,) = load(bert).warnings
+    rewrite(bert, lambda weights: [weights.pop(name) for name in (other, norm)])
+    assert refusal(bert) == (
+        f"2 weights are not in the checkpoint of {str(bert)!r}, and would be random: {norm}, {other}; "
+        "expected all that the numbers depend on; check that config.json and the weights belong together, "
+        "or pass --random-weights to run it all the same"
+    )
+    (warning,) = load(bert, Loading(random_weights=True)).warnings
     assert warning == f"2 weights are not in the checkpoint and were initialised at random: {norm}, {other}"
+
+
+def test_a_random_head_of_a_language_model_is_refused(tmp_path: Path) -> None:
+    """No norm sees it, but what a model predicts comes from it."""
+    llama = save_llama(tmp_path / "llama")
+    rewrite(llama, lambda weights: weights.pop("lm_head.weight"))
+    assert refusal(llama).startswith("1 weight is not in the checkpoint of ")
+
+
+def test_what_only_training_reads_may_be_missing(tmp_path: Path) -> None:
+    config = transformers.Wav2Vec2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, conv_dim=(8,),
+        conv_kernel=(10,), conv_stride=(5,), num_conv_pos_embeddings=2, num_conv_pos_embedding_groups=1,
+    )  # fmt: skip
+    transformers.Wav2Vec2Model(config).save_pretrained(tmp_path)
+    extractor: Any = transformers.Wav2Vec2FeatureExtractor
+    extractor().save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda weights: weights.pop("masked_spec_embed"))
+    assert load(tmp_path, Loading(), ("audio",)).warnings == ()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_quantization_that_transformers_passes_over_is_refused(bert: Path, missing: bool) -> None:
+    edit_config(bert, quantization_config={"quant_method": "of-tomorrow", "bits": 4})
+    name = "bert.encoder.layer.1.output.dense.weight"
+    if missing:
+        rewrite(bert, lambda weights: weights.update({name.replace("weight", "qweight"): weights.pop(name)}))
+    assert "are quantized by 'of-tomorrow', which transformers cannot read; " in refusal(bert)
+    edit_config(bert, quantization_config={"bits": 4})
+    assert "cannot read the weights " in refusal(bert)
 
 
 def test_a_classifier_of_the_last_token_learns_its_padding(tmp_path: Path) -> None:
@@ -281,6 +321,26 @@ def remove(*names: str) -> Callable[[Path], object]:
     return spoil
 
 
+def tokenize(**changes: Any) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+
+    return spoil
+
+
+def index(form: str, name: str) -> Callable[[Path], object]:
+    """Have an index in the place of the weights, which names this file for them."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        stem = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[form]
+        listed = {"metadata": {"total_size": 1}, "weight_map": {"a": name}}
+        (folder / f"{stem}.index.json").write_text(json.dumps(listed), encoding="utf-8")
+
+    return spoil
+
+
 def configure(**changes: Any) -> Callable[[Path], object]:
     return lambda folder: edit_config(folder, **changes)
 
@@ -294,6 +354,16 @@ def configure(**changes: Any) -> Callable[[Path], object]:
         (configure(model_type="\x1b[31mfoo"), r"cannot read the configuration .*`\\x1b\[31mfoo`"),
         (configure(hidden_size="eight"), "cannot read the configuration .*hidden_size"),
         (configure(auto_map=5), "cannot read the configuration "),
+        (configure(auto_map="x"), "says that auto_map is 'x'; expected an object of class names; "),
+        (configure(auto_map=["x"]), "says that auto_map is .*; expected an object of class names; "),
+        (tokenize(model_max_length="x"), "says that model_max_length is 'x'; expected how many tokens; "),
+        (tokenize(model_max_length=[1]), "says that model_max_length is "),
+        (tokenize(model_max_length=True), "says that model_max_length is "),
+        (tokenize(model_max_length=float("nan")), "says that model_max_length is "),
+        (tokenize(model_max_length=0.5), "says that model_max_length is "),
+        (index("safetensors", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
+        (index("safetensors", "../bert"), "names '../bert', which is no file; expected the weights "),
+        (index("bin", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
         (configure(hidden_size=12), r"weight .* has the shape \[8\] .*config.json says \[12\]; "),
         (configure(num_attention_heads=3), "cannot read the weights .*attention heads"),
         (configure(num_attention_heads=0), "cannot read the weights .*ZeroDivisionError"),
@@ -592,6 +662,48 @@ def test_models_of_a_hub(bert: Path, saved_bert: Path, tmp_path: Path) -> None:
     ]
     assert sum("/org/tiny/" in request for request in fetched) == 1
     assert not any("wordless" in request for request in fetched)
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_refusal_is_told_without_the_password_of_the_endpoint(tmp_path: Path, status: int) -> None:
+    with serve(Hub({}, answers={"org/shut": status})) as served:
+        endpoint = served.url.replace("://", "://user:s3cret@")
+        (said,) = in_a_process([("org/shut", {})], endpoint, tmp_path)
+    assert "s3cret" not in said
+    assert "http://...@127.0.0.1" in said
+    expected = {
+        403: "the Hub refuses the configuration of 'org/shut' with 403 ",
+        503: "503 Service Unavailable",
+    }
+    assert expected[status] in said
+    assert ("go online" in said) == (status == 503)
+    assert ("check --token, HF_TOKEN or the login" in said) == (status == 403)
+
+
+def test_a_token_that_no_request_can_carry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setenv("HF_TOKEN", "hf_s\xe9cret")
+    with pytest.raises(
+        UsageError, match="the Hub's token, of HF_TOKEN or of the login, has odd characters"
+    ) as told:
+        load("org/tiny")
+    assert "cret" not in str(told.value)
+
+
+def test_weights_that_cannot_be_opened_are_not_missing(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **named)
+
+    # What safetensors says of a file that may not be read, and root may read all.
+    absent = FileNotFoundError("No such file or directory: model.safetensors")
+    monkeypatch.setattr(transformers.BertForMaskedLM, "from_pretrained", failing_with(absent))
+    assert "No such file" in refusal(bert)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "'model.safetensors' cannot be opened (Permission denied); " in refusal(bert)
 
 
 def test_without_a_connection_the_cache_serves(bert: Path, tmp_path: Path) -> None:

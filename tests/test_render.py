@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from normscope.printable import printable
+from normscope.printable import printable, quoted, reason
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.layer import distances, least_agreeing, spaced
 from normscope.render.markdown import escape, render_markdown
@@ -258,6 +258,26 @@ def test_distance_is_squared_wasserstein() -> None:
 
 def test_printable() -> None:
     assert printable("a\x00\x7f\u2028\ud800\U000e0001é") == r"a\x00\x7f\u2028\ud800\U000e0001é"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("at http://user:pass@host/a/b@c?x=1", "at http://...@host/a/b@c?x=1"),
+        ("'https://key@host:80' and ftp://u:p@ss@h", "'https://...@host:80' and ftp://...@h"),
+        (
+            "https://host/a?token=abc&x=1&X-Amz-Signature=9f",
+            "https://host/a?token=...&x=1&X-Amz-Signature=...",
+        ),
+        ("Bearer hf_abcdefghijklmnopqrst", "Bearer hf_..."),
+        ("hf_hub_download of a@b, http://host/x@y", "hf_hub_download of a@b, http://host/x@y"),
+    ],
+)
+def test_secrets_are_not_shown(given: str, shown: str) -> None:
+    assert printable(given) == shown
+    assert reason(OSError(given)) == shown.rstrip(".")
+    assert quoted(given) == repr(shown)
+    assert "pass" not in quoted("x" * 180 + "http://user:password" + "@host")
 
 
 def test_saved_report_renders_without_torch() -> None:

@@ -1,6 +1,7 @@
 """Parts of a corpus: together they hold each text once, and their reports merge to the whole's."""
 
 import operator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def test_shards_that_are_missing_are_told_until_they_come(model: Any) -> None:
 def test_a_shard_given_twice_is_warned_about(model: Any, tmp_path: Path) -> None:
     part = inspected(model, Shard(1, 2))
     paths = [tmp_path / name for name in ("one", "two")]
-    for path in paths:
-        normscope.write_moments(part, path)
+    for path, seconds in zip(paths, (1.0, 2.0), strict=True):
+        normscope.write_moments(replace(part, run=replace(part.run, seconds=seconds)), path)
     merged = normscope.merge(paths)
     note, _ = (line for line in merged.warnings if line not in part.warnings)
     assert (

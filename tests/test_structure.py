@@ -69,8 +69,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "device_maps": ({"errors", "printable"}, CORE | {"accelerate"}),
     "refusals": ({"errors", "printable", "source"}, {"huggingface_hub"}),
     "sizes": ({"errors", "printable", "source"}, {"transformers"}),
+    "weights": ({"errors", "printable", "sizes", "source"}, {"transformers"}),
     "loading": (
-        {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source"},
+        {"device_maps", "errors", "kinds", "printable", "refusals", "sizes", "source", "weights"},
         {"huggingface_hub", "torch", "transformers"},
     ),
     "lengths": ({"errors"}, set()),
@@ -154,6 +155,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,
     ),
+    "digests": (set(), CORE),
     "saving": ({"files"}, CORE | {"safetensors"}),
     "tensor_folder": ({"errors", "files", "printable", "saving"}, CORE | {"safetensors"}),
     "calibration": ({"replacements", "report", "tensor_folder"}, CORE),
@@ -207,7 +209,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "moments_file": (
-        {"errors", "packed", "plain", "printable", "report", "saving", "seen"},
+        {"digests", "errors", "packed", "plain", "printable", "report", "saving", "seen"},
         CORE | {"safetensors"},
     ),
     "merging": (
@@ -226,6 +228,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "layers",
             "moments_file",
             "plain",
+            "printable",
             "registry",
             "seen",
             "watcher",
@@ -233,7 +236,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE,
     ),
     "checkpoint": (
-        {"corpus", "errors", "plain", "printable", "run_state", "saving", "watcher"},
+        {"corpus", "digests", "errors", "plain", "printable", "run_state", "saving", "watcher"},
         CORE | {"safetensors"},
     ),
     "course": (

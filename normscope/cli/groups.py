@@ -72,6 +72,7 @@ class LoadOptions(FetchOptions):
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
     attn_implementation: options.AttnImplementation = None
+    random_weights: options.RandomWeights = False
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,9 @@ AttnImplementation = Annotated[
     str | None,
     typer.Option("--attn-implementation", metavar="NAME", help="eager, sdpa, flash_attention_2, ..."),
 ]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights: random ones.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 OutputDataFormat = Annotated[DataFormat, typer.Option("--format", help="How to write the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]

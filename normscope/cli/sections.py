@@ -20,7 +20,7 @@ SECTIONS = {
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",
         "dtype",
-        "attn_implementation",
+        "attn_implementation", "random_weights",
     ),
     "Other": (),
 }  # fmt: skip

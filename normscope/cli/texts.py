@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
@@ -32,7 +33,13 @@ class TextOptions:
     @property
     def facts(self) -> dict[str, str | None]:
         """What decides, beside the texts' own place, which texts are read."""
-        return {"field": self.field, "dataset": self.dataset, "split": self.split}
+        sizes = [str(Path(name).stat().st_size) for name in self.file or [] if Path(name).is_file()]
+        return {
+            "field": self.field,
+            "dataset": self.dataset,
+            "split": self.split,
+            "file sizes": " + ".join(sizes) or None,
+        }
 
     def feed(self, *, token: str | None, quiet: bool) -> "Iterable[str]":
         """Return what was named, or else what is piped in, or else the built-in sentences."""
