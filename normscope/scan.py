@@ -27,7 +27,8 @@ from normscope.shards import Shard
 from normscope.source import Loading
 from normscope.stopping import Stop
 from normscope.tally import Tally
-from normscope.watcher import Watcher, describe, watch
+from normscope.watched import describe
+from normscope.watcher import Watcher, watch
 from normscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ def _run_media(
     stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
+    watcher.guest = False
     for inputs in stop.until_asked(batches):
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)

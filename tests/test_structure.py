@@ -87,10 +87,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "kept": ({"alignment", "batches", "draws", "errors", "moments"}, CORE | {"numpy"}),
     "noise": ({"moments"}, CORE),
     "registry": ({"errors"}, CORE),
-    "trial": (set(), CORE),
+    "arithmetic": (set(), CORE),
+    "trial": ({"arithmetic"}, CORE | {"numpy"}),
     "wrappers": ({"errors"}, CORE),
     "formulas": ({"moments", "registry"}, CORE),
     "gates": (set(), CORE),
+    "hooks": ({"errors"}, CORE),
+    "watched": ({"errors", "report"}, CORE),
     "layers": ({"errors", "formulas", "gates", "moments", "registry", "trial", "wrappers"}, CORE),
     "outliers": ({"alignment", "moments"}, CORE),
     "words": ({"moments"}, CORE),
@@ -175,6 +178,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "functional_norms": ({"degrees"}, CORE),
     "watcher": (
         {
+            "hooks",
+            "printable",
+            "watched",
             "bins",
             "calls",
             "capture",
@@ -227,6 +233,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "course": (
         {
+            "watched",
             "batches",
             "bins",
             "checkpoint",
@@ -263,6 +270,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "runner": ({"batches", "errors", "forward", "kept", "parts", "snapshot", "watcher"}, CORE),
     "scan": (
         {
+            "watched",
             "batches",
             "bins",
             "checkpoint",
@@ -289,6 +297,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "dry_run": (
         {
+            "watched",
             "batches",
             "bins",
             "errors",
