@@ -282,6 +282,7 @@ def probed(
     loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
 ) -> tuple[list[str], Batching]:
     """Let the layers tell their inputs' axes apart; return what to note, and how to batch texts then."""
+    watcher.guest = False
     notes = _probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.

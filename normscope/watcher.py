@@ -312,7 +312,8 @@ class Watcher:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if name in self._failed or self._is_uncounted():
                 return
-            self._turn.take()
+            turn = self._turn
+            turn.take()
             try:
                 self._read(layer, kept, (*args, *kwargs.values()), output)
             except Exception as error:
@@ -320,7 +321,7 @@ class Watcher:
                     raise
                 self._failed[name] = reason(error)
             finally:
-                self._turn.give_back()
+                turn.give_back()
 
         return read
 

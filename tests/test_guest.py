@@ -72,6 +72,16 @@ def test_a_norm_that_begins_to_work_in_place_is_told() -> None:
     np.testing.assert_allclose(layer.feature.variance, rows.var(0), rtol=2e-5)
 
 
+def test_a_norm_in_place_is_not_swapped() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 8), InPlaceNorm()), torch.randn(2, 3, 8)
+    with (
+        torch.no_grad(),
+        normscope.swapped(model, kind="identity"),
+        pytest.raises(UsageError, match="1: it writes its output over its input"),
+    ):
+        model(x)
+
+
 def test_a_second_thread_is_refused_by_name_and_the_first_counts_on() -> None:
     model, ids = nn.Sequential(nn.LayerNorm(4)), torch.randn(2, 3, 4)
     errors: list[BaseException] = []
