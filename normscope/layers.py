@@ -154,7 +154,7 @@ def untried(model: nn.Module) -> list[str]:
     left = {
         type(module).__name__: name
         for name, module in named_modules(model)
-        if not any(module.children()) and is_untried(module) and not _is_norm(module)
+        if next(module.children(), None) is None and is_untried(module) and not _is_norm(module)
     }
     if not left:
         return []

@@ -98,7 +98,7 @@ def _ignores_scale(module: nn.Module, x: Tensor) -> bool:
             tried = filled(module, dice)
             nudged = x * (1 + NUDGE * torch.randn(x.shape, generator=dice))
             given = (x, 2 * x, nudged, x.roll(1, 0))
-            once, twice, near, other = (tried(value.clone()) for value in given)  # It may overwrite it.
+            once, twice, near, other = (tried(value) for value in given)
     except (Exception, SystemExit):  # A foreign class, copied out of its model: anything may go wrong.
         return False
     if not isinstance(once, Tensor) or once.shape != x.shape or not once.is_floating_point():

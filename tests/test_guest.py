@@ -136,8 +136,9 @@ def test_a_model_is_copied_and_pickled_while_it_is_watched() -> None:
 def test_the_backward_of_a_forward_that_was_not_watched_counts_nothing(reentrant: bool) -> None:
     block = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     model = nn.Module()
-    model.block, model.last = block, nn.LayerNorm(4)
-    model.forward = lambda x: model.last(checkpoint(block, x, use_reentrant=reentrant))
+    last = nn.LayerNorm(4)
+    model.block, model.last = block, last
+    model.forward = lambda x: last(checkpoint(block, x, use_reentrant=reentrant))
     x = torch.randn(2, 3, 4, requires_grad=True)
     loss = model(x).sum()
     with normscope.watch(model) as watcher:
@@ -176,7 +177,7 @@ def fake(model: nn.Module, x: Tensor) -> None:
     [
         lambda model, x: torch.vmap(model)(x),
         lambda model, x: torch.func.grad(lambda y: model(y).sum())(x),
-        lambda model, x: torch.jit.trace(model, x, check_trace=False),
+        lambda model, x: torch.jit.trace(model, x, check_trace=False),  # type: ignore[no-untyped-call]
         lambda model, x: torch.export.export(model, (x,)),
         lambda model, x: make_fx(model)(x),
         fake,
