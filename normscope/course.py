@@ -16,7 +16,8 @@ from normscope.loading import Loaded
 from normscope.report import RunInfo
 from normscope.shards import Shard
 from normscope.stopping import Stop
-from normscope.watcher import Watcher, describe
+from normscope.watched import describe
+from normscope.watcher import Watcher
 
 INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
 LONG_FIRST = "the run was interrupted: the numbers are of what it had seen until then, long texts first"

@@ -20,7 +20,8 @@ from normscope.loading import Loaded, quiet
 from normscope.plan_report import Corpus, RunPlan, Tables, TimedBatch
 from normscope.runner import Runner
 from normscope.scan import probed, require_layers
-from normscope.watcher import Watcher, describe, watch
+from normscope.watched import describe
+from normscope.watcher import Watcher, watch
 
 # So many texts are tokenised, at most.
 SAMPLE = 4096

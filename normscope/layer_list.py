@@ -15,7 +15,7 @@ from normscope.loading import quiet, skeleton
 from normscope.outline import Outline, OutlinedLayer, OutlinedModel
 from normscope.places import Places
 from normscope.source import Loading
-from normscope.trial import ANY_WIDTH, MOST_WEIGHTS, filled
+from normscope.trial import ANY_WIDTH, MOST_WEIGHTS, filled, own_chance
 from normscope.watcher import watch
 
 # The input that a norm is tried on: texts and positions; then the same for channels on axis 1.
@@ -112,14 +112,14 @@ def _called(norm: NormLayer) -> NormLayer:
     try:
         module = filled(norm.module, dice)
         x = _input(features, norm, dice)
-    except Exception:  # a foreign class, copied out of its model: anything may go wrong
+    except (Exception, SystemExit):  # a foreign class, copied out of its model: anything may go wrong
         return norm
     for given in (x, x.transpose(1, 2).reshape(TRIED[0], features, TRIED[1], 1)):
         watcher = watch(module)
         try:
-            with watcher:
-                module(given)
-        except Exception:  # it wants another shape, or more than one input
+            with watcher, own_chance():
+                module(given.clone())
+        except (Exception, SystemExit):  # it wants another shape, or more than one input
             continue
         (told,) = (capture.norm for capture in watcher.captures)
         if told.formula is not None:

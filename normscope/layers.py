@@ -19,7 +19,7 @@ from normscope.formulas import Formula, formulas, module_eps, rarer_formulas, sa
 from normscope.gates import Gate
 from normscope.moments import Labels, Rows
 from normscope.registry import registered
-from normscope.trial import normalises
+from normscope.trial import is_untried, normalises
 from normscope.wrappers import named_modules
 
 # The torch classes whose features are axis 1, whatever follows.
@@ -154,10 +154,29 @@ def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()
     return [layer for layer in found if layer.name in chosen]
 
 
+def untried(model: nn.Module) -> list[str]:
+    """Say, in a sentence at most, which modules could be norms but are not tried, as they may do more."""
+    left = {
+        type(module).__name__: name
+        for name, module in named_modules(model)
+        if next(module.children(), None) is None and is_untried(module) and not _is_norm(module)
+    }
+    if not left:
+        return []
+    classes = ", ".join(list(left)[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    return [
+        f"classes whose code may do more than compute were not tried as norms: {classes}; "
+        "normscope.register names those that are"
+    ]
+
+
 def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = ()) -> set[str]:
     """Return the names that match a glob of `only` (all when there is none) and none of `exclude`."""
     if isinstance(only, str) or isinstance(exclude, str):
         raise UsageError("layer globs came as one string; expected a list of globs: put it in a list")
+    for globs in (only, exclude):
+        if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
+            raise UsageError(f"layer globs are {globs!r}; expected a list of strings, as ['*.ln_1']")
     for glob in (*only, *exclude):
         if not _matches(names, [glob]):
             known = ", ".join(repr(name) for name in names[:3]) or "none"

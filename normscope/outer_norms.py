@@ -30,13 +30,13 @@ class OuterNorms:
         self._made: dict[nn.Module, list[Tensor]] = {}
         self._differ: dict[nn.Module, bool] = {}
 
-    def hooks(self) -> Iterator[RemovableHandle]:
-        """Register the hooks that find it out."""
+    def hooks(self, hook: Callable[[Callable[..., None]], Any]) -> Iterator[RemovableHandle]:
+        """Register the hooks that find it out, each as `hook` makes it."""
         for outer, inner in self._inner.items():
-            yield outer.register_forward_pre_hook(self._begin)
+            yield outer.register_forward_pre_hook(hook(self._begin))
             for norm in inner:
-                yield norm.register_forward_hook(self._keeper(outer))
-            yield outer.register_forward_hook(self._compare)
+                yield norm.register_forward_hook(hook(self._keeper(outer)))
+            yield outer.register_forward_hook(hook(self._compare))
 
     def notes(self, names: Iterable[tuple[str, nn.Module]]) -> list[str]:
         """Say which do more, a sentence a class; `names` are those of the model's modules."""

@@ -1,4 +1,4 @@
-"""Strings made safe to show: no text from outside acts on the terminal or tells a secret; counts with nouns."""
+"""Strings made safe to show: they never act on the terminal and tell no secret; counts with their nouns."""
 
 import re
 import textwrap

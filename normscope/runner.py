@@ -23,6 +23,7 @@ class Runner:
 
     def __init__(self, watcher: Watcher, forward: Forward, batching: Batching, kept: Kept | None) -> None:
         self.notes: list[str] = []
+        watcher.guest = False
         self._watcher, self._forward, self._batching, self._kept = watcher, forward, batching, kept
         self._largest = self._longest = 0
         self._countable = math.inf

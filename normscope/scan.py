@@ -28,7 +28,8 @@ from normscope.shards import Shard
 from normscope.source import Loading
 from normscope.stopping import Stop
 from normscope.tally import Tally
-from normscope.watcher import Watcher, describe, watch
+from normscope.watched import describe
+from normscope.watcher import Watcher, watch
 from normscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _run_media(
     stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
+    watcher.guest = False
     for inputs in stop.until_asked(batches):
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
@@ -281,6 +283,7 @@ def probed(
     loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
 ) -> tuple[list[str], Batching]:
     """Let the layers tell their inputs' axes apart; return what to note, and how to batch texts then."""
+    watcher.guest = False
     notes = _probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.

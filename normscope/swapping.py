@@ -165,6 +165,12 @@ class Swap:
                     f"{name}: its output is not one tensor in the shape of its input; expected one; "
                     "leave it out, see --exclude"
                 )
+            if output.data_ptr() == given.data_ptr():
+                name = layer.replacement.norm.name
+                raise UsageError(
+                    f"{name}: it writes its output over its input; expected one that keeps it; "
+                    "leave it out, see --exclude"
+                )
             if not layer.replacement.norm.settled:
                 _settle(layer, given, output, scope)
             valid = _valid(layer, given, scope) if self.kind == BATCH else None

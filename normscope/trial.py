@@ -2,11 +2,16 @@
 
 import copy
 import math
+import random
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from normscope.arithmetic import may_be_tried
 
 ANY_WIDTH = 8
 # A module with more weights than this is no norm: copies would cost memory.
@@ -27,12 +32,38 @@ def normalises(module: nn.Module) -> bool:
     for jumps, as sign, a mask of the largest, and a softmax of long rows are.
     """
     tensors = [*module.parameters(), *module.buffers()]
-    if type(module).__module__.startswith("torch.") or sum(t.numel() for t in tensors) > MOST_WEIGHTS:
+    if not _is_small(module) or not may_be_tried(module):
         return False
     key = (type(module), module.extra_repr(), tuple(tuple(t.shape) for t in tensors))
     if key not in _TOLD:
         _TOLD[key] = any(_ignores_scale(module, x) for x in _inputs(tensors))
     return _TOLD[key]
+
+
+def is_untried(module: nn.Module) -> bool:
+    """Whether a module could be a norm but is not tried: its code may do more than compute."""
+    return _is_small(module) and not may_be_tried(module)
+
+
+def _is_small(module: nn.Module) -> bool:
+    """Whether a module of a class that is not torch's has so few weights that it may be a norm."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return (
+        not type(module).__module__.startswith("torch.") and sum(map(Tensor.numel, tensors)) <= MOST_WEIGHTS
+    )
+
+
+@contextmanager
+def own_chance() -> Iterator[None]:
+    """Give every stream of random numbers back as it was: Python's, numpy's and torch's of all devices."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda._initialized else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def filled(module: nn.Module, dice: torch.Generator) -> nn.Module:
@@ -61,14 +92,14 @@ def _inputs(tensors: list[Tensor]) -> Iterator[Tensor]:
 
 def _ignores_scale(module: nn.Module, x: Tensor) -> bool:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), own_chance():
             warnings.simplefilter("ignore")
             dice = torch.Generator().manual_seed(0)
             tried = filled(module, dice)
             nudged = x * (1 + NUDGE * torch.randn(x.shape, generator=dice))
-            with torch.random.fork_rng(devices=()):  # What it draws at random is not taken from the user.
-                once, twice, near, other = (tried(value) for value in (x, 2 * x, nudged, x.roll(1, 0)))
-    except Exception:  # A foreign class, copied out of its model: anything may go wrong.
+            given = (x, 2 * x, nudged, x.roll(1, 0))
+            once, twice, near, other = (tried(value) for value in given)
+    except (Exception, SystemExit):  # A foreign class, copied out of its model: anything may go wrong.
         return False
     if not isinstance(once, Tensor) or once.shape != x.shape or not once.is_floating_point():
         return False

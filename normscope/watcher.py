@@ -4,7 +4,7 @@ The hooks read and never write: no output of the model changes, and none is left
 context ends, whatever ended it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -18,12 +18,14 @@ from normscope.bins import MEMORY, TablePlan, plan_tables
 from normscope.calls import LayerCalls
 from normscope.capture import LayerCapture
 from normscope.device_maps import is_spread
-from normscope.errors import UsageError
+from normscope.errors import NormscopeError, UsageError
 from normscope.frames import STRIDED
 from normscope.functional_norms import FunctionalNorms
-from normscope.layers import find, select
+from normscope.hooks import BACKWARD, Hook, KeptInput, Turn, uncounted
+from normscope.layers import find, select, untried
 from normscope.lengths import length_limit
 from normscope.outer_norms import OuterNorms
+from normscope.printable import reason
 from normscope.recurring import outlier_features
 from normscope.report import LayerReport, ModelInfo, Report, RunInfo
 from normscope.scope import Scope
@@ -32,6 +34,7 @@ from normscope.seen import RunMoments, most_seen
 from normscope.summary import layer_report, notes_on, pooled
 from normscope.tally import Tally
 from normscope.tokens import Chosen, Scopes
+from normscope.watched import describe, require_model, require_number, told
 from normscope.words import WordRoom
 from normscope.wrappers import as_written, named_modules, unwrapped
 
@@ -91,8 +94,9 @@ class Watcher:
         words: bool | int = False,
         table_memory: int = MEMORY,
     ) -> None:
-        if words < 0:
-            raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
+        require_model(model)
+        require_number("words", words, "True, or how many token ids to keep: 1 or more", least=0)
+        require_number("table_memory", table_memory, "a number of bytes")
         self.model = model = unwrapped(model)
         self.mask: Tensor | None = None
         """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
@@ -111,12 +115,18 @@ class Watcher:
         self._scopes = Scopes(words=bool(words))
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
+        self._untried = untried(model)
         self._functional = FunctionalNorms(model, [norm.module for norm in norms])
         self._outer = OuterNorms(model, [norm.module for norm in norms])
         self._looking = ExitStack()
         self._looked = self._has_run = False
         self._hooks = ExitStack()
         self._open = False
+        self.guest = True
+        """Whether the forwards are somebody else's, which go on where counting one fails."""
+        self._failed: dict[str, str] = {}
+        self._lost: dict[str, int] = {}
+        self._turn = Turn()
 
     @property
     def captures(self) -> list[LayerCapture]:
@@ -160,19 +170,23 @@ class Watcher:
         self._hooks.enter_context(as_written())
         self._open = True
         self.tally.start()
+        before, done, after = Hook(self._before), Hook(self._done), Hook(self._after)
         for layer in self.layers:
+            module, kept = layer.norm.module, KeptInput(layer.norm.module)
+            if kept.foreign:
+                self._hook(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
-            reader = self._reader(layer)
-            self._hook(layer.norm.module.register_forward_hook(reader, with_kwargs=True, prepend=True))
-        for handle in self._outer.hooks():
+            reader = Hook(self._reader(layer, kept))
+            self._hook(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+        for handle in self._outer.hooks(self._beside):
             self._hook(handle)
         for module in self.model.modules():
             if isinstance(module, STRIDED):
-                self._hook(module.register_forward_hook(self._scopes.convolved, prepend=True))
+                self._hook(module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True))
             if module is self.model or self._scopes.opens_one(module):
-                self._hook(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
-                self._hook(module.register_forward_hook(self._done))
-                self._hook(module.register_forward_hook(self._after, always_call=True))
+                self._hook(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+                self._hook(module.register_forward_hook(done))
+                self._hook(module.register_forward_hook(after, always_call=True))
         return self
 
     def __exit__(
@@ -182,6 +196,7 @@ class Watcher:
         self._looking.close()
         self._open = False
         self._scopes.clear()
+        self._turn = Turn()
         self.tally.stop()
 
     def report(self, *, moments: bool = False) -> Report:
@@ -190,7 +205,7 @@ class Watcher:
         With `moments` it carries a copy of them, so that it can be merged with others.
         """
         model = describe(self.model, type(self.model).__name__)
-        return self.report_as(model, self.run_info(), moments=moments)
+        return told(self.report_as(model, self.run_info(), moments=moments))
 
     def run_info(self) -> RunInfo:
         """Return an account of what has been run so far."""
@@ -219,7 +234,7 @@ class Watcher:
         unseen += self._outer.notes(named_modules(self.model))
         bins = self._bins_of(run)
         run = replace(run, position_bins=bins)
-        notes = [*warnings, *self.scope_notes, *unseen, *self._note_on(bins)]
+        notes = [*warnings, *self.scope_notes, *self._untried, *unseen, *self._note_on(bins)]
         for layer in self.layers:
             for name, call, capture in layer.named():
                 measured = layer_report(capture)
@@ -227,6 +242,7 @@ class Watcher:
                 if carried:
                     carried.layers[name] = capture.seen.copy(share=last)
                 notes += [f"{name}: {note}" for note in notes_on(layers[name], capture.seen)]
+            notes += self._notes_on_calls(layer)
         notes += pooled(layers.values())
         recurring = outlier_features(layers.values())
         return Report(__version__, model, run, layers, tuple(notes), recurring, carried)
@@ -246,18 +262,40 @@ class Watcher:
             f"every position may take {self.tables.exact_bytes:,} bytes; see --table-memory and --max-length"
         ]
 
+    def _notes_on_calls(self, layer: LayerCalls) -> list[str]:
+        """Say which calls of a layer are not counted."""
+        name, notes = layer.norm.name, []
+        if name in self._failed:
+            notes.append(f"{name}: counting failed, so later calls were left out: {self._failed[name]}")
+        if name in self._lost:
+            notes.append(f"{name}: {self._lost[name]} calls that wrote over their own input were left out")
+        return notes
+
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_uncounted():
+            return
+        self._turn.take()
         if self._scopes.depth == 0:
             for layer in self.layers:
                 layer.start()
-        self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        try:
+            self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        except Exception as error:
+            if not self.guest or isinstance(error, NormscopeError):
+                raise
+            self.scope_notes[f"a forward's tokens could not be read, so padding counts: {reason(error)}"] = (
+                None
+            )
+            self._scopes.open(module, (), {}, Chosen(None, None))
         if self._scopes.depth == 1 and not self._looked:
             self._looking.enter_context(self._functional)
 
     def _done(self, *_: Any) -> None:
+        if self._is_uncounted():
+            return
         scope = self._scopes.current
         self._looked |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
@@ -267,44 +305,71 @@ class Watcher:
             self._scopes.finish(self.model)
 
     def _after(self, *_: Any) -> None:
+        if self._is_uncounted() or not self._turn.is_ours():
+            return
         self._scopes.close()
         if not self._scopes.depth:
             self._looking.close()
+        self._turn.give_back()
 
-    def _reader(self, layer: LayerCalls) -> Any:
+    def _beside(self, call: Callable[..., None]) -> Hook:
+        """Return a hook that counts nothing: where it fails, the forward goes on and a note says so."""
+
+        def run(*given: Any) -> None:
+            if self._is_uncounted():
+                return
+            try:
+                call(*given)
+            except Exception as error:
+                if not self.guest:
+                    raise
+                self.scope_notes[f"a module could not be followed: {reason(error)}"] = None
+
+        return Hook(run)
+
+    def _is_uncounted(self) -> bool:
+        """Whether what runs is no forward to be counted; the report says so, but of a backward pass."""
+        why = uncounted()
+        if why is not None and why != BACKWARD:
+            self.scope_notes[f"what ran inside {why} has no numbers of its own and was not counted"] = None
+        return why is not None
+
+    def _reader(self, layer: LayerCalls, kept: KeptInput) -> Any:
+        name = layer.norm.name
+
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            scope = self._scopes.current
-            if scope is None and self._has_run:
-                return  # Gradient checkpointing calls layers once more, outside any forward.
-            if scope is None:
-                layer.start()  # A layer that is called on its own.
-            capture = layer.next()
-            if capture is None:
-                return  # It has counted these tokens in a forward that failed later on.
-            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            if tensors and tensors[0].numel():
-                given, *others = tensors
-                gate = next((other for other in others if other.shape == given.shape), None)
-                # Outside inference mode, whose tensors could not be updated in a later forward.
-                with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
-                    parts = (scope or Scope(None)).parts
-                    capture.add(given, output, parts, gate=gate, probe=self.probing)
+            if name in self._failed or self._is_uncounted():
+                return
+            turn = self._turn
+            turn.take()
+            try:
+                self._read(layer, kept, (*args, *kwargs.values()), output)
+            except Exception as error:
+                if not self.guest:
+                    raise
+                self._failed[name] = reason(error)
+            finally:
+                turn.give_back()
 
         return read
 
-
-def describe(model: nn.Module, name: str) -> ModelInfo:
-    """Return what is known of a model from the object alone."""
-    parameters = list(model.parameters())
-    first = parameters[0] if parameters else torch.zeros(())
-    # Only a model that is spread over devices has several, and weights that come and go.
-    devices = dict.fromkeys("offloaded" if p.is_meta else str(p.device) for p in parameters)
-    return ModelInfo(
-        id=name,
-        revision=None,
-        commit=None,
-        architecture=type(model).__name__,
-        dtype=str(first.dtype).removeprefix("torch."),
-        device=" and ".join(devices) or str(first.device),
-        parameters=sum(p.numel() for p in parameters),
-    )
+    def _read(self, layer: LayerCalls, kept: KeptInput, values: tuple[Any, ...], output: Any) -> None:
+        scope = self._scopes.current
+        if scope is None and self._has_run:
+            return  # What is called outside of any forward, once there was one, is called once more.
+        if scope is None:
+            layer.start()  # A layer that is called on its own.
+        capture = layer.next()
+        if capture is None:
+            return  # It has counted these tokens in a forward that failed later on.
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if not tensors or not tensors[0].numel():
+            return
+        # Outside inference mode, whose tensors could not be updated in a later forward.
+        with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
+            given = kept.of(tensors[0], output)
+            if given is None:
+                self._lost[layer.norm.name] = self._lost.get(layer.norm.name, 0) + 1
+                return
+            gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
+            capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)

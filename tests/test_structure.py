@@ -88,10 +88,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "kept": ({"alignment", "batches", "draws", "errors", "moments"}, CORE | {"numpy"}),
     "noise": ({"moments"}, CORE),
     "registry": ({"errors"}, CORE),
-    "trial": (set(), CORE),
+    "arithmetic": (set(), CORE),
+    "trial": ({"arithmetic"}, CORE | {"numpy"}),
     "wrappers": ({"errors"}, CORE),
     "formulas": ({"moments", "registry"}, CORE),
     "gates": (set(), CORE),
+    "hooks": ({"errors"}, CORE),
+    "watched": ({"errors", "report"}, CORE),
     "layers": ({"errors", "formulas", "gates", "moments", "registry", "trial", "wrappers"}, CORE),
     "outliers": ({"alignment", "moments"}, CORE),
     "words": ({"moments"}, CORE),
@@ -185,6 +188,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "outer_norms": ({"layers"}, CORE),
     "watcher": (
         {
+            "hooks",
+            "printable",
+            "watched",
             "bins",
             "calls",
             "capture",
@@ -241,6 +247,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "course": (
         {
+            "watched",
             "batches",
             "bins",
             "checkpoint",
@@ -277,6 +284,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "runner": ({"batches", "errors", "forward", "kept", "parts", "snapshot", "watcher"}, CORE),
     "scan": (
         {
+            "watched",
             "batches",
             "bins",
             "checkpoint",
@@ -304,6 +312,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "dry_run": (
         {
+            "watched",
             "batches",
             "bins",
             "errors",

@@ -1,9 +1,12 @@
 """A module is a norm by what it does: twice the input gives the same, and a little other a little other."""
 
 import copy
+import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -144,6 +147,8 @@ def test_one_of_a_class_and_shape_is_tried_for_all(monkeypatch: pytest.MonkeyPat
 class Counter(nn.Module):
     """A norm that keeps count, in a buffer, a plain tensor and a list, and changes its weight."""
 
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(6))
@@ -151,7 +156,6 @@ class Counter(nn.Module):
         self.plain, self.log = torch.zeros(6), list[int]()
 
     def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.seen, Tensor)
         self.seen += 1
         self.plain += 1
         self.log.append(len(x))
@@ -197,3 +201,80 @@ def test_a_norm_of_no_name_is_measured_like_any() -> None:
     assert (layer.kind, layer.affine, layer.calls) == ("rmsnorm", "weight", 1)
     assert layer.own_error < 1e-5
     assert model[1].calls == 1
+
+
+TRIED: list[str] = []
+
+
+class Tells(nn.Module):
+    """A module that says, outside of itself, that it was called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        TRIED.append("called")
+        return functional.normalize(x, dim=-1)
+
+
+class Exits(nn.Module):
+    """A module that ends the program."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise SystemExit(3)
+
+
+class Hangs(nn.Module):
+    """A module that never returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        while True:
+            x = x + 1
+
+
+class Draws(nn.Module):
+    """A module that draws from every stream of random numbers on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + random.random() + float(np.random.rand()) + torch.rand(())
+
+
+@pytest.mark.parametrize("module", [Tells(), Exits(), Hangs(), Draws()])
+def test_what_does_more_than_arithmetic_is_not_run_and_said(module: nn.Module) -> None:
+    TRIED.clear()
+    with normscope.watch(nn.Sequential(module, nn.LayerNorm(6))) as watcher:
+        pass
+    assert TRIED == []
+    (note,) = watcher.report().warnings
+    assert note.startswith(
+        f"classes whose code may do more than compute were not tried as norms: {type(module).__name__}; "
+    )
+
+
+def test_an_exit_of_a_known_package_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "may_be_tried", lambda _: True)
+    assert not normalises(Exits())
+
+
+def drawn(watched: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    monkeypatch.setattr(trial, "_TOLD", {})
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 6), Draws(), nn.LayerNorm(6), nn.Dropout(0.5), nn.Linear(6, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with normscope.watch(model) if watched else nullcontext():
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).sum().backward()
+            optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_seeded_training_is_the_same_with_and_without(tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tried:
+        monkeypatch.setattr(trial, "may_be_tried", lambda _: True)
+    pairs = zip(drawn(False, monkeypatch), drawn(True, monkeypatch), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_an_in_place_norm_is_told_too() -> None:
+    assert normalises(Applied(lambda x, w: x.mul_(torch.rsqrt(x.square().mean(-1, keepdim=True))).mul_(w)))

@@ -1,0 +1,155 @@
+"""Whether a module's code is tensor arithmetic alone, told from its bytecode: then it may be run on trial."""
+
+import builtins
+import dis
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Modules of these packages do nothing but compute.
+KNOWN = frozenset(
+    ("diffusers", "open_clip", "sentence_transformers", "timm", "torch", "torchvision", "transformers")
+)
+NAMESPACES = frozenset(
+    (
+        *("math", "torch", "torch.fft", "torch.functional", "torch.linalg", "torch.nn"),
+        *("torch.nn.functional", "torch.special"),
+    )
+)
+# Where functions in C and in Python come from that compute, less those that set something.
+IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
+IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
+SETTERS = ("_", "from_file", "set_")
+CONTEXTS = (torch.no_grad, torch.autocast, torch.finfo)
+PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
+BUILTINS = frozenset(
+    (
+        *("AssertionError", "NotImplementedError", "TypeError", "ValueError", "abs", "bool", "float", "int"),
+        *("isinstance", "len", "list", "max", "min", "range", "round", "slice", "str", "sum", "tuple"),
+    )
+)
+# Methods of a module, a list or a number that change nothing but themselves.
+METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
+# What a tensor has that reaches beyond the process's memory, or never returns.
+REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
+# What a class may define that is called where a module is copied or called.
+OWN = frozenset(
+    (
+        *("__call__", "__copy__", "__deepcopy__", "__getattr__", "__getattribute__", "__getstate__"),
+        *("__reduce__", "__reduce_ex__", "__setattr__", "__setstate__", "_apply", "buffers", "extra_repr"),
+        *("modules", "parameters", "to_empty", "train"),
+    )
+)
+CONTAINERS = (list, dict, set)
+READS = ("LOAD_ATTR", "LOAD_METHOD")
+GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
+FORBIDDEN = (
+    *("DELETE_GLOBAL", "IMPORT_NAME", "STORE_DEREF", "STORE_GLOBAL", "STORE_NAME", "STORE_SUBSCR"),
+    "YIELD_VALUE",
+)
+
+
+def may_be_tried(module: nn.Module) -> bool:
+    """Whether a copy of a leaf module may be run: it is of a known package, or computes with tensors alone.
+
+    Code with loops, imports, stores into containers, or calls of what is not PyTorch's is not; nor is a
+    class with its own way to be copied or called. A helper that the module calls is looked at, too.
+    """
+    if type(module).__module__.split(".")[0] in KNOWN:
+        return True
+    classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
+    if "forward" in vars(module) or any(not OWN.isdisjoint(vars(kind)) for kind in classes[:-1]):
+        return False
+    return _Reading(module).is_arithmetic(type(module).forward)
+
+
+class _Reading:
+    """The functions of one module that have been read."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._read: set[CodeType] = set()
+
+    def is_arithmetic(self, function: Any) -> bool:
+        """Whether a function, and all that it calls, is tensor arithmetic."""
+        if not isinstance(function, FunctionType):
+            return False
+        if function.__code__ in self._read:
+            return True
+        self._read.add(function.__code__)
+        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        return all(map(self._is_allowed, defaults)) and all(
+            self._allows(code, function) for code in _codes(function.__code__)
+        )
+
+    def _allows(self, code: CodeType, function: FunctionType) -> bool:
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
+        last: Any = None
+        for step in dis.get_instructions(code):
+            backward = "JUMP" in step.opname and isinstance(step.argval, int) and step.argval <= step.offset
+            if step.opname in FORBIDDEN or backward:
+                return False
+            if step.opname in GLOBALS:
+                last = _value(step.argval, function, cells)
+                if isinstance(last, CONTAINERS) or not self._is_allowed(last):
+                    return False
+            elif step.opname in READS and isinstance(last, ModuleType):
+                last = getattr(last, step.argval, None)
+                if not self._is_allowed(last):
+                    return False
+            elif step.opname in READS:
+                last = None
+                if not self._may_be_read(step.argval):
+                    return False
+            elif step.opname not in ("CACHE", "EXTENDED_ARG", "PUSH_NULL", "NOP"):
+                last = None
+        return True
+
+    def _may_be_read(self, name: str) -> bool:
+        """Whether an attribute of a tensor, or of the module, is a value or arithmetic."""
+        value = getattr(self._module, name, None)
+        if name.startswith("__") or (isinstance(value, CONTAINERS) and name not in vars(self._module)):
+            return False  # A list of the class, say, is no part of a copy.
+        if hasattr(nn.Module, name) or value is None:
+            known = hasattr(Tensor, name) or hasattr(torch.finfo, name) or hasattr(int, name)
+            return name in METHODS or name in vars(self._module) or (known and name not in REACHING)
+        if isinstance(value, MethodType):
+            return value.__self__ is self._module and self.is_arithmetic(value.__func__)
+        return self._is_allowed(value)
+
+    def _is_allowed(self, value: Any) -> bool:
+        if isinstance(value, ModuleType):
+            return value.__name__ in NAMESPACES
+        if isinstance(value, PLAIN) or any(value is kind for kind in (*CONTEXTS, *PLAIN)):
+            return True
+        if isinstance(value, (*CONTAINERS, tuple, frozenset)):
+            return all(map(self._is_allowed, value.values() if isinstance(value, dict) else value))
+        name, place = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+        if place == "builtins":
+            return name in BUILTINS
+        if isinstance(value, BuiltinFunctionType) and place in IN_C:
+            return not name.startswith(SETTERS)
+        return place in IN_PYTHON or self.is_arithmetic(value)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Give a function's code, and that of the functions within it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _codes(value)
+
+
+def _value(name: str, function: FunctionType, cells: Any) -> Any:
+    """Return what a name that is not local means in a function; what is allowed nowhere, if unknown."""
+    if name in cells:
+        try:
+            return cells[name].cell_contents
+        except ValueError:
+            return object()
+    if name in function.__globals__:
+        return function.__globals__[name]
+    return getattr(builtins, name, object())

@@ -1,0 +1,118 @@
+"""Hooks in a model of somebody else's: what they must not count, and what a copy of the model has of them."""
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from normscope.errors import UsageError
+
+# What runs code again to have its gradients: the forward itself was the one to count.
+BACKWARD = "a backward pass"
+
+
+class Hook:
+    """A hook that stays with its module: a copy of that, or a pickled one, has one that does nothing."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *given: Any) -> Any:
+        """Run the hook."""
+        return self._call(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A method of the standard library that takes anything and returns None: no file needs normscope.
+        return getattr, (nullcontext(), "__exit__")
+
+
+def uncounted() -> str | None:
+    """Say what runs now that is no forward to be counted, None where it is one: numbers are real and new."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():  # First, as torch.export reads this, too.
+        return "torch.jit.trace, torch.export or torch.compile"
+    if torch._C._current_graph_task_id() != -1:
+        return BACKWARD
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "torch.vmap or a transform of torch.func"
+    # Fake tensors, and graphs that are made, have keys of their own; modes of users have none.
+    if torch._C._len_torch_dispatch_stack() and any(
+        getattr(mode, "_mode_key", None) is not None for mode in _get_current_dispatch_mode_stack()
+    ):
+        return "FakeTensorMode or make_fx"
+    return None
+
+
+class Turn:
+    """One thread's turn with a model, which may take it again and again before it gives all back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._taken: list[threading.Thread] = []
+
+    def is_ours(self) -> bool:
+        """Whether this thread has it."""
+        return bool(self._taken) and self._taken[-1] is threading.current_thread()
+
+    def take(self) -> None:
+        """Take it for this thread; UsageError where another has it."""
+        here = threading.current_thread()
+        if not self._lock.acquire(blocking=False):
+            other = self._taken[-1].name if self._taken else "another"
+            raise UsageError(
+                f"the watched model runs in thread {other!r} and was called in thread {here.name!r}; "
+                "expected one thread at a time; let them take turns, or watch a copy of the model in each"
+            )
+        self._taken.append(here)
+
+    def give_back(self) -> None:
+        """Give it back as often as it was taken."""
+        self._taken.pop()
+        self._lock.release()
+
+
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """Return the first tensor of a call's arguments or outputs."""
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
+class KeptInput:
+    """A layer's input as it was before the layer ran, which may write its output over it.
+
+    The first call tells whether it does. Classes of torch's own do not.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.foreign = not type(module).__module__.startswith("torch.")
+        """Whether the layer may write over its input."""
+        self._overwrites: bool | None = None if self.foreign else False
+        self._shares = True
+        self._copy: Tensor | None = None
+
+    def keep(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Copy the input of a call to come, if need be; a hook."""
+        if self._overwrites is False:
+            return
+        given = first_tensor((*args, *kwargs.values()))
+        if given is not None and given.layout == torch.strided and uncounted() is None:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._copy = given.detach().clone()
+
+    def of(self, given: Tensor, output: Any) -> Tensor | None:
+        """Return what `given` was before the call; None where it was written over and is lost."""
+        copy, self._copy = self._copy, None
+        if not self.foreign or given.layout != torch.strided:
+            return given
+        out = first_tensor(output if isinstance(output, tuple | list) else (output,))
+        shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()
+        if copy is None:
+            # A layer that has begun to share memory, in another mode say, is asked anew.
+            self._overwrites = None if shares and not self._shares else self._overwrites
+            return None if self._overwrites is None else given
+        if self._overwrites is None:
+            self._overwrites = not torch.allclose(copy.float(), given.float(), 0, 0, equal_nan=True)
+            self._shares = shares
+        return copy
