@@ -19,7 +19,7 @@ from normscope.registry import registered
 from normscope.seen import Seen
 from normscope.watcher import Watcher
 
-COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions")
+COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     texts.write_text('{"a": "from a file"}\n')
     chosen = "--field a --limit 9 --max-length 8 -b 4 --order given --special-tokens exclude --exclude x.*"
     loading = "--revision r --token t --cache-dir c --local-files-only --trust-remote-code --device cpu"
-    more = "--dtype float16 --attn-implementation eager --words"
+    more = "--unique --dtype float16 --attn-implementation eager --words"
     result = run("m", "one", "-f", str(texts), *f"{chosen} {loading} {more}".split())
     assert result.exit_code == 0
     (call,) = library.calls
@@ -202,6 +202,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "order": "given",
         "special_tokens": "exclude",
         "limit": 9,
+        "unique": True,
     }
     assert vars(call["loading"]) == {
         "revision": "r",
@@ -252,7 +253,7 @@ def test_an_empty_file_fails_before_the_model_is_loaded(library: Library, tmp_pa
 def test_built_in_sentences_at_a_terminal(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normscope.cli.texts._is_terminal", lambda stream: True)
     result = run("m")
-    assert result.stderr == f"no text given: using {len(SENTENCES)} built-in sentences\n"
+    assert result.stderr == "no text given: using the built-in sentences that the model can read\n"
     assert library.calls[0]["texts"] == list(SENTENCES)
     assert run("m", "-q").stderr == ""
     assert run("m", "--field", "a").exit_code == 2

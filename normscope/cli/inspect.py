@@ -10,7 +10,7 @@ from normscope.cli.long_runs import Resuming, measured, part_of
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import joined, leads, require_files
 from normscope.cli.rendered import ReportOptions, named
-from normscope.cli.texts import TextOptions
+from normscope.cli.texts import TextOptions, readable
 from normscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -207,12 +207,13 @@ def inspect(
             saving = resuming.checkpoint(ranks, corpus.facts, quiet=quiet)
             loaded = load(model, loading, given.kinds)
             shown = layers.shown(loaded)
+            texts = None if given.texts is None else readable(given.texts, loaded)
             if dry_run:
-                _write_plan(loaded, given.texts, choices, result)
+                _write_plan(loaded, texts, choices, result)
                 return
             choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
             moments = bool(result.moments or result.tensors or ranks)
-            inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
+            inspected = partial(run, loaded, texts, moments=moments, checkpoint=saving, **choices)
             whole, asked = measured(inspected, ranks, progress)
         if whole is not None:
             result.write_files(whole)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
+    from normscope.loading import Loaded
+
 
 @dataclass(frozen=True)
 class TextOptions:
@@ -57,11 +59,18 @@ def named_files(files: list[str], field: str | None) -> "Iterable[str]":
     return _begun([], files, field)
 
 
+def readable(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
+    """Return the texts to feed a model: of the built-in sentences those that it can read."""
+    from normscope.samples import SENTENCES, readable
+
+    return readable(loaded.tokenizer) if texts is SENTENCES else texts
+
+
 def _sentences(*, quiet: bool) -> "Iterable[str]":
     from normscope.samples import SENTENCES
 
     if not quiet:
-        say(f"no text given: using {len(SENTENCES)} built-in sentences")
+        say("no text given: using the built-in sentences that the model can read")
     return SENTENCES
 
 

@@ -6,7 +6,7 @@ from normscope.cli import options, values
 from normscope.cli.groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import TextOptions
+from normscope.cli.texts import TextOptions, readable
 
 if TYPE_CHECKING:
     from normscope.why_report import WhyReport
@@ -76,12 +76,13 @@ def why(
     format = result.chosen()
     texts = corpus.feed(token=source.token, quiet=result.quiet)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
-        from normscope.why_scan import why as run  # here: importing torch is part of the wait
+        from normscope.loading import load  # here: importing torch is part of the wait
+        from normscope.why_scan import why as run
 
+        loaded = load(model, loading)
         report = run(
-            model,
-            texts,
-            loading=loading,
+            loaded,
+            readable(texts, loaded),
             batching=batching,
             samples=samples,
             table_memory=room,
