@@ -87,15 +87,16 @@ class Encoder:
         return rows
 
     def _beginning(self, text: str) -> str:
-        """Return so much of a long text, whole words, as should hold far more tokens than are used.
+        """Return so much of a long text, whole words if they end, as holds far more tokens than are used.
 
         To tokenise a whole book for its first 512 tokens would take seconds.
         """
         limit = self.max_length
         if limit is None or len(text) <= limit * _CHARACTERS or self._tokenizer.truncation_side != "right":
             return text
-        end = _SPACE.search(text, limit * _CHARACTERS)
-        return text[: end.start()] if end else text
+        most = 2 * limit * _CHARACTERS
+        end = _SPACE.search(text, limit * _CHARACTERS, most)
+        return text[: end.start() if end else most]
 
     def _rows(self, texts: list[Text], **truncation: Any) -> list[Row]:
         rows: list[Row] = []

@@ -1,7 +1,11 @@
 """What to feed a model: the texts that were named, that are piped in, or else the built-in sentences."""
 
+import os
+import stat
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from normscope.loading import Loaded
+
+# After so many seconds without a first text it is said that it is waited for.
+PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,9 @@ class TextOptions:
     def feed(self, *, token: str | None, quiet: bool) -> "Iterable[str]":
         """Return what was named, or else what is piped in, or else the built-in sentences."""
         arguments, files, field = self.text or [], self.file or [], self.field
+        named = bool(arguments or files or self.dataset)
+        if named and not quiet and "-" not in (*arguments, *files) and _has_more(sys.stdin):
+            say("standard input is not read, since texts were named; name - to read it, too")
         if self.dataset is not None:
             if arguments or files:
                 raise UsageError(
@@ -47,8 +57,8 @@ class TextOptions:
             return _of_dataset(self.dataset, self.split, field, token)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
-        if arguments or files or not _is_terminal(sys.stdin):
-            return _begun(arguments or ([] if files else ["-"]), files, field)
+        if arguments or files or not (_is_terminal(sys.stdin) or _is_null(sys.stdin)):
+            return _begun(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
         if field is not None:
             raise UsageError("--field was given without a --file or --dataset; name the one that has it")
         return _sentences(quiet=quiet)
@@ -56,7 +66,7 @@ class TextOptions:
 
 def named_files(files: list[str], field: str | None) -> "Iterable[str]":
     """Return the texts of the files that were named for a purpose of their own."""
-    return _begun([], files, field)
+    return _begun([], files, field, quiet=True)
 
 
 def readable(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
@@ -83,19 +93,55 @@ def _of_dataset(dataset: str, split: str | None, field: str | None, token: str |
     return texts
 
 
-def _begun(arguments: list[str], files: list[str], field: str | None) -> "Iterable[str]":
+def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
     from normscope.texts import read_texts
 
     texts = read_texts(arguments, files, field=field)
+    sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
+    waiting = Timer(PATIENCE, say, [f"waiting for the first text of {sources}"])
+    waiting.daemon = True
+    if not quiet:
+        waiting.start()
     # Asked for now: an empty pipe should not cost the loading of a model.
-    if not texts.begin():
-        sources = " and ".join(
-            "standard input" if name == "-" else quoted(name) for name in (*arguments, *files)
-        )
+    try:
+        begun = texts.begin()
+    finally:
+        waiting.cancel()
+    if not begun:
         raise TextError(
             f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
         )
     return texts
+
+
+def _is_null(stream: "TextIO | None") -> bool:
+    """Whether a stream is /dev/null, where there is never anything."""
+    found = _status(stream)
+    return (
+        found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
+    )
+
+
+def _has_more(stream: "TextIO | None") -> bool:
+    """Whether something waits in a pipe or a file; false where that cannot be told."""
+    found = _status(stream)
+    if stream is None or found is None:
+        return False
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size > 0
+    try:
+        import fcntl
+        import termios
+    except ImportError:  # Windows
+        return False
+    return stat.S_ISFIFO(found.st_mode) and any(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)))
+
+
+def _status(stream: "TextIO | None") -> os.stat_result | None:
+    try:
+        return None if stream is None else os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return None
 
 
 def _is_terminal(stream: "TextIO | None") -> bool:
