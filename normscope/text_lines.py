@@ -53,6 +53,7 @@ class Lines(Iterator[str]):
         return raw.removeprefix(_BOM) if self.number == 1 else raw
 
     def error(self, what: str, line: int | None = None) -> TextError:
+        """Return the error to raise for a line, the last one that was read unless another is named."""
         return TextError(f"{self._name}, line {line or self.number}: {what}")
 
 

@@ -223,14 +223,16 @@ def _json(lines: Lines, field: str | None) -> Iterator[str]:
             )
         kept.append(line)
     for number, value in enumerate(_value("".join(kept), lines, 1), 1):
-        yield _text(
-            value, field, lambda what, at=number: lines.error(f"element {at} of the array: {what}", 1)
-        )
+        yield _text(value, field, partial(_of_element, lines, number))
+
+
+def _of_element(lines: Lines, number: int, what: str) -> TextError:
+    return lines.error(f"element {number} of the array: {what}", 1)
 
 
 def _json_lines(lines: Lines, field: str | None, before: Sequence[str] = ()) -> Iterator[str]:
     for line in chain(before, lines):
-        yield _text(_value(line, lines, lines.number), field, lines.error) if line.strip() else ""
+        yield _text(_value(line.strip(), lines, lines.number), field, lines.error) if line.strip() else ""
 
 
 def _value(text: str, lines: Lines, first: int) -> Any:
