@@ -63,7 +63,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "texts": ({"errors", "text_lines"}, set()),
     "corpus": (set(), set()),
     "stopping": (set(), set()),
-    "dataset": ({"errors", "printable"}, {"datasets"}),
+    "dataset": ({"errors", "printable"}, {"datasets", "huggingface_hub"}),
     "kinds": ({"errors"}, set()),
     "media": ({"errors", "kinds", "printable"}, {"PIL", "numpy", "soundfile", "soxr"}),
     "shards": ({"errors", "media", "printable", "repeats"}, set()),

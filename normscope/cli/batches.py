@@ -118,7 +118,7 @@ def batches(
     numbers = values.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = result.chosen(plot)
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load

@@ -199,7 +199,7 @@ def inspect(
         }
         if dry_run:
             _require_plain(result.chosen(), media=bool(image or audio))
-        given = _given(corpus, image or [], audio or [], ranks, token=source.token, quiet=quiet)
+        given = _given(corpus, image or [], audio or [], ranks, source, quiet=quiet)
         with ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
@@ -226,8 +226,8 @@ def _given(
     images: list[str],
     audio: list[str],
     ranks: "Ranks | None",
+    source: LoadOptions,
     *,
-    token: str | None,
     quiet: bool,
 ) -> "Given":
     """Return what to feed; beside images and sounds goes only text that was named."""
@@ -237,7 +237,8 @@ def _given(
         return Given(None, images, audio)
     if not corpus.dataset:
         require_files(ranks, corpus.text or [], corpus.file or [])
-    return Given(corpus.feed(token=token, quiet=quiet), images, audio)
+    texts = corpus.feed(token=source.token, quiet=quiet, local=source.local_files_only)
+    return Given(texts, images, audio)
 
 
 def _require_plain(format: options.DataFormat, *, media: bool) -> None:

@@ -4,9 +4,11 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.errors import ReportError, UsageError
@@ -147,6 +149,19 @@ def say(line: str) -> None:
     """Write one line to standard error; whatever is in it stays text on one line."""
     if sys.stderr is not None:
         print(printable(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None]:
+    """Say what is waited for where that takes so long."""
+    waiting = Timer(seconds, say, [line])
+    waiting.daemon = True
+    if not quiet:
+        waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:

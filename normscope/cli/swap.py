@@ -156,7 +156,7 @@ def swap(
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     format = result.chosen()
     known = named_files(calibration, corpus.field) if calibration else None
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.swap_scan import swap

@@ -5,11 +5,10 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
-from normscope.cli.streams import say
+from normscope.cli.streams import patience, say
 from normscope.errors import TextError, UsageError
 from normscope.printable import quoted
 
@@ -43,8 +42,11 @@ class TextOptions:
         """What decides, beside the texts' own place, which texts are read."""
         return {"field": self.field, "dataset": self.dataset, "split": self.split}
 
-    def feed(self, *, token: str | None, quiet: bool) -> "Iterable[str]":
-        """Return what was named, or else what is piped in, or else the built-in sentences."""
+    def feed(self, *, token: str | None, quiet: bool, local: bool = False) -> "Iterable[str]":
+        """Return what was named, or else what is piped in, or else the built-in sentences.
+
+        With `local` no dataset is read over the network.
+        """
         arguments, files, field = self.text or [], self.file or [], self.field
         named = bool(arguments or files or self.dataset)
         if named and not quiet and "-" not in (*arguments, *files) and _has_more(sys.stdin):
@@ -54,7 +56,7 @@ class TextOptions:
                 raise UsageError(
                     "--dataset was given beside other texts; expected one or the other; drop one"
                 )
-            return _of_dataset(self.dataset, self.split, field, token)
+            return _of_dataset(self.dataset, self.split, field, token, local=local)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
         if arguments or files or not (_is_terminal(sys.stdin) or _is_null(sys.stdin)):
@@ -84,10 +86,12 @@ def _sentences(*, quiet: bool) -> "Iterable[str]":
     return SENTENCES
 
 
-def _of_dataset(dataset: str, split: str | None, field: str | None, token: str | None) -> "Iterable[str]":
+def _of_dataset(
+    dataset: str, split: str | None, field: str | None, token: str | None, *, local: bool
+) -> "Iterable[str]":
     from normscope.dataset import read_dataset
 
-    texts = read_dataset(dataset, split=split, field=field, token=token)
+    texts = read_dataset(dataset, split=split, field=field, token=token, local=local)
     if not texts.begin():
         raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
     return texts
@@ -98,15 +102,9 @@ def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: 
 
     texts = read_texts(arguments, files, field=field)
     sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
-    waiting = Timer(PATIENCE, say, [f"waiting for the first text of {sources}"])
-    waiting.daemon = True
-    if not quiet:
-        waiting.start()
     # Asked for now: an empty pipe should not cost the loading of a model.
-    try:
+    with patience(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
         begun = texts.begin()
-    finally:
-        waiting.cancel()
     if not begun:
         raise TextError(
             f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"

@@ -74,7 +74,7 @@ def why(
     batching = batch.batching()
     room = values.memory(table_memory)
     format = result.chosen()
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.why_scan import why as run
