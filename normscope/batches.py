@@ -65,6 +65,12 @@ def require_positive(name: str, value: int) -> None:
         raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
 
 
+def require_seed(seed: int) -> None:
+    """Raise UsageError unless `seed` is a whole number that torch's generators take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed is {seed!r}; expected a whole number from 0, below 2^63; change it")
+
+
 def require_number(batch_size: int | Literal["auto"], what: str) -> int:
     """Return a batch size that is a number; UsageError for "auto", which is not for `what`."""
     if batch_size == "auto":

@@ -148,7 +148,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         CORE | {"numpy"},
     ),
     "tokens": ({"alignment", "bins", "errors"}, CORE),
-    "swap_plan": ({"errors"}, set()),
+    "swap_plan": ({"batches", "errors"}, set()),
     "replacements": (
         {"capture", "errors", "formulas", "layers", "layout", "moments", "swap_plan", "views"},
         CORE,

@@ -87,7 +87,7 @@ File = Annotated[
         "--file",
         "-f",
         metavar="PATH",
-        help="Read texts from a .txt, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
+        help="Read texts from a .txt, .json, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
     ),
 ]
 Image = Annotated[

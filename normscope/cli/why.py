@@ -69,10 +69,14 @@ def why(
     source: LoadOptions,
 ) -> None:
     """Try the article's claims on LayerNorm and BatchNorm on this model."""
+    from normscope.draws import Drawing
+
     place = result.place()
     loading = source.loading()
     batching = batch.batching()
     room = values.memory(table_memory)
+    # What cannot be is refused before the model is loaded.
+    Drawing(seed=seed, samples=samples, table_memory=room)
     format = result.chosen()
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
