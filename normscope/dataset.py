@@ -220,6 +220,8 @@ def _place_and_config(name: str) -> tuple[str, str | None]:
 def _refused(name: str, error: Exception, datasets: Any, token: str | None) -> TextError | UsageError:
     """Say why a dataset could not be opened, and what would do."""
     got, shown = str(error), f"dataset {quoted(name)}"
+    if isinstance(error, StopIteration):  # of a file that is empty
+        return TextError(f"the {shown} has no rows; expected some; name another file")
     if "gated" in got:
         return TextError(
             f"{shown} is gated on the Hub; expected a token of an account that may read it; ask for access "
