@@ -69,7 +69,7 @@ RUN = Topic(
             definition="The tokens that count and are the tokenizer's unknown token, which stands for "
             "whatever it cannot read.",
             formula="unknown_tokens = tokens in V whose id is the unknown token's",
-            range="0 to run.tokens; null where the batches were the caller's, or of images and sounds",
+            range="0 or more; null where the batches were the caller's, or of images and sounds",
             reading="All of them are one token to the model. From 5% on a warning says so: the numbers are "
             "then of texts that the model cannot read.",
             source="transformers: unk_token_id",
