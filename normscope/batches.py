@@ -10,6 +10,7 @@ from normscope.corpus import Corpus, Position
 from normscope.encoding import Encoder, Row, Text
 from normscope.errors import TextError, UsageError
 from normscope.printable import counted
+from normscope.repeats import Repeats, Unique
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,8 @@ class Batching:
     `order` "length" puts texts of like length into one batch, longest first, so that little is padding
     and a batch too large fails at once; "given" keeps the order. `special_tokens` "exclude" leaves
     those out of the statistics, never out of what the model sees. `limit` is the most texts to read,
-    blank ones not counted.
+    blank ones not counted. `unique` leaves out texts that are an earlier one once more, as if they were
+    blank.
     """
 
     batch_size: int | Literal["auto"] = 32
@@ -46,6 +48,7 @@ class Batching:
     order: str = "length"
     special_tokens: str = "include"
     limit: int | None = None
+    unique: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size != AUTO:
@@ -61,6 +64,12 @@ def require_positive(name: str, value: int) -> None:
     """Raise UsageError unless `value` is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {value!r}; expected a whole number from 1; change it")
+
+
+def require_seed(seed: int) -> None:
+    """Raise UsageError unless `seed` is a whole number that torch's generators take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed is {seed!r}; expected a whole number from 0, below 2^63; change it")
 
 
 def require_number(batch_size: int | Literal["auto"], what: str) -> int:
@@ -111,8 +120,9 @@ class Batches:
 
     `ended` is true once the texts, or the limit on them, have been reached.
 
-    Counted so far: `texts` read and used, `truncated` those of them that were cut, `pending` those of
-    them that no batch has handed out yet, and `skipped` the blank ones or without a token to count.
+    Counted so far: `texts` read and used, `truncated` those of them that were cut, `repeated` those that
+    are an earlier one once more, `pending` those that no batch has handed out yet, and `skipped` the
+    blank ones or without a token to count.
 
     Excluded special tokens are known by their ids: the tokenizer's cls, sep, bos and eos, and
     whatever its template puts around a text; unknown and mask tokens stay. So a literal "[SEP]" in
@@ -135,9 +145,10 @@ class Batches:
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
-        self.texts = self.skipped = self.truncated = 0
+        self.texts = self.skipped = self.truncated = self.repeated = 0
         self.ended = False
-        self._corpus = Corpus(texts, hashed=hashed)
+        self._corpus = Corpus(Unique(texts) if batching.unique else texts, hashed=hashed)
+        self._repeats = None if batching.unique else Repeats()
         self._start = start
         self._rows: list[Row] = []
         self.batching = batching
@@ -182,6 +193,11 @@ class Batches:
                 yield self._pad(self._take(rows, size))
         while rows:
             yield self._pad(self._take(rows, self._fill(rows)))
+
+    def unknown_in(self, batch: Batch) -> int:
+        """Count the tokens of one of the batches that are the tokenizer's unknown one."""
+        unknown = self._encoder.unknown
+        return 0 if unknown is None else int((batch.valid & (batch.inputs["input_ids"] == unknown)).sum())
 
     def one_by_one(self) -> None:
         """Let every batch have one text."""
@@ -229,6 +245,8 @@ class Batches:
             tuple(row.source for row in self._rows),
             sum(row.cut for row in self._rows),
             self.ended and self._left != 0,
+            self.repeated,
+            sum(row.again for row in self._rows),
         )
 
     def _catch_up(self, start: Position) -> None:
@@ -257,7 +275,8 @@ class Batches:
                 "with tokens now; expected all; begin anew, for the tokenizer has changed"
             )
         self._rows += [rows[source] for source in start.pending]
-        self.texts, self.skipped, self.truncated = start.texts, start.skipped, start.truncated
+        self.texts, self.skipped = start.texts, start.skipped
+        self.truncated, self.repeated = start.truncated, start.repeated
 
     def _windows(self) -> Iterator[list[Text]]:
         """Cut the source into windows, without blank texts, and never read past the limit."""
@@ -285,7 +304,7 @@ class Batches:
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
                 _require_unicode(text, index)
-                return Text(index, text)
+                return Text(index, text, self._repeats is not None and self._repeats.again(text))
             self.skipped += 1
         return None
 
@@ -296,6 +315,7 @@ class Batches:
         self.texts += len(counted)
         self.skipped += len(rows) - len(counted)
         self.truncated += sum(row.cut for row in counted)
+        self.repeated += sum(row.again for row in counted)
         return counted
 
     def _pad(self, rows: list[Row]) -> Batch:

@@ -11,9 +11,9 @@ class Position:
     """How far a run has come in its texts, between two batches.
 
     `read` texts were read, blank ones counted; `digest` is of all of them. `pending` are the places of
-    those that no batch has had yet, in the order in which they are to come, and `pending_truncated` how
-    many of these were cut. `texts`, `skipped` and `truncated` are counted as `Batches` does. `ended` says
-    that there are no more to read.
+    those that no batch has had yet, in the order in which they are to come; `pending_truncated` of these
+    were cut, and `pending_repeated` repeat an earlier text. `ended` says that there are no more to read.
+    The others are counted as `Batches` does.
     """
 
     read: int = 0
@@ -24,6 +24,8 @@ class Position:
     pending: tuple[int, ...] = ()
     pending_truncated: int = 0
     ended: bool = False
+    repeated: int = 0
+    pending_repeated: int = 0
 
 
 class Corpus(Iterator[str]):

@@ -88,6 +88,7 @@ class Course:
             texts=position.texts - len(position.pending),
             skipped_texts=position.skipped,
             truncated_texts=position.truncated - position.pending_truncated,
+            repeated_texts=position.repeated - position.pending_repeated,
         )
 
     def without_text(self, run: RunInfo) -> list[str]:

@@ -26,6 +26,8 @@ READERS: dict[str, tuple[str, dict[str, str]]] = {
 TRIES = 5
 # Files that Dataset.save_to_disk and DatasetDict.save_to_disk leave.
 SAVED = ("state.json", "dataset_dict.json")
+# Files of a folder that say which files a dataset is of.
+CARDS = ("README.md", ".huggingface.yaml")
 
 
 class DatasetTexts(Iterator[str]):
@@ -97,16 +99,27 @@ def _let_go(rows: Iterator[Any]) -> None:
 
 
 def read_dataset(
-    name: str, *, split: str | None = None, field: str | None = None, token: str | None = None
+    name: str,
+    *,
+    split: str | None = None,
+    field: str | None = None,
+    token: str | None = None,
+    local: bool = False,
 ) -> DatasetTexts:
     """Return the texts of a dataset: a Hub id, or a file or folder in a format that `datasets` reads.
 
     "ID:CONFIG" names one of several configurations. Of several splits one must be named; `field` is
     the one of the texts, by default `text`, or else the only one that holds strings. `token` is the Hub's,
-    by default the one logged in with. Nothing is downloaded whole, and no code of a dataset is run. Raises
-    UsageError when the extra `datasets` is not installed, or where a split or a configuration must be named,
-    and TextError where there is no such dataset, configuration or split.
+    by default the one logged in with. Nothing is downloaded whole, and no code of a dataset is run. A local
+    one that leads to the network is refused, and with `local` one of the Hub, too. Raises UsageError when
+    the extra `datasets` is not installed, or where a split or a configuration must be named, and TextError
+    where there is no such dataset, configuration or split.
     """
+    if local and not Path(name).exists():
+        raise TextError(
+            f"dataset {quoted(name)} is no file or folder here; expected one, as --local-files-only was "
+            "given; download it first, or leave the option out"
+        )
     splits = _splits(name, _library(), token)
     if split is None and len(splits) > 1:
         raise UsageError(
@@ -134,6 +147,8 @@ def _library() -> Any:
             "'normscope[datasets]'"
         ) from error
     datasets.disable_progress_bars()
+    # The library tells the Hub of every dataset it opens, local ones too.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     # What is wrong is raised, too.
     datasets.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
@@ -162,10 +177,36 @@ def _opened(name: str, datasets: Any, token: str | None) -> Any:
     if not path.exists() and _is_path(name):
         raise ValueError("there is no such file or folder")
     place, config = _place_and_config(name)
+    if path.is_dir() and (url := _first_url(path)) is not None:
+        raise ValueError(f"its files are not here but at {url}")
     if not path.exists() and place in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
         # It would read every file of the folder one is in.
         raise ValueError("that is a format of the library's")
     return datasets.load_dataset(place, config, streaming=True, token=token)
+
+
+def _first_url(folder: Path) -> str | None:
+    """Return the first URL that the card of a dataset names as a file of it."""
+    from huggingface_hub import DatasetCard
+
+    for card in CARDS:
+        text = (folder / card).read_text(encoding="utf-8") if (folder / card).is_file() else ""
+        if text and not card.endswith(".md"):
+            text = f"---\n{text}\n---\n"
+        made: Any = DatasetCard(text, ignore_metadata_errors=True).data if text else {}
+        data = dict(made.to_dict()) if text else {}
+        for found in _strings([data.get("configs"), data.get("data_files")]):
+            if "://" in found:
+                return found
+    return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
 
 
 def _place_and_config(name: str) -> tuple[str, str | None]:
@@ -179,6 +220,8 @@ def _place_and_config(name: str) -> tuple[str, str | None]:
 def _refused(name: str, error: Exception, datasets: Any, token: str | None) -> TextError | UsageError:
     """Say why a dataset could not be opened, and what would do."""
     got, shown = str(error), f"dataset {quoted(name)}"
+    if isinstance(error, StopIteration):  # of a file that is empty
+        return TextError(f"the {shown} has no rows; expected some; name another file")
     if "gated" in got:
         return TextError(
             f"{shown} is gated on the Hub; expected a token of an account that may read it; ask for access "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from normscope.batches import require_positive
+from normscope.batches import require_positive, require_seed
 from normscope.errors import UsageError
 
 # "random" texts, as training draws them; of like "length", as loaders that save padding do; as "given".
@@ -43,8 +43,7 @@ class Drawing:
         named = {"draws": self.draws, "samples": self.samples, "table memory": self.table_memory}
         for name, value in named.items():
             require_positive(name, value)
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise UsageError(f"seed is {self.seed!r}; expected a whole number from 0; change it")
+        require_seed(self.seed)
         if self.momentum is not None and not 0 < self.momentum <= 1:
             raise UsageError(
                 f"momentum is {self.momentum!r}; expected over 0 and at most 1; PyTorch's is 0.1"

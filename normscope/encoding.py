@@ -20,26 +20,29 @@ _SPACE = re.compile(r"\s")
 class Row(NamedTuple):
     """One tokenised text; `types` are its token type ids, if the tokenizer gives any.
 
-    `source` is its place in what was read, and `cut` whether it was longer.
+    `source` is its place in what was read, `cut` whether it was longer, and `again` as in `Text`.
     """
 
     ids: list[int]
     types: list[int] | None
     source: int
     cut: bool
+    again: bool = False
 
 
 class Text(NamedTuple):
-    """One text and its place in what was read."""
+    """One text, its place in what was read, and whether it was read `again`, after an equal one."""
 
     source: int
     text: str
+    again: bool = False
 
 
 class Encoder:
     """Encodes texts as a tokenizer does, cut to `max_length`: what was `asked` for, or the model's `limit`.
 
     `excluded` are the ids that do not count: those of `special_ids` when `excluding`, else none.
+    `unknown` is the id of the unknown token, see `unknown_id`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Encoder:
         added = _template(tokenizer)
         self.max_length = agreed_length(asked, limit, len(added))
         self.excluded = _special_ids(tokenizer, added) if excluding else set()
+        self.unknown = unknown_id(tokenizer)
 
     @property
     def pad_id(self) -> int:
@@ -68,7 +72,7 @@ class Encoder:
     def encode(self, texts: Sequence[Text]) -> list[Row]:
         """Return the row of every text, cut where it is longer than `max_length`."""
         limit = self.max_length
-        starts = [Text(read.source, self._beginning(read.text)) for read in texts]
+        starts = [read._replace(text=self._beginning(read.text)) for read in texts]
         rows = self._rows(starts, truncation=False)
         for i, (start, read) in enumerate(zip(starts, texts, strict=True)):
             # Few characters a token are many enough: the end of the beginning is far beyond the limit.
@@ -83,15 +87,16 @@ class Encoder:
         return rows
 
     def _beginning(self, text: str) -> str:
-        """Return so much of a long text, whole words, as should hold far more tokens than are used.
+        """Return so much of a long text, whole words if they end, as holds far more tokens than are used.
 
         To tokenise a whole book for its first 512 tokens would take seconds.
         """
         limit = self.max_length
         if limit is None or len(text) <= limit * _CHARACTERS or self._tokenizer.truncation_side != "right":
             return text
-        end = _SPACE.search(text, limit * _CHARACTERS)
-        return text[: end.start()] if end else text
+        most = 2 * limit * _CHARACTERS
+        end = _SPACE.search(text, limit * _CHARACTERS, most)
+        return text[: end.start() if end else most]
 
     def _rows(self, texts: list[Text], **truncation: Any) -> list[Row]:
         rows: list[Row] = []
@@ -103,8 +108,17 @@ class Encoder:
             )
             types = encoded.get("token_type_ids") or [None] * len(part)
             found = zip(encoded["input_ids"], types, part, strict=True)
-            rows += [Row(ids, kinds, read.source, cut=False) for ids, kinds, read in found]
+            rows += [Row(ids, kinds, read.source, cut=False, again=read.again) for ids, kinds, read in found]
         return rows
+
+
+def unknown_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Return the id of the token that stands for what the tokenizer cannot read.
+
+    None where there is none: GPT-2 and its kin read all, and call the end of a text their unknown token.
+    """
+    token: int | None = getattr(tokenizer, "unk_token_id", None)
+    return None if token in special_ids(tokenizer) else token
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:

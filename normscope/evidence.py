@@ -80,14 +80,16 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
 def sentence_vectors(rows: LayerRows) -> dict[str, Tensor]:
     """Return each text's mean output (N, D) of the layer's own normalization, of the text's, and of BN's.
 
-    "own" is y; "sequence" takes one mean and variance per text, "feature" one per feature of all texts.
+    Texts without a row are left out. "own" is y; "sequence" takes one mean and variance per text,
+    "feature" one per feature of all texts.
     """
-    by_text = rows.by_text()
+    there = torch.unique(rows.text)
+    by_text = rows.by_text().take(there)
     everything = by_text.pool(0)
     by_sequence = by_text.pool(1)
     sequence = (by_text.mean - by_sequence.mean) / (by_sequence.variance() + rows.eps).sqrt()
     feature = (by_text.mean - everything.mean) / (everything.variance() + rows.eps).sqrt()
-    return {"own": rows.output.double(), "sequence": sequence, "feature": feature}
+    return {"own": rows.output.double()[there], "sequence": sequence, "feature": feature}
 
 
 def late_share(lengths: Tensor, weights: Tensor) -> Tensor:

@@ -159,11 +159,11 @@ def _in_common(material: Material) -> Numbers:
 
 
 def _meaning(material: Material) -> Numbers:
-    texts = min(MOST_PAIRED, len(material.counted))
-    drawn = resamples(texts, material.seed)
     kept: dict[str, list[Tensor]] = {"sequence": [], "feature": []}
     for rows in material.ordinary:
         vectors = evidence.sentence_vectors(rows)
+        texts = min(MOST_PAIRED, len(vectors["own"]))
+        drawn = resamples(texts, material.seed)
         for view, found in kept.items():
             found.append(likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))
     name = "correlation kept by scaling within the text, less that kept by BN"

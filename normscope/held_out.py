@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from normscope.errors import TextError
 from normscope.printable import counted
+from normscope.repeats import Unique
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,16 @@ class Parted:
     repeated: int
 
 
-def part(texts: Iterable[str], calibration: Iterable[str] | None, limit: int | None) -> Parted:
+def part(
+    texts: Iterable[str], calibration: Iterable[str] | None, limit: int | None, *, unique: bool = False
+) -> Parted:
     """Part texts: every other one is held out, from the second on, or all where there is a calibration.
 
-    `limit` bounds both, before they are parted. TextError when nothing is left to hold out.
+    `limit` bounds both, before they are parted; `unique` leaves out of either what is in it already.
+    TextError when nothing is left to hold out.
     """
+    if unique:
+        texts, calibration = Unique(texts), None if calibration is None else Unique(calibration)
     given, skipped = _words(texts, limit)
     if calibration is None:
         known, others = given[::2], given[1::2]

@@ -15,6 +15,7 @@ from normscope.report import LayerReport, Report, RunInfo
 from normscope.seen import RunMoments, Seen, most_seen
 from normscope.shards import missing
 from normscope.summary import filled, notes_on, pooled
+from normscope.text_notes import notes_on_texts
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
 MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")
@@ -22,6 +23,8 @@ RUN = ("special_tokens", "max_length", "medium")
 LAYER = ("module", "kind", "features", "eps", "affine", "call")
 # What adds up over parts, and what is kept only where it is the same in all.
 SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seconds")
+# What adds up where all parts know it.
+KNOWN_SUMS = ("unknown_tokens", "repeated_texts")
 KEPT = ("batch_size", "batch_tokens", "order")
 
 
@@ -156,13 +159,14 @@ class _Total:
     def report(self) -> Report:
         """Return the report of all parts."""
         layers = {name: self._layer(name, seen) for name, seen in self._moments.layers.items()}
-        notes = [*self._warnings, *missing(self._moments.shards)]
+        run = self._run()
+        notes = [*self._warnings, *notes_on_texts(run), *missing(self._moments.shards)]
         notes += [note for name in layers for note in _notes(layers[name], self._moments.layers[name])]
         devices = dict.fromkeys(report.model.device for report in self._reports)
         return Report(
             __version__,
             replace(self._reports[0].model, device=" and ".join(devices)),
-            self._run(),
+            run,
             layers,
             (*notes, *pooled(layers.values())),
             outlier_features(layers.values()),
@@ -178,6 +182,9 @@ class _Total:
     def _run(self) -> RunInfo:
         runs = [report.run for report in self._reports]
         sums = {name: sum(getattr(run, name) for run in runs) for name in SUMS}
+        for name in KNOWN_SUMS:
+            found = [getattr(run, name) for run in runs]
+            sums[name] = None if None in found else sum(found)
         kept = {name: getattr(runs[0], name) for name in KEPT if len({getattr(r, name) for r in runs}) == 1}
         sums["positions"] = max(run.positions for run in runs)
         sums["position_bins"] = max((run.position_bins or () for run in runs), key=len) or None
@@ -212,7 +219,8 @@ def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
     """Return what a report warns of but for its layers and shards, whose notes are written anew."""
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
-    anew = {*of_layers, *pooled(layers.values()), *missing(moments.shards)}
+    of_run = {*notes_on_texts(report.run), *missing(moments.shards)}
+    anew = {*of_layers, *of_run, *pooled(layers.values())}
     return [note for note in report.warnings if note not in anew]
 
 

@@ -274,6 +274,8 @@ class RunInfo(Record):
     `medium` is what its samples, counted in `texts`, are: text, image, audio, or several side by side.
     `position_bins` are the first positions of the bins that late positions share, None where every one
     stands alone; `batch_tokens` the most token slots of a batch where their number decided its size.
+    Of `tokens`, `unknown_tokens` are the tokenizer's unknown one, and of `texts`, `repeated_texts` are an
+    earlier one once more; both are None where the texts are not known.
     """
 
     texts: int
@@ -291,6 +293,8 @@ class RunInfo(Record):
     medium: str = "text"
     position_bins: tuple[int, ...] | None = None
     batch_tokens: int | None = None
+    unknown_tokens: int | None = None
+    repeated_texts: int | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,7 +20,7 @@ from normscope.registry import KINDS, registered
 from normscope.seen import Seen
 from normscope.watcher import Watcher
 
-COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions")
+COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Runner:
         none = [0] * len(self._watcher.counted_calls())
         largest = self._whole(batch, none, before)
         self._watcher.skip_calls(none)
+        self._watcher.tally.unknown += batches.unknown_in(batch)
         if largest < batch.mask.numel():
             batches.shrink(len(batch.sources), batch.mask.numel())
         elif not failed and batches.tokens is not None and fullness(self._forward.device) < ROOM:

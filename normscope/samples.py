@@ -2,6 +2,14 @@
 
 # ruff: noqa: RUF001 (Chinese punctuation is not a mistyped comma)
 
+from typing import TYPE_CHECKING, Any
+
+from normscope.encoding import unknown_id
+from normscope.text_notes import SHARE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _ENGLISH = (
     "It rained again.",
     "Who left this here?",
@@ -106,3 +114,13 @@ _CHINESE = (
 )
 
 SENTENCES: tuple[str, ...] = _ENGLISH + _CHINESE
+
+
+def readable(tokenizer: "PreTrainedTokenizerBase | None") -> tuple[str, ...]:
+    """Return the sentences that a tokenizer reads, few unknown tokens allowed; all where it reads none."""
+    unknown = None if tokenizer is None else unknown_id(tokenizer)
+    if tokenizer is None or unknown is None:
+        return SENTENCES
+    rows: Any = tokenizer(list(SENTENCES), padding=False, truncation=False, verbose=False)["input_ids"]
+    read = (s for s, ids in zip(SENTENCES, rows, strict=True) if ids.count(unknown) < SHARE * len(ids))
+    return tuple(read) or SENTENCES

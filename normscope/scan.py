@@ -28,6 +28,7 @@ from normscope.shards import Shard
 from normscope.source import Loading
 from normscope.stopping import Stop
 from normscope.tally import Tally
+from normscope.text_notes import notes_on_texts
 from normscope.watched import describe
 from normscope.watcher import Watcher, watch
 from normscope.wrappers import unwrapped
@@ -85,8 +86,10 @@ def inspect(
     given = Given(texts, images, audio)
     if checkpoint is not None and given.kinds != (TEXT,):
         raise UsageError("a checkpoint was asked for with images or sounds; expected texts alone; use shards")
+    if batching.unique and given.kinds != (TEXT,):
+        raise UsageError("unique was asked for with images or sounds; expected texts alone; leave it out")
     if shard is not None:
-        given = shard.of(given, batching.limit)
+        given = shard.of(given, batching.limit, unique=batching.unique)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
@@ -201,8 +204,9 @@ def _run_texts(
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if course.stop.asked:
         note = LONG_FIRST if run.order == "length" else INTERRUPTED
-        return course.interrupted(watcher, run, position, clock), [*notes, note]
-    return run, [*notes, *course.without_text(run)]
+        run = course.interrupted(watcher, run, position, clock)
+        return run, [*notes, *notes_on_texts(run), note]
+    return run, [*notes, *notes_on_texts(run), *course.without_text(run)]
 
 
 def _keep(course: Course, watcher: Watcher) -> None:
@@ -332,4 +336,6 @@ def run_info(tally: Tally, batches: Batches) -> RunInfo:
         batch_size=None if batches.batching.batch_size == AUTO else batches.batching.batch_size,
         batch_tokens=batches.tokens,
         order=batches.batching.order,
+        unknown_tokens=tally.unknown,
+        repeated_texts=batches.repeated,
     )

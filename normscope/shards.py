@@ -10,6 +10,7 @@ from itertools import islice
 from normscope.errors import UsageError
 from normscope.media import Given
 from normscope.printable import quoted
+from normscope.repeats import Unique
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,16 @@ class Shard:
             raise UsageError(f"shard is {quoted(text)}; expected I/N, such as 1/4; change it")
         return cls(int(found[1]), int(found[2]))
 
-    def of(self, given: Given, limit: int | None) -> Given:
-        """Return this part of the first `limit` samples of what was given."""
+    def of(self, given: Given, limit: int | None, *, unique: bool = False) -> Given:
+        """Return this part of the first `limit` samples of what was given, for `unique` see `Batching`."""
         part = slice(self.number - 1, limit, self.count)
         images, audio = given.images[part], given.audio[part]
         if images or audio or given.images or given.audio:
             texts = None if given.texts is None else islice(given.texts, self.number - 1, limit, self.count)
             return Given(texts, images, audio)
-        return Given(None if given.texts is None else _Part(given.texts, self, limit))
+        if given.texts is None:
+            return given
+        return Given(_Part(Unique(given.texts) if unique else given.texts, self, limit))
 
 
 class _Part(Iterator[str]):

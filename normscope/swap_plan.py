@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from normscope.batches import require_seed
 from normscope.errors import UsageError
 
 BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY = (
@@ -30,8 +31,7 @@ class Swapping:
 
     def __post_init__(self) -> None:
         require_kind(self.kind)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise UsageError(f"seed is {self.seed!r}; expected a whole number from 0; change it")
+        require_seed(self.seed)
         if self.recalibrate and self.kind in (BATCH, IDENTITY):
             raise UsageError(
                 f"{self.kind} has no statistics to take again; expected another kind with recalibrate; "

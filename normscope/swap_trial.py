@@ -94,6 +94,7 @@ class Trial:
         tally = Tally()
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
+            tally.unknown += source.unknown_in(batch)
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self.parts = Parts(self.readout.device)
         self.parts.hear(known.report.warnings)

@@ -12,6 +12,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.batches = self.samples = self.tokens = self.real = self.slots = self.positions = 0
+        self.unknown = 0
+        """How many tokens are the tokenizer's unknown one; counted by who has the tokenizer."""
         self.seconds = 0.0
         self._since = 0.0
 

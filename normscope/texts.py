@@ -7,21 +7,16 @@ import os
 import reprlib
 import stat
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from normscope.errors import TextError, UsageError
 from normscope.printable import counted
-
-# A source without line ends, such as /dev/zero, must end in a message before it fills the memory.
-LONGEST_LINE = 1 << 26
-
-_BOM = b"\xef\xbb\xbf"
+from normscope.text_lines import LONGEST_LINE, Lines, lone_surrogate
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,9 @@ class Texts(Iterator[str]):
     first line of a file, and whenever a pipe is among the sources. Raises TextError while iterating.
     """
 
-    def __init__(self, sources: "Sequence[str | _Lines | _File]", field: str | None) -> None:
+    def __init__(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> None:
         self._arguments_left = sum(isinstance(source, str) for source in sources)
-        self._sizes = [None if isinstance(s, _Lines) else s.size for s in sources if not isinstance(s, str)]
+        self._sizes = [None if isinstance(s, Lines) else s.size for s in sources if not isinstance(s, str)]
         self._handle: BinaryIO | None = None
         self._bytes_done = 0
         self._from_files = 0
@@ -81,12 +76,12 @@ class Texts(Iterator[str]):
             return 0 if left else self._arguments_left
         return self._arguments_left + max(0, self._from_files * left // done)
 
-    def _read(self, sources: "Sequence[str | _Lines | _File]", field: str | None) -> Iterator[str]:
+    def _read(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> Iterator[str]:
         for source in sources:
             if isinstance(source, str):
                 self._arguments_left -= 1
                 yield source
-            elif isinstance(source, _Lines):
+            elif isinstance(source, Lines):
                 yield from _plain(source, field)
             else:
                 yield from self._read_file(source, field)
@@ -97,7 +92,7 @@ class Texts(Iterator[str]):
             self._handle = handle
             try:
                 stream: Any = gzip.GzipFile(fileobj=handle) if file.zipped else handle
-                yield from _READERS.get(file.suffix, _plain)(_Lines(stream, repr(file.path)), field)
+                yield from _READERS.get(file.suffix, _unknown)(Lines(stream, repr(file.path)), field)
             finally:
                 self._handle = None
 
@@ -112,8 +107,9 @@ def read_texts(
     """Return the texts of the arguments, then those of the files, without reading them yet.
 
     An argument is one text. A file holds one text a line (.txt and any other suffix), one JSON value
-    a line (.jsonl, .ndjson), or a table with a header row (.csv, .tsv), each also with .gz; `field`
-    picks the member or column. `-` among either is standard input, one text a line.
+    a line (.jsonl, .ndjson), these or an array of them (.json), or a table with a header row (.csv,
+    .tsv), each also with .gz; `field` picks the member or column. `-` among either is standard input,
+    one text a line. What has another suffix and begins as JSON or XML does is refused.
 
     What can be known beforehand is checked here: UsageError for standard input named twice or a
     `field` without a file that has any, TextError for a missing file or an argument that is no text.
@@ -123,20 +119,20 @@ def read_texts(
         raise UsageError("standard input ('-') is named twice or more; it can be read once; name it once")
     checked = [_argument(text, number, stdin) for number, text in enumerate(arguments, 1)]
     found = [_standard_input(stdin) if path == "-" else _find(path) for path in paths]
-    if field is not None and not any(isinstance(file, _File) and file.suffix in _READERS for file in found):
+    if field is not None and not any(isinstance(file, _File) and file.suffix in _FIELDS for file in found):
         raise UsageError(
             f"the field {field!r} was given without a file that has fields; expected a file named "
-            f"{', '.join(_READERS)} (or one of these with .gz); leave the field out or name such a file"
+            f"{', '.join(_FIELDS)} (or one of these with .gz); leave the field out or name such a file"
         )
     return Texts([*checked, *found], field)
 
 
-def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | _Lines":
+def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | Lines":
     if text == "-":
         return _standard_input(stdin)
     if "\0" in text:
         raise TextError(f"text {number} of the arguments holds a NUL character; expected text; remove it")
-    if (place := _lone_surrogate(text)) is not None:
+    if (place := lone_surrogate(text)) is not None:
         raise TextError(
             f"text {number} of the arguments is not UTF-8 at character {place + 1}; expected UTF-8 text; "
             "check the encoding of the terminal or name a file instead"
@@ -144,18 +140,24 @@ def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | _Lines":
     return text
 
 
-def _standard_input(stdin: BinaryIO | None) -> "_Lines":
+def _standard_input(stdin: BinaryIO | None) -> "Lines":
     stream: BinaryIO | None = stdin or getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise TextError("standard input is closed; expected one text a line; pipe texts in or name a file")
-    return _Lines(stream, "standard input")
+    return Lines(stream, "standard input")
 
 
 def _find(path: str) -> _File:
     try:
         status = Path(path).stat()
+        if not path:
+            raise TextError("a file's name is empty; expected a file of texts; name one, or leave it out")
         if stat.S_ISDIR(status.st_mode):
             raise TextError(f"{path!r} is a directory; expected a file of texts; name the files in it")
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            raise TextError(
+                f"{path!r} is a device; expected a file of texts or a pipe; name one, or - to type"
+            )
         if not os.access(path, os.R_OK):
             raise PermissionError(None, "permission denied")
     except (OSError, ValueError) as error:
@@ -177,81 +179,91 @@ def _unreadable(path: str, error: Exception) -> TextError:
     )
 
 
-def _lone_surrogate(text: str) -> int | None:
-    """Where the first half of a UTF-16 pair stands alone: such a text has no UTF-8 form."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
-
-
-class _Lines(Iterator[str]):
-    """The decoded lines of one stream, line ends kept; `number` is the last line's, from 1.
-
-    Only \\n ends a line: a form feed, a lone \\r or U+2028 belongs to the text around it.
-    """
-
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream = stream
-        self._name = name
-        self.number = 0
-
-    def __next__(self) -> str:
-        self.number += 1
-        raw = self._next_bytes()
-        if b"\0" in raw:
-            raise self.error("a NUL byte, so this is no text file; expected UTF-8 text; name another file")
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.error(
-                f"byte {raw[error.start]:#04x} at place {error.start + 1} is not UTF-8; expected UTF-8 text; "
-                "convert it first, for example with iconv"
-            ) from error
-
-    def _next_bytes(self) -> bytes:
-        try:
-            raw = self._stream.readline(LONGEST_LINE)
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise self.error(f"{reason}; expected text or a whole gzip file; check the source") from error
-        if not raw:
-            raise StopIteration
-        if len(raw) == LONGEST_LINE and not raw.endswith(b"\n"):
-            raise self.error(f"no line end in {LONGEST_LINE} bytes; expected one text a line; split it")
-        return raw.removeprefix(_BOM) if self.number == 1 else raw
-
-    def error(self, what: str, line: int | None = None) -> TextError:
-        return TextError(f"{self._name}, line {line or self.number}: {what}")
-
-
-def _plain(lines: _Lines, _field: str | None) -> Iterator[str]:
+def _plain(lines: Iterable[str], _field: str | None) -> Iterator[str]:
     for line in lines:
         yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
-def _json_lines(lines: _Lines, field: str | None) -> Iterator[str]:
+def _unknown(lines: Lines, _field: str | None) -> Iterator[str]:
+    """Read what no suffix tells of as lines of text, unless it begins as something else does."""
+    first = next(lines, None)
+    if first is None:
+        return
+    start = first.lstrip()
+    if start.startswith("<?xml") or start.strip() in ("{", "[") or _is_json(start):
+        kind = "XML" if start.startswith("<") else "JSON"
+        raise lines.error(
+            f"this begins as {kind} does; expected one text a line; convert it, or name it .json or .txt"
+        )
+    yield from _plain(chain([first], lines), _field)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return line[:1] in ("{", "[") and isinstance(json.loads(line, parse_int=str), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json(lines: Lines, field: str | None) -> Iterator[str]:
+    """Read an array of texts, which may take many lines, or else one value a line."""
+    kept: list[str] = []
     for line in lines:
-        if not line.strip():
-            yield ""
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or str(error)
-            advice = 'expected one JSON value a line, such as {"text": "..."}; correct the line'
-            raise lines.error(f"not JSON: {reason}; {advice}") from error
-        text = _member(value, field, lines) if isinstance(value, dict) else value
-        if not isinstance(text, str):
-            got = "null" if text is None else type(text).__name__
-            raise lines.error(f"the text is {got}; expected a string or an object with one; correct the line")
-        if (place := _lone_surrogate(text)) is not None:
-            raise lines.error(f"half a UTF-16 pair at character {place + 1}; expected Unicode; remove it")
-        yield text
+        kept.append(line)
+        if line.strip():
+            break
+    if not kept or not kept[-1].lstrip().startswith("["):
+        yield from _json_lines(lines, field, kept)
+        return
+    size = len(kept[-1])
+    for line in lines:
+        size += len(line)
+        if size > LONGEST_LINE:
+            raise lines.error(
+                f"an array of over {LONGEST_LINE} characters; expected fewer; convert it to .jsonl"
+            )
+        kept.append(line)
+    for number, value in enumerate(_value("".join(kept), lines, 1), 1):
+        yield _text(value, field, partial(_of_element, lines, number))
 
 
-def _member(value: dict[str, object], field: str | None, lines: _Lines) -> object:
+def _of_element(lines: Lines, number: int, what: str) -> TextError:
+    return lines.error(f"element {number} of the array: {what}", 1)
+
+
+def _json_lines(lines: Lines, field: str | None, before: Sequence[str] = ()) -> Iterator[str]:
+    for line in chain(before, lines):
+        yield _text(_value(line.strip(), lines, lines.number), field, lines.error) if line.strip() else ""
+
+
+def _value(text: str, lines: Lines, first: int) -> Any:
+    try:
+        # A number's digits are of no use here, and may be more than Python takes.
+        return json.loads(text, parse_int=_Number)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error)
+        advice = 'expected JSON, one value a line or in .json an array, such as {"text": "..."}; correct it'
+        raise lines.error(f"not JSON: {reason}; {advice}", first + getattr(error, "lineno", 1) - 1) from error
+
+
+class _Number(float):
+    """A whole number in JSON, of any length."""
+
+
+def _text(value: Any, field: str | None, error: Callable[[str], TextError]) -> str:
+    """Return the text that a JSON value is or holds; null is a blank one, as in datasets."""
+    text = _member(value, field, error) if isinstance(value, dict) else value
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        got = "int" if isinstance(text, _Number) else type(text).__name__
+        raise error(f"the text is {got}; expected a string or an object with one; correct the line")
+    if (place := lone_surrogate(text)) is not None:
+        raise error(f"half a UTF-16 pair at character {place + 1}; expected Unicode; remove it")
+    return text
+
+
+def _member(value: dict[str, object], field: str | None, error: Callable[[str], TextError]) -> object:
     name = "text" if field is None else field
     if name in value:
         return value[name]
@@ -259,10 +271,10 @@ def _member(value: dict[str, object], field: str | None, lines: _Lines) -> objec
     if field is None and len(strings) == 1:
         return strings[0]
     members = reprlib.repr(list(value))
-    raise lines.error(f"no member {name!r}; expected one of {members}; name one as the field")
+    raise error(f"no member {name!r}; expected one of {members}; name one as the field")
 
 
-def _table(lines: _Lines, field: str | None, delimiter: str) -> Iterator[str]:
+def _table(lines: Lines, field: str | None, delimiter: str) -> Iterator[str]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     # strict: otherwise one quote left open swallows the rest of the file as a single text.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -280,7 +292,7 @@ def _table(lines: _Lines, field: str | None, delimiter: str) -> Iterator[str]:
         yield row[column] if row else ""
 
 
-def _next_row(rows: Iterator[list[str]], lines: _Lines) -> list[str] | None:
+def _next_row(rows: Iterator[list[str]], lines: Lines) -> list[str] | None:
     start = lines.number + 1
     try:
         return next(rows, None)
@@ -292,7 +304,7 @@ def _next_row(rows: Iterator[list[str]], lines: _Lines) -> list[str] | None:
         raise lines.error(f"in the row that starts here: {error}; {advice}", start) from error
 
 
-def _column(header: list[str], field: str | None, lines: _Lines) -> int:
+def _column(header: list[str], field: str | None, lines: Lines) -> int:
     name = "text" if field is None else field
     if name in header:
         return header.index(name)
@@ -301,9 +313,12 @@ def _column(header: list[str], field: str | None, lines: _Lines) -> int:
     raise lines.error(f"no column {name!r}; expected one of {reprlib.repr(header)}; name one as the field", 1)
 
 
-_READERS: dict[str, Callable[[_Lines, str | None], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Lines, str | None], Iterator[str]]] = {
+    ".txt": _plain,
+    ".json": _json,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": partial(_table, delimiter=","),
     ".tsv": partial(_table, delimiter="\t"),
 }
+_FIELDS = [suffix for suffix in _READERS if suffix != ".txt"]

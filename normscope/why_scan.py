@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from normscope import __version__
-from normscope.batches import Batching
+from normscope.batches import Batching, require_positive, require_seed
 from normscope.course import Clock, Course, Progress
 from normscope.draws import Drawing, plans
 from normscope.encoding import special_ids
@@ -58,6 +58,8 @@ def why(
 
     Raises what `inspect` raises, and TextError when there are not two texts.
     """
+    require_positive("samples", samples)
+    require_seed(seed)
     given = Given(texts)
     clock = Clock(progress)
     clock.show("load")
@@ -69,6 +71,12 @@ def why(
     report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
     if len(kept.sources) < 2:
         raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
+    special = _special(loaded)
+    worded = sum(not special.issuperset(kept.ids[source]) for source in kept.sources)
+    if worded < 2:
+        raise TextError(
+            f"{worded} texts with a token that is not special; expected at least two to compare; give more"
+        )
     known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
     return WhyReport(
         __version__,

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,7 +194,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     texts.write_text('{"a": "from a file"}\n')
     chosen = "--field a --limit 9 --max-length 8 -b 4 --order given --special-tokens exclude --exclude x.*"
     loading = "--revision r --token t --cache-dir c --local-files-only --trust-remote-code --device cpu"
-    more = "--dtype float16 --attn-implementation eager --random-weights --words"
+    more = "--unique --dtype float16 --attn-implementation eager --random-weights --words"
     result = run("m", "one", "-f", str(texts), *f"{chosen} {loading} {more}".split())
     assert result.exit_code == 0
     (call,) = library.calls
@@ -203,6 +205,7 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "order": "given",
         "special_tokens": "exclude",
         "limit": 9,
+        "unique": True,
     }
     assert vars(call["loading"]) == {
         "revision": "r",
@@ -254,10 +257,69 @@ def test_an_empty_file_fails_before_the_model_is_loaded(library: Library, tmp_pa
 def test_built_in_sentences_at_a_terminal(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normscope.cli.texts._is_terminal", lambda stream: True)
     result = run("m")
-    assert result.stderr == f"no text given: using {len(SENTENCES)} built-in sentences\n"
+    assert result.stderr == "no text given: using the built-in sentences that the model can read\n"
     assert library.calls[0]["texts"] == list(SENTENCES)
     assert run("m", "-q").stderr == ""
     assert run("m", "--field", "a").exit_code == 2
+
+
+SOURCES = """
+import sys
+from normscope.cli.texts import TextOptions
+print(list(TextOptions(text=sys.argv[1:]).feed(token=None, quiet=False))[:2])
+"""
+
+
+def fed(*arguments: str, **options: Any) -> tuple[str, str]:
+    """What a command of these arguments reads, and what it says, with another standard input."""
+    command = [sys.executable, "-c", SOURCES, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return done.stdout, done.stderr
+
+
+def test_no_input_at_all_takes_the_built_in_sentences() -> None:
+    out, err = fed(stdin=subprocess.DEVNULL)
+    assert out == f"{list(SENTENCES[:2])}\n"
+    assert err == "no text given: using the built-in sentences that the model can read\n"
+    out, err = fed("-", stdin=subprocess.DEVNULL)
+    assert "no text on standard input" in err
+
+
+def test_a_pipe_beside_texts_is_said_not_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "some").write_text("one\n")
+    reader, writer = os.pipe()
+    os.write(writer, b"one\n")
+    with (tmp_path / "some").open() as file:
+        for stdin in (reader, file):
+            assert fed("text", stdin=stdin) == (
+                "['text']\n",
+                "standard input is not read, since texts were named; name - to read it, too\n",
+            )
+    os.read(reader, 10)
+    for stdin in (reader, subprocess.DEVNULL):
+        assert fed("text", stdin=stdin) == ("['text']\n", "")
+    os.write(writer, b"one\n")
+    os.close(writer)
+    assert fed("text", "-", stdin=reader) == ("['text', 'one']\n", "")
+    os.close(reader)
+
+
+def test_waiting_for_a_pipe_is_said(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normscope.cli.texts.PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        time.sleep(0.5)
+        (tmp_path / "pipe").write_text("late\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    result = run("m", "-f", str(tmp_path / "pipe"))
+    writer.join()
+    assert "waiting for the first text of '" in result.stderr
+    assert library.calls[0]["texts"] == ["late"]
 
 
 # How it ends

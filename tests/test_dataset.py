@@ -5,7 +5,9 @@ import json
 import operator
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,47 @@ def test_wrong_usage_is_found_before_anything_is_read(places: dict[str, Path]) -
     for words in (["--split", "x", "a text"], ["--dataset", str(places["saved"]), "a text"]):
         result = run(*words)
         assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+def test_a_local_folder_leads_nowhere_else(tmp_path: Path, card: str) -> None:
+    asked = []
+
+    class Counted(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Counted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
+    named = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {url}\n"
+    (tmp_path / card).write_text(f"---\n{named}---\n" if card.endswith(".md") else named)
+    (tmp_path / "a.jsonl").write_text('{"text": "here"}\n')
+    try:
+        with pytest.raises(TextError, match="its files are not here but at http"):
+            list(read_dataset(str(tmp_path)))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked == []
+
+
+def test_with_local_files_only_no_dataset_is_asked_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "here"}\n')
+    assert list(read_dataset(str(tmp_path), local=True)) == ["here"]
+    for command in ("inspect", "batches", "why", "swap"):
+        result = CliRunner().invoke(app, [command, "demo", "--dataset", "owner/name", "--local-files-only"])
+        assert result.exit_code == 1
+        assert "'owner/name' is no file or folder here; expected one, as --local-files-only" in result.stderr
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(TextError, match="has no rows; expected some"):
+        read_dataset(str(tmp_path / "a.jsonl"))

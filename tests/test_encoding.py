@@ -85,3 +85,24 @@ def test_what_to_pad_with() -> None:
     tokenizer = encoder()
     tokenizer.pad_token, tokenizer._pad_token_type_id = "[MASK]", 1
     assert made(tokenizer) == (WORDS.index("[MASK]"), 1)
+
+
+@pytest.mark.parametrize("made", [encoder, decoder])
+@pytest.mark.parametrize("piece", ["alpha,", "我爱", "=", "the-cat."])
+def test_a_long_line_without_blanks_is_cut_before_it_is_tokenised(
+    made: Any, piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, longest = made(), 0
+    told = type(tokenizer).__call__
+
+    def watched(self: Any, texts: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, *map(len, texts)) if isinstance(texts, list) else longest
+        return told(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", watched)
+    text = piece * 4000
+    (row,) = encoded(tokenizer, [text], 16)
+    assert row.cut
+    assert longest < len(text)
+    assert row.ids == tokenizer(text, truncation=True, max_length=16)["input_ids"]

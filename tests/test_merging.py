@@ -28,7 +28,8 @@ from tests.reference import rms_norm, worst_error
 from tests.test_accumulator import accumulate, as_arrays, corpus, read
 
 SENTENCES = models.prose(60)
-BATCHED = {".run.seconds", ".run.batches", ".run.padding_share", ".layers.calls"}
+# Parts count repeats within themselves.
+BATCHED = {".run.seconds", ".run.batches", ".run.padding_share", ".layers.calls", ".run.repeated_texts"}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import pytest
 import normscope
 from normscope import ranks as ranks_module
 from normscope.checkpoint import Checkpoint
+from normscope.cli import ranks as ranks_command
 from normscope.cli.long_runs import Resuming
-from normscope.cli.ranks import joined
+from normscope.cli.ranks import gathered, joined
 from normscope.cli.stopping import Asked
-from normscope.errors import RunError, UsageError
+from normscope.errors import RunError, TextError, UsageError
 from normscope.ranks import Ranks
 from normscope.stopping import Stop
-from tests import models
+from tests import models, reports
 from tests.test_batches import encoder
 
 
@@ -185,3 +188,29 @@ def test_a_rank_that_cannot_be_waits_for_nobody(
     said = f"RANK is {rank or 0}; expected less than WORLD_SIZE, which is {count}; see torchrun --help"
     with pytest.raises(UsageError, match=said), joined():
         pass
+
+
+def test_waiting_for_others_says_how_to_be_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ranks_command, "PATIENCE", 0.05)
+    monkeypatch.setattr(ranks_module, "MEETING", timedelta(seconds=1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="cannot meet the others"), joined():
+        pass
+    said = capsys.readouterr().err
+    assert said.startswith("rank 0 waits at 127.0.0.1:")
+    assert said.endswith("where there are none: unset WORLD_SIZE RANK\n")
+
+
+def test_a_blank_corpus_is_an_error_of_ranks_too(alone: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = reports.minilm()
+    blank = replace(report, run=replace(report.run, texts=0, tokens=0, skipped_texts=3))
+    monkeypatch.setattr(alone, "merged", lambda one: one)
+    with pytest.raises(TextError, match=r"no text to measure \(3 blank"):
+        gathered(alone, blank, Asked(Stop(), quiet=True))

@@ -163,7 +163,8 @@ def test_members_are_the_documented_ones_in_order() -> None:
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (
         "texts tokens skipped_texts truncated_texts positions max_length "
-        "special_tokens batch_size batches order padding_share seconds medium position_bins batch_tokens"
+        "special_tokens batch_size batches order padding_share seconds medium position_bins batch_tokens "
+        "unknown_tokens repeated_texts"
     )
     layer = data["layers"][0]
     assert " ".join(layer) == (

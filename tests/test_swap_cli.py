@@ -18,6 +18,7 @@ from normscope.batches import Batching
 from normscope.cli.app import app
 from normscope.cli.swap import Kind
 from normscope.errors import ReportError
+from normscope.loading import Loaded
 from normscope.render.screen import Screen
 from normscope.render.swap import render_swap, render_swap_markdown
 from normscope.source import Loading
@@ -36,10 +37,14 @@ class Library:
         self.report = reports.swap_report()
         self.calls: list[dict[str, Any]] = []
 
-    def swap(self, model: str, texts: Iterable[str], **options: Any) -> SwapReport:
+    def load(self, model: str, options: Loading) -> Loaded:
+        self.loading = options
+        return Loaded(None, None, model, None, None, ())  # type: ignore[arg-type]
+
+    def swap(self, loaded: Loaded, texts: Iterable[str], **options: Any) -> SwapReport:
         known = options.pop("calibration")
-        texts_known = None if known is None else list(known)
-        self.calls.append({"model": model, "texts": list(texts), "calibration": texts_known, **options})
+        called = {"model": loaded.id, "loading": self.loading, "texts": list(texts), **options}
+        self.calls.append({**called, "calibration": None if known is None else list(known)})
         return self.report
 
 
@@ -49,6 +54,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     module = ModuleType("normscope.swap_scan")
     module.swap = fake.swap  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("normscope.loading.load", fake.load)
     monkeypatch.delenv("COLUMNS", raising=False)
     return fake
 
@@ -198,6 +204,7 @@ def test_defaults_are_the_librarys(library: Library) -> None:
         ["--seed", "-1"],
         ["--kind", "identity", "--recalibrate"],
         ["--kind", "batchnorm-batch", "--fold"],
+        ["--kind", "batchnorm-batch", "--batch-size", "auto"],
         ["--batch-size", "0"],
         ["--max-length", "0"],
     ],

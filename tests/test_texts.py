@@ -90,6 +90,41 @@ def test_json_lines_hold_strings_or_objects(tmp_path: Path, name: str) -> None:
     assert read(tmp_path, name, content) == expected
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.JSON.gz"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_holds_an_array_of_texts(tmp_path: Path, name: str, indent: int | None) -> None:
+    values = ["a string", {"text": "in\u2028side", "n": 10**5000}, {"text": None}, None, "new\nline"]
+    sys.set_int_max_str_digits(0)
+    expected = ["a string", "in\u2028side", "", "", "new\nline"]
+    try:
+        content = json.dumps(values, indent=indent)
+    finally:
+        sys.set_int_max_str_digits(4300)
+    assert read(tmp_path, name, "\n" + content) == expected
+    assert read(tmp_path, name, '[{"a": "x", "b": "y"}]', field="b") == ["y"]
+    assert read(tmp_path, name, '{"text": "a"}\n\n"b"\n') == ["a", "", "b"], "lines of JSON, as many are"
+    assert read(tmp_path, name, "") == []
+
+
+def test_a_null_is_a_blank_text_as_in_datasets(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.jsonl", 'null\n{"text": null}\n"a"') == ["", "", "a"]
+
+
+def test_what_begins_with_a_bracket_may_be_a_text(tmp_path: Path) -> None:
+    lines = ["[1] a reference", "{sic}", "[", '{"a": 1}']
+    assert read(tmp_path, "a.log", "\n".join(lines)) == lines
+    assert read(tmp_path, "a.txt", "\n".join(lines[::-1])) == lines[::-1]
+
+
+def test_devices_and_nameless_files_are_refused() -> None:
+    for path in ("/dev/zero", "/dev/tty"):
+        if Path(path).exists():
+            with pytest.raises(TextError, match=f"'{path}' is a device; expected"):
+                read_texts(files=[path])
+    with pytest.raises(TextError, match="name is empty; expected"):
+        read_texts(files=[""])
+
+
 def test_the_field_picks_the_member(tmp_path: Path) -> None:
     content = '{"text": "no", "body": "yes"}\n\n{"body": "", "text": 1}'
     assert read(tmp_path, "a.jsonl", content, field="body") == ["yes", "", ""]
@@ -211,7 +246,13 @@ def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         ("a.jsonl", "[" * 100_000, ["line 1", "not JSON"]),
         ("a.jsonl", "9" * 10_000, ["line 1"]),
         ("a.jsonl", '"ok"\n\n{"text": 5}', ["line 3", "int", "expected a string"]),
-        ("a.jsonl", '{"text": null}', ["line 1", "null"]),
+        ("a.json", '["text", 5]', ["element 2", "int", "expected a string"]),
+        ("a.json", '[\n"text",', ["line 2", "not JSON"]),
+        ("a.json", '{\n"text": "a"\n}', ["line 1", "not JSON"]),
+        ("a.data", '{"text": "a"}\n{"text": "b"}', ["line 1", "begins as JSON does"]),
+        ("a", '[\n"a"]', ["line 1", "begins as JSON does"]),
+        ("a.gz", '<?xml version="1.0"?>', ["line 1", "begins as XML does"]),
+        ("a.parquet", b"PAR1\0\x15", ["line 1", "parquet", "--dataset"]),
         ("a.jsonl", '["text"]', ["line 1", "list"]),
         ("a.jsonl", '{"a": "x", "b\\u001b": "y"}', ["line 1", "'text'", "'a'", "'b\\x1b'"]),
         ("a.jsonl", "{}", ["line 1", "'text'"]),

@@ -273,3 +273,20 @@ def test_the_command(tmp_path: Path, format: str) -> None:
     else:
         assert "HOLDS" in result.stdout
         assert "What BatchNorm pools" in result.stdout
+
+
+def test_texts_without_a_word_have_no_part_in_what_texts_mean() -> None:
+    zero_width = "\u200b"
+    texts = ["one fish", zero_width, "two fish", "red fish", "blue", zero_width]
+    assert normscope.why("demo", texts, layers=["*.5.*"]).kept_texts == 6
+    with pytest.raises(TextError, match="0 texts with a token that is not special; expected at least two"):
+        normscope.why("demo", [zero_width] * 3, layers=["*.5.*"])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--samples", "-1"), ("--seed", "1" * 23), ("--seed", "-1")])
+@pytest.mark.parametrize("command", ["why", "batches", "swap"])
+def test_numbers_out_of_range_are_wrong_usage(command: str, option: str, value: str) -> None:
+    if (command, option) != ("swap", "--samples"):
+        result = CliRunner().invoke(app, [command, "no-model", "one", "two", option, value])
+        assert result.exit_code == 2
+        assert f"{option[2:]} is {value}; expected a whole number from" in result.stderr

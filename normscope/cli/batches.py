@@ -8,7 +8,7 @@ from normscope.cli import options, values
 from normscope.cli.groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import TextOptions
+from normscope.cli.texts import TextOptions, readable
 
 if TYPE_CHECKING:
     from normscope.batch_report import BatchReport
@@ -118,7 +118,7 @@ def batches(
     numbers = values.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = result.chosen(plot)
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load
@@ -127,7 +127,7 @@ def batches(
         shown = layers.shown(loaded)
         report = batch_noise(
             loaded,
-            texts,
+            readable(texts, loaded),
             batching=batching,
             drawing=drawing,
             **layers.measured(as_data=format is options.Format.JSON),

@@ -80,6 +80,7 @@ class BatchOptions:
     """How texts become batches."""
 
     limit: options.Limit = None
+    unique: options.Unique = False
     max_length: options.MaxLength = None
     batch_size: options.BatchSize = "32"
     order: options.BatchOrder = options.Order.LENGTH
@@ -89,7 +90,7 @@ class BatchOptions:
         from normscope.batches import Batching
 
         size = values.batch_size(self.batch_size)
-        return Batching(size, self.max_length, self.order.value, limit=self.limit)
+        return Batching(size, self.max_length, self.order.value, limit=self.limit, unique=self.unique)
 
 
 @dataclass(frozen=True)

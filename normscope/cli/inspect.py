@@ -10,7 +10,7 @@ from normscope.cli.long_runs import Resuming, measured, part_of
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import joined, leads, require_files
 from normscope.cli.rendered import ReportOptions, named
-from normscope.cli.texts import TextOptions
+from normscope.cli.texts import TextOptions, readable
 from normscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def inspect(
         }
         if dry_run:
             _require_plain(result.chosen(), media=bool(image or audio))
-        given = _given(corpus, image or [], audio or [], ranks, token=source.token, quiet=quiet)
+        given = _given(corpus, image or [], audio or [], ranks, source, quiet=quiet)
         with ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
@@ -207,12 +207,13 @@ def inspect(
             saving = resuming.checkpoint(ranks, corpus.facts, quiet=quiet)
             loaded = load(model, loading, given.kinds)
             shown = layers.shown(loaded)
+            texts = None if given.texts is None else readable(given.texts, loaded)
             if dry_run:
-                _write_plan(loaded, given.texts, choices, result)
+                _write_plan(loaded, texts, choices, result)
                 return
             choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
             moments = bool(result.moments or result.tensors or ranks)
-            inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
+            inspected = partial(run, loaded, texts, moments=moments, checkpoint=saving, **choices)
             whole, asked = measured(inspected, ranks, progress)
         if whole is not None:
             result.write_files(whole)
@@ -225,8 +226,8 @@ def _given(
     images: list[str],
     audio: list[str],
     ranks: "Ranks | None",
+    source: LoadOptions,
     *,
-    token: str | None,
     quiet: bool,
 ) -> "Given":
     """Return what to feed; beside images and sounds goes only text that was named."""
@@ -236,7 +237,8 @@ def _given(
         return Given(None, images, audio)
     if not corpus.dataset:
         require_files(ranks, corpus.text or [], corpus.file or [])
-    return Given(corpus.feed(token=token, quiet=quiet), images, audio)
+    texts = corpus.feed(token=source.token, quiet=quiet, local=source.local_files_only)
+    return Given(texts, images, audio)
 
 
 def _require_plain(format: options.DataFormat, *, media: bool) -> None:

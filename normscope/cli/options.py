@@ -87,7 +87,7 @@ File = Annotated[
         "--file",
         "-f",
         metavar="PATH",
-        help="Read texts from a .txt, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
+        help="Read texts from a .txt, .json, .jsonl, .csv or .tsv file, plain or .gz. Repeatable.",
     ),
 ]
 Image = Annotated[
@@ -121,6 +121,7 @@ Split = Annotated[
     str | None, typer.Option("--split", metavar="NAME", help="Which part of the dataset, such as train.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N samples.")]
+Unique = Annotated[bool, typer.Option("--unique", help="Leave out texts that repeat an earlier one exactly.")]
 MaxLength = Annotated[
     int | None,
     typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; by default to the model's limit."),

@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from normscope.cli.stopping import Asked
-from normscope.cli.streams import say
-from normscope.errors import NormscopeError, UsageError
+from normscope.cli.streams import patience, say
+from normscope.errors import NormscopeError, TextError, UsageError
 from normscope.printable import quoted
 
 if TYPE_CHECKING:
     from normscope.course import Progress
     from normscope.ranks import Ranks
     from normscope.report import Report
+
+# After so many seconds it is said that the others are waited for.
+PATIENCE = 5.0
 
 
 @contextmanager
@@ -31,7 +34,11 @@ def joined() -> "Iterator[Ranks | None]":
         )
     from normscope.ranks import Ranks
 
-    with Ranks(rank, count) as ranks:
+    with ExitStack() as met:
+        place = f"{os.environ.get('MASTER_ADDR', '(none)')}:{os.environ.get('MASTER_PORT', '(none)')}"
+        others = f"rank {rank} waits at {place} for the other ranks of WORLD_SIZE {count}"
+        with patience(f"{others}; where there are none: unset WORLD_SIZE RANK", PATIENCE):
+            ranks = met.enter_context(Ranks(rank, count))
         try:
             yield ranks
         except BaseException as error:
@@ -83,4 +90,8 @@ def gathered(ranks: "Ranks | None", report: "Report", asked: Asked) -> "Report |
         if ranks.fails_first():
             say("interrupted")
         asked.end()
-    return ranks.merged(report)
+    whole = ranks.merged(report)
+    if whole is not None and not whole.run.texts:
+        blank = f"{whole.run.skipped_texts} blank"
+        raise TextError(f"no text to measure ({blank}); expected at least one text with a word in it")
+    return whole

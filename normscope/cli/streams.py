@@ -4,10 +4,11 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.errors import ReportError, UsageError
@@ -164,6 +165,19 @@ def announce(paths: Iterable[str]) -> None:
             size = Path(path).stat().st_size
             if size > LONG_READ:
                 say(f"reading {quoted(path)}, {size / 1e6:,.0f} MB")
+
+
+@contextmanager
+def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None]:
+    """Say what is waited for where that takes so long."""
+    waiting = Timer(seconds, say, [line])
+    waiting.daemon = True
+    if not quiet:
+        waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:

@@ -9,7 +9,7 @@ from normscope.cli import options
 from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import TextOptions, named_files
+from normscope.cli.texts import TextOptions, named_files, readable
 
 if TYPE_CHECKING:
     from normscope.swap_report import SwapReport
@@ -145,23 +145,27 @@ def swap(
     source: LoadOptions,
 ) -> None:
     """Put BatchNorm-style layers in LayerNorm's place and measure what breaks."""
-    from normscope.swap_plan import Swapping
+    from normscope.batches import require_number
+    from normscope.swap_plan import BATCH, Swapping
 
     place = result.place()
     loading = source.loading()
     batching = batch.batching()
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
+    if swapping.kind == BATCH:
+        require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     format = result.chosen()
     known = named_files(calibration, corpus.field) if calibration else None
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
-        from normscope.swap_scan import swap  # here: importing torch is part of the wait
+        from normscope.loading import load  # here: importing torch is part of the wait
+        from normscope.swap_scan import swap
 
+        loaded = load(model, loading)
         report = swap(
-            model,
-            texts,
+            loaded,
+            readable(texts, loaded),
             calibration=known,
-            loading=loading,
             batching=batching,
             swapping=swapping,
             layers=layer or (),

@@ -6,7 +6,7 @@ from normscope.cli import options, values
 from normscope.cli.groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
-from normscope.cli.texts import TextOptions
+from normscope.cli.texts import TextOptions, readable
 
 if TYPE_CHECKING:
     from normscope.why_report import WhyReport
@@ -69,19 +69,24 @@ def why(
     source: LoadOptions,
 ) -> None:
     """Try the article's claims on LayerNorm and BatchNorm on this model."""
+    from normscope.draws import Drawing
+
     place = result.place()
     loading = source.loading()
     batching = batch.batching()
     room = values.memory(table_memory)
+    # What cannot be is refused before the model is loaded.
+    Drawing(seed=seed, samples=samples, table_memory=room)
     format = result.chosen()
-    texts = corpus.feed(token=source.token, quiet=result.quiet)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
-        from normscope.why_scan import why as run  # here: importing torch is part of the wait
+        from normscope.loading import load  # here: importing torch is part of the wait
+        from normscope.why_scan import why as run
 
+        loaded = load(model, loading)
         report = run(
-            model,
-            texts,
-            loading=loading,
+            loaded,
+            readable(texts, loaded),
             batching=batching,
             samples=samples,
             table_memory=room,

@@ -64,9 +64,36 @@ RUN = Topic(
             see_also=("count", "run.padding_share"),
         ),
         Entry(
+            name="run.unknown_tokens",
+            title="how many tokens are the unknown one",
+            definition="The tokens that count and are the tokenizer's unknown token, which stands for "
+            "whatever it cannot read.",
+            formula="unknown_tokens = tokens in V whose id is the unknown token's",
+            range="0 or more; null where the batches were the caller's, or of images and sounds",
+            reading="All of them are one token to the model. From 5% on a warning says so: the numbers are "
+            "then of texts that the model cannot read.",
+            source="transformers: unk_token_id",
+            commands=("inspect",),
+            see_also=("run.tokens",),
+        ),
+        Entry(
+            name="run.repeated_texts",
+            title="how many texts repeat an earlier one",
+            definition="The measured texts that equal an earlier one, character by character. With --unique "
+            "there are none. Parts of a corpus that are merged each count their own.",
+            formula="repeated_texts = texts n that equal a text m < n",
+            range="0 to run.texts; null where the batches were the caller's, or of images and sounds",
+            reading="Each counts once more in every statistic, and intervals over texts are too narrow. From "
+            "5% on a warning says so. Repeats of the first 16,777,216 different texts are found.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("run.texts", "run.skipped_texts"),
+        ),
+        Entry(
             name="run.skipped_texts",
             title="how many texts were left out",
-            definition="The texts that were blank, or had no token left to count.",
+            definition="The texts that were blank, had no token left to count, or, with --unique, repeat "
+            "an earlier one.",
             formula="skipped_texts = texts read - texts",
             range="0 or more",
             reading="Many of them hint at a wrong column or an empty file.",
