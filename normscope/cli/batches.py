@@ -112,7 +112,7 @@ def batches(
     """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
     from normscope.draws import Drawing
 
-    place = result.place()
+    place = result.place(corpus.places(model))
     loading = source.loading()
     batching = batch.batching()
     numbers = values.whole_numbers("--sizes", sizes)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import completion, options
+from normscope.cli.destinations import checked
 from normscope.cli.rendered import as_data
 from normscope.cli.streams import Output, say, warn
 
@@ -76,8 +77,7 @@ def compare(
     quiet: options.Quiet = False,
 ) -> None:
     """Show how far two reports are apart, layer by layer; or fail when it is too far."""
-    place = Output(output)
-    place.check()
+    place = checked(output, {"A": [a], "B": [b]})
     format = options.chosen(format, json)
     from normscope.drift import Gate
     from normscope.drift import compare as compared

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from normscope.cli import options, values
+from normscope.cli.destinations import Places, checked
 from normscope.cli.streams import Output
 
 if TYPE_CHECKING:
@@ -129,11 +130,9 @@ class ResultOptions:
     output: options.OutputPath = None
     quiet: options.Quiet = False
 
-    def place(self) -> Output:
-        """Return where it goes; ReportError where that can be seen not to be writable."""
-        place = Output(self.output)
-        place.check()
-        return place
+    def place(self, reads: Places, writes: Places | None = None) -> Output:
+        """Return where it goes, as `checked` does."""
+        return checked(self.output, reads, writes)
 
     def chosen(self, plot: bool = False) -> options.Format:
         """Return the format; UsageError for two that contradict each other."""

@@ -187,7 +187,8 @@ def inspect(
         quiet = result.quiet or not leads(ranks)
         resuming = Resuming(checkpoint, checkpoint_every, resume)
         if leads(ranks):
-            result.check()
+            reads = {**corpus.places(model), "--image": image or [], "--audio": audio or []}
+            result.check(reads, {"--checkpoint": resuming.paths(ranks)})
         resuming.check()
         part = part_of(ranks, shard)
         loading = source.loading()

@@ -66,7 +66,7 @@ def layers(
     source: FetchOptions,
 ) -> None:
     """List the normalization layers, from the configuration alone."""
-    place = result.place()
+    place = result.place({"MODEL": [model]})
     loading = source.loading()
     format = result.chosen()
     with ProgressBar(model, shown=wanted(result.quiet)):

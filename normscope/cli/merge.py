@@ -43,7 +43,7 @@ Parts = Annotated[
 @grouped
 def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
     """Make one report out of the parts of one corpus, exactly."""
-    result.check()
+    result.check({"PART": parts})
     format = result.chosen()
     from normscope.layers import select
     from normscope.merging import merge as merged

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
+from normscope.cli.destinations import Places, checked
 from normscope.cli.streams import Output, Result, warn
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ class ReportOptions:
     quiet: options.Quiet = False
     verbose: options.Verbose = False
 
-    def check(self) -> None:
-        """Raise ReportError or UsageError for places that can be seen not to be writable."""
-        self.place.check()
+    def check(self, reads: Places, writes: Places | None = None) -> None:
+        """Raise ReportError or UsageError for places that cannot be written; the rest is as in `checked`."""
         Output(self.moments).check_file("--moments")
         Output(self.tensors).check_file("--tensors")
+        own = {"--moments": [self.moments], "--tensors": [self.tensors]}
+        checked(self.output, reads, {**own, **(writes or {})})
 
     @property
     def place(self) -> Output:

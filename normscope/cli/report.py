@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from normscope.cli import completion, options
+from normscope.cli.destinations import checked
 from normscope.cli.streams import Output
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -73,8 +74,7 @@ def report(
     output: options.OutputPath = None,
 ) -> None:
     """Make a page of saved results, or a picture of one chart."""
-    place = Output(output)
-    place.check()
+    place = checked(output, {"FILE": file})
     kind = _kind(place, chart)
     from normscope.page import pages
 

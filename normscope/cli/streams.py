@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from normscope.render.screen import Screen
 
 FEW_WARNINGS = 5
+STANDARD_OUTPUT = "/dev/stdout"
 
 
 class Result(Protocol):
@@ -35,6 +36,11 @@ class Output:
     path: str | None
 
     @property
+    def path_written(self) -> str:
+        """Its path, standard output's own where it is that."""
+        return self.path if self.path is not None and self.is_file else STANDARD_OUTPUT
+
+    @property
     def is_file(self) -> bool:
         """Whether it is a file."""
         return self.path not in (None, "-")
@@ -51,11 +57,14 @@ class Output:
                 raise ReportError("standard output is closed; expected it open; name a file with --output")
             return
         try:
-            refusal = _refusal(Path(self.path)) if self.path else "it is empty; name a file"
+            refusal = _refusal(self.path) if self.path else "it is empty; name a file"
         except (OSError, ValueError, RuntimeError) as error:  # a link to itself, before Python 3.13
             refusal = f"{getattr(error, 'strerror', None) or error}; name another file"
         if refusal:
             raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
+        from normscope.files import require_writable
+
+        require_writable(self.path)
 
     def check_file(self, option: str) -> None:
         """Do so for what `option` names, if it was given: that must be a file."""
@@ -121,9 +130,10 @@ def _print(data: bytes) -> None:
         left = left[raw.write(left) or 0 :]
 
 
-def _refusal(target: Path) -> str | None:
+def _refusal(path: str) -> str | None:
+    target = Path(path)
     folder = target.resolve().parent
-    if target.is_dir():
+    if target.is_dir() or path.endswith(("/", os.sep)):
         return "it is a folder; name a file in it"
     if not folder.is_dir():
         return f"there is no folder {quoted(folder)}; create it"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
+from normscope.cli.destinations import require_folder
 from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
@@ -75,6 +76,9 @@ The model runs once per layer, and batch, on the held-out texts. --cumulative
 adds a run per layer, --recalibrate a run per layer on the others, and --fold
 two runs per layer that is folded.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+SAVED = ("normscope-calibration.safetensors", "normscope-fold.safetensors")
 
 
 class Kind(str, Enum):
@@ -147,7 +151,10 @@ def swap(
     """Put BatchNorm-style layers in LayerNorm's place and measure what breaks."""
     from normscope.swap_plan import Swapping
 
-    place = result.place()
+    saved = [f"{save}/{name}" for name in ("", *SAVED)] if save else []
+    place = result.place({**corpus.places(model), "--calibration": calibration or []}, {"--save": saved})
+    if save is not None:
+        require_folder("--save", save, SAVED)
     loading = source.loading()
     batching = batch.batching()
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)

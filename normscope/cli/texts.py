@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
+STANDARD_INPUT = "/dev/stdin"
+
 
 @dataclass(frozen=True)
 class TextOptions:
@@ -28,6 +30,16 @@ class TextOptions:
     def any_named(self) -> bool:
         """Whether any of them was given."""
         return bool(self.text or self.file or self.field or self.dataset)
+
+    def places(self, model: str) -> dict[str, list[str]]:
+        """Return the paths that are read, with the model's, by the option or argument that names them."""
+        piped = "-" in (*(self.text or []), *(self.file or [])) or not self.any_named
+        return {
+            "MODEL": [model],
+            "--file": self.file or [],
+            "--dataset": [self.dataset or ""],
+            "standard input": [STANDARD_INPUT] if piped else [],
+        }
 
     @property
     def facts(self) -> dict[str, str | None]:

@@ -69,7 +69,7 @@ def why(
     source: LoadOptions,
 ) -> None:
     """Try the article's claims on LayerNorm and BatchNorm on this model."""
-    place = result.place()
+    place = result.place(corpus.places(model))
     loading = source.loading()
     batching = batch.batching()
     room = values.memory(table_memory)
