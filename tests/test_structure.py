@@ -356,6 +356,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "batches",
             "calibration_scan",
             "course",
+            "errors",
             "folding",
             "forward",
             "held_out",

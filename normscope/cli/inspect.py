@@ -1,5 +1,6 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from normscope.cli.long_runs import Resuming, measured, part_of
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import joined, leads, require_files
 from normscope.cli.rendered import ReportOptions, named
+from normscope.cli.stopping import signals
 from normscope.cli.texts import TextOptions
 from normscope.errors import UsageError
 
@@ -183,7 +185,7 @@ def inspect(
     source: MappedLoadOptions,
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
-    with joined() as ranks:
+    with joined() as ranks, ExitStack() as handled:
         quiet = result.quiet or not leads(ranks)
         resuming = Resuming(checkpoint, checkpoint_every, resume)
         if leads(ranks):
@@ -214,10 +216,11 @@ def inspect(
             choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
             moments = bool(result.moments or result.tensors or ranks)
             inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
-            whole, asked = measured(inspected, ranks, progress)
+            asked = handled.enter_context(signals(quiet=ranks is not None))
+            whole = measured(inspected, ranks, progress, asked)
         if whole is not None:
-            result.write_files(whole)
             result.write(whole, named(whole, shown))
+        handled.close()
         resuming.done(saving, asked, ranks)
 
 

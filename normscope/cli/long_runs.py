@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normscope.cli.ranks import gathered, watching
-from normscope.cli.stopping import Asked, signals
+from normscope.cli.stopping import RESULT, Asked
 from normscope.cli.streams import Output, say
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -73,12 +73,12 @@ def part_of(ranks: "Ranks | None", shard: str | None) -> "Shard | None":
 
 
 def measured(
-    run: "Callable[..., Report]", ranks: "Ranks | None", progress: "Callable[[Progress], None]"
-) -> "tuple[Report | None, Asked]":
-    """Run to the end or to a signal; return the report of all ranks, and what asked for the end.
-
-    There is no report where another rank has it.
-    """
-    with signals(quiet=ranks is not None) as asked:
-        report = run(stop=asked.stop, progress=watching(ranks, progress))
-    return gathered(ranks, report, asked), asked
+    run: "Callable[..., Report]",
+    ranks: "Ranks | None",
+    progress: "Callable[[Progress], None]",
+    asked: Asked,
+) -> "Report | None":
+    """Run to the end or to a signal; return the report of all ranks, None where another rank has it."""
+    report = run(stop=asked.stop, progress=watching(ranks, progress))
+    asked.first = RESULT
+    return gathered(ranks, report, asked)

@@ -1,12 +1,15 @@
 """A report in the format that was asked for, alike for the commands that make one."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
 from normscope.cli.destinations import Places, checked
+from normscope.cli.stopping import finishing
 from normscope.cli.streams import Output, Result, warn
+from normscope.errors import ReportError
 
 if TYPE_CHECKING:
     from normscope.report import Report
@@ -59,22 +62,43 @@ class ReportOptions:
         """Return the format; UsageError for two that contradict each other."""
         return options.chosen(self.format, self.json, self.plot)
 
-    def write_files(self, report: "Report") -> None:
-        """Write the files that were asked for beside the report."""
+    def write(self, report: "Report", layers: Sequence[str]) -> None:
+        """Write the files that were asked for, the report, those layers in detail, and what it warns of.
+
+        What one place does not take costs no other its result: then ReportError is raised at the end.
+        """
+        failures = []
+        with finishing():
+            for write in (
+                self._write_moments,
+                self._write_tensors,
+                partial(self._write_report, layers=layers),
+            ):
+                try:
+                    write(report)
+                except ReportError as error:
+                    failures.append(str(error))
+        if not self.quiet:
+            warn(report.warnings, verbose=self.verbose)
+        if failures:
+            raise ReportError("; ".join(failures))
+
+    def _write_moments(self, report: "Report") -> None:
         if self.moments:
             from normscope.moments_file import write_moments
 
             write_moments(report, self.moments)
+
+    def _write_tensors(self, report: "Report") -> None:
         if self.tensors:
             from normscope.tensors_file import write_tensors
 
             write_tensors(report, self.tensors)
 
-    def write(self, report: "Report", layers: Sequence[str]) -> None:
-        """Write the report, those layers in detail, and what it warns of."""
+    def _write_report(self, report: "Report", layers: Sequence[str]) -> None:
+        if layers and self.chosen().is_data:
+            report = replace(report, layers={name: report.layers[name] for name in layers})
         self.place.write(self._rendered(report, layers))
-        if not self.quiet:
-            warn(report.warnings, verbose=self.verbose)
 
     def _rendered(self, report: "Report", layers: Sequence[str]) -> str | Iterable[str]:
         """Return it as text for its place, or piece by piece where it may be long."""

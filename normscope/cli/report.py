@@ -7,6 +7,7 @@ import typer
 
 from normscope.cli import completion, options
 from normscope.cli.destinations import checked
+from normscope.cli.stopping import finishing
 from normscope.cli.streams import Output
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -87,7 +88,8 @@ def report(
         return
     from normscope.files import write_with
 
-    write_with(output or "", lambda path: path.write_bytes(drawn))
+    with finishing():
+        write_with(output or "", lambda path: path.write_bytes(drawn))
 
 
 def _kind(place: Output, chart: str | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from normscope.cli.stopping import finishing
 from normscope.errors import ReportError, UsageError
 from normscope.printable import printable, quoted
 
@@ -83,7 +84,8 @@ class Output:
         if self.path is not None and self.is_file:
             from normscope.files import write_whole
 
-            write_whole(self.path, text)
+            with finishing():
+                write_whole(self.path, text)
             return
         try:
             for piece in [text] if isinstance(text, str) else text:

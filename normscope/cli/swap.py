@@ -11,6 +11,7 @@ from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.streams import Output, warn
 from normscope.cli.texts import TextOptions, named_files
+from normscope.errors import SaveError
 
 if TYPE_CHECKING:
     from normscope.swap_report import SwapReport
@@ -164,21 +165,27 @@ def swap(
     with ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 
-        report = swap(
-            model,
-            texts,
-            calibration=known,
-            loading=loading,
-            batching=batching,
-            swapping=swapping,
-            layers=layer or (),
-            exclude=exclude or (),
-            save=save,
-            progress=progress,
-        )
+        failure = None
+        try:
+            report = swap(
+                model,
+                texts,
+                calibration=known,
+                loading=loading,
+                batching=batching,
+                swapping=swapping,
+                layers=layer or (),
+                exclude=exclude or (),
+                save=save,
+                progress=progress,
+            )
+        except SaveError as error:
+            report, failure = error.report, error
     place.write(_rendered(report, format, place))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+    if failure is not None:
+        raise failure
 
 
 def _rendered(report: "SwapReport", format: options.Format, place: Output) -> str:
