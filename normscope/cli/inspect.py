@@ -145,7 +145,7 @@ report says so, and run.position_bins which. No other view depends on it.
 Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and
 how far it is; --resume goes on from there after a crash and refuses, by name,
 another model, corpus or options. The file goes when the result is written.
-Ctrl-C or SIGTERM ends the run after its batch, and what was asked for is
+Ctrl-C, SIGTERM or SIGHUP ends a run after its batch; what was asked for is
 written, of what was seen so far; the second time it ends at once. Standard
 input must bring the same texts again. --shard takes texts in turn, blank
 lines not counted; under torchrun each rank does so by itself, has a
@@ -153,7 +153,8 @@ checkpoint of its own (PATH.1-of-4), and rank 0 writes the result of all:
   torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated,
+129 hung up.
 normscope explain NAME has the formula and source of each number."""
 
 
