@@ -17,7 +17,10 @@ def in_our_words(source: Source, part: str) -> Iterator[None]:
         yield
     except NormscopeError:
         raise
-    except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
 
 

@@ -7,7 +7,7 @@ import typer
 from normscope.cli import options, values
 from normscope.cli.groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def batches(
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = result.chosen(plot)
     texts = corpus.feed(token=source.token, quiet=result.quiet)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load
 

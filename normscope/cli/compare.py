@@ -71,20 +71,22 @@ def compare(
     b: B,
     fail_above: FailAbove = None,
     top: Top = 20,
-    format: options.OutputDataFormat = options.DataFormat.TABLE,
+    format: options.OutputDataFormat = None,
     json: options.Json = False,
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Show how far two reports are apart, layer by layer; or fail when it is too far."""
     place = checked(output, {"A": [a], "B": [b]})
-    format = options.chosen(format, json)
+    found = options.chosen(options.DataFormat, format, json, output)
+    if not quiet:
+        options.tell_suffix(found, output)
     from normscope.drift import Gate
     from normscope.drift import compare as compared
 
     gates = [Gate.read(text) for text in fail_above or ()]
     comparison = compared(a, b)
-    place.write(_rendered(comparison, format, place, top))
+    place.write(_rendered(comparison, found, place, top))
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):

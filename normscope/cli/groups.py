@@ -125,7 +125,7 @@ class LayerOptions:
 class ResultOptions:
     """How a result is written, and where."""
 
-    format: options.OutputFormat = options.Format.TABLE
+    format: options.OutputFormat = None
     json: options.Json = False
     output: options.OutputPath = None
     quiet: options.Quiet = False
@@ -136,4 +136,7 @@ class ResultOptions:
 
     def chosen(self, plot: bool = False) -> options.Format:
         """Return the format; UsageError for two that contradict each other."""
-        return options.chosen(self.format, self.json, plot)
+        found = options.chosen(options.Format, self.format, self.json, self.output, plot=plot)
+        if not self.quiet:
+            options.tell_suffix(found, self.output, plot=plot)
+        return found

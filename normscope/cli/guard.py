@@ -36,6 +36,10 @@ def guard() -> Iterator[None]:
         raise typer.Exit(WRONG_USAGE) from None
     except KeyboardInterrupt:
         raise typer.Exit(ENDING.tell()) from None
+    except SystemExit as error:  # a command of ours ends by typer's own
+        got = f"a model's code ended Python (sys.exit({error.code!r}))"
+        say(f"error: {got}; expected it to go on; mend that code")
+        raise typer.Exit(1) from None
     except BrokenPipeError:
         silence()
         raise typer.Exit(0) from None

@@ -12,6 +12,7 @@ from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import joined, leads, require_files
 from normscope.cli.rendered import ReportOptions, named
 from normscope.cli.stopping import signals
+from normscope.cli.streams import data_alone
 from normscope.cli.texts import TextOptions
 from normscope.errors import UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from normscope.loading import Loaded
     from normscope.media import Given
+    from normscope.plan_report import RunPlan
     from normscope.ranks import Ranks
 
 EPILOG = """\b
@@ -204,21 +206,23 @@ def inspect(
         if dry_run:
             _require_plain(result.chosen(), media=bool(image or audio))
         given = _given(corpus, image or [], audio or [], ranks, token=source.token, quiet=quiet)
-        with ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
+        with data_alone(), ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
 
             saving = resuming.checkpoint(ranks, corpus.facts, quiet=quiet)
             loaded = load(model, loading, given.kinds)
             shown = layers.shown(loaded)
-            if dry_run:
-                _write_plan(loaded, given.texts, choices, result)
-                return
-            choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
-            moments = bool(result.moments or result.tensors or ranks)
-            inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
-            asked = handled.enter_context(signals(quiet=ranks is not None))
-            whole = measured(inspected, ranks, progress, asked)
+            plan = _planned(loaded, given.texts, choices) if dry_run else None
+            if plan is None:
+                choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
+                moments = bool(result.moments or result.tensors or ranks)
+                inspected = partial(run, loaded, given.texts, moments=moments, checkpoint=saving, **choices)
+                asked = handled.enter_context(signals(quiet=ranks is not None))
+                whole = measured(inspected, ranks, progress, asked)
+        if plan is not None:
+            _write_plan(plan, result)
+            return
         if whole is not None:
             result.write(whole, named(whole, shown))
         handled.close()
@@ -248,18 +252,21 @@ def _require_plain(format: options.DataFormat, *, media: bool) -> None:
     """Raise UsageError where there is no dry run of what is asked for."""
     if format not in (options.DataFormat.TABLE, options.DataFormat.JSON):
         raise UsageError(
-            f"--dry-run and --format {format.value} were both given; expected table or json; drop one"
+            f"--dry-run came with the format {format.value}; expected table or json; name one with --format"
         )
     if media:
         raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
 
 
-def _write_plan(
-    loaded: "Loaded", texts: "Iterable[str] | None", choices: dict[str, Any], result: ReportOptions
-) -> None:
-    """Write what the run would take."""
+def _planned(loaded: "Loaded", texts: "Iterable[str] | None", choices: dict[str, Any]) -> "RunPlan":
+    """Return what the run would take."""
     from normscope.dry_run import dry_run
+
+    return dry_run(loaded, texts or (), **choices)
+
+
+def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:
     from normscope.render.plan import render_plan
 
-    plan, place = dry_run(loaded, texts or (), **choices), result.place
+    place = result.place
     place.write(place.json(plan) if result.chosen() is options.DataFormat.JSON else render_plan(plan))

@@ -43,7 +43,6 @@ Parts = Annotated[
 def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
     """Make one report out of the parts of one corpus, exactly."""
     result.check({"PART": parts})
-    result.chosen()
     from normscope.layers import select
     from normscope.merging import merge as merged
 

@@ -37,7 +37,7 @@ class ReportOptions:
     """The options for how a report is written, and where."""
 
     top: options.Top = 10
-    format: options.OutputDataFormat = options.DataFormat.TABLE
+    format: options.OutputDataFormat = None
     json: options.Json = False
     plot: options.Plot = False
     output: options.OutputPath = None
@@ -52,6 +52,8 @@ class ReportOptions:
         Output(self.tensors).check_file("--tensors")
         own = {"--moments": [self.moments], "--tensors": [self.tensors]}
         checked(self.output, reads, {**own, **(writes or {})})
+        if not self.quiet:
+            options.tell_suffix(self.chosen(), self.output, plot=self.plot)
 
     @property
     def place(self) -> Output:
@@ -60,7 +62,7 @@ class ReportOptions:
 
     def chosen(self) -> options.DataFormat:
         """Return the format; UsageError for two that contradict each other."""
-        return options.chosen(self.format, self.json, self.plot)
+        return options.chosen(options.DataFormat, self.format, self.json, self.output, plot=self.plot)
 
     def write(self, report: "Report", layers: Sequence[str]) -> None:
         """Write the files that were asked for, the report, those layers in detail, and what it warns of.

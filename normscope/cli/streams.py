@@ -4,10 +4,11 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from normscope.cli.stopping import finishing
 from normscope.errors import ReportError, UsageError
@@ -117,6 +118,33 @@ class Output:
         width = _terminal_columns() if self.is_terminal else _columns(80)
         colour = self.is_terminal and wants_colour()
         return Screen(width, colour, _can_encode(_drawing_characters()), colour and _has_palette())
+
+
+@contextmanager
+def data_alone() -> Iterator[None]:
+    """Send to standard error what the code of a model prints, in Python or below it, while the model runs."""
+    with ExitStack() as undone:
+        others = sys.stderr or undone.enter_context(Path(os.devnull).open("w"))
+        try:
+            sys.stdout.flush()
+            kept = os.dup(sys.stdout.fileno())
+            undone.callback(os.close, kept)
+            undone.callback(os.dup2, kept, sys.stdout.fileno())
+            os.dup2(others.fileno(), sys.stdout.fileno())
+            undone.callback(_flush, sys.stdout)
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or in memory: then there is no descriptor to speak of
+        undone.enter_context(redirect_stdout(others))
+        yield
+
+
+def _flush(stream: IO[str]) -> None:
+    """Flush a stream of Python's, and those of C."""
+    import ctypes
+
+    stream.flush()
+    with suppress(OSError, TypeError, AttributeError):  # where the C library is not found
+        ctypes.CDLL(None).fflush(None)
 
 
 def _print(data: bytes) -> None:

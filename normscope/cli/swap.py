@@ -9,7 +9,7 @@ from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions, named_files
 from normscope.errors import SaveError
 
@@ -162,7 +162,7 @@ def swap(
     format = result.chosen()
     known = named_files(calibration, corpus.field) if calibration else None
     texts = corpus.feed(token=source.token, quiet=result.quiet)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.swap_scan import swap  # here: importing torch is part of the wait
 
         failure = None

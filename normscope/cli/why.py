@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from normscope.cli import options, values
 from normscope.cli.groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def why(
     room = values.memory(table_memory)
     format = result.chosen()
     texts = corpus.feed(token=source.token, quiet=result.quiet)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.why_scan import why as run  # here: importing torch is part of the wait
 
         report = run(
