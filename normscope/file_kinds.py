@@ -34,7 +34,8 @@ def what_it_is(path: Path) -> str | None:
     known = next((kind for beginning, kind in BEGINNINGS if begins.startswith(beginning.lower())), None)
     if known is None and begins[:1] not in b"[{":
         known = "binary" if b"\0" in start else "text that is no JSON, such as a table"
-    if known is None and _is_json(start.partition(b"\n")[0]):
+    first, _, more = start.partition(b"\n")
+    if known is None and more.strip() and _is_json(first):
         known = "JSON Lines"
     return None if known is None else f"it is {known}"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from normscope.errors import ModelError, RunError
-from normscope.loading import Loading, load
+from normscope.loading import load
 from normscope.scan import inspect
+from normscope.source import Loading
 from tests.hub import LINES, edit_config, save_bert
 
 SHOUTS = """
