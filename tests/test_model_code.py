@@ -80,7 +80,9 @@ def test_what_the_code_of_a_model_prints_is_no_data(
     assert all(f"{way} {place}\n" in err for way in ("print", "kept", "shell", "c") for place in where)
 
 
-@pytest.mark.parametrize("where", ["import", "load", "run"])
+@pytest.mark.parametrize(
+    "where", ["import", *(pytest.param(where, marks=pytest.mark.slow) for where in ("load", "run"))]
+)
 def test_code_that_ends_python_is_an_error(tmp_path: Path, where: str) -> None:
     code = SHOUTS.replace(
         '    print("print", where)', f"    if where == {where!r}:\n        sys.exit(0)\n    return"
