@@ -131,7 +131,7 @@ def test_a_name_that_is_no_file_is_no_input() -> None:
 
 
 @pytest.mark.parametrize("option", ["-o", "--moments", "--tensors", "--checkpoint"])
-@pytest.mark.parametrize("name", ["new/", "m", "m/", "corpus.txt/"])
+@pytest.mark.parametrize("name", ["new/", "sounds", "sounds/", "corpus.txt/"])
 def test_a_folder_is_no_place(option: str, name: str) -> None:
     said = error_of(["inspect", "m", "text", option, name])
     assert "it is a folder; name a file in it" in said or "expected a file's name" in said
