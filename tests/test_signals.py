@@ -201,6 +201,7 @@ def test_a_signal_once_a_command_is_done(tmp_path: Path) -> None:
 
 def test_a_signal_in_the_teardown_of_modules(tmp_path: Path) -> None:
     """What a command is asked for is done by then, and what it ends with is settled."""
-    before = "class Last:\n    def __del__(self, send=send):\n        send()\n"
-    ended = finish(tmp_path, signal.SIGINT, "explain agreement -o out", before + "sys.last = Last()\n")
+    before = "class Last:\n    def __del__(self, kill=os.kill, pid=os.getpid(), number=number):\n"
+    before += "        kill(pid, number)\nlast = Last()\n"
+    ended = finish(tmp_path, signal.SIGINT, "explain agreement -o out", before)
     assert ended == (0, b"", b"")
