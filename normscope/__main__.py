@@ -1,6 +1,6 @@
 """`python -m normscope` is the `normscope` command."""
 
-from normscope.cli.app import main
+from normscope.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -9,11 +9,12 @@
     │   ├── OutOfMemoryError  for want of memory: a smaller batch may do
     │   └── CountingError     for want of memory where a batch was being counted: in part it may have been
     └── ReportError    a report file that cannot be read or written
+        └── SaveError  what goes with a report, which is kept in the error
 
 A message says what was got, what was expected and what to do next, on one line.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class NormscopeError(Exception):
@@ -54,3 +55,11 @@ class CountingError(RunError):
 
 class ReportError(NormscopeError):
     """A report that cannot be read or written."""
+
+
+class SaveError(ReportError):
+    """What goes with a report cannot be written; the `report` itself is not lost."""
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report

@@ -4,12 +4,18 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from normscope.errors import ReportError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked and so nothing is taken for left behind
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_json(data: Any, path: str | os.PathLike[str] | None, indent: int | None) -> str:
@@ -46,13 +52,28 @@ def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
     _write(path, write)
 
 
-def _write(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ReportError, before the work, where `write_whole` and `write_with` could not write to `path`."""
+
+    def probe(target: Path) -> None:
+        if not target.exists():
+            target.write_bytes(b"\n")
+
+    _write(path, probe, keep=False)
+
+
+def _write(path: str | os.PathLike[str], write: Callable[[Path], object], *, keep: bool = True) -> None:
     target = Path(path)
     try:
         if target.exists() and not target.is_file():
             write(target)
-        else:
-            _replace(_resolved(target), write)
+            return
+        target = _resolved(target)
+        with _folder_beside(target) as folder:
+            made = folder / target.name
+            write(made)
+            if keep:
+                _put(made, target)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
@@ -66,19 +87,63 @@ def _resolved(path: Path) -> Path:
     return target
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+def _put(made: Path, target: Path) -> None:
+    """Rename a file to its place; what cannot be replaced, such as a mounted file, is written in place."""
+    with made.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    made.chmod(_mode_for(target))
     try:
-        os.close(handle)
-        write(Path(name))
-        with Path(name).open("rb+") as stream:
-            os.fsync(stream.fileno())
-        Path(name).chmod(_mode_for(target))
-        Path(name).replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+        made.replace(target)
+    except OSError:
+        if not target.is_file():
+            raise
+        shutil.copyfile(made, target)
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A folder on the same file system, for what is being written; those of killed runs are removed."""
+    stem = f".{target.name[:50]}."
+    if fcntl:
+        _remove_left(target.parent, stem)
+    folder = target.with_name(f"{stem}{os.urandom(4).hex()}.part")
+    lock = None
+    try:
+        lock = _made_and_locked(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _made_and_locked(folder: Path) -> int | None:
+    """Make a folder and lock it; anew where another run has removed it before it was locked."""
+    while True:
+        folder.mkdir(mode=0o700)
+        if not fcntl:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return lock
+            os.close(lock)
+
+
+def _remove_left(parent: Path, stem: str) -> None:
+    """Remove the folders that killed runs have left: a run that still writes holds its folder's lock."""
+    with contextlib.suppress(OSError):
+        left = [path for path in parent.iterdir() if path.name.startswith(stem)]
+        for folder in left:
+            if re.fullmatch(r"[0-9a-f]{8}\.part", folder.name[len(stem) :]):
+                lock = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
 
 def _mode_for(target: Path) -> int:

@@ -53,7 +53,7 @@ class Forward:
             return self.model(**given, **self.extra)
         except NormscopeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             ours = _passed(error.__traceback__, OURS)
             if _lacks_memory(error):
                 raise _lack_of_memory(error) from error
@@ -120,14 +120,14 @@ def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
     return any(Path(frame.filename).name in files for frame in extract_tb(trace))
 
 
-def _lacks_memory(error: Exception) -> bool:
+def _lacks_memory(error: BaseException) -> bool:
     """Whether a model failed for want of memory; on a CPU torch says so in a message alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
-def _lack_of_memory(error: Exception) -> RunError:
+def _lack_of_memory(error: BaseException) -> RunError:
     """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
     why = reason(error)
     if _passed(error.__traceback__, COUNTING):
@@ -136,7 +136,7 @@ def _lack_of_memory(error: Exception) -> RunError:
     return OutOfMemoryError(f"out of memory ({why}); try a smaller --batch-size or --max-length")
 
 
-def _failure(model: nn.Module, error: Exception, kinds: Sequence[str]) -> str:
+def _failure(model: nn.Module, error: BaseException, kinds: Sequence[str]) -> str:
     why = reason(error)
     if isinstance(error, IndexError) and "out of range" in str(error) and tuple(kinds) == (TEXT,):
         got = f"{type(model).__name__} has no embedding for a token's id or position ({why})"

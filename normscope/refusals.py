@@ -18,6 +18,9 @@ def in_our_words(source: Source, part: str) -> Iterator[None]:
         yield
     except NormscopeError:
         raise
+    except SystemExit as error:
+        got = f"the code of {quoted(source.given)} ended Python (sys.exit({error.code!r})) for its {part}"
+        raise ModelError(f"{got}; expected it to go on; mend that code") from error
     except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
 

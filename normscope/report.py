@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import ReportError
+from normscope.file_kinds import what_it_is
 from normscope.files import write_json
 from normscope.plain import APART, Record, from_plain, require_schema, to_plain
 from normscope.printable import counted, printable, quoted
@@ -365,7 +366,7 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(_text(Path(path)), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or what_it_is(Path(path)) or str(error)
         raise ReportError(
             f"cannot read {quoted(path)} as a report: {printable(reason)}; expected one "
             "that normscope wrote; check the path"
@@ -387,7 +388,7 @@ def _text(path: Path) -> str:
     try:
         with safe_open(path, framework="np") as file:
             if (file.metadata() or {}).get("schema") != MOMENTS_SCHEMA:
-                raise ValueError(f"its schema is not {MOMENTS_SCHEMA!r}")
+                raise ValueError("it is safetensors without a report")
             return str(file.get_tensor("report").tobytes(), "utf-8")
     except SafetensorError as error:
         raise ValueError(str(error)) from error

@@ -13,6 +13,7 @@ from normscope import __version__
 from normscope.batches import Batching, require_number
 from normscope.calibration_scan import Calibrated, calibrated
 from normscope.course import Progress
+from normscope.errors import ReportError, SaveError
 from normscope.folding import Difference, Proven
 from normscope.forward import evaluating
 from normscope.held_out import Parted, part
@@ -61,8 +62,8 @@ def swap(
     folder, for `read_calibration`, and what was folded, for `read_fold`. All else is as for `inspect`. The
     model comes back as it was.
 
-    Raises what `inspect` raises, TextError when no text is left to hold out, and UsageError when no
-    layer can be replaced.
+    Raises what `inspect` raises, TextError when no text is left to hold out, UsageError when no layer
+    can be replaced, and SaveError, which has the report, when the folder of `save` cannot be written.
     """
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
@@ -85,11 +86,15 @@ def swap(
     # Calibrating has said it already where memory was too little for that, too.
     new = [note for note in trial.parts.notes if note not in report.warnings]
     report = replace(report, warnings=(*report.warnings, *new))
+    report = replace(report, run=replace(report.run, seconds=work.seconds()))
     if save is not None:
-        trial.calibration.save(save)
-        if proven is not None:
-            proven.fold.save(save)
-    return replace(report, run=replace(report.run, seconds=work.seconds()))
+        try:
+            trial.calibration.save(save)
+            if proven is not None:
+                proven.fold.save(save)
+        except ReportError as error:
+            raise SaveError(str(error), report) from error
+    return report
 
 
 def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: Parted) -> SwapReport:

@@ -482,6 +482,19 @@ def test_output_is_checked_before_the_work(library: Library, tmp_path: Path) -> 
     assert run("m", "t", "-o", "-").stdout == render_report(library.report)
 
 
+def test_the_suffix_of_the_output_chooses_the_format(library: Library, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    result = run("m", "t", "--layer", "*.0.*", "-o", str(target))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(read_report(target).layers) == 2
+    assert list(library.calls[0]["layers"]) == ["*.0.*"], "as with --json, only what is shown is measured"
+    result = run("m", "t", "--plot", "-o", str(target))
+    assert result.stderr == f"warning: --output {str(target)!r} ends as json does, but a plot is written\n"
+    assert target.read_text(encoding="utf-8") == render_plots(library.report)
+    result = run("m", "t", "--dry-run", "-o", str(tmp_path / "plan.csv"))
+    assert (result.exit_code, "--dry-run came with the format csv; expected" in result.stderr) == (2, True)
+
+
 # Starting up
 
 

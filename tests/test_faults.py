@@ -248,6 +248,45 @@ def test_a_disk_that_fills_up_leaves_nothing(saved: Path, tmp_path: Path, option
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("failing", ["moments", "tensors"])
+def test_a_result_that_cannot_be_written_costs_no_other(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Its place is gone since it was tried."""
+
+    def fail(*_given: object) -> None:
+        raise ReportError(f"cannot write {failing}: it is gone; name another")
+
+    monkeypatch.setattr(f"normscope.{failing}_file.write_{failing}", fail)
+    files = [
+        "--moments",
+        tmp_path / "moments",
+        "--tensors",
+        tmp_path / "tensors",
+        "-o",
+        tmp_path / "out.json",
+    ]
+    result = ended(["inspect", saved, *LINES, "--json", *files])
+    assert result.exit_code == 1
+    assert f"error: cannot write {failing}: it is gone" in result.stderr
+    assert read_report(tmp_path / "out.json").run.texts == len(LINES)
+    assert left_in(tmp_path) == sorted({"moments", "tensors", "out.json"} - {failing})
+
+
+def test_a_calibration_that_cannot_be_saved_does_not_cost_the_report(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: object) -> None:
+        raise ReportError("cannot write it: it is gone; name another")
+
+    monkeypatch.setattr(normscope.Calibration, "save", fail)
+    out = tmp_path / "out.json"
+    texts = [f"{line} {end}" for line in LINES for end in ("the cat", "a dog", "it")]
+    result = ended(["swap", saved, *texts, "--save", tmp_path, "--json", "-o", out])
+    assert (result.exit_code, result.stderr.splitlines()[-1][:23]) == (1, "error: cannot write it:")
+    assert json.loads(out.read_text())["schema"] == "normscope.swap/1"
+
+
 def test_two_runs_that_write_one_file(tmp_path: Path) -> None:
     both = [reports.minilm(), reports.llama()]
     path = tmp_path / "out.json"

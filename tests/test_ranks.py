@@ -19,7 +19,6 @@ from normscope.cli.ranks import gathered, joined
 from normscope.cli.stopping import Asked
 from normscope.errors import RunError, TextError, UsageError
 from normscope.ranks import Ranks
-from normscope.stopping import Stop
 from tests import models, reports
 from tests.test_batches import encoder
 
@@ -163,9 +162,9 @@ def test_a_checkpoint_stays_until_rank_0_has_written(tmp_path: Path, alone: Rank
             raise RunError("another rank is gone")
 
     with pytest.raises(RunError):
-        resuming.done(saving, Asked(Stop(), quiet=True), Gone(1, 2))
+        resuming.done(saving, Asked("this batch is finished first", quiet=True), Gone(1, 2))
     assert saving.exists()
-    resuming.done(saving, Asked(Stop(), quiet=True), alone)
+    resuming.done(saving, Asked("this batch is finished first", quiet=True), alone)
     assert not saving.exists()
 
 
@@ -213,4 +212,4 @@ def test_a_blank_corpus_is_an_error_of_ranks_too(alone: Ranks, monkeypatch: pyte
     blank = replace(report, run=replace(report.run, texts=0, tokens=0, skipped_texts=3))
     monkeypatch.setattr(alone, "merged", lambda one: one)
     with pytest.raises(TextError, match=r"no text to measure \(3 blank"):
-        gathered(alone, blank, Asked(Stop(), quiet=True))
+        gathered(alone, blank, Asked("this batch is finished first", quiet=True))

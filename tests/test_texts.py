@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from normscope.errors import TextError, UsageError
 from normscope.samples import SENTENCES
-from normscope.texts import LONGEST_LINE, read_texts
+from normscope.text_lines import LONGEST_LINE
+from normscope.texts import read_texts
 
 LINES = ["plain", "", "  spaced  ", "form\ffeed", "sep\u2028arator", "lone\rreturn", "我爱中国。", "last"]
 

@@ -12,6 +12,7 @@ from normscope.cli import batches, compare, explain, inspect, layers, merge, rep
 from normscope.cli.completion import VARIABLE
 from normscope.cli.guard import full_disk, guard
 from normscope.cli.sections import Sectioned
+from normscope.cli.signals import install
 
 
 class _Guarded(TyperGroup):
@@ -101,5 +102,6 @@ app.command("explain", short_help="Say what a number of the reports is.", epilog
 
 def main() -> None:
     """Run the command line, or complete one: then whatever goes wrong is not printed into it."""
+    install()
     with suppress(Exception) if VARIABLE in os.environ else nullcontext():
         app(prog_name="normscope")

@@ -7,7 +7,7 @@ import typer
 from normscope.cli import options, values
 from normscope.cli.groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions, readable
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ def batches(
     """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
     from normscope.draws import Drawing
 
-    place = result.place()
+    place = result.place(corpus.places(model))
     loading = source.loading()
     batching = batch.batching()
     numbers = values.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
     format = result.chosen(plot)
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.batch_scan import batch_noise  # here: importing torch is part of the wait
         from normscope.loading import load
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import completion, options
+from normscope.cli.destinations import checked
 from normscope.cli.rendered import as_data
 from normscope.cli.streams import Output, announce, say, warn
 from normscope.printable import counted
@@ -71,22 +72,23 @@ def compare(
     b: B,
     fail_above: FailAbove = None,
     top: Top = 20,
-    format: options.OutputDataFormat = options.DataFormat.TABLE,
+    format: options.OutputDataFormat = None,
     json: options.Json = False,
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Show how far two reports are apart, layer by layer; or fail when it is too far."""
-    place = Output(output)
-    place.check()
-    format = options.chosen(format, json)
+    place = checked(output, {"A": [a], "B": [b]})
+    found = options.chosen(options.DataFormat, format, json, output)
+    if not quiet:
+        options.tell_suffix(found, output)
     from normscope.drift import Gate
     from normscope.drift import compare as compared
 
     gates = [Gate.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
     comparison = compared(a, b)
-    place.write(_rendered(comparison, format, place, top))
+    place.write(_rendered(comparison, found, place, top))
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):

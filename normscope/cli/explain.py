@@ -57,28 +57,31 @@ Schema = Annotated[
 def explain(
     metric: Metric = None,
     schema: Schema = False,
-    format: options.OutputFormat = options.Format.TABLE,
+    format: options.OutputFormat = None,
     json: options.Json = False,
     output: options.OutputPath = None,
 ) -> None:
     """Say what a number of the reports is: definition, formula, range, source."""
     from normscope.glossary.lookup import ENTRIES, children, found
 
-    format = options.chosen(format, json)
+    written = options.chosen(options.Format, format, json, output)
     place = Output(output)
     place.check()
+    options.tell_suffix(options.Format.JSON if schema else written, output)
     if schema:
-        place.write(_schema(" ".join(metric) if metric else None, format))
+        place.write(_schema(" ".join(metric) if metric else None, written))
         return
     entries = found(" ".join(metric)) if metric else tuple(ENTRIES.values())
     below = children(entries[0]) if metric else ()
     below = tuple(entry for entry in below if entry not in entries)
-    place.write(_rendered(entries, below, format, place, listed=not metric))
+    place.write(_rendered(entries, below, written, place, listed=not metric))
 
 
 def _schema(name: str | None, format: options.Format) -> str:
     if format is options.Format.MARKDOWN:
-        raise UsageError("--schema came with --format markdown; expected JSON; drop one")
+        raise UsageError(
+            "--schema came with the format markdown; expected JSON; drop one, or name another file"
+        )
     from normscope.files import write_json
     from normscope.json_schema import json_schema
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from normscope.cli import options, values
+from normscope.cli.destinations import Places, checked
 from normscope.cli.streams import Output
 
 if TYPE_CHECKING:
@@ -126,17 +127,18 @@ class LayerOptions:
 class ResultOptions:
     """How a result is written, and where."""
 
-    format: options.OutputFormat = options.Format.TABLE
+    format: options.OutputFormat = None
     json: options.Json = False
     output: options.OutputPath = None
     quiet: options.Quiet = False
 
-    def place(self) -> Output:
-        """Return where it goes; ReportError where that can be seen not to be writable."""
-        place = Output(self.output)
-        place.check()
-        return place
+    def place(self, reads: Places, writes: Places | None = None) -> Output:
+        """Return where it goes, as `checked` does."""
+        return checked(self.output, reads, writes)
 
     def chosen(self, plot: bool = False) -> options.Format:
         """Return the format; UsageError for two that contradict each other."""
-        return options.chosen(self.format, self.json, plot)
+        found = options.chosen(options.Format, self.format, self.json, self.output, plot=plot)
+        if not self.quiet:
+            options.tell_suffix(found, self.output, plot=plot)
+        return found

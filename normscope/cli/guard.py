@@ -7,21 +7,25 @@ from contextlib import contextmanager
 
 import typer
 
+from normscope.cli.signals import ENDING
 from normscope.cli.streams import say, silence
 from normscope.cli.usage import USAGE_ERROR, is_help, one_line
 from normscope.errors import NormscopeError
 
 WRONG_USAGE = 2
-INTERRUPTED = 130
 
 
 @contextmanager
 def guard() -> Iterator[None]:
     """Turn our own errors, Ctrl-C and a closed pipe into exit codes; any other exception is a bug."""
     try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            ENDING.begin()
+            yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        finally:
+            ENDING.raises = False
     except NormscopeError as error:
         say(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
@@ -31,8 +35,11 @@ def guard() -> Iterator[None]:
         say(f"error: {one_line(error)}")
         raise typer.Exit(WRONG_USAGE) from None
     except KeyboardInterrupt:
-        say("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(ENDING.tell()) from None
+    except SystemExit as error:  # a command of ours ends by typer's own
+        got = f"a model's code ended Python (sys.exit({error.code!r}))"
+        say(f"error: {got}; expected it to go on; mend that code")
+        raise typer.Exit(1) from None
     except BrokenPipeError:
         silence()
         raise typer.Exit(0) from None

@@ -1,5 +1,6 @@
 """`normscope inspect`: run texts through a model and show what its normalization layers do."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from normscope.cli.long_runs import Resuming, measured, part_of
 from normscope.cli.progress import ProgressBar, wanted
 from normscope.cli.ranks import joined, leads, require_files
 from normscope.cli.rendered import ReportOptions, named
+from normscope.cli.stopping import signals
+from normscope.cli.streams import data_alone
 from normscope.cli.texts import TextOptions, readable
 from normscope.errors import UsageError
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from normscope.loading import Loaded
     from normscope.media import Given
+    from normscope.plan_report import RunPlan
     from normscope.ranks import Ranks
 
 EPILOG = """\b
@@ -143,7 +147,7 @@ report says so, and run.position_bins which. No other view depends on it.
 Long runs: --checkpoint PATH saves, every 60 seconds, what was measured and
 how far it is; --resume goes on from there after a crash and refuses, by name,
 another model, corpus or options. The file goes when the result is written.
-Ctrl-C or SIGTERM ends the run after its batch, and what was asked for is
+Ctrl-C, SIGTERM or SIGHUP ends a run after its batch; what was asked for is
 written, of what was seen so far; the second time it ends at once. Standard
 input must bring the same texts again. --shard takes texts in turn, blank
 lines not counted; under torchrun each rank does so by itself, has a
@@ -151,7 +155,8 @@ checkpoint of its own (PATH.1-of-4), and rank 0 writes the result of all:
   torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated,
+129 hung up.
 normscope explain NAME has the formula and source of each number."""
 
 
@@ -183,11 +188,12 @@ def inspect(
     source: MappedLoadOptions,
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
-    with joined() as ranks:
+    with joined() as ranks, ExitStack() as handled:
         quiet = result.quiet or not leads(ranks)
         resuming = Resuming(checkpoint, checkpoint_every, resume)
         if leads(ranks):
-            result.check()
+            reads = {**corpus.places(model), "--image": image or [], "--audio": audio or []}
+            result.check(reads, {"--checkpoint": resuming.paths(ranks)})
         resuming.check()
         part = part_of(ranks, shard)
         loading = source.loading()
@@ -200,7 +206,7 @@ def inspect(
         if dry_run:
             _require_plain(result.chosen(), media=bool(image or audio))
         given = _given(corpus, image or [], audio or [], ranks, source, quiet=quiet)
-        with ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
+        with data_alone(), ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.loading import load  # here: importing torch is part of the wait
             from normscope.scan import inspect as run
 
@@ -208,16 +214,19 @@ def inspect(
             loaded = load(model, loading, given.kinds)
             shown = layers.shown(loaded)
             texts = None if given.texts is None else readable(given.texts, loaded)
-            if dry_run:
-                _write_plan(loaded, texts, choices, result)
-                return
-            choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
-            moments = bool(result.moments or result.tensors or ranks)
-            inspected = partial(run, loaded, texts, moments=moments, checkpoint=saving, **choices)
-            whole, asked = measured(inspected, ranks, progress)
+            plan = _planned(loaded, texts, choices) if dry_run else None
+            if plan is None:
+                choices |= {"images": given.images, "audio": given.audio, "words": words, "shard": part}
+                moments = bool(result.moments or result.tensors or ranks)
+                inspected = partial(run, loaded, texts, moments=moments, checkpoint=saving, **choices)
+                asked = handled.enter_context(signals(quiet=ranks is not None))
+                whole = measured(inspected, ranks, progress, asked)
+        if plan is not None:
+            _write_plan(plan, result)
+            return
         if whole is not None:
-            result.write_files(whole)
             result.write(whole, named(whole, shown))
+        handled.close()
         resuming.done(saving, asked, ranks)
 
 
@@ -245,18 +254,21 @@ def _require_plain(format: options.DataFormat, *, media: bool) -> None:
     """Raise UsageError where there is no dry run of what is asked for."""
     if format not in (options.DataFormat.TABLE, options.DataFormat.JSON):
         raise UsageError(
-            f"--dry-run and --format {format.value} were both given; expected table or json; drop one"
+            f"--dry-run came with the format {format.value}; expected table or json; name one with --format"
         )
     if media:
         raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
 
 
-def _write_plan(
-    loaded: "Loaded", texts: "Iterable[str] | None", choices: dict[str, Any], result: ReportOptions
-) -> None:
-    """Write what the run would take."""
+def _planned(loaded: "Loaded", texts: "Iterable[str] | None", choices: dict[str, Any]) -> "RunPlan":
+    """Return what the run would take."""
     from normscope.dry_run import dry_run
+
+    return dry_run(loaded, texts or (), **choices)
+
+
+def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:
     from normscope.render.plan import render_plan
 
-    plan, place = dry_run(loaded, texts or (), **choices), result.place
+    place = result.place
     place.write(place.json(plan) if result.chosen() is options.DataFormat.JSON else render_plan(plan))

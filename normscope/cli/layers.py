@@ -7,7 +7,7 @@ import typer
 from normscope.cli import options
 from normscope.cli.groups import FetchOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output
+from normscope.cli.streams import Output, data_alone
 
 if TYPE_CHECKING:
     from normscope.outline import Outline
@@ -66,10 +66,10 @@ def layers(
     source: FetchOptions,
 ) -> None:
     """List the normalization layers, from the configuration alone."""
-    place = result.place()
+    place = result.place({"MODEL": [model]})
     loading = source.loading()
     format = result.chosen()
-    with ProgressBar(model, shown=wanted(result.quiet)):
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)):
         from normscope.layer_list import list_layers  # here: importing torch is part of the wait
 
         outline = list_layers(model, loading, layers=layer or (), exclude=exclude or ())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normscope.cli.ranks import gathered, watching
-from normscope.cli.stopping import Asked, signals
+from normscope.cli.stopping import RESULT, Asked
 from normscope.cli.streams import Output, say
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -32,13 +32,21 @@ class Resuming:
             raise UsageError("--resume was given without --checkpoint; expected its PATH; name it")
         Output(self.path).check_file("--checkpoint")
 
+    def paths(self, ranks: "Ranks | None") -> list[str]:
+        """Return where it is; each of several ranks has its own."""
+        if self.path is None:
+            return []
+        if ranks is None:
+            return [self.path]
+        return [f"{self.path}.{rank}-of-{ranks.count}" for rank in range(1, ranks.count + 1)]
+
     def checkpoint(self, ranks: "Ranks | None", facts: dict[str, Any], *, quiet: bool) -> "Checkpoint | None":
-        """Return the checkpoint that was asked for; each of several ranks has its own."""
+        """Return the checkpoint that was asked for."""
         if self.path is None:
             return None
         from normscope.checkpoint import Checkpoint
 
-        path = self.path if ranks is None else f"{self.path}.{ranks.rank + 1}-of-{ranks.count}"
+        path = self.paths(ranks)[0 if ranks is None else ranks.rank]
         checkpoint = Checkpoint(path, self.every, self.resume, facts)
         if self.resume and not checkpoint.exists() and not quiet:
             say(f"no checkpoint at {quoted(path)} yet: the run begins anew")
@@ -65,12 +73,12 @@ def part_of(ranks: "Ranks | None", shard: str | None) -> "Shard | None":
 
 
 def measured(
-    run: "Callable[..., Report]", ranks: "Ranks | None", progress: "Callable[[Progress], None]"
-) -> "tuple[Report | None, Asked]":
-    """Run to the end or to a signal; return the report of all ranks, and what asked for the end.
-
-    There is no report where another rank has it.
-    """
-    with signals(quiet=ranks is not None) as asked:
-        report = run(stop=asked.stop, progress=watching(ranks, progress))
-    return gathered(ranks, report, asked), asked
+    run: "Callable[..., Report]",
+    ranks: "Ranks | None",
+    progress: "Callable[[Progress], None]",
+    asked: Asked,
+) -> "Report | None":
+    """Run to the end or to a signal; return the report of all ranks, None where another rank has it."""
+    report = run(stop=asked.stop, progress=watching(ranks, progress))
+    asked.first = RESULT
+    return gathered(ranks, report, asked)

@@ -1,6 +1,5 @@
 """`normscope merge`: one report out of the parts of one corpus, exactly."""
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -43,15 +42,11 @@ Parts = Annotated[
 @grouped
 def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
     """Make one report out of the parts of one corpus, exactly."""
-    result.check()
-    format = result.chosen()
+    result.check({"PART": parts})
     from normscope.layers import select
     from normscope.merging import merge as merged
 
     report = merged(parts)
-    result.write_files(report)
     modules = [found.module_name for found in report.layers.values()]
     shown = named(report, select(modules, layer)) if layer else []
-    if shown and format.is_data:
-        report = replace(report, layers={name: report.layers[name] for name in shown})
     result.write(report, shown)

@@ -1,12 +1,15 @@
 """The options that commands share, each declared once: name, short form, and one line of help."""
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from normscope.cli import completion
+from normscope.cli.streams import say
 from normscope.errors import UsageError
+from normscope.printable import quoted
 
 
 class Format(str, Enum):
@@ -49,16 +52,42 @@ class SpecialTokens(str, Enum):
 AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
 
 
-def chosen(format: AnyFormat, json: bool, plot: bool = False) -> AnyFormat:
-    """Join --format, --json and --plot; UsageError when they contradict each other."""
-    if json and format.value not in ("table", "json"):
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+
+
+def chosen(
+    kind: type[AnyFormat],
+    format: AnyFormat | None,
+    json: bool,
+    output: str | None,
+    *,
+    plot: bool = False,
+) -> AnyFormat:
+    """Join --format, --json, --plot and the suffix of --output, which decides where none of them is given.
+
+    UsageError when options contradict each other.
+    """
+    if json and format is not None and format.value not in ("table", "json"):
         raise UsageError(f"--json and --format {format.value} were both given; expected one format; drop one")
-    found = type(format)("json") if json else format
+    by_suffix = _by_suffix(output)
+    is_one = by_suffix in [each.value for each in kind] and not plot
+    found = kind("json") if json else format or kind(by_suffix if is_one else "table")
     if plot and found.value != "table":
         raise UsageError(
             f"--plot and --format {found.value} were both given; a plot is for reading only; drop one"
         )
     return found
+
+
+def tell_suffix(found: Format | DataFormat, output: str | None, *, plot: bool = False) -> None:
+    """Say in one line where the suffix of --output is that of another format than is written."""
+    by_suffix, written = _by_suffix(output), "a plot" if plot else found.value
+    if by_suffix not in (None, written):
+        say(f"warning: --output {quoted(output)} ends as {by_suffix} does, but {written} is written")
+
+
+def _by_suffix(output: str | None) -> str | None:
+    return SUFFIXES.get(Path(output or "").suffix.lower())
 
 
 def globs(name: str, help: str) -> Any:
@@ -223,8 +252,9 @@ AttnImplementation = Annotated[
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights: random ones.")
 ]
-OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
-OutputDataFormat = Annotated[DataFormat, typer.Option("--format", help="How to write the result.")]
+HOW = "How to write the result; by default as the suffix of --output says, or as a table."
+OutputFormat = Annotated[Format | None, typer.Option("--format", help=HOW)]
+OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=HOW)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
 OutputPath = Annotated[

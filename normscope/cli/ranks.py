@@ -1,12 +1,14 @@
 """A command that torchrun starts many times ends once: one result, or one line for what went wrong."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
+from normscope.cli.signals import ENDING, NUMBERS
 from normscope.cli.stopping import Asked
 from normscope.cli.streams import patience, say
 from normscope.errors import NormscopeError, TextError, UsageError
@@ -34,6 +36,9 @@ def joined() -> "Iterator[Ranks | None]":
         )
     from normscope.ranks import Ranks
 
+    # So torchrun ends a rank that waits for others, in code that no handler interrupts.
+    for number in NUMBERS[1:]:
+        signal.signal(number, signal.SIG_DFL)
     with ExitStack() as met:
         place = f"{os.environ.get('MASTER_ADDR', '(none)')}:{os.environ.get('MASTER_PORT', '(none)')}"
         others = f"rank {rank} waits at {place} for the other ranks of WORLD_SIZE {count}"
@@ -43,7 +48,7 @@ def joined() -> "Iterator[Ranks | None]":
             yield ranks
         except BaseException as error:
             if not ranks.fails_first() and isinstance(error, NormscopeError | KeyboardInterrupt | typer.Exit):
-                raise typer.Exit(getattr(error, "exit_code", 1)) from None
+                raise typer.Exit(getattr(error, "exit_code", ENDING.code or 1)) from None
             if isinstance(error, NormscopeError):
                 raise type(error)(f"rank {rank} of {count}: {error}") from error
             raise

@@ -1,11 +1,15 @@
 """A report in the format that was asked for, alike for the commands that make one."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
+from normscope.cli.destinations import Places, checked
+from normscope.cli.stopping import finishing
 from normscope.cli.streams import Output, Result, warn
+from normscope.errors import ReportError
 from normscope.printable import printable
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ class ReportOptions:
     """The options for how a report is written, and where."""
 
     top: options.Top = 10
-    format: options.OutputDataFormat = options.DataFormat.TABLE
+    format: options.OutputDataFormat = None
     json: options.Json = False
     plot: options.Plot = False
     output: options.OutputPath = None
@@ -47,11 +51,14 @@ class ReportOptions:
     quiet: options.Quiet = False
     verbose: options.Verbose = False
 
-    def check(self) -> None:
-        """Raise ReportError or UsageError for places that can be seen not to be writable."""
-        self.place.check()
+    def check(self, reads: Places, writes: Places | None = None) -> None:
+        """Raise ReportError or UsageError for places that cannot be written; the rest is as in `checked`."""
         Output(self.moments).check_file("--moments")
         Output(self.tensors).check_file("--tensors")
+        own = {"--moments": [self.moments], "--tensors": [self.tensors]}
+        checked(self.output, reads, {**own, **(writes or {})})
+        if not self.quiet:
+            options.tell_suffix(self.chosen(), self.output, plot=self.plot)
 
     @property
     def place(self) -> Output:
@@ -60,24 +67,45 @@ class ReportOptions:
 
     def chosen(self) -> options.DataFormat:
         """Return the format; UsageError for two that contradict each other."""
-        return options.chosen(self.format, self.json, self.plot)
+        return options.chosen(options.DataFormat, self.format, self.json, self.output, plot=self.plot)
 
-    def write_files(self, report: "Report") -> None:
-        """Write the files that were asked for beside the report."""
+    def write(self, report: "Report", layers: Sequence[str]) -> None:
+        """Write the files that were asked for, the report, those layers in detail, and what it warns of.
+
+        What one place does not take costs no other its result: then ReportError is raised at the end.
+        """
+        failures = []
+        with finishing():
+            for write in (
+                self._write_moments,
+                self._write_tensors,
+                partial(self._write_report, layers=layers),
+            ):
+                try:
+                    write(report)
+                except ReportError as error:
+                    failures.append(str(error))
+        if not self.quiet:
+            warn(report.warnings, verbose=self.verbose)
+        if failures:
+            raise ReportError("; ".join(failures))
+
+    def _write_moments(self, report: "Report") -> None:
         if self.moments:
             from normscope.moments_file import write_moments
 
             write_moments(report, self.moments)
+
+    def _write_tensors(self, report: "Report") -> None:
         if self.tensors:
             from normscope.tensors_file import write_tensors
 
             write_tensors(report, self.tensors)
 
-    def write(self, report: "Report", layers: Sequence[str]) -> None:
-        """Write the report, those layers in detail, and what it warns of."""
+    def _write_report(self, report: "Report", layers: Sequence[str]) -> None:
+        if layers and self.chosen().is_data:
+            report = replace(report, layers={name: report.layers[name] for name in layers})
         self.place.write(self._rendered(report, layers))
-        if not self.quiet:
-            warn(report.warnings, verbose=self.verbose)
 
     def _rendered(self, report: "Report", layers: Sequence[str]) -> str | Iterable[str]:
         """Return it as text for its place, or piece by piece where it may be long."""

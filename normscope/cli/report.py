@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from normscope.cli import completion, options
+from normscope.cli.destinations import checked
+from normscope.cli.stopping import finishing
 from normscope.cli.streams import Output, announce
 from normscope.errors import UsageError
 from normscope.printable import quoted
@@ -73,8 +75,7 @@ def report(
     output: options.OutputPath = None,
 ) -> None:
     """Make a page of saved results, or a picture of one chart."""
-    place = Output(output)
-    place.check()
+    place = checked(output, {"FILE": file})
     kind = _kind(place, chart)
     from normscope.page import pages
 
@@ -88,7 +89,8 @@ def report(
         return
     from normscope.files import write_with
 
-    write_with(output or "", lambda path: path.write_bytes(drawn))
+    with finishing():
+        write_with(output or "", lambda path: path.write_bytes(drawn))
 
 
 def _kind(place: Output, chart: str | None) -> str:

@@ -5,12 +5,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from normscope.cli.stopping import finishing
 from normscope.errors import ReportError, UsageError
 from normscope.printable import printable, quoted
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FEW_WARNINGS = 5
 LONG_READ = 5_000_000  # bytes of a report that take a second or more
+STANDARD_OUTPUT = "/dev/stdout"
 
 
 class Result(Protocol):
@@ -38,6 +40,11 @@ class Output:
     path: str | None
 
     @property
+    def path_written(self) -> str:
+        """Its path, standard output's own where it is that."""
+        return self.path if self.path is not None and self.is_file else STANDARD_OUTPUT
+
+    @property
     def is_file(self) -> bool:
         """Whether it is a file."""
         return self.path not in (None, "-")
@@ -54,11 +61,14 @@ class Output:
                 raise ReportError("standard output is closed; expected it open; name a file with --output")
             return
         try:
-            refusal = _refusal(Path(self.path)) if self.path else "it is empty; name a file"
+            refusal = _refusal(self.path) if self.path else "it is empty; name a file"
         except (OSError, ValueError, RuntimeError) as error:  # a link to itself, before Python 3.13
             refusal = f"{getattr(error, 'strerror', None) or error}; name another file"
         if refusal:
             raise ReportError(f"cannot write {quoted(self.path)}: {refusal}")
+        from normscope.files import require_writable
+
+        require_writable(self.path)
 
     def check_file(self, option: str) -> None:
         """Do so for what `option` names, if it was given: that must be a file."""
@@ -77,7 +87,8 @@ class Output:
         if self.path is not None and self.is_file:
             from normscope.files import write_whole
 
-            write_whole(self.path, text)
+            with finishing():
+                write_whole(self.path, text)
             return
         try:
             for piece in [text] if isinstance(text, str) else text:
@@ -115,6 +126,33 @@ class Output:
         return Screen(width, colour, _can_encode(_drawing_characters()), colour and _has_palette())
 
 
+@contextmanager
+def data_alone() -> Iterator[None]:
+    """Send to standard error what the code of a model prints, in Python or below it, while the model runs."""
+    with ExitStack() as undone:
+        others = sys.stderr or undone.enter_context(Path(os.devnull).open("w"))
+        try:
+            sys.stdout.flush()
+            kept = os.dup(sys.stdout.fileno())
+            undone.callback(os.close, kept)
+            undone.callback(os.dup2, kept, sys.stdout.fileno())
+            os.dup2(others.fileno(), sys.stdout.fileno())
+            undone.callback(_flush, sys.stdout)
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or in memory: then there is no descriptor to speak of
+        undone.enter_context(redirect_stdout(others))
+        yield
+
+
+def _flush(stream: IO[str]) -> None:
+    """Flush a stream of Python's, and those of C."""
+    import ctypes
+
+    stream.flush()
+    with suppress(OSError, TypeError, AttributeError):  # where the C library is not found
+        ctypes.CDLL(None).fflush(None)
+
+
 def _print(data: bytes) -> None:
     """Write to standard output all of what its encoding made of a text."""
     raw = getattr(sys.stdout, "buffer", None)
@@ -128,9 +166,10 @@ def _print(data: bytes) -> None:
         left = left[raw.write(left) or 0 :]
 
 
-def _refusal(target: Path) -> str | None:
+def _refusal(path: str) -> str | None:
+    target = Path(path)
     folder = target.resolve().parent
-    if target.is_dir():
+    if target.is_dir() or path.endswith(("/", os.sep)):
         return "it is a folder; name a file in it"
     if not folder.is_dir():
         return f"there is no folder {quoted(folder)}; create it"

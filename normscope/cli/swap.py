@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
+from normscope.cli.destinations import require_folder
 from normscope.cli.groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions, named_files, readable
+from normscope.errors import SaveError
 
 if TYPE_CHECKING:
     from normscope.swap_report import SwapReport
@@ -75,6 +77,9 @@ The model runs once per layer, and batch, on the held-out texts. --cumulative
 adds a run per layer, --recalibrate a run per layer on the others, and --fold
 two runs per layer that is folded.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+SAVED = ("normscope-calibration.safetensors", "normscope-fold.safetensors")
 
 
 class Kind(str, Enum):
@@ -148,7 +153,10 @@ def swap(
     from normscope.batches import require_number
     from normscope.swap_plan import BATCH, Swapping
 
-    place = result.place()
+    saved = [f"{save}/{name}" for name in ("", *SAVED)] if save else []
+    place = result.place({**corpus.places(model), "--calibration": calibration or []}, {"--save": saved})
+    if save is not None:
+        require_folder("--save", save, SAVED)
     loading = source.loading()
     batching = batch.batching()
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
@@ -157,25 +165,31 @@ def swap(
     format = result.chosen()
     known = named_files(calibration, corpus.field) if calibration else None
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.swap_scan import swap
 
         loaded = load(model, loading)
-        report = swap(
-            loaded,
-            readable(texts, loaded),
-            calibration=known,
-            batching=batching,
-            swapping=swapping,
-            layers=layer or (),
-            exclude=exclude or (),
-            save=save,
-            progress=progress,
-        )
+        failure = None
+        try:
+            report = swap(
+                loaded,
+                readable(texts, loaded),
+                calibration=known,
+                batching=batching,
+                swapping=swapping,
+                layers=layer or (),
+                exclude=exclude or (),
+                save=save,
+                progress=progress,
+            )
+        except SaveError as error:
+            report, failure = error.report, error
     place.write(_rendered(report, format, place))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+    if failure is not None:
+        raise failure
 
 
 def _rendered(report: "SwapReport", format: options.Format, place: Output) -> str:

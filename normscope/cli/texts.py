@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # After so many seconds without a first text it is said that it is waited for.
 PATIENCE = 3.0
+STANDARD_INPUT = "/dev/stdin"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class TextOptions:
     def any_named(self) -> bool:
         """Whether any of them was given."""
         return bool(self.text or self.file or self.field or self.dataset)
+
+    def places(self, model: str) -> dict[str, list[str]]:
+        """Return the paths that are read, with the model's, by the option or argument that names them."""
+        piped = "-" in (*(self.text or []), *(self.file or [])) or not self.any_named
+        return {
+            "MODEL": [model],
+            "--file": self.file or [],
+            "--dataset": [self.dataset or ""],
+            "standard input": [STANDARD_INPUT] if piped else [],
+        }
 
     @property
     def facts(self) -> dict[str, str | None]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from normscope.cli import options, values
 from normscope.cli.groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.progress import ProgressBar, wanted
-from normscope.cli.streams import Output, warn
+from normscope.cli.streams import Output, data_alone, warn
 from normscope.cli.texts import TextOptions, readable
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def why(
     """Try the article's claims on LayerNorm and BatchNorm on this model."""
     from normscope.draws import Drawing
 
-    place = result.place()
+    place = result.place(corpus.places(model))
     loading = source.loading()
     batching = batch.batching()
     room = values.memory(table_memory)
@@ -79,7 +79,7 @@ def why(
     Drawing(seed=seed, samples=samples, table_memory=room)
     format = result.chosen()
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.loading import load  # here: importing torch is part of the wait
         from normscope.why_scan import why as run
 

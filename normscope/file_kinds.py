@@ -1,0 +1,59 @@
+"""What a file is that is not JSON, told by how it begins: for a message."""
+
+import json
+from pathlib import Path
+
+BEGINNINGS = (
+    (b"\x89PNG", "a picture, PNG"),
+    (b"<svg", "a picture, SVG"),
+    (b"<!doctype html", "a page, HTML"),
+    (b"<html", "a page, HTML"),
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"PK\x03\x04", "a zip archive, such as PyTorch's"),
+    (b"PAR1", "parquet"),
+    (b"layer,view,position,feature,", "CSV"),
+    (b"#", "Markdown"),
+    (b"|", "Markdown"),
+)
+
+
+def what_it_is(path: Path) -> str | None:
+    """Say what a file that is not JSON is; None where that cannot be told, and for all but files."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            start = stream.read(1 << 16)
+    except (OSError, ValueError):
+        return None
+    if start[5:9] == b"\0\0\0{":
+        return _safetensors(path)
+    begins = start.lstrip().lower()
+    if not begins:
+        return "it is empty"
+    known = next((kind for beginning, kind in BEGINNINGS if begins.startswith(beginning.lower())), None)
+    if known is None and begins[:1] not in b"[{":
+        known = "binary" if b"\0" in start else "text that is no JSON, such as a table"
+    first, _, more = start.partition(b"\n")
+    if known is None and more.strip() and _is_json(first):
+        known = "JSON Lines"
+    return None if known is None else f"it is {known}"
+
+
+def _safetensors(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            schema = (file.metadata() or {}).get("schema")
+    except (SafetensorError, OSError) as error:
+        return f"it is no whole safetensors file ({error})"
+    return f"it is safetensors of {schema!r}" if schema else "it is safetensors without a report"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
