@@ -4,7 +4,7 @@ A forward waits for what is done here, so each element is read a few times only,
 to be read are sums around fixed members of their cells and a few numbers a token and a sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -93,10 +93,10 @@ class Running:
 
     def _read_samples(
         self,
-        spreads: Sequence[Tensor],
-        alike: Sequence[Tensor],
-        sequences: Sequence[Tensor],
-        within: Sequence[Tensor],
+        spreads: tuple[Tensor, ...],
+        alike: tuple[Tensor, ...],
+        sequences: tuple[Tensor, ...],
+        within: tuple[Tensor, ...],
     ) -> None:
         count, mean, variance, covariance = torch.cat(sequences).double().unbind(1)
         moments, features = self._moments, self._moments.within_samples.shape[1]
