@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -27,6 +28,7 @@ from normscope.watcher import Watcher
 CHECKPOINT_SCHEMA = "normscope.checkpoint/1"
 # So many elements of a matrix tell it from another.
 FEW = 64
+LOGGER = logging.getLogger("normscope")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,11 @@ class Saver:
         return saved
 
     def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
-        """Save the state between two batches, if it is time or has to be `now`."""
+        """Save the state between two batches, if it is time or has to be `now`.
+
+        Where that fails, the last checkpoint stays, a warning is logged, and the run goes on to the next time;
+        ReportError where there is no checkpoint yet.
+        """
         if self.checkpoint is None:
             return
         if now or time.monotonic() - self._last >= self.checkpoint.every:
@@ -108,7 +114,12 @@ class Saver:
                 "normscope": __version__,
                 "state": json.dumps(to_plain(saved), allow_nan=False),
             }
-            save_tensors(saved.watcher.tensors, self.checkpoint.path, header)
+            try:
+                save_tensors(saved.watcher.tensors, self.checkpoint.path, header)
+            except ReportError as error:
+                if not self.checkpoint.exists():
+                    raise
+                LOGGER.warning("warning: %s; the run goes on, its last checkpoint stays", error)
             self._last = time.monotonic()
 
 

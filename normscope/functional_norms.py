@@ -4,6 +4,7 @@ While the model runs, every tensor function passes by here. PyTorch's own norms 
 that are written out, by the degrees of what they divide by.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ NAMED = frozenset(
     )
 )
 WRITTEN_OUT = "a norm written out"
-TORCH = str(Path(torch.__file__).parent)
+TORCH = os.path.join(Path(torch.__file__).parent, "")  # Not torchvision, which begins alike.
 
 
 @dataclass(frozen=True)

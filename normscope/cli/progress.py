@@ -1,5 +1,6 @@
 """How far a run is, drawn on standard error while it is a terminal."""
 
+import logging
 import os
 import sys
 from types import TracebackType
@@ -18,10 +19,11 @@ OFF = {"0", "off", "no", "false", ""}
 def wanted(quiet: bool) -> bool:
     """Whether to show progress: at a terminal, unless the user or the Hub's variable says no.
 
-    Being quiet sets that variable, which the Hub reads when it is first imported.
+    Being quiet sets that variable, which the Hub reads when it is first imported, and hushes our log.
     """
     if quiet:
         os.environ[VARIABLE] = "1"
+        logging.getLogger("normscope").setLevel(logging.ERROR)
     disabled = os.environ.get(VARIABLE, "").lower() not in OFF
     return not disabled and sys.stderr is not None and sys.stderr.isatty()
 
