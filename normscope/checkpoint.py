@@ -102,8 +102,8 @@ class Saver:
     def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
         """Save the state between two batches, if it is time or has to be `now`.
 
-        Where that fails, the last checkpoint stays, a warning is logged, and the run goes on to the next time;
-        ReportError where there is no checkpoint yet.
+        Where that fails, the last checkpoint stays, a warning is logged, and it is tried again the next
+        time; ReportError where there is no checkpoint yet.
         """
         if self.checkpoint is None:
             return

@@ -57,7 +57,8 @@ class Fold:
         """Fold a model for good: the layers become nn.Identity, and the Linears get their parameters.
 
         No class of transformers can be loaded as that, so `save_pretrained` is refused from then on: keep
-        the model as it was, and the fold. UsageError, before anything is changed, when the model's parameters are not those that were folded.
+        the model as it was, and the fold. UsageError, before anything is changed, when the model's
+        parameters are not those that were folded.
         """
         for holder, key, new in self.changes(model):
             holder[key] = new
@@ -156,7 +157,7 @@ _ABSENT = object()
 
 
 def _refuse_to_save(*_: Any, **__: Any) -> None:
-    """Stand in for a folded model's `save_pretrained`: what it writes loads with new norms, without a word."""
+    """Stand in for a folded model's `save_pretrained`: what that writes loads with new norms, silently."""
     raise UsageError(
         "save_pretrained of a folded model, whose norms from_pretrained would make anew, with other outputs; "
         "expected the model as it was before the fold; save that and the fold (Fold.save), and fold it again "

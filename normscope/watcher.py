@@ -4,6 +4,7 @@ The hooks read and never write: no output of the model changes, and none is left
 context ends, whatever ended it.
 """
 
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -87,8 +88,10 @@ class Watcher:
     ) -> None:
         if words < 0:
             raise UsageError(f"words is {words}; expected True, or how many token ids to keep: 1 or more")
-        self._given = model
-        self.model = model = unwrapped(model)
+        self._held: tuple[nn.Module, nn.Module] | None = (model, unwrapped(model))
+        self._known = tuple(map(weakref.ref, self._held))
+        self._described: ModelInfo | None = None
+        model = self._held[1]
         self.mask: Tensor | None = None
         """Which tokens of the forwards to come count, (B, T), true or 1 for those that do."""
         self.decoder_mask: Tensor | None = None
@@ -106,11 +109,22 @@ class Watcher:
         self._scopes = Scopes(words=bool(words))
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
-        self._functional = FunctionalNorms(model, [norm.module for norm in norms])
+        self._functional = FunctionalNorms(model, [norm.module for norm in norms], named_modules(model))
         self._looking = ExitStack()
         self._looked = self._has_run = False
         self._hooks = ExitStack()
         self._open = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without what is wrapped around it; UsageError where it is no more.
+
+        When the context has closed it is the caller's alone: it is freed when the caller drops it.
+        """
+        model = self._known[1]()
+        if model is None:
+            raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
+        return model
 
     @property
     def captures(self) -> list[LayerCapture]:
@@ -147,11 +161,12 @@ class Watcher:
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
+        self._held = (self._known[0]() or self.model, self.model)
         if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
-        self._hooks.enter_context(as_written(self._given))
+        self._hooks.enter_context(as_written(self._held[0]))
         self._open = True
         self.tally.start()
         for layer in self.layers:
@@ -173,13 +188,17 @@ class Watcher:
         self._open = False
         self._scopes.clear()
         self.tally.stop()
+        self._described = describe(self.model, type(self.model).__name__)
+        self._held = None
 
     def report(self, *, moments: bool = False) -> Report:
         """Return what has been measured so far; the watcher may go on afterwards.
 
         With `moments` it carries a copy of them, so that it can be merged with others.
         """
-        model = describe(self.model, type(self.model).__name__)
+        alive = self._known[1]()
+        model = self._described if alive is None else describe(alive, type(alive).__name__)
+        assert model is not None  # It is held until the context has closed, and described then.
         return self.report_as(model, self.run_info(), moments=moments)
 
     def run_info(self) -> RunInfo:
@@ -205,7 +224,7 @@ class Watcher:
         """
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
-        functional = self._functional.notes(named_modules(self.model))
+        functional = self._functional.notes()
         bins = self._bins_of(run)
         run = replace(run, position_bins=bins)
         notes = [*warnings, *self.scope_notes, *functional, *self._note_on(bins)]

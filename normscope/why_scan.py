@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -68,14 +69,16 @@ def why(
     report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
     if len(kept.sources) < 2:
         raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
+    clock.show("analysis", report.run.texts, report.run.tokens)
     known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
+    found = findings(report.model.id, _material(report, kept, known, seed))
     return WhyReport(
         __version__,
         report.model,
-        report.run,
+        replace(report.run, seconds=clock.seconds()),
         len(kept.sources),
         seed,
-        findings(report.model.id, _material(report, kept, known, seed)),
+        found,
         _pooled(kept, loaded.tokenizer),
         (*report.warnings, *_notes(report, kept, known)),
     )

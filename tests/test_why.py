@@ -1,6 +1,7 @@
 """`why` on planted facts: where a claim is made true or false by construction, the verdict follows."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 import normscope
+from normscope import why_scan
 from normscope.cli.app import app
+from normscope.cli.progress import ProgressBar
+from normscope.course import Progress
 from normscope.draws import Drawing, plans
 from normscope.errors import ReportError, TextError, UsageError
 from normscope.evidence import LayerRows, sentence_vectors
@@ -247,3 +251,27 @@ def test_the_command(tmp_path: Path, format: str) -> None:
     else:
         assert "HOLDS" in result.stdout
         assert "What BatchNorm pools" in result.stdout
+
+
+def test_the_analysis_is_told_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal its clock goes on, and the run's seconds hold it."""
+    real, pause = why_scan.findings, 0.3
+
+    def slow(*given: Any) -> Any:
+        time.sleep(pause)
+        return real(*given)
+
+    monkeypatch.setattr(why_scan, "findings", slow)
+    told: list[Progress] = []
+    bar = ProgressBar("demo", shown=True)
+
+    def progress(now: Progress) -> None:
+        told.append(now)
+        bar(now)
+
+    with bar:
+        report = normscope.why("demo", models.prose(24), progress=progress)
+        (task,) = bar._bar.tasks
+        assert (task.description, task.finished) == ("analysing", False)
+    assert [now.stage for now in told][-2:] == ["run", "analysis"]
+    assert report.run.seconds >= told[-1].seconds + pause

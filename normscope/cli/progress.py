@@ -55,6 +55,9 @@ class ProgressBar:
         """Redraw the bar."""
         if self._plans and progress.tables is not None:
             say(planned(progress.tables))
+        if self._bar is not None and progress.stage == "analysis":
+            self._bar.remove_task(self._task)  # Its clock stands: all texts are done.
+            self._task = self._bar.add_task("analysing", total=None, completed=progress.texts, rate="0")
         if not self._shown or progress.stage != "run":
             return
         if self._bar is None:
