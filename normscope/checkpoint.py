@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import time
@@ -25,6 +26,7 @@ from normscope.saving import save_tensors
 from normscope.watcher import Watcher
 
 CHECKPOINT_SCHEMA = "normscope.checkpoint/1"
+LOGGER = logging.getLogger("normscope")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,11 @@ class Saver:
         return saved
 
     def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
-        """Save the state between two batches, if it is time or has to be `now`."""
+        """Save the state between two batches, if it is time or has to be `now`.
+
+        Where that fails, the last checkpoint stays, a warning is logged, and it is tried again the next
+        time; ReportError where there is no checkpoint yet.
+        """
         if self.checkpoint is None:
             return
         if now or time.monotonic() - self._last >= self.checkpoint.every:
@@ -108,7 +114,12 @@ class Saver:
                 "state": json.dumps(to_plain(saved), allow_nan=False),
             }
             tensors = saved.watcher.tensors
-            save_tensors(tensors, self.checkpoint.path, signed(tensors, header))
+            try:
+                save_tensors(tensors, self.checkpoint.path, signed(tensors, header))
+            except ReportError as error:
+                if not self.checkpoint.exists():
+                    raise
+                LOGGER.warning("warning: %s; the run goes on, its last checkpoint stays", error)
             self._last = time.monotonic()
 
 

@@ -25,8 +25,9 @@ LONG_FIRST = "the run was interrupted: the numbers are of what it had seen until
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `stage` is "load", "plan" or "run"; `expected_texts` is a guess, None without one.
+    """How far a run is: `stage` is "load", "plan", "run" or "analysis", which follows the last batch.
 
+    `expected_texts` is a guess, None without one.
     `tables` are what is planned of the tables over positions, told once, at the stage "plan".
     """
 

@@ -56,7 +56,9 @@ class Fold:
     def apply(self, model: nn.Module) -> None:
         """Fold a model for good: the layers become nn.Identity, and the Linears get their parameters.
 
-        UsageError, before anything is changed, when the model's parameters are not those that were folded.
+        No class of transformers can be loaded as that, so `save_pretrained` is refused from then on: keep
+        the model as it was, and the fold. UsageError, before anything is changed, when the model's
+        parameters are not those that were folded.
         """
         for holder, key, new in self.changes(model):
             holder[key] = new
@@ -86,6 +88,8 @@ class Fold:
             for parent in modules.values():
                 children = [key for key, child in parent._modules.items() if child is modules[name]]
                 changes += [(parent._modules, key, nn.Identity()) for key in children]
+        saving = [module for module in modules.values() if hasattr(module, "save_pretrained")]
+        changes += [(vars(module), "save_pretrained", _refuse_to_save) for module in saving if self.layers]
         return changes
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -136,14 +140,29 @@ Change = tuple[dict[str, Any], str, Any]
 @contextmanager
 def changed(changes: Sequence[Change]) -> Iterator[None]:
     """Make changes until the context ends, then undo them."""
-    before = [(holder, key, holder[key]) for holder, key, _ in changes]
+    before = [(holder, key, holder.get(key, _ABSENT)) for holder, key, _ in changes]
     try:
         for holder, key, new in changes:
             holder[key] = new
         yield
     finally:
         for holder, key, old in before:
-            holder[key] = old
+            if old is _ABSENT:
+                holder.pop(key, None)
+            else:
+                holder[key] = old
+
+
+_ABSENT = object()
+
+
+def _refuse_to_save(*_: Any, **__: Any) -> None:
+    """Stand in for a folded model's `save_pretrained`: what that writes loads with new norms, silently."""
+    raise UsageError(
+        "save_pretrained of a folded model, whose norms from_pretrained would make anew, with other outputs; "
+        "expected the model as it was before the fold; save that and the fold (Fold.save), and fold it again "
+        "when it is loaded"
+    )
 
 
 def digest(modules: Mapping[str, nn.Module], layer: str, parameters: Iterable[str]) -> str:

@@ -15,9 +15,9 @@ from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, Ru
 from normscope.kinds import TEXT, WORDS, kinds_of
 from normscope.printable import reason
 
-# The files whose hooks a model's forward goes through, and the one of those that count what they see.
-OURS = ("swapping.py", "watcher.py")
-COUNTING = ("watcher.py",)
+# Our own files whose hooks a model's forward goes through, and the one of those that count what they see.
+COUNTING = (str(Path(__file__).with_name("watcher.py")),)
+OURS = (str(Path(__file__).with_name("swapping.py")), *COUNTING)
 # What torch says where it has no class of its own for it.
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
@@ -117,7 +117,7 @@ def shifted(values: Tensor, first: int) -> Tensor:
 
 def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
     """Whether an exception passed through hooks in these files: then it is our bug, not the model's."""
-    return any(Path(frame.filename).name in files for frame in extract_tb(trace))
+    return any(frame.filename in files for frame in extract_tb(trace))
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -4,7 +4,9 @@ While the model runs, every tensor function passes by here. PyTorch's own norms 
 that are written out, by the degrees of what they divide by.
 """
 
+import os
 import sys
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ NAMED = frozenset(
     )
 )
 WRITTEN_OUT = "a norm written out"
-TORCH = str(Path(torch.__file__).parent)
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # Not torchvision, which begins alike.
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ class Place:
 class FunctionalNorms(TorchFunctionMode):
     """A mode that takes note of where `model`, running in it, normalises outside of `norms`, its modules.
 
+    `names` are those of all its modules; the model itself is not kept alive.
     Weights that are normalised do not count: that is a way to parametrise a layer.
     """
 
-    def __init__(self, model: nn.Module, norms: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, model: nn.Module, norms: Iterable[nn.Module], names: Iterable[tuple[str, nn.Module]]
+    ) -> None:
         super().__init__()
-        self._model = model
+        self._model = weakref.ref(model)
+        self._names = {id(module): name for name, module in names}
         self._norms = {id(norm) for norm in norms}
-        self._places: dict[Place, dict[int, nn.Module]] = {}
+        self._places: dict[Place, dict[int, str]] = {}
         self._degrees = Degrees()
         self._paused = False
 
@@ -83,20 +89,23 @@ class FunctionalNorms(TorchFunctionMode):
         finally:
             self._paused = False
 
-    def notes(self, names: Iterable[tuple[str, nn.Module]]) -> list[str]:
-        """Say where, a sentence a line of code; `names` are those of the model's modules."""
-        known = {id(module): name for name, module in names}
-        return [_sentence(place, modules, known) for place, modules in self._places.items()]
+    def notes(self) -> list[str]:
+        """Say where, a sentence a line of code."""
+        return [_sentence(place, [*modules.values()]) for place, modules in self._places.items()]
 
     def _note(self, what: str, frame: FrameType) -> None:
-        frames = list(_outward(frame))
-        owners = [owner for owner in map(_owner, frames) if owner is not None]
-        if self._model in owners:
-            owners = owners[: owners.index(self._model) + 1]
+        model, frames, owners = self._model(), [], []
+        for each in _outward(frame):
+            frames.append(each)
+            owner = _owner(each)
+            owners += [] if owner is None else [owner]
+            if owner is model:
+                break  # Those around it are the caller's: to read a frame's variables keeps them alive.
         if not any(id(owner) in self._norms for owner in owners):
             here = next((f for f in frames if not f.f_code.co_filename.startswith(TORCH)), frame)
-            module = owners[0] if owners else self._model
-            self._places.setdefault(_place(what, here), {})[id(module)] = module
+            module = owners[0] if owners else model
+            name = self._names.get(id(module)) or type(module).__name__
+            self._places.setdefault(_place(what, here), {})[id(module)] = name
 
 
 def _outward(frame: FrameType | None) -> Iterator[FrameType]:
@@ -118,8 +127,8 @@ def _place(what: str, frame: FrameType) -> Place:
     return Place(what, Path(code.co_filename).name, frame.f_lineno, getattr(code, "co_qualname", own))
 
 
-def _sentence(place: Place, modules: Mapping[int, nn.Module], known: Mapping[int, str]) -> str:
-    first, *others = (known.get(key) or type(module).__name__ for key, module in modules.items())
+def _sentence(place: Place, modules: Sequence[str]) -> str:
+    first, *others = modules
     more = f" and {len(others)} more like it" if others else ""
     where = f"{place.file}:{place.line} in {place.function}"
     return f"{first}{more}: {place.what} at {where} is no module, so it is not measured"

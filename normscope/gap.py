@@ -3,39 +3,32 @@
 import torch
 from torch import Tensor
 
+from normscope.backlog import Backlog
 from normscope.seen import Seen
-
-# The numbers of so many rows wait at most.
-WAITING = 1 << 16
 
 
 class OutputGap:
     """The gaps of many batches, over rows whose output is finite; they stay on their device until read."""
 
     def __init__(self) -> None:
-        self._gaps: list[Tensor] = []
-        self._sizes: list[Tensor] = []
-        self._rows = 0
+        self._backlog = Backlog()
 
     def add(self, expected: Tensor, out: Tensor) -> None:
         """Add the rows (V, D) of a batch; `expected` is overwritten."""
-        self._sizes.append(torch.linalg.vector_norm(out.to(expected.dtype), dim=1))
-        self._gaps.append(
-            expected.sub_(out).abs_().amax(1)
-        )  # A norm of order infinity takes ten times as long.
-        self._rows += len(out)
+        sizes = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
+        gaps = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
+        self._backlog.add(gaps, sizes)
 
     @property
     def is_full(self) -> bool:
         """Whether it is time to read."""
-        return self._rows > WAITING
+        return self._backlog.is_full
 
     def read_into(self, seen: Seen, features: int) -> None:
         """Add what was found, since the last time, to what a layer has seen."""
-        if self._rows:
-            gap, size = torch.cat(self._gaps).double(), torch.cat(self._sizes).double()
+        if self._backlog:
+            gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
             known = size.isfinite()
             seen.worst_error = max(seen.worst_error, float(gap.where(known, 0.0).max()))
             seen.output_square += float(size.square().where(known, 0.0).sum())
             seen.output_size += int(known.sum()) * features
-            self._gaps, self._sizes, self._rows = [], [], 0

@@ -17,16 +17,19 @@ class OuterNorms:
     """The modules of a model that are called norms and hold one of `norms`, which are measured.
 
     In its first forward each is compared with what is within: the same numbers in another order are
-    nothing more.
+    nothing more. `names` are those of all modules.
     """
 
-    def __init__(self, model: nn.Module, norms: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, model: nn.Module, norms: Iterable[nn.Module], names: Iterable[tuple[str, nn.Module]]
+    ) -> None:
         known = set(norms)
         self._inner = {
             outer: [module for module in outer.modules() if module in known]
             for outer in model.modules()
             if outer not in known and is_around(outer, known)
         }
+        self._names = {module: name for name, module in names if module in self._inner}
         self._made: dict[nn.Module, list[Tensor]] = {}
         self._differ: dict[nn.Module, bool] = {}
 
@@ -38,10 +41,10 @@ class OuterNorms:
                 yield norm.register_forward_hook(hook(self._keeper(outer)))
             yield outer.register_forward_hook(hook(self._compare))
 
-    def notes(self, names: Iterable[tuple[str, nn.Module]]) -> list[str]:
-        """Say which do more, a sentence a class; `names` are those of the model's modules."""
+    def notes(self) -> list[str]:
+        """Say which do more, a sentence a class."""
         found: dict[type[nn.Module], list[str]] = {}
-        for name, module in names:
+        for module, name in self._names.items():
             if self._differ.get(module):
                 found.setdefault(type(module), []).append(name)
         return [_sentence(kind.__name__, *of_kind) for kind, of_kind in found.items()]

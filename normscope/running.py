@@ -11,13 +11,14 @@ from torch import Tensor
 
 from normscope.accumulator import Accumulator
 from normscope.alignment import Alignment
-from normscope.batch_sums import BatchSums, Cells, CellSums, Summary
+from normscope.backlog import Backlog
+from normscope.batch_sums import BatchSums, Cells, CellSums
 from normscope.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
 from normscope.one_pass import OnePass
 from normscope.scratch import Scratch
 
-# The numbers of so many tokens wait at most.
-WAITING = 1 << 16
+# Tables over cells begin again after so many tokens, each cell around a pivot of its own time.
+TOKENS = 1 << 16
 
 
 class Running:
@@ -29,9 +30,8 @@ class Running:
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self.tokens = moments.count
         """How many tokens were seen."""
-        self._tokens: list[tuple[Tensor, Tensor]] = []
-        self._samples: list[Summary] = []
-        self._waiting = 0
+        self._backlog = Backlog()
+        self._summed = 0
 
     @property
     def eps(self) -> float:
@@ -62,46 +62,54 @@ class Running:
         """Add the sums of one batch."""
         self._table.add(batch.position)
         self._output.add(batch.output)
-        self._tokens.append((batch.token, where.position.group))
-        self._samples.append(batch.samples)
-        self._waiting += len(batch.token)
+        self._backlog.add(batch.token, where.position.group, *batch.samples)
+        self._summed += len(batch.token)
         self.tokens += len(batch.token)
-        if self._waiting > WAITING:
+        if self._summed > TOKENS:
             self.read()
+        elif self._backlog.is_full:
+            self._read_backlog()
 
     def read(self) -> Accumulator:
         """Return the moments of all that was added, until the next update."""
-        if self._waiting:
-            new = self._moments.empty()
-            new.table, new.output = self._table.co_moments(), self._output.moments()
+        if self._summed:
+            self._moments.table.merge(self._table.co_moments())
+            self._moments.output.merge(self._output.moments())
             self._table.clear()
             self._output.clear()
-            self._read_tokens(new)
-            self._read_samples(new)
-            self._moments.merge(new)
-            self._waiting = 0
+            self._summed = 0
+        self._read_backlog()
         return self._moments
 
-    def _read_tokens(self, new: Accumulator) -> None:
-        tokens = torch.cat([numbers for numbers, _ in self._tokens]).double()
-        positions = Labels.of(torch.cat([position for _, position in self._tokens]))
-        new.by_position = Moments.by_group(tokens, positions)
-        new.token.add(tokens[:, 0], tokens[:, 1])
-        self._tokens = []
+    def _read_backlog(self) -> None:
+        if self._backlog:
+            tokens, positions, *samples = self._backlog.take()
+            self._read_tokens(torch.cat(tokens).double(), torch.cat(positions))
+            self._read_samples(*samples)
 
-    def _read_samples(self, new: Accumulator) -> None:
-        spreads, alike, sequences, within = zip(*self._samples, strict=True)
+    def _read_tokens(self, tokens: Tensor, positions: Tensor) -> None:
+        self._moments.by_position.merge(Moments.by_group(tokens, Labels.of(positions)))
+        self._moments.token.add(tokens[:, 0], tokens[:, 1])
+
+    def _read_samples(
+        self,
+        spreads: tuple[Tensor, ...],
+        alike: tuple[Tensor, ...],
+        sequences: tuple[Tensor, ...],
+        within: tuple[Tensor, ...],
+    ) -> None:
         count, mean, variance, covariance = torch.cat(sequences).double().unbind(1)
-        features = new.within_samples.shape[1]
+        moments, features = self._moments, self._moments.within_samples.shape[1]
         cells = torch.tensor([len(part) * features for part in sequences], dtype=torch.float64)
         means, variances = torch.stack(spreads).unbind(1)
         cells = cells.to(mean.device)
-        new.instance.mean, new.instance.variance = _pooled(cells, means), _pooled(cells, variances)
-        new.instance_likeness = Likeness(*torch.stack(alike).double().sum(0))
-        new.sequence.add(mean, variance)
-        new.sequence_likeness = Likeness(*likeness(count * features, variance, covariance, new.eps))
-        new.within_samples = torch.stack(within).sum(0)
-        self._samples = []
+        moments.instance.mean.merge(_pooled(cells, means))
+        moments.instance.variance.merge(_pooled(cells, variances))
+        moments.instance_likeness.merge(Likeness(*torch.stack(alike).double().sum(0)))
+        moments.sequence.add(mean, variance)
+        alike_texts = likeness(count * features, variance, covariance, moments.eps)
+        moments.sequence_likeness.merge(Likeness(*alike_texts))
+        moments.within_samples += torch.stack(within).sum(0)
 
 
 class PivotSums:

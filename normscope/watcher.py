@@ -4,6 +4,7 @@ The hooks read and never write: no output of the model changes, and none is left
 context ends, whatever ended it.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -97,7 +98,10 @@ class Watcher:
         require_model(model)
         require_number("words", words, "True, or how many token ids to keep: 1 or more", least=0)
         require_number("table_memory", table_memory, "a number of bytes")
-        self.model = model = unwrapped(model)
+        self._held: nn.Module | None = unwrapped(model)
+        self._known = weakref.ref(self._held)
+        self._described: ModelInfo | None = None
+        model = self._held
         self.mask: Tensor | None = None
         """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
@@ -116,8 +120,8 @@ class Watcher:
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
         self._untried = untried(model)
-        self._functional = FunctionalNorms(model, [norm.module for norm in norms])
-        self._outer = OuterNorms(model, [norm.module for norm in norms])
+        self._functional = FunctionalNorms(model, [norm.module for norm in norms], named_modules(model))
+        self._outer = OuterNorms(model, [norm.module for norm in norms], named_modules(model))
         self._looking = ExitStack()
         self._looked = self._has_run = False
         self._hooks = ExitStack()
@@ -127,6 +131,17 @@ class Watcher:
         self._failed: dict[str, str] = {}
         self._lost: dict[str, int] = {}
         self._turn = Turn()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without what is wrapped around it; UsageError where it is no more.
+
+        When the context has closed it is the caller's alone: it is freed when the caller drops it.
+        """
+        model = self._known()
+        if model is None:
+            raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
+        return model
 
     @property
     def captures(self) -> list[LayerCapture]:
@@ -163,6 +178,7 @@ class Watcher:
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
+        self._held = self.model
         if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
@@ -198,13 +214,17 @@ class Watcher:
         self._scopes.clear()
         self._turn = Turn()
         self.tally.stop()
+        self._described = describe(self.model, type(self.model).__name__)
+        self._held = None
 
     def report(self, *, moments: bool = False) -> Report:
         """Return what has been measured so far; the watcher may go on afterwards.
 
         With `moments` it carries a copy of them, so that it can be merged with others.
         """
-        model = describe(self.model, type(self.model).__name__)
+        alive = self._known()
+        model = self._described if alive is None else describe(alive, type(alive).__name__)
+        assert model is not None  # It is held until the context has closed, and described then.
         return told(self.report_as(model, self.run_info(), moments=moments))
 
     def run_info(self) -> RunInfo:
@@ -230,8 +250,7 @@ class Watcher:
         """
         layers: dict[str, LayerReport] = {}
         carried = RunMoments({}, self.tally.slots) if moments else None
-        unseen = self._functional.notes(named_modules(self.model))
-        unseen += self._outer.notes(named_modules(self.model))
+        unseen = [*self._functional.notes(), *self._outer.notes()]
         bins = self._bins_of(run)
         run = replace(run, position_bins=bins)
         notes = [*warnings, *self.scope_notes, *self._untried, *unseen, *self._note_on(bins)]

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +78,16 @@ def why(
         raise TextError(
             f"{worded} texts with a token that is not special; expected at least two to compare; give more"
         )
+    clock.show("analysis", report.run.texts, report.run.tokens)
     known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
+    found = findings(report.model.id, _material(report, kept, known, seed))
     return WhyReport(
         __version__,
         report.model,
-        report.run,
+        replace(report.run, seconds=clock.seconds()),
         len(kept.sources),
         seed,
-        findings(report.model.id, _material(report, kept, known, seed)),
+        found,
         _pooled(kept, loaded.tokenizer),
         (*report.warnings, *_notes(report, kept, known)),
     )

@@ -419,16 +419,28 @@ def full_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None
     monkeypatch.undo()
 
 
-def test_a_full_disk_leaves_the_older_checkpoint(
-    bert: Any, tmp_path: Path, full_after: Callable[[int], None]
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(
+    bert: Any, tmp_path: Path, full_after: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     full_after(3)
-    with pytest.raises(ReportError, match="No space left on device; name a writable file"):
-        run(bert, Checkpoint(tmp_path / "c", 0.0))
+    whole = run(bert, Checkpoint(tmp_path / "c", 0.0))
+    assert furthest(run(bert).to_dict(), whole.to_dict()) < 1e-12
+    warned = {record.getMessage() for record in caplog.records}
+    assert len(caplog.records) > 1  # It was tried again.
+    assert all("No space left on device" in line and "the run goes on" in line for line in warned)
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     full_after(99)
     resumed = run(bert, Checkpoint(tmp_path / "c", resume=True))
-    assert furthest(run(bert).to_dict(), resumed.to_dict()) < 1e-12
+    assert furthest(whole.to_dict(), resumed.to_dict()) < 1e-12
+
+
+def test_without_any_checkpoint_a_full_disk_is_told(
+    bert: Any, tmp_path: Path, full_after: Callable[[int], None]
+) -> None:
+    full_after(0)
+    with pytest.raises(ReportError, match="No space left on device; name a writable file"):
+        run(bert, Checkpoint(tmp_path / "c", 0.0))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_it_is_saved_by_time(bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

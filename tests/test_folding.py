@@ -1,5 +1,6 @@
 """Layers folded into the Linears that read them: where that is right, that it is equal, what is refused."""
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -350,6 +351,26 @@ def test_a_saved_fold_is_loaded_by_a_fresh_process(tmp_path: Path) -> None:
     again = normscope.read_fold(path)
     assert (again.model, again.kind, again.refused) == (fold.model, fold.kind, fold.refused)
     assert [*again.layers] == [*fold.layers]
+
+
+def test_a_folded_model_is_not_saved_as_one_that_loads_with_other_outputs(tmp_path: Path) -> None:
+    model = models.gpt2()
+    fold = normscope.fold(model, ids(), statistics=known(model))
+    with fold.applied(model), pytest.raises(UsageError, match="save that and the fold"):
+        model.save_pretrained(tmp_path / "within")
+    model.save_pretrained(tmp_path / "before")
+    fold.apply(model)
+    for one in (model, model.transformer, copy.deepcopy(model)):
+        with pytest.raises(UsageError, match="save_pretrained of a folded model"):
+            one.save_pretrained(tmp_path / "folded")
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]
+    # A state dict says by itself that norms are missing.
+    with pytest.raises(RuntimeError, match=r"Missing key.*ln_1"):
+        models.gpt2().load_state_dict(model.state_dict())
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before").eval()  # type: ignore[no-untyped-call]
+    fold.apply(again)
+    with torch.no_grad():
+        assert torch.equal(again(**ids()).logits, model(**ids()).logits)
 
 
 def test_a_fold_goes_into_no_other_model(tmp_path: Path) -> None:

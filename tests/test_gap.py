@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import normscope
 from normscope import one_pass, outliers
 from normscope.capture import LayerCapture
-from normscope.gap import WAITING, OutputGap
+from normscope.gap import OutputGap
 from normscope.seen import Seen
 
 
@@ -26,15 +26,6 @@ def test_the_worst_gap_and_the_squares_over_finite_rows() -> None:
     assert seen.output_square == pytest.approx(1 + 5 + 25 + 0.125**2)
     gap.read_into(seen, features=2)
     assert seen.output_size == 9
-
-
-def test_what_waits_is_bounded() -> None:
-    gap, rows = OutputGap(), torch.zeros(WAITING // 2, 2)
-    for full in (False, False, True):
-        gap.add(rows.clone() if not full else torch.zeros(1, 2), rows if not full else torch.zeros(1, 2))
-        assert gap.is_full == full
-    gap.read_into(Seen(), features=2)
-    assert not gap.is_full
 
 
 class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,5 +1,7 @@
 """`inspect` end to end: the real MiniLM on real prose, against single unpadded texts in float64."""
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,3 +204,13 @@ def test_a_model_that_takes_no_mask_is_fed_unpadded(minilm: Any) -> None:
     alone = normscope.inspect(model, texts, tokenizer=minilm[1], batching=Batching(batch_size=1))
     assert together.run.batch_size == 1
     assert together.to_dict()["layers"] == alone.to_dict()["layers"]
+
+
+def test_a_users_file_that_is_called_like_one_of_ours_is_theirs(tmp_path: Path) -> None:
+    """By a path, not by a name, it is told whose error it is."""
+    (tmp_path / "watcher.py").write_text("def fail(*_):\n    raise ValueError('theirs')\n")
+    theirs = runpy.run_path(str(tmp_path / "watcher.py"))
+    model, tokenizer = models.demo()
+    model.embeddings.register_forward_hook(theirs["fail"])
+    with pytest.raises(RunError, match="theirs"):
+        normscope.inspect(model, ["a b c"], tokenizer=tokenizer)

@@ -85,6 +85,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "draws": ({"batches", "errors"}, {"numpy"}),
     "filling": ({"draws", "report"}, {"numpy"}),
     "scratch": (set(), CORE),
+    "backlog": (set(), CORE),
     "moments": ({"scratch"}, CORE),
     "layout": (set(), CORE),
     "bins": ({"errors"}, CORE),
@@ -109,10 +110,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"alignment", "batch_sums", "kernels", "layers", "moments", "outliers", "scratch"},
         CORE | {"numpy"},
     ),
-    "running": ({"accumulator", "alignment", "batch_sums", "moments", "one_pass", "scratch"}, CORE),
+    "running": (
+        {"accumulator", "alignment", "backlog", "batch_sums", "moments", "one_pass", "scratch"},
+        CORE,
+    ),
     "packed": ({"accumulator", "errors", "printable"}, CORE),
     "seen": ({"accumulator", "packed", "plain"}, CORE),
-    "gap": ({"seen"}, CORE),
+    "gap": ({"backlog", "seen"}, CORE),
     "views": ({"accumulator", "moments"}, CORE),
     "metrics": ({"accumulator", "moments", "outliers", "report", "views"}, CORE),
     "capture": (

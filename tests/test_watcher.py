@@ -1,7 +1,9 @@
 """The hooks: they see every call, change nothing, and leave nothing behind."""
 
 import copy
+import gc
 import inspect
+import weakref
 from typing import Any
 
 import numpy as np
@@ -298,3 +300,46 @@ def test_reduced_precision_is_measured_in_full() -> None:
     np.testing.assert_allclose(layer.feature.variance, x.var(0), rtol=1e-5)
     assert layer.own_error < 0.02
     assert layer.kind == "rmsnorm"
+
+
+def test_a_model_is_freed_when_its_user_drops_it() -> None:
+    """The watcher that has closed keeps its norms' vectors, and no weights."""
+    model = models.gpt2()
+    kept, watcher = weakref.ref(model), normscope.watch(model)
+    for _ in range(2):
+        with torch.no_grad(), watcher:
+            model(**padded("right"))
+    before = watcher.report().to_dict()
+    del model
+    gc.collect()
+    assert kept() is None
+    assert watcher.report().to_dict() == before
+    with pytest.raises(UsageError, match="the watched model is no more"), watcher:
+        pass
+
+
+def test_a_model_that_the_watcher_alone_has_lives_until_it_closes() -> None:
+    watcher = normscope.watch(models.gpt2())
+    gc.collect()
+    with torch.no_grad(), watcher:
+        watcher.model(**padded("right"))
+    assert watcher.report().run.tokens == 15
+
+
+@pytest.mark.parametrize("use", ["calibrate", "fold", "inspect", "swapped"])
+def test_no_other_use_keeps_a_model(use: str) -> None:
+    model, tokenizer = models.demo()
+    kept, texts = weakref.ref(model), ["one", "two of them"]
+    if use == "inspect":
+        result: Any = normscope.inspect(model, texts, tokenizer=tokenizer)
+    else:
+        result = normscope.calibrate(model, texts, tokenizer=tokenizer)
+    if use == "fold":
+        result = normscope.fold(model, {"input_ids": torch.tensor([[5, 6]])}, statistics=result)
+    elif use == "swapped":
+        with normscope.swapped(model, statistics=result), torch.no_grad():
+            result = model(input_ids=torch.tensor([[5, 6]]))
+    del model
+    gc.collect()
+    assert kept() is None
+    assert result is not None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 import normscope
+from normscope import why_scan
 from normscope.cli.app import app
+from normscope.cli.progress import ProgressBar
+from normscope.course import Progress
 from normscope.draws import Drawing, plans
 from normscope.errors import ReportError, TextError, UsageError
 from normscope.evidence import LayerRows, sentence_vectors
@@ -290,3 +294,27 @@ def test_numbers_out_of_range_are_wrong_usage(command: str, option: str, value: 
         result = CliRunner().invoke(app, [command, "no-model", "one", "two", option, value])
         assert result.exit_code == 2
         assert f"{option[2:]} is {value}; expected a whole number from" in result.stderr
+
+
+def test_the_analysis_is_told_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal its clock goes on, and the run's seconds hold it."""
+    real, pause = findings, 0.3
+
+    def slow(*given: Any) -> Any:
+        time.sleep(pause)
+        return real(*given)
+
+    monkeypatch.setattr(why_scan, "findings", slow)
+    told: list[Progress] = []
+    bar = ProgressBar("demo", shown=True)
+
+    def progress(now: Progress) -> None:
+        told.append(now)
+        bar(now)
+
+    with bar:
+        report = normscope.why("demo", models.prose(24), progress=progress)
+        (task,) = bar._bar.tasks
+        assert (task.description, task.finished) == ("analysing", False)
+    assert [now.stage for now in told][-2:] == ["run", "analysis"]
+    assert report.run.seconds >= told[-1].seconds + pause

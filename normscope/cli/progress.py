@@ -1,5 +1,6 @@
 """How far a run is, drawn on standard error while it is a terminal."""
 
+import logging
 import os
 import sys
 from types import TracebackType
@@ -18,10 +19,11 @@ OFF = {"0", "off", "no", "false", ""}
 def wanted(quiet: bool) -> bool:
     """Whether to show progress: at a terminal, unless the user or the Hub's variable says no.
 
-    Being quiet sets that variable, which the Hub reads when it is first imported.
+    Being quiet sets that variable, which the Hub reads when it is first imported, and hushes our log.
     """
     if quiet:
         os.environ[VARIABLE] = "1"
+        logging.getLogger("normscope").setLevel(logging.ERROR)
     disabled = os.environ.get(VARIABLE, "").lower() not in OFF
     return not disabled and sys.stderr is not None and sys.stderr.isatty()
 
@@ -53,6 +55,9 @@ class ProgressBar:
         """Redraw the bar."""
         if self._plans and progress.tables is not None:
             say(planned(progress.tables))
+        if self._bar is not None and progress.stage == "analysis":
+            self._bar.remove_task(self._task)  # Its clock stands: all texts are done.
+            self._task = self._bar.add_task("analysing", total=None, completed=progress.texts, rate="0")
         if not self._shown or progress.stage != "run":
             return
         if self._bar is None:
