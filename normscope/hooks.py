@@ -79,6 +79,10 @@ def first_tensor(values: Iterable[Any]) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
+def _is_plain(values: Tensor) -> bool:
+    return values.layout == torch.strided and not (values.is_nested or values.is_quantized)
+
+
 class KeptInput:
     """A layer's input as it was before the layer ran, which may write its output over it.
 
@@ -97,14 +101,14 @@ class KeptInput:
         if self._overwrites is False:
             return
         given = first_tensor((*args, *kwargs.values()))
-        if given is not None and given.layout == torch.strided and uncounted() is None:
+        if given is not None and _is_plain(given) and uncounted() is None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 self._copy = given.detach().clone()
 
     def of(self, given: Tensor, output: Any) -> Tensor | None:
         """Return what `given` was before the call; None where it was written over and is lost."""
         copy, self._copy = self._copy, None
-        if not self.foreign or given.layout != torch.strided:
+        if not self.foreign or not _is_plain(given):
             return given
         out = first_tensor(output if isinstance(output, tuple | list) else (output,))
         shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()

@@ -20,7 +20,7 @@ from tests.forks import Forks, Run
 from tests.reports_alike import OWN, furthest
 from tests.test_batches import WORDS, encoder
 
-TEXTS = [" ".join((WORDS[5:] * 2)[i * 7 % 13 :][: 1 + i * 5 % 11]) for i in range(96)]
+TEXTS = [" ".join(([*WORDS[5:-1], "a"] * 2)[i * 7 % 13 :][: 1 + i * 5 % 11]) for i in range(96)]
 TEXTS[4:4] = ["", " "]
 INSPECT = ("inspect", "model", "-f", "corpus.txt", "-b", "2")
 SAVING = (*INSPECT, "--checkpoint", "run.ckpt", "--checkpoint-every", "0")

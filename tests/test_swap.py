@@ -538,7 +538,7 @@ def test_other_norms_stay_and_are_said(minilm: tuple[Any, Any]) -> None:
     model = Odd().eval()
     with normscope.swapped(model, kind="identity") as swap:
         assert swap.names == ("norm_a",)
-    with pytest.raises(UsageError, match="none of 1 layers can be replaced"):
+    with pytest.raises(UsageError, match="none of 1 layer can be replaced"):
         normscope.swapped(model, kind="identity", layers=["norm_b"])
 
 

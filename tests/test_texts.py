@@ -258,7 +258,7 @@ def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         ("a.jsonl", '{"a": "x", "b\\u001b": "y"}', ["line 1", "'text'", "'a'", "'b\\x1b'"]),
         ("a.jsonl", "{}", ["line 1", "'text'"]),
         ("a.csv", "id,body\n1,x\n", ["line 1", "'text'", "'id'", "'body'"]),
-        ("a.csv", 'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cells where the header has 2"]),
+        ("a.csv", 'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cell where the header has 2"]),
         ("a.csv", "id,text\n1,one, two\n", ["line 2", "3 cells where the header has 2"]),
         ("a.csv", 'text\nfine\n"never\nclosed\n', ["line 3", "unexpected end of data"]),
         ("a.csv", 'text\n"quoted" then not\n', ["line 2"]),
