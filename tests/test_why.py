@@ -255,7 +255,7 @@ def test_the_command(tmp_path: Path, format: str) -> None:
 
 def test_the_analysis_is_told_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a terminal its clock goes on, and the run's seconds hold it."""
-    real, pause = why_scan.findings, 0.3
+    real, pause = findings, 0.3
 
     def slow(*given: Any) -> Any:
         time.sleep(pause)
