@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 # The time it took, and how texts were put into batches, are a run's own.
-OWN = ("seconds", "batches", "padding_share", "batch_size", "calls")
+OWN = ("seconds", "batches", "padding_share", "batch_size", "calls", "repeated_texts")
 
 
 def furthest(one: Any, other: Any, without: tuple[str, ...] = ("seconds",)) -> float:

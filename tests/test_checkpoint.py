@@ -1,6 +1,7 @@
 """A run that was saved and goes on ends with the numbers of one that never stopped, or refuses by name."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -422,6 +423,7 @@ def full_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None
 def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(
     bert: Any, tmp_path: Path, full_after: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "normscope")
     full_after(3)
     whole = run(bert, Checkpoint(tmp_path / "c", 0.0))
     assert furthest(run(bert).to_dict(), whole.to_dict()) < 1e-12

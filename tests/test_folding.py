@@ -367,8 +367,8 @@ def test_a_folded_model_is_not_saved_as_one_that_loads_with_other_outputs(tmp_pa
     # A state dict says by itself that norms are missing.
     with pytest.raises(RuntimeError, match=r"Missing key.*ln_1"):
         models.gpt2().load_state_dict(model.state_dict())
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before").eval()  # type: ignore[no-untyped-call]
-    fold.apply(again)
+    again: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before")
+    fold.apply(again.eval())
     with torch.no_grad():
         assert torch.equal(again(**ids()).logits, model(**ids()).logits)
 
