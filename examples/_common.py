@@ -12,8 +12,8 @@ import altair as alt
 import numpy as np
 from scipy.stats import t as student
 
-from normscope.page.draw import ON_PAPER
-from normscope.why_report import Finding, Interval
+from normscope.render.page.vega import ON_PAPER
+from normscope.results.why import Finding, Interval
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import normscope
 from _data import LONGEST, PADDING, WORDS, Samples
-from normscope.report import Report
+from normscope.results.inspect import Report
 
 NORMS = ("none", "batch", "batch, masked", "batch rms, masked", "layer", "rms")
 

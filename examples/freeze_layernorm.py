@@ -20,7 +20,7 @@ import torch
 import transformers
 
 import normscope
-from normscope.loading import load
+from normscope.models.loading import load
 
 QUICK = "--quick" in sys.argv
 MOST = 1.01  # the loss may grow to so much of what it was

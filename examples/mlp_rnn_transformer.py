@@ -16,7 +16,7 @@ import torch
 from _common import Row, lines, options, over_runs, show, verdict, written
 from _data import Samples, digits, next_words
 from _models import MLP, NORMS, RNN, Transformer, accuracy, batch_noise, learn
-from normscope.why_report import Interval
+from normscope.results.why import Interval
 
 TEXT: dict[str, Any] = {"RNN": (RNN, next_words), "Transformer": (Transformer, next_words)}
 NETWORKS: dict[str, Any] = {"MLP": (MLP, digits), **TEXT}

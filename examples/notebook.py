@@ -8,7 +8,7 @@
 import builtins
 
 import normscope
-from normscope.samples import SENTENCES
+from normscope.data.sample_sentences import SENTENCES
 
 show = getattr(builtins, "display", print)
 texts = SENTENCES[:40]

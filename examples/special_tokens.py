@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import normscope
-from normscope.samples import SENTENCES
+from normscope.data.sample_sentences import SENTENCES
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ import torch
 import normscope
 from _common import Row, chart, lines, options, over_runs, row, show, verdict, written
 from _data import sentences
-from normscope.batch_report import BatchReport
-from normscope.batches import Batches
-from normscope.loading import Loaded, load
-from normscope.report import Report
+from normscope.data.batching import Batches
+from normscope.models.loading import Loaded, load
+from normscope.results.batches import BatchReport
+from normscope.results.inspect import Report
 
 ORDERS = {"random": "given", "length": "length"}  # as normscope.Drawing calls them, and normscope.Batching
 SIZE = 32

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from normscope._version import __version__ as __version__
 
 __all__ = [
     "BatchReport",
@@ -44,77 +44,78 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BatchReport": "normscope.batch_report",
-    "Batching": "normscope.batches",
-    "Calibration": "normscope.calibration",
-    "Checkpoint": "normscope.checkpoint",
-    "Comparison": "normscope.comparison",
-    "Drawing": "normscope.draws",
-    "Fold": "normscope.folds",
-    "Loading": "normscope.source",
+    "BatchReport": "normscope.results.batches",
+    "Batching": "normscope.data.batching",
+    "Calibration": "normscope.analyses.swap.calibration",
+    "Checkpoint": "normscope.engine.checkpoint",
+    "Comparison": "normscope.results.compare",
+    "Drawing": "normscope.data.batch_sampling",
+    "Fold": "normscope.analyses.swap.fold_file",
+    "Loading": "normscope.models.location",
     "NormscopeError": "normscope.errors",
-    "Outline": "normscope.outline",
-    "Report": "normscope.report",
-    "Shard": "normscope.shards",
-    "Stop": "normscope.stopping",
-    "SwapReport": "normscope.swap_report",
-    "Swapping": "normscope.swap_plan",
-    "Watcher": "normscope.watcher",
-    "WhyReport": "normscope.why_report",
-    "batch_noise": "normscope.batch_scan",
-    "calibrate": "normscope.calibration_scan",
-    "compare": "normscope.drift",
-    "explain": "normscope.glossary.lookup",
-    "fold": "normscope.folding",
-    "inspect": "normscope.scan",
-    "list_layers": "normscope.layer_list",
-    "read_calibration": "normscope.calibration",
-    "read_fold": "normscope.folds",
-    "read_report": "normscope.report",
-    "register": "normscope.registry",
-    "swap": "normscope.swap_scan",
-    "swapped": "normscope.swapping",
-    "watch": "normscope.watcher",
-    "why": "normscope.why_scan",
-    "merge": "normscope.merging",
-    "write_moments": "normscope.moments_file",
-    "write_page": "normscope.page.pages",
-    "write_tensors": "normscope.tensors_file",
+    "Outline": "normscope.results.layers",
+    "Report": "normscope.results.inspect",
+    "Shard": "normscope.data.shards",
+    "Stop": "normscope.engine.stop",
+    "SwapReport": "normscope.results.swap",
+    "Swapping": "normscope.analyses.swap.options",
+    "Watcher": "normscope.capture.watcher",
+    "WhyReport": "normscope.results.why",
+    "batch_noise": "normscope.analyses.batches",
+    "calibrate": "normscope.analyses.swap.calibrate",
+    "compare": "normscope.analyses.compare",
+    "explain": "normscope.results.glossary.lookup",
+    "fold": "normscope.analyses.swap.folding",
+    "inspect": "normscope.analyses.inspect",
+    "list_layers": "normscope.analyses.layers",
+    "read_calibration": "normscope.analyses.swap.calibration",
+    "read_fold": "normscope.analyses.swap.fold_file",
+    "read_report": "normscope.results.reading",
+    "register": "normscope.norms.registry",
+    "swap": "normscope.analyses.swap.analysis",
+    "swapped": "normscope.analyses.swap.swapped",
+    "watch": "normscope.capture.watcher",
+    "why": "normscope.analyses.why.analysis",
+    "merge": "normscope.analyses.merge",
+    "write_moments": "normscope.statistics.moments_file",
+    "write_page": "normscope.render.page.write",
+    "write_tensors": "normscope.statistics.position_tables_file",
 }
 
 if TYPE_CHECKING:
-    from normscope.batch_report import BatchReport
-    from normscope.batch_scan import batch_noise
-    from normscope.batches import Batching
-    from normscope.calibration import Calibration, read_calibration
-    from normscope.calibration_scan import calibrate
-    from normscope.checkpoint import Checkpoint
-    from normscope.comparison import Comparison
-    from normscope.draws import Drawing
-    from normscope.drift import compare
+    from normscope.analyses.batches import batch_noise
+    from normscope.analyses.compare import compare
+    from normscope.analyses.inspect import inspect
+    from normscope.analyses.layers import list_layers
+    from normscope.analyses.merge import merge
+    from normscope.analyses.swap.analysis import swap
+    from normscope.analyses.swap.calibrate import calibrate
+    from normscope.analyses.swap.calibration import Calibration, read_calibration
+    from normscope.analyses.swap.fold_file import Fold, read_fold
+    from normscope.analyses.swap.folding import fold
+    from normscope.analyses.swap.options import Swapping
+    from normscope.analyses.swap.swapped import swapped
+    from normscope.analyses.why.analysis import why
+    from normscope.capture.watcher import Watcher, watch
+    from normscope.data.batch_sampling import Drawing
+    from normscope.data.batching import Batching
+    from normscope.data.shards import Shard
+    from normscope.engine.checkpoint import Checkpoint
+    from normscope.engine.stop import Stop
     from normscope.errors import NormscopeError
-    from normscope.folding import fold
-    from normscope.folds import Fold, read_fold
-    from normscope.glossary.lookup import explain
-    from normscope.layer_list import list_layers
-    from normscope.merging import merge
-    from normscope.moments_file import write_moments
-    from normscope.outline import Outline
-    from normscope.page.pages import write_page
-    from normscope.registry import register
-    from normscope.report import Report, read_report
-    from normscope.scan import inspect
-    from normscope.shards import Shard
-    from normscope.source import Loading
-    from normscope.stopping import Stop
-    from normscope.swap_plan import Swapping
-    from normscope.swap_report import SwapReport
-    from normscope.swap_scan import swap
-    from normscope.swapping import swapped
-    from normscope.tensors_file import write_tensors
-    from normscope.watcher import Watcher, watch
-    from normscope.why_report import WhyReport
-    from normscope.why_scan import why
+    from normscope.models.location import Loading
+    from normscope.norms.registry import register
+    from normscope.render.page.write import write_page
+    from normscope.results.batches import BatchReport
+    from normscope.results.compare import Comparison
+    from normscope.results.glossary.lookup import explain
+    from normscope.results.inspect import Report
+    from normscope.results.layers import Outline
+    from normscope.results.reading import read_report
+    from normscope.results.swap import SwapReport
+    from normscope.results.why import WhyReport
+    from normscope.statistics.moments_file import write_moments
+    from normscope.statistics.position_tables_file import write_tensors
 
 
 def __getattr__(name: str) -> Any:

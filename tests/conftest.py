@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from normscope.json_schema import RESULTS, json_schema
+from normscope.results.json_schema import RESULTS, json_schema
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Follow `--one-pass`, in workers, too."""
     if config.getoption("--one-pass"):
-        from normscope import one_pass
+        from normscope.capture import fused_sums as one_pass
 
         one_pass.AFTER = 0
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from normscope.report import Report
-from normscope.tidy import csv_lines, json_lines
-from tests import models, reports
+from normscope.results.inspect import Report
+from normscope.results.tidy import csv_lines, json_lines
+from tests.support import models, reports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import normscope
-from tests import models
+from tests.support import models
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from normscope import __version__
-from normscope.cli import batches, compare, explain, inspect, layers, merge, report, swap, why
+from normscope._version import __version__
+from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, why
 from normscope.cli.completion import VARIABLE
-from normscope.cli.guard import full_disk, guard
-from normscope.cli.sections import Sectioned
+from normscope.cli.exit_codes import full_disk, guard
+from normscope.cli.help_sections import Sectioned
 from normscope.cli.signals import install
 
 

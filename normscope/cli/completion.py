@@ -24,7 +24,7 @@ LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to ty
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete MODEL: demo, the Hub ids that are in the cache, and the model folders there are."""
-    from normscope.source import DEMO, cached_ids
+    from normscope.models.location import DEMO, cached_ids
 
     try:
         return [DEMO, *_plain(cached_ids(ctx.params.get("cache_dir"))), *_plain(_folders(incomplete))]
@@ -41,17 +41,17 @@ def layers(incomplete: str) -> list[str]:
 def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
     """Complete the name of a number of the reports, or with --schema what a schema is of."""
     if ctx.params.get("schema"):
-        from normscope.json_schema import RESULTS
+        from normscope.results.json_schema import RESULTS
 
         return [(name, version) for name, (version, _) in RESULTS.items()]
-    from normscope.glossary.lookup import ENTRIES
+    from normscope.results.glossary.lookup import ENTRIES
 
     return [(name, entry.title) for name, entry in ENTRIES.items()]
 
 
 def gates() -> list[str]:
     """Complete the METRIC= of a gate."""
-    from normscope.drift import METRICS
+    from normscope.analyses.compare import METRICS
 
     return [f"{metric}=" for metric in METRICS]
 
@@ -59,7 +59,7 @@ def gates() -> list[str]:
 def charts() -> list[str]:
     """Complete a chart's name."""
     try:
-        from normscope.page.charts import CHARTS
+        from normscope.render.page.chart_registry import CHARTS
     except ImportError:  # without the extra there are no charts
         return []
     return [name for name, _, _ in CHARTS]
@@ -67,7 +67,7 @@ def charts() -> list[str]:
 
 def dtypes() -> list[str]:
     """Complete a dtype."""
-    from normscope.source import DTYPES
+    from normscope.models.location import DTYPES
 
     return list(DTYPES)
 
@@ -101,7 +101,7 @@ def _layers_of(word: str) -> list[str]:
             return []
         if path.suffix == ".json" and path.stat().st_size > LARGEST:
             return []
-        from normscope.report import read_plain
+        from normscope.results.reading import read_plain
 
         found = read_plain(path)["layers"]
         return [layer["name"].removesuffix(f"#{layer.get('call')}") for layer in found]

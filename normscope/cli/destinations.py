@@ -5,10 +5,10 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from normscope.cli.streams import Output
+from normscope.cli.output import Output
 from normscope.errors import ReportError, UsageError
-from normscope.files import require_writable
-from normscope.printable import quoted
+from normscope.escaping import quoted
+from normscope.results.atomic_write import require_writable
 
 # How a result of ours begins, which may be replaced where it lies beside what is read.
 OURS = (b'"schema": "normscope.', b'"schema":"normscope.', b"layer,view,position,feature,")

@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from normscope.cli import completion
-from normscope.cli.streams import say
+from normscope.cli.output import say
 from normscope.errors import UsageError
-from normscope.printable import quoted
+from normscope.escaping import quoted
 
 
 class Format(str, Enum):

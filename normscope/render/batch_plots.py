@@ -7,16 +7,16 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.batch_report import BatchReport, LayerNoise
-from normscope.printable import counted, grouped
+from normscope.escaping import counted, grouped
+from normscope.render.batch_composition import ORDERS, batch_sizes, filling_of, usual_size
 from normscope.render.batches import choice, noise_at, noisiest, title
 from normscope.render.curves import Curve, curved
-from normscope.render.filling import ORDERS, batch_sizes, filling_of, usual_size
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.batches import BatchReport, LayerNoise
 
 WIDEST_STAIR = 4
 NUMBERS = 16  # what stands beside the stairs of one order

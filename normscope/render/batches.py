@@ -8,16 +8,16 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.batch_report import BatchNoise, BatchReport, LayerNoise, NoiseParts
-from normscope.printable import counted, grouped, printable
-from normscope.render.filling import ORDERS, batch_sizes, fillings
+from normscope.escaping import counted, grouped, printable
+from normscope.render.batch_composition import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, short
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
-from normscope.report import Summary
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
+from normscope.results.common import Summary
 
 SHOWN_SIZES = 4
 BAR = 24

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from normscope.comparison import Compared, Comparison, LayerDrift
-from normscope.printable import counted, printable
+from normscope.escaping import counted, printable
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import align, aligned, short
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.compare import Compared, Comparison, LayerDrift
 
 BAR = 4
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from normscope.render.axis_downsampling import Runs
 from normscope.render.glyphs import logarithms, shares
 from normscope.render.grid import GAP, Column, Grid
 from normscope.render.numbers import align, short
-from normscope.render.runs import Runs
-from normscope.render.screen import Screen
-from normscope.report import Floats
+from normscope.render.terminal import Screen
+from normscope.results.common import Floats
 
 
 @dataclass(frozen=True)

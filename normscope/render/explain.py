@@ -6,11 +6,11 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.glossary.entry import NOTATION, Entry
-from normscope.glossary.lookup import ENTRIES, TOPICS
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, printed
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, printed
+from normscope.results.glossary.entry import NOTATION, Entry
+from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
 # Prose on longer lines is hard to read.
 MEASURE = 100
@@ -46,7 +46,7 @@ def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = (
 
 
 def _markdown(grids: Iterable[Grid], note: str) -> str:
-    from normscope.render.markdown import escape, markdown_table  # it is slow to import: it knows reports
+    from normscope.render.markdown import escape, markdown_table
 
     return "\n\n".join([*(part for grid in grids for part in markdown_table(grid)), escape(note)]) + "\n"
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rich.cells import cell_len
 
-from normscope.render.names import shorten
+from normscope.render.short_names import shorten
 
 GAP = 2
 NARROW = 2  # columns up to this rank belong on a screen of 80

@@ -9,13 +9,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
+from normscope.render.axis_downsampling import Runs
 from normscope.render.glyphs import logarithms, shares, step
 from normscope.render.grid import GAP, GOOD_NAME
-from normscope.render.names import shorten
 from normscope.render.numbers import short
-from normscope.render.runs import Runs
-from normscope.render.screen import DRAWN, Screen
-from normscope.report import Floats
+from normscope.render.short_names import shorten
+from normscope.render.terminal import DRAWN, Screen
+from normscope.results.common import Floats
 
 # Viridis in the 256 colours of terminals: ever lighter, and told apart by the colour-blind.
 RAMP = (17, 53, 24, 31, 36, 78, 148, 190, 228)

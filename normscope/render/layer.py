@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.printable import grouped, printable
+from normscope.escaping import grouped, printable
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.outliers import notes_on
 from normscope.render.summary import agreement
-from normscope.report import FeatureOutput, Floats, LayerReport, PositionStats, Report
+from normscope.results.common import Floats
+from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report
 
 FEW = 30  # fewer samples than this at a position, and its variance is a rough guess
 BAR = 10

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from normscope.printable import printable
+from normscope.escaping import printable
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
 from normscope.render.layer import least_agreeing, over_features, over_positions, title
-from normscope.render.media import worded
+from normscope.render.modality_wording import worded
 from normscope.render.outliers import by_layer, recurring
 from normscope.render.summary import details, headline, summary, workload
-from normscope.report import LayerReport, Report
+from normscope.results.inspect import LayerReport, Report
 
 
 def render_markdown(

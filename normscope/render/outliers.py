@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from normscope.printable import grouped
+from normscope.escaping import grouped
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
-from normscope.report import Counts, LayerReport, OutlierFeature, Outliers, Report
+from normscope.results.common import Counts
+from normscope.results.inspect import LayerReport, OutlierFeature, Outliers, Report
 
 FEW = 3  # a cell lists so many features before it only counts them
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from normscope.plan_report import Corpus, RunPlan, Tables
-from normscope.printable import counted, grouped, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.numbers import short
+from normscope.results.plan import Corpus, RunPlan, Tables
 
 
 def render_plan(plan: RunPlan) -> str:

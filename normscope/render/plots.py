@@ -8,16 +8,17 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.printable import counted, grouped
+from normscope.escaping import counted, grouped
 from normscope.render.curves import Curve, curved
 from normscope.render.grid import Column, Grid
 from normscope.render.heatmap import HeatMap, mapped
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
-from normscope.render.media import said, worded
+from normscope.render.modality_wording import said, worded
 from normscope.render.numbers import align, aligned, percent
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import agreement, headline, workload
-from normscope.report import EffectSize, ExplainedByToken, Floats, LayerReport, Report
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.common import Floats
+from normscope.results.inspect import EffectSize, ExplainedByToken, LayerReport, Report
 
 FEWEST_BARS, MOST_BARS = 14, 30
 

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from normscope.batch_report import BatchReport
-from normscope.comparison import Compared
-from normscope.printable import counted, grouped, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid
-from normscope.render.media import said
-from normscope.render.names import cut_middle
+from normscope.render.modality_wording import said
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
-from normscope.report import LayerReport, Report, RunInfo, Summary
-from normscope.swap_report import SwapReport
-from normscope.why_report import WhyReport
+from normscope.render.short_names import cut_middle
+from normscope.results.batches import BatchReport
+from normscope.results.common import RunInfo, Summary
+from normscope.results.compare import Compared
+from normscope.results.inspect import LayerReport, Report
+from normscope.results.swap import SwapReport
+from normscope.results.why import WhyReport
 
 BAR = 3
 

@@ -7,14 +7,14 @@ from itertools import takewhile
 
 from rich.console import RenderableType
 
-from normscope.printable import counted, grouped, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.render.summary import headline, workload
-from normscope.swap_report import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 BAR = 20
 HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}

@@ -6,12 +6,12 @@ from dataclasses import replace
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from normscope.printable import counted, grouped, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, joined, markdown_table
 from normscope.render.numbers import UNKNOWN, with_interval
-from normscope.render.screen import LEAST_WIDTH, Screen, drawn, flow, printed
-from normscope.why_report import Evidence, Finding, Interval, Pooled, WhyReport
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
 
 STYLES = {"holds": "bold green", "fails": "bold red"}
 MOST_POSITIONS = 8

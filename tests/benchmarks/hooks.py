@@ -10,9 +10,9 @@ import torch
 import transformers
 
 import normscope
-from normscope import one_pass
-from normscope.batches import Batches
-from tests import models
+from normscope.capture import fused_sums as one_pass
+from normscope.data.batching import Batches
+from tests.support import models
 
 ROUNDS = 7
 

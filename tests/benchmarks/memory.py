@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests import models
+from tests.support import models
 
 FEW, MANY = 2_000, 100_000
 ROUNDS = 3

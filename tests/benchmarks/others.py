@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 import normscope
-from tests import models
 from tests.benchmarks import by_hand
 from tests.benchmarks.hooks import batches, seconds
+from tests.support import models
 
 ROUNDS = 5
 TEXTS, SIZE, LONGEST = 1000, 32, 128

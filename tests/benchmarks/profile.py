@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
 import normscope
-from tests import models
 from tests.benchmarks.hooks import batches
+from tests.support import models
 
 SHOWN = 12
 

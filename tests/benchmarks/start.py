@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 
-from tests import models
+from tests.support import models
 
 ROUNDS = 9
 SMALLEST = """

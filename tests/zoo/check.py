@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normscope.report import LayerReport
-from normscope.watcher import watch
+from normscope.capture.watcher import watch
+from normscope.results.inspect import LayerReport
 from tests.zoo.build import Specimen
 from tests.zoo.witness import Witness, Witnesses
 

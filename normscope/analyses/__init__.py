@@ -1,0 +1,1 @@
+"""Analyses: one module or folder for each question that a command answers."""

@@ -1,0 +1,168 @@
+"""MODEL and texts -> what BatchNorm would see in batches of them: one run, then any batch size."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normscope._version import __version__
+from normscope.capture.layer_summary import summarised
+from normscope.capture.text_sample import Kept
+from normscope.capture.watcher import watch
+from normscope.data.batch_sampling import Drawing, Plan, plans
+from normscope.data.batching import Batching
+from normscope.data.media_files import Given
+from normscope.engine.loop import Course, as_loaded, measure
+from normscope.engine.progress import Clock, Progress
+from normscope.errors import TextError
+from normscope.models.loading import Loaded
+from normscope.models.location import Loading
+from normscope.models.modality import require_kinds
+from normscope.results.batches import (
+    BatchFilling,
+    BatchNoise,
+    BatchReport,
+    KeptTexts,
+    LayerNoise,
+    NoiseParts,
+    Running,
+)
+from normscope.results.common import Summary
+from normscope.results.inspect import LayerReport, Report
+from normscope.statistics.batch_composition import Flags, filling
+from normscope.statistics.batch_noise import Drift, Noise, noise
+from normscope.statistics.moments import Spread
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def batch_noise(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    texts: Iterable[str],
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    drawing: Drawing = Drawing(),
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> BatchReport:
+    """Report what BatchNorm would see in batches of these texts, at every normalization layer.
+
+    The texts are run once. Per text and layer the count, mean and M2 of every feature are kept, for
+    a choice of texts by chance that `drawing` bounds; batches of any size are exact merges of
+    them, and are compared with all kept texts together. `batching` only says how texts are run;
+    all else is as for `inspect`.
+
+    Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
+    """
+    given = Given(texts)
+    clock = Clock(progress)
+    clock.show("load")
+    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
+    require_kinds(loaded.model, given.kinds)
+    kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
+    watcher = watch(loaded.model, layers=layers, exclude=exclude)
+    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
+    return _reported(report, kept, drawing)
+
+
+def _reported(report: Report, kept: Kept, drawing: Drawing) -> BatchReport:
+    counted = kept.counted()
+    drawn = plans(drawing, kept.sources, [len(flags) for flags in counted])
+    if not drawn:
+        least = min(drawing.sizes, default=2)
+        texts = "1 text" if len(counted) == 1 else f"{len(counted)} texts"
+        raise TextError(
+            f"{texts} to put into batches; expected at least {least}; give more texts, or smaller --sizes"
+        )
+    whole = filling(counted, np.arange(len(counted))[None])
+    layers = {name: _layer(layer, kept, drawn, drawing.momentum) for name, layer in report.layers.items()}
+    return BatchReport(
+        __version__,
+        report.model,
+        report.run,
+        drawing.draws,
+        drawing.seed,
+        drawing.momentum,
+        KeptTexts(
+            len(counted),
+            int(whole.tokens.sum()),
+            whole.positions,
+            whole.positions_short,
+            whole.late_samples,
+            whole.variance_error,
+        ),
+        tuple(_filled(counted, plan) for plan in drawn),
+        layers,
+        (*report.warnings, *_notes(report, kept, drawing, layers)),
+    )
+
+
+def _notes(report: Report, kept: Kept, drawing: Drawing, layers: dict[str, LayerNoise]) -> list[str]:
+    notes = []
+    if kept.limited and len(kept.sources) < report.run.texts:
+        notes.append(
+            f"{len(kept.sources):,} texts are kept, not {drawing.samples:,}: more would take over the "
+            f"{drawing.table_memory:,} bytes of table memory"
+        )
+    left_out = sorted(size for size in drawing.sizes if size > len(kept.sources))
+    if left_out:
+        sizes = ", ".join(map(str, left_out))
+        notes.append(f"no batches of {sizes}: only {len(kept.sources):,} texts are kept")
+    for name, layer in layers.items():
+        if layer.sizes is None and report.layers[name].calls:
+            notes.append(f"{name}: its rows are not known to be any text's, so no batches can be formed")
+    return notes
+
+
+def _layer(layer: LayerReport, kept: Kept, drawn: Sequence[Plan], momentum: float | None) -> LayerNoise:
+    samples = kept.layer(layer.name).moments()
+    sizes = None
+    if samples is not None:
+        found = noise(samples, [torch.from_numpy(plan.texts) for plan in drawn], momentum)
+        sizes = tuple(_measured(plan, each) for plan, each in zip(drawn, found, strict=True))
+    return LayerNoise(layer.name, layer.index, layer.kind, layer.features, sizes)
+
+
+def _measured(plan: Plan, found: Noise) -> BatchNoise:
+    return BatchNoise(
+        plan.size,
+        plan.order,
+        _parts(found.tid_mean, found.tid_variance),
+        _parts(found.elementwise_mean, found.elementwise_variance),
+        _parts(found.distance_mean, found.distance_variance),
+        None if found.running is None else _running(found.running),
+    )
+
+
+def _running(drift: Drift) -> Running:
+    return Running(drift.end_mean, drift.end_variance, _parts(drift.tid_mean, drift.tid_variance))
+
+
+def _filled(counted: Sequence[Flags], plan: Plan) -> BatchFilling:
+    found = filling(counted, plan.texts)
+    return BatchFilling(
+        plan.size,
+        plan.order,
+        len(plan.texts),
+        found.padding_share,
+        _summary(torch.from_numpy(found.tokens)),
+        found.positions,
+        found.positions_short,
+        found.late_samples,
+        found.variance_error,
+    )
+
+
+def _parts(mean: Tensor, variance: Tensor) -> NoiseParts:
+    return NoiseParts(_summary(mean), _summary(variance))
+
+
+def _summary(values: Tensor) -> Summary:
+    return summarised(Spread.of(values[values.isfinite()]))

@@ -1,0 +1,121 @@
+"""MODEL and texts -> what a run would take: memory, tokens, work and time, by one batch that is timed."""
+
+import math
+import operator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from normscope._version import __version__
+from normscope.capture.watched_model import describe
+from normscope.capture.watcher import Watcher, watch
+from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.max_length import length_limit
+from normscope.engine.forward import Forward, evaluating
+from normscope.engine.loop import probed, require_layers
+from normscope.engine.runner import Runner
+from normscope.errors import TextError
+from normscope.models.loading import Loaded, quiet
+from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
+from normscope.statistics.position_bins import MEMORY, TablePlan
+
+# So many texts are tokenised, at most.
+SAMPLE = 4096
+
+
+def dry_run(
+    loaded: Loaded,
+    texts: Iterable[str],
+    *,
+    batching: Batching = Batching(),
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    per_call: bool = False,
+    table_memory: int = MEMORY,
+) -> RunPlan:
+    """Say what `inspect` with these arguments would take.
+
+    The first 4,096 texts are tokenised; of more, their numbers are estimated from how much of the files
+    they are. One batch, of middling length, is run. Raises what `inspect` raises.
+    """
+    watcher = watch(
+        loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
+    )
+    require_layers(loaded, watcher)
+    forward = Forward(loaded.model)
+    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
+        _, batching = probed(loaded, watcher, forward, batching)
+        found = _sampled(loaded, iter(texts), batching)
+        tables = watcher.plan_tables(found.batches.max_length)
+        timed, seconds = _timed(found, watcher, forward, batching)
+    slots = sum(batch.mask.numel() for batch in found.made) * found.scale
+    return RunPlan(
+        __version__,
+        replace(describe(loaded.model, loaded.id), revision=loaded.revision, commit=loaded.commit),
+        len(watcher.captures),
+        _tables(tables),
+        found.corpus(),
+        TimedBatch(len(timed.sources), int(timed.valid.sum()), seconds),
+        _flops(forward, timed.part(slice(0, 1))),
+        seconds / timed.mask.numel() * slots,
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The batches `made` of a sample of texts, and how many times as many are to come, NaN where unknown."""
+
+    batches: Batches
+    made: list[Batch]
+    counted: bool
+    scale: float
+
+    def corpus(self) -> Corpus:
+        """Return how many texts and tokens there are."""
+        if math.isnan(self.scale):
+            return Corpus(None, None, False)
+        tokens = sum(int(batch.valid.sum()) for batch in self.made)
+        return Corpus(round(self.batches.texts * self.scale), round(tokens * self.scale), self.counted)
+
+
+def _sampled(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sample:
+    sample = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
+    limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
+    assert loaded.tokenizer is not None
+    batches = Batches(sample, loaded.tokenizer, batching, max_length=limit)
+    made = list(batches)
+    if not made:
+        raise TextError(
+            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
+        )
+    whole = len(sample) < SAMPLE or batching.limit == len(sample) or not list(islice(texts, 1))
+    left = 0 if whole else operator.length_hint(texts)
+    most = min(len(sample) + 1 + left, batching.limit or math.inf)
+    scale = 1.0 if whole else most / len(sample) if left else math.nan
+    return _Sample(batches, made, whole, scale)
+
+
+def _timed(found: _Sample, watcher: Watcher, forward: Forward, batching: Batching) -> tuple[Batch, float]:
+    """Run the batch of middling length, after one text of it, which pays for what only comes once."""
+    runner, batch = Runner(watcher, forward, batching, None), found.made[len(found.made) // 2]
+    runner.run(batch.part(slice(0, 1)), found.batches)
+    begun = time.perf_counter()
+    runner.run(batch, found.batches)
+    if forward.device.type == "cuda":
+        torch.cuda.synchronize(forward.device)
+    return batch, time.perf_counter() - begun
+
+
+def _flops(forward: Forward, batch: Batch) -> float:
+    """Return the operations a token that the model's matrix products take, an addition and a product two."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward(batch.inputs)
+    return float(counter.get_total_flops()) / batch.mask.numel()
+
+
+def _tables(plan: TablePlan) -> Tables:
+    return Tables(plan.bytes, plan.rows, plan.positions, plan.bins.exact if plan.bins else None)

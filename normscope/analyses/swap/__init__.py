@@ -1,0 +1,1 @@
+"""Replacing normalization layers, and what that does to the model."""

@@ -1,0 +1,63 @@
+"""The statistics of a batch that is run in parts: those of all its rows, at each call of a replaced layer."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+from normscope.errors import NormscopeError, RunError
+from normscope.statistics.moments import Moments
+
+T = TypeVar("T")
+
+
+class _UnknownError(NormscopeError):
+    """A part has come to a call whose statistics are not known yet; never seen outside."""
+
+
+class BatchStatistics:
+    """What the parts of one batch tell of each call, one call after the other.
+
+    A call's input depends on the statistics of those before it, so every part is begun again for each: that
+    takes k + 1 rounds for k calls, and no more memory than one part.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[Moments] = []
+        self._names: list[str] = []
+        self._calls = 0
+        self._new: Moments | None = None
+
+    def together(self, runs: Sequence[Callable[[], T]]) -> list[T]:
+        """Return what the parts' runs give with the statistics of the whole batch."""
+        while True:
+            done = [self._ended(run) for run in runs]
+            if self._new is None:
+                return [result for results in done for result in results]
+            self._known.append(self._new)
+            self._new = None
+
+    def of(self, name: str, valid: Tensor) -> Moments:
+        """Return the moments of all parts' rows at a layer's call, of which `valid` (V, D) are one part's."""
+        self._calls += 1
+        if self._names[self._calls - 1 : self._calls] not in ([], [name]):
+            raise RunError(
+                f"{name} is called in one part of a batch and not in another; expected the same calls in "
+                "both; try a smaller --batch-size"
+            )
+        if self._calls <= len(self._known):
+            return self._known[self._calls - 1]
+        self._names[self._calls - 1 :] = [name]
+        own = Moments.of(valid.cpu().double())
+        if self._new is None:
+            self._new = own
+        else:
+            self._new.merge(own)
+        raise _UnknownError
+
+    def _ended(self, run: Callable[[], T]) -> list[T]:
+        self._calls = 0
+        try:
+            return [run()]
+        except _UnknownError:
+            return []

@@ -1,0 +1,143 @@
+"""How one model's answers differ from another's, as sums by text that give means with their intervals.
+
+Intervals are by the bootstrap over texts: Efron 1979, "Bootstrap Methods: Another Look at the
+Jackknife", Annals of Statistics 7(1).
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from normscope.analyses.swap.predictions import Answer, Question
+from normscope.results.swap import Effect, Estimate
+from normscope.statistics.bootstrap import COVERAGE
+from normscope.statistics.similarity import likeness_kept
+
+# So many logits are turned into probabilities at once: a part stays in a processor's cache.
+PART = 1 << 20
+# Similarities are those of this many texts at most: their matrix has the square of it.
+SIMILAR = 2048
+
+
+class Comparison:
+    """Sums by text over the tokens of N texts, batch by batch: the untouched model beside another."""
+
+    def __init__(self) -> None:
+        self._parts: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, own: Answer, other: Answer, question: Question) -> None:
+        """Add the answers of the untouched model, and of the other, to one question."""
+        sums = hidden_sums(own.hidden, other.hidden, question.valid)
+        if own.logits is not None and other.logits is not None:
+            sums |= prediction_sums(own.logits, other.logits, question)
+        for name, values in sums.items():
+            self._parts[name].append(values)
+
+    def merge(self, new: "Comparison") -> None:
+        """Add those of other texts, which come after these."""
+        for name, parts in new._parts.items():
+            self._parts[name] += parts
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return the sums, (N,) each, and the sentence vectors (N, D)."""
+        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+
+
+def hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Compare hidden states (B, T, D) at the `valid` (B, T) tokens.
+
+    Per text: its `tokens`, and over them the sums of the `cosine` and of the `error` ||other - own||^2
+    and `power` ||own||^2; `own` and `other` (B, D) are the means of the states, the sentence vectors.
+    """
+    text = valid.nonzero()[:, 0]
+    a, b = (hidden[valid].double() for hidden in (own, other))  # (V, D)
+    tokens = torch.bincount(text, minlength=len(valid)).double()
+
+    def by_text(values: Tensor) -> Tensor:
+        return values.new_zeros(len(valid), *values.shape[1:]).index_add_(0, text, values)
+
+    return {
+        "tokens": tokens,
+        "cosine": by_text(functional.cosine_similarity(a, b, dim=1)),
+        "error": by_text((b - a).square().sum(1)),
+        "power": by_text(a.square().sum(1)),
+        "own": by_text(a) / tokens[:, None],
+        "other": by_text(b) / tokens[:, None],
+    }
+
+
+def prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str, Tensor]:
+    """Compare logits (M, vocabulary) at the tokens that were asked for.
+
+    Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
+    nats, of KL(own || other) and of whether both have one likeliest token.
+    """
+    rows_at_once = max(1, PART // max(1, own.shape[1]))
+    pieces = (torch.split(values, rows_at_once) for values in (own, other, question.target))
+    parts = [_compared(a, b, target) for a, b, target in zip(*pieces, strict=True)]
+    rows = torch.cat(parts) if parts else own.new_zeros(0, 4).double()
+    sums = rows.new_zeros(len(question.valid), 4).index_add_(0, question.text, rows)
+    targets = torch.bincount(question.text, minlength=len(question.valid)).double()
+    return {
+        "targets": targets,
+        **dict(zip(("own_loss", "loss", "kl", "top1"), sums.unbind(1), strict=True)),
+    }
+
+
+def _compared(own: Tensor, other: Tensor, target: Tensor) -> Tensor:
+    log_p, log_q = (functional.log_softmax(logits.double(), dim=1) for logits in (own, other))
+    p = log_p.exp()
+    kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+    losses = (-values.gather(1, target[:, None])[:, 0] for values in (log_p, log_q))
+    return torch.stack([*losses, kl, (own.argmax(1) == other.argmax(1)).double()], dim=1)
+
+
+def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
+    """Read the sums of N texts as the effect; `weights` (R, N) are those of `bootstrap.resamples`."""
+    one = torch.ones_like(sums["tokens"])
+    alike = functional.cosine_similarity(sums["own"], sums["other"], dim=1)
+    loss = loss_of(sums, "loss", weights)
+    return Effect(
+        hidden_cosine=estimate(_ratio(weights, sums["cosine"], sums["tokens"])),
+        relative_l2=estimate(_ratio(weights, sums["error"], sums["power"]).sqrt()),
+        sentence_cosine=estimate(_ratio(weights, alike, one)),
+        similarity_correlation=_likeness(sums["own"][:SIMILAR], sums["other"][:SIMILAR]),
+        loss=loss,
+        perplexity=perplexity(loss),
+        kl=loss_of(sums, "kl", weights),
+        top1_agreement=loss_of(sums, "top1", weights),
+    )
+
+
+def loss_of(sums: dict[str, Tensor], name: str, weights: Tensor) -> Estimate | None:
+    """Return the mean of a sum over the tokens asked for, None where none were."""
+    if "targets" not in sums or not float(sums["targets"].sum()):
+        return None
+    return estimate(_ratio(weights, sums[name], sums["targets"]))
+
+
+def perplexity(loss: Estimate | None) -> float:
+    """Return exp(loss), NaN without one and where it is too large for a number."""
+    return math.exp(loss.mean) if loss is not None and loss.mean < math.log(1e300) else math.nan
+
+
+def estimate(values: Tensor) -> Estimate:
+    """Read (R,) values, the first as the mean and the others as its bootstrap replicates."""
+    tail = (1 - COVERAGE) / 2
+    known = values[1:][values[1:].isfinite()]
+    if not len(known) or 2 * len(known) < len(values) - 1:
+        return Estimate(float(values[0]), math.nan, math.nan)
+    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=known.dtype))
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def _likeness(own: Tensor, other: Tensor) -> float:
+    once = torch.ones(1, len(own), dtype=own.dtype)
+    return float(likeness_kept(own, other, once)) if len(own) > 2 else math.nan
+
+
+def _ratio(weights: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+    return (weights @ part) / (weights @ whole)

@@ -1,0 +1,231 @@
+"""Who reads a layer's output in one forward: Linears alone, which its scale and shift fold into, or others.
+
+Names decide nothing: while the model runs, every operation passes by here, and those that touch an
+output's memory are its readers, whatever views of it they were given.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from normscope.engine.forward import tensors_in
+from normscope.norms.detection import NormLayer
+from normscope.norms.module_tree import named_modules
+
+ATEN = torch.ops.aten
+# The same numbers in memory of their own.
+COPIES = (ATEN.clone.default, ATEN._to_copy.default)
+WORDS = {"add": "the addition", "mul": "the multiplication", "cat": "the concatenation"}
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A module that reads a layer's output x (..., D) as x W + c alone; names of W and c in the model.
+
+    `transposed` says that W is kept as (out, D), as nn.Linear does; else it is (D, out), as in
+    transformers' Conv1D. A c that is not there yet can be made.
+    """
+
+    module: nn.Module
+    weight: str
+    bias: str
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    owner: str
+    name: str
+    module: nn.Module
+    value: Tensor
+
+    @property
+    def path(self) -> str:
+        return f"{self.owner}.{self.name}".lstrip(".")
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A call that computes x W + c: its tensors, W as (D, out)."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that takes note of what reads the outputs of some layers of a model that runs in it.
+
+    `norms` are the layers. What it finds holds for the forward that it saw: a model that goes other
+    ways on other inputs may read an output elsewhere there.
+    """
+
+    def __init__(self, model: nn.Module, norms: Sequence[NormLayer]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model, self._norms = model, norms
+        self._stack: list[tuple[str, nn.Module]] = []
+        self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
+        self._found: dict[str, dict[str, Consumer]] = {norm.name: {} for norm in norms}
+        self._against: dict[str, str] = {}
+        self._parameters: dict[int, list[_Parameter]] = {}
+        self._uses: dict[str, set[str | None]] = {}
+        for owner, module in named_modules(model):
+            for name, value in module._parameters.items():
+                if value is not None:
+                    found = _Parameter(owner, name, module, value)
+                    self._parameters.setdefault(_memory(value), []).append(found)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Follow the model's modules and operations until the context ends."""
+        with ExitStack() as open_:
+            for name, module in named_modules(self._model):
+                enter = module.register_forward_pre_hook(self._entering(name), prepend=True)
+                leave = module.register_forward_hook(self._leaving, always_call=True)
+                open_.callback(enter.remove)
+                open_.callback(leave.remove)
+            for norm in self._norms:
+                open_.callback(norm.module.register_forward_hook(self._seen(norm), with_kwargs=True).remove)
+            open_.enter_context(self)
+            yield
+
+    def _entering(self, name: str) -> Any:
+        return lambda module, _given: self._stack.append((name, module))
+
+    def _leaving(self, *_: Any) -> None:
+        if self._stack:
+            self._stack.pop()
+
+    def _seen(self, norm: NormLayer) -> Any:
+        def seen(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
+            if len(args) != 1 or kwargs:
+                self._refuse(norm, "it is called with more than its input")
+            elif norm.per_head or not _holds_rows(features_last, norm.features):
+                self._refuse(norm, "its features are not the last axis of its output")
+            else:
+                self._outputs[_memory(output)] = (norm, output)
+
+        return seen
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the operation, and look at what it read."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        made = {_memory(value) for value in tree_leaves(result) if isinstance(value, Tensor)}
+        product = _product(func, args, kwargs)
+        source = self._outputs.get(_memory(product.x)) if product else None
+        for value in given:
+            place = _memory(value)
+            if made == {place} and not func._schema.is_mutable:
+                continue  # A view of it.
+            for parameter in self._parameters.get(place, ()):
+                self._uses.setdefault(parameter.path, set()).add(source[0].name if source else None)
+            if place in self._outputs:
+                self._read(func, self._outputs[place][0], value, product, result)
+        return result
+
+    def _read(self, func: Any, norm: NormLayer, value: Tensor, product: _Product | None, result: Any) -> None:
+        """Take note of one operation that reads an output, as `value`."""
+        if func in COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
+            self._outputs[_memory(result)] = (norm, result)
+        elif product is None or value is not product.x:
+            what = str(func._schema.name).rpartition("::")[2].strip("_")
+            self._refuse(norm, f"read by {WORDS.get(what, what)} in {self._where()}")
+        elif not _holds_rows(value, norm.features):
+            self._refuse(norm, f"read in part, or turned round, in {self._where()}")
+        else:
+            consumer = self._consumer(product)
+            if isinstance(consumer, str):
+                self._refuse(norm, consumer)
+            else:
+                self._found[norm.name][consumer.weight] = consumer
+
+    def _consumer(self, product: _Product) -> Consumer | str:
+        """Return the module that owns a product's W and c, or why it cannot be told."""
+        owners = self._parameters.get(_memory(product.weight), [])
+        if not owners:
+            return f"read with a weight that is no parameter in {self._where()}"
+        if len(owners) > 1:
+            own, other, *_ = sorted(owners, key=lambda owner: owner.owner != self._where())
+            return f"{own.path} is tied to {other.path}: untie them first"
+        (weight,) = owners
+        transposed = weight.value.dim() == 2 and _same(product.weight, weight.value.mT)
+        if not transposed and not _same(product.weight, weight.value):
+            return f"read with a part of {weight.path} in {self._where()}"
+        bias = weight.module._parameters.get("bias") if self._is_linear(weight.module) else product.bias
+        if bias is None and self._is_linear(weight.module):
+            return Consumer(weight.module, weight.path, f"{weight.owner}.bias".lstrip("."), transposed)
+        biases = [] if bias is None else self._parameters.get(_memory(bias), [])
+        if len(biases) != 1 or biases[0].module is not weight.module:
+            return f"read by a product without a bias of its own in {self._where()}"
+        return Consumer(weight.module, weight.path, biases[0].path, transposed)
+
+    def _is_linear(self, module: nn.Module) -> bool:
+        """Whether it is a Linear whose forward runs now: then its bias is added, or would be."""
+        runs = bool(self._stack) and self._stack[-1][1] is module
+        return runs and isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+    def _where(self) -> str:
+        name = self._stack[-1][0] if self._stack else ""
+        return name or type(self._model).__name__
+
+    def _refuse(self, norm: NormLayer, why: str) -> None:
+        self._against.setdefault(norm.name, why)
+
+    def of(self, norm: NormLayer, returned: Any) -> list[Consumer] | str:
+        """Return what reads a layer's output, or why that cannot be folded into; `returned` by the model."""
+        if norm.name in self._against:
+            return self._against[norm.name]
+        ours = {place for place, (owner, _) in self._outputs.items() if owner is norm}
+        if any(_memory(value) in ours for value in tensors_in(returned)):
+            return "the model returns it"
+        found = self._found[norm.name]
+        for name in found:
+            if self._uses.get(name, set()) != {norm.name}:
+                return f"{name} is used with another input, too"
+        if not found:
+            return "nothing reads it" if ours else "it was never called"
+        return list(found.values())
+
+
+def _memory(value: Tensor) -> int:
+    """Return where a tensor's storage is; all of its views share it."""
+    return value.untyped_storage().data_ptr()
+
+
+def _holds_rows(value: Tensor, features: int) -> bool:
+    """Whether a view of memory that holds rows of features is one of whole rows: (..., D), in order."""
+    if value.shape[-1:] != (features,) or (features > 1 and value.stride(-1) != 1):
+        return False
+    strides = [stride for size, stride in zip(value.shape[:-1], value.stride(), strict=False) if size > 1]
+    return all(step % features == 0 for step in (value.storage_offset(), *strides))
+
+
+def _same(view: Tensor, value: Tensor) -> bool:
+    """Whether a view of a parameter's memory is the whole of it, and this way round."""
+    return (view.shape, view.stride(), view.storage_offset()) == (
+        value.shape,
+        value.stride(),
+        value.storage_offset(),
+    )
+
+
+def _product(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Product | None:
+    """Read an operation as x W + c."""
+    if func is ATEN.mm.default:
+        return _Product(args[0], args[1], None)
+    if func is ATEN.addmm.default and not kwargs:
+        return _Product(args[1], args[2], args[0])
+    if func is ATEN.linear.default:
+        return _Product(args[0], args[1].mT, args[2] if len(args) > 2 else None)
+    return None

@@ -1,0 +1,1 @@
+"""The article's claims: evidence, intervals and verdicts."""

@@ -1,0 +1,1 @@
+"""Hooks: a layer's inputs and outputs, turned into its statistics."""

@@ -1,0 +1,143 @@
+"""What is left of a layer's batch: sums over its positions, a summary of its samples, two numbers a token."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normscope.statistics.alignment import Alignment
+from normscope.statistics.buffers import Scratch
+from normscope.statistics.moments import Labels, Moments, Rows, likeness
+
+
+@dataclass(frozen=True)
+class CellSums:
+    """Sums over cells (G, D) of rows x and, beside them, y, in float64.
+
+    With q the `pivot` (G, D) of each cell, one of its own rows x, `sums` (4, G, D) are those of x - q,
+    (x - q)^2, y and (x - q) y over the `count` (G, 1) rows: so nothing is lost where a cell is constant.
+    Without any y, there are the first two.
+    """
+
+    count: Tensor
+    pivot: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, labels: Labels, scratch: Scratch) -> "CellSums":
+        """Take them of rows x and y (V, D)."""
+        moved, pivot = labels.shifted(x, scratch.block("first", x))
+        both = torch.mul(moved, y, out=scratch.block("second", y))
+        others = [labels.sums(values) for values in (y, both)]
+        sums = torch.stack([labels.sums(moved), labels.sums(moved.square_()), *others])
+        return cls(labels.count, pivot.double(), sums.double())
+
+    @classmethod
+    def of_one(cls, x: Tensor, scratch: Scratch) -> "CellSums":
+        """Take those of rows x (V, D) as one cell, without any y."""
+        pivot = x[len(x) // 2 :][:1]
+        moved = torch.sub(x, pivot, out=scratch.block("first", x))
+        sums = torch.stack([moved.sum(0, keepdim=True), moved.square_().sum(0, keepdim=True)])
+        count = sums.new_full((1, 1), len(x), dtype=torch.float64)
+        return cls(count, pivot.to(torch.float64, copy=True), sums.double())
+
+    def add_to(self, pivot: Tensor, sums: Tensor, count: Tensor) -> None:
+        """Add them to the first cells of others (2 or 4, G, D), around their `pivot` p (G, D).
+
+        sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
+        """
+        groups = len(self.pivot)
+        count[:groups] += self.count
+        sums = sums[:, :groups]
+        apart = self.pivot - pivot[:groups]
+        shift = apart * self.count
+        sums += self.sums
+        sums[0] += shift
+        sums[1].addcmul_(apart, torch.add(shift, self.sums[0], alpha=2))
+        if len(sums) == 4:
+            sums[3].addcmul_(apart, self.sums[2])
+
+    def read(self) -> "Cells":
+        """Return what the sums tell of each cell."""
+        mean, square, mean_y, product = (self.sums / self.count.clamp(min=1)).unbind()
+        covariance = product.addcmul_(mean, mean_y, value=-1)
+        variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
+        return Cells(self.count, mean + self.pivot, variance, mean_y, covariance)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The mean and variance of x, the mean of y, and their covariance, by cell: (G, 1), and (G, D) each."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+    mean_y: Tensor
+    covariance: Tensor
+
+    def moments(self) -> Moments:
+        """Return the moments of x."""
+        return Moments(self.count, self.mean, self.variance * self.count)
+
+
+class Summary(NamedTuple):
+    """What is left of a batch's samples, B cells of D features.
+
+    `spread` (2, 4) has, of all cells' means and of all their variances, the mean, the sum of squares
+    around it, the least and the largest. `likeness` (2,) is sum(y z) and sum(z^2), with z the cell's own
+    normalization of x. `sequence` (B, 4) is each sample's count of rows, and over all their elements
+    the mean and variance of x, and its covariance with y. `within` (1, D) is the sum of squares around
+    the sample's mean.
+    """
+
+    spread: Tensor
+    likeness: Tensor
+    sequence: Tensor
+    within: Tensor
+
+    @classmethod
+    def of(cls, cells: Cells, eps: float) -> "Summary":
+        """Sum the cells up, in float64."""
+        middle = cells.mean.mean(1, keepdim=True)
+        apart = cells.mean - middle
+        variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)
+        covariance = cells.covariance.mean(1, keepdim=True) + apart.mul_(cells.mean_y).mean(1, keepdim=True)
+        return cls(
+            torch.stack([_spread(cells.mean), _spread(cells.variance)]),
+            torch.stack(likeness(cells.count, cells.variance, cells.covariance, eps)),
+            torch.cat([cells.count, middle, variance, covariance], dim=1),
+            cells.count.T @ cells.variance,
+        )
+
+
+def _spread(values: Tensor) -> Tensor:
+    mean = values.mean()
+    return torch.stack([mean, (values - mean).square_().sum(), *torch.aminmax(values)])
+
+
+class BatchSums(NamedTuple):
+    """The sums of one batch of V rows x with D features, and their own y.
+
+    `token` (V, 2) is each row's own mean and variance, `position` pairs x with y by position, and
+    `output` is y per feature, one cell.
+    """
+
+    token: Tensor
+    position: CellSums
+    output: CellSums
+    samples: Summary
+
+    @classmethod
+    def of(
+        cls, rows: Rows, y: Tensor, where: Alignment, eps: float, scratch: Scratch
+    ) -> "tuple[BatchSums, Cells]":
+        """Take them of rows x and y (V, D); return the cells of the samples, too."""
+        samples = CellSums.of(rows.x, y, where.sample, scratch).read()
+        sums = cls(
+            torch.cat([rows.mean, rows.variance], dim=1),
+            CellSums.of(rows.x, y, where.position, scratch),
+            CellSums.of_one(y, scratch),
+            Summary.of(samples, eps),
+        )
+        return sums, samples

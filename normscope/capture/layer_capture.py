@@ -1,0 +1,327 @@
+"""One layer's calls become moments: its input as rows, its output as the proof of its formula."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from normscope.capture.fused_sums import one_pass, suits
+from normscope.capture.output_error import OutputGap
+from normscope.capture.streaming import Running
+from normscope.capture.text_sample import BatchRows, KeptLayer
+from normscope.norms.detection import NormLayer
+from normscope.norms.formulas import stored_statistics, vector
+from normscope.norms.gating import GATES, Gate
+from normscope.statistics.accumulator import Accumulator
+from normscope.statistics.accumulator_tensors import moved
+from normscope.statistics.alignment import Alignment
+from normscope.statistics.buffers import Scratch
+from normscope.statistics.layer_state import Seen
+from normscope.statistics.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
+from normscope.statistics.moments import Labels, Moments, Rows
+from normscope.statistics.token_identity import WordRoom
+
+# Two readings of the axes that are both this close to a layer's output are the same.
+CLOSE = 1e-5
+# Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
+PART = 1 << 20
+
+Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
+
+
+class Beside(NamedTuple):
+    """What belongs to the rows of a layer's input, each (V, D) or None.
+
+    `output` is the layer's own, which an affine of each head is taken out of: then the `whole` one is
+    here, too. `factor` is what a gate multiplies by.
+    """
+
+    output: Tensor | None
+    factor: Tensor | None
+    whole: Tensor | None
+
+    def taken(self, part: Alignment, scratch: Scratch) -> "Beside":
+        """Return the rows of each that count."""
+        pairs = zip(self._fields, self, strict=True)
+        return Beside(
+            *(None if values is None else part.take(values, scratch, name) for name, values in pairs)
+        )
+
+    def each(self, read: Callable[[Tensor], Tensor]) -> "Beside":
+        """Return `read` of each that is known."""
+        return Beside(*(None if values is None else read(values) for values in self))
+
+
+class LayerCapture:
+    """Turns the calls of one layer into what it has `seen` so far.
+
+    With `room` for words, moments are also kept by token id.
+    """
+
+    def __init__(self, norm: NormLayer, room: WordRoom | None = None, scratch: Scratch | None = None) -> None:
+        self.norm = norm
+        self.room = room
+        self._scratch = scratch or Scratch()
+        self._seen = Seen()
+        self._running: Running | None = None
+        self._gap = OutputGap()
+        self.kept: KeptLayer | None = None
+        """Where the moments of single texts go, if they are asked for."""
+        self.scales: Moments | None = None
+        """The moments of what the layer multiplies rows by, its own scale of each, if they are asked for."""
+
+    @property
+    def seen(self) -> Seen:
+        """What the layer has seen so far."""
+        if self._running is not None:
+            self._running.read()
+        self._gap.read_into(self._seen, self.norm.features)
+        return self._seen
+
+    def take(self, seen: Seen) -> None:
+        """Go on from what another capture of the same layer has seen, whose `norm` is settled here alike."""
+        self._seen, self._running, self._gap = seen, None, OutputGap()
+
+    @property
+    def moments(self) -> Accumulator | None:
+        """Its moments so far, None until its first call."""
+        return self.seen.moments
+
+    @property
+    def unaligned(self) -> bool:
+        """Whether a probe has shown that the layer does not see one row a token."""
+        layout = self._seen.known_layout
+        return layout == UNALIGNED or is_own_sequence(layout)
+
+    def add(
+        self,
+        given: Tensor,
+        output: Any,
+        parts_of: Aligner,
+        *,
+        gate: Tensor | None = None,
+        probe: bool = False,
+    ) -> None:
+        """Add one call of the layer; `parts_of` tells which rows of its input count, in parts.
+
+        `gate` is a second input of the same shape, if there is one. A `probe` is a call that only
+        tells the layout of the layer's input.
+        """
+        if not _is_plain(given):
+            self._seen.unreadable += 1
+            return
+        given = _beside(given, output)
+        if given.device.type == "mps":
+            given = given.cpu()  # Metal has no float64.
+        output = real_output(given, output)
+        if not self.norm.settled:
+            self._choose_axis(given, output)
+        norm, lead = self.norm, self._lead_axes(tuple(given.shape))
+        if lead is None:
+            self._seen.misfits += 1
+            return
+        size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
+        parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
+        if parts and parts[0].sure:
+            self._seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
+        if probe or not parts:
+            return
+        if gate is not None and not norm.settled:
+            self._choose_gate(given, output, gate.to(given.device))
+        factor = None if gate is None or norm.gate is None else norm.gate.factor(gate.to(given.device))
+        if factor is not None and norm.gate is not None and norm.gate.before:
+            given, factor = given * factor, None
+        self._add_parts(given, output, factor, parts)
+
+    def _choose_axis(self, given: Tensor, output: Tensor | None) -> None:
+        """Find the features of a class that may have them on axis 1, by their number or by what it does."""
+        norm = self.norm
+        if norm.axis_is_known() or given.dim() < 3:
+            return
+        shape, weight = tuple(given.shape), vector(norm.module, "weight")
+        wide = norm.features if weight is None else weight.numel()
+        fits = [(axis, False) for axis in (-1, 1) if lead_axes(shape, axis, norm.features) is not None]
+        if output is not None and self._seen.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
+            fits.insert(0, (-1, True))
+        if len(fits) > 1 and output is not None:
+            fits.sort(key=lambda way: max(CLOSE, self._axis_error(given, output, *way)))
+        if fits:
+            norm.feature_axis, norm.per_head = fits[0]
+        if norm.per_head:
+            norm.features = shape[-1]
+
+    def _axis_error(self, given: Tensor, output: Tensor, axis: int, per_head: bool) -> float:
+        norm, features = self.norm, given.shape[-1] if per_head else self.norm.features
+        output = before_affine(norm.module, output) if per_head else output
+        x, out = (to_rows(values, axis, features) for values in (given, output))
+        trial = replace(norm, per_head=per_head)
+        return trial.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
+
+    def _choose_gate(self, given: Tensor, output: Tensor | None, gate: Tensor) -> None:
+        """Find how the layer uses its second input: the way that gives its real output, or not at all."""
+        if output is None:
+            return
+        norm, (axis, features) = self.norm, (self.norm.feature_axis, self.norm.features)
+        x, out = (to_rows(values, axis, features) for values in (given, output))
+        sample = Labels.of(torch.arange(len(x), device=x.device))
+        errors: dict[Gate | None, float] = {None: norm.error(Rows.of(x), out, sample)}
+        for way in GATES:
+            factor = to_rows(way.factor(gate), axis, features)
+            rows, after = (Rows.of(x * factor), None) if way.before else (Rows.of(x), factor)
+            errors[way] = norm.error(rows, out, sample, after)
+        norm.gate = min(errors, key=lambda way: errors[way])
+
+    def _lead_axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the sizes of the axes before the features; None when another width was seen before."""
+        norm = self.norm
+        lead = lead_axes(shape, norm.feature_axis, norm.features)
+        if lead is not None or self._seen.moments is not None:
+            return lead
+        # The class did not tell the width, or not the right one: the input does.
+        norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
+        return lead_axes(shape, norm.feature_axis, norm.features)
+
+    def _add_parts(
+        self, given: Tensor, output: Tensor | None, factor: Tensor | None, parts: Sequence[Alignment]
+    ) -> None:
+        self._seen.calls += 1
+        axis, features = self.norm.feature_axis, self.norm.features
+        whole = None
+        if self.norm.per_head and output is not None:
+            whole, output = output, before_affine(self.norm.module, output)
+        x = to_rows(given, axis, features)
+        beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
+        left_out = len(x) > sum(len(part.sample.group) for part in parts)
+        self._seen.padded |= left_out and self.norm.pools
+        for part in parts:
+            self._seen.add_layout(part.layout, sure=part.sure)
+            self._seen.positioned &= part.positioned
+            self._seen.exact = part.bins.exact if part.bins else self._seen.exact
+            if not self._add_at_once(x, beside, part):
+                self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
+
+    def _add_at_once(self, x: Tensor, beside: Beside, where: Alignment) -> bool:
+        """Add the rows (R, D) that count in one pass over them, if that is possible."""
+        wanted = (self.room, self.kept, self.scales, beside.factor, beside.whole)
+        out = beside.output
+        if out is None or any(part is not None for part in wanted) or self._seen.moments is None:
+            return False
+        running, seen = self._begun(x.device), self._seen
+        if not suits(self.norm, x, running.tokens):
+            return False
+        found = one_pass(self.norm, running.eps, x, out, where, self._scratch)
+        if found is not None:
+            seen.worst_error = max(seen.worst_error, found.worst)
+            seen.output_square += found.square
+            seen.output_size += len(where.sample.group) * self.norm.features
+            seen.precision = torch.finfo(out.dtype).eps
+            running.add_pass(found, lambda: where.take(x), where)
+        return found is not None
+
+    def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
+        rows = Rows.of(x, self._scratch)
+        if not math.isfinite(rows.reach):
+            rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
+            finite = rows.finite()
+            self._seen.nonfinite += int((~finite).sum())
+            x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
+            rows = Rows.of(x.double())
+        if len(x):
+            self._measure(rows, beside, where)
+
+    def _measure(self, rows: Rows, beside: Beside, where: Alignment) -> None:
+        norm, (out, factor, whole) = self.norm, beside
+        if not norm.settled:
+            self._settle(rows, out, factor, where)
+        self._seen.unfitted = norm.settled and norm.formula is None
+        if norm.kind == "batchnorm":
+            self._seen.stored = stored_statistics(norm.module)
+        running = self._begun(rows.x.device)
+        if norm.formula is None or out is None:
+            y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
+        else:
+            y = norm.formula.normalise(norm.module, rows, where.sample, spend=True)
+            expected = norm.formula.affine(norm.module, y, self._scratch.block("first", y))
+            expected = expected if factor is None else expected * factor
+            # The comparison overwrites it, and a formula without an affine gives y itself.
+            self._gap.add(expected.clone() if expected is y else expected, out)
+            self._seen.precision = torch.finfo(out.dtype).eps
+            if self.scales is not None and norm.formula.is_plain:
+                self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
+        given = out if whole is None else whole
+        sizes = None if given is None else torch.abs(given, out=self._scratch.block("first", given))
+        samples = running.update(rows, y, where, sizes)
+        if self._gap.is_full:
+            self._gap.read_into(self._seen, norm.features)
+        if self.kept is not None:
+            self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
+
+    def _begun(self, device: torch.device) -> Running:
+        """Return what the layer's batches go into, which goes on from what it has seen."""
+        norm = self.norm
+        if self._running is None and self._seen.moments is not None:
+            self._running = Running(moved(self._seen.moments, device), self._scratch)
+        if self._running is None or self._seen.moments is None:
+            words = None if self.room is None else self.room.ids(norm.features)
+            eps = 0.0 if math.isnan(norm.eps) else norm.eps
+            self._seen.moments = Accumulator(norm.features, eps, device, words)
+            self._running = Running(self._seen.moments, self._scratch)
+        return self._running
+
+    def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
+        """Settle the formula by the rows whose output is finite: one that overflowed tells nothing."""
+        known = None if out is None else _finite_rows(out)
+        if out is not None and known is not None and not bool(known.all()):
+            if not bool(known.any()):
+                return
+            rows, out, where = Rows.of(rows.x[known]), out[known], where.keep(known)
+            factor = None if factor is None else factor[known]
+        self.norm.settle(rows, out, where.sample, factor)
+
+
+def _beside(given: Tensor, output: Any) -> Tensor:
+    """Bring an input to its layer's device, where a model is spread over several; the output is there."""
+    given = given.detach() if given.requires_grad else given
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    moves = isinstance(first, Tensor) and first.device != given.device
+    return given.to(first.device) if moves else given
+
+
+def _finite_rows(values: Tensor) -> Tensor:
+    return values.isfinite().all(1)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a tensor's elements are real numbers in rows: integers and float8 are, and become float32."""
+    return x.layout == torch.strided and not (x.is_nested or x.is_quantized or x.is_complex())
+
+
+def real_output(given: Tensor, output: Any) -> Tensor | None:
+    """Return what a layer made of `given`, in its shape; None where its output does not tell.
+
+    Of several outputs it is the first, as of several inputs. One number a row is what the row is to
+    be multiplied by; as many numbers in another shape have heads joined or taken apart.
+    """
+    several = output if isinstance(output, tuple | list) else (output,)
+    first = next((value for value in several if isinstance(value, Tensor)), None)
+    if first is None or not first.is_floating_point():
+        return None
+    first = first.detach() if first.requires_grad else first
+    if first.device != given.device:
+        first = first.to(given.device)
+    if first.shape == given.shape:
+        return first
+    if first.shape == (*given.shape[:-1], 1):
+        return first * given
+    return first.reshape(given.shape) if first.numel() == given.numel() else None
+
+
+def before_affine(module: nn.Module, output: Tensor) -> Tensor:
+    """Undo an affine whose weight and bias are one a head and feature, (H, d) or flat, on (..., H, d)."""
+    shape = output.shape[-2:]
+    weight, bias = (vector(module, name) for name in ("weight", "bias"))
+    wide = output.float() if bias is None else output.float() - bias.reshape(shape)
+    return wide if weight is None else wide / weight.reshape(shape)

@@ -1,0 +1,257 @@
+"""One layer's moments, read as its part of the report; the only place where they become numpy."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normscope.capture.layer_capture import LayerCapture
+from normscope.escaping import counted
+from normscope.norms.detection import NormLayer
+from normscope.norms.formulas import fitting
+from normscope.results.common import Counts, Summary
+from normscope.results.inspect import (
+    AffineFit,
+    AffineOutliers,
+    Explained,
+    FeatureOutput,
+    FeatureStats,
+    FirstPosition,
+    GroupStats,
+    LargeFeatures,
+    LayerReport,
+    MassiveActivations,
+    Outliers,
+    PositionStats,
+    Scale,
+    StoredGap,
+)
+from normscope.statistics import metrics
+from normscope.statistics.accumulator import Accumulator, Groups
+from normscope.statistics.layer_state import Seen
+from normscope.statistics.layout import is_own_sequence
+from normscope.statistics.moments import Moments, Spread
+from normscope.statistics.position_bins import Bins
+from normscope.statistics.views import COMPARED, WITHOUT_POSITIONS, cells
+
+# The most features, and positions, that are named for their massive activations.
+MOST = 16
+
+
+def layer_report(capture: LayerCapture) -> LayerReport:
+    """Return everything that was measured at one layer; a layer never called has only its description."""
+    norm = capture.norm
+    unknown: dict[str, Any] = dict.fromkeys(_PARTS)
+    described = LayerReport(
+        name=norm.name,
+        index=norm.index,
+        module=type(norm.module).__name__,
+        kind=norm.kind,
+        features=norm.features,
+        eps=norm.eps,
+        affine=norm.affine,
+        calls=0,
+        layout=None,
+        count=0,
+        nonfinite=0,
+        own_error=math.nan,
+        **unknown,
+    )
+    return filled(described, capture.seen, _affine_outliers(norm))
+
+
+def filled(layer: LayerReport, seen: Seen, affine: AffineOutliers | None) -> LayerReport:
+    """Return the report of a layer that is described by `layer`, with the numbers of what it has `seen`."""
+    moments = seen.moments
+    known = moments is not None and moments.count
+    parts = measured(moments, seen.positioned, seen.exact) if moments is not None and known else {}
+    if parts:
+        parts["outliers"] = replace(parts["outliers"], affine_outliers=affine)
+    return replace(
+        layer,
+        calls=seen.calls,
+        layout=seen.layout,
+        count=moments.count if moments is not None else 0,
+        nonfinite=seen.nonfinite,
+        own_error=seen.own_error(),
+        **{**dict.fromkeys(_PARTS), **parts},
+        stored_gap=_stored_gap(seen),
+    )
+
+
+_PARTS = (
+    "token", "feature", "position", "sequence", "instance", "global_",
+    "own_output", "agreement", "affine_fit", "explained", "first_position", "outliers",
+)  # fmt: skip
+
+
+def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
+    """Say what kept this layer from being measured in full, a sentence each."""
+    notes = []
+    if seen.nonfinite:
+        every, were = "" if seen.moments else "all ", "was" if seen.nonfinite == 1 else "were"
+        notes.append(f"{every}{counted(seen.nonfinite, 'token')} with NaN or infinity {were} left out")
+    if set(seen.guesses) - {seen.known_layout}:
+        guess = " or ".join(map(str, seen.guesses))
+        notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")
+    if seen.misfits:
+        notes.append(f"{seen.misfits} calls with another number of features were left out")
+    if seen.unreadable:
+        odd = "a nested, sparse, quantized or complex input"
+        notes.append(f"{seen.unreadable} calls with {odd} were left out")
+    if seen.calls and None in seen.layouts:
+        notes.append(
+            "its input's axes do not match the model's tokens, so rows are pooled, padding "
+            "included, and only the feature and global views are given"
+        )
+    elif any(is_own_sequence(layout) for layout in seen.layouts):
+        notes.append(
+            f"its rows are a sequence of its own, {seen.layout}, not the model's tokens, "
+            "so padding counts where there is any"
+        )
+    elif seen.calls and not seen.positioned:
+        notes.append("it sees one row a sample, so it has no positions")
+    differs = seen.own_error() > 1e-3 + 64 * seen.precision
+    if seen.padded and (seen.unfitted or differs):
+        whole = "the whole batch" if layer.kind == "batchnorm" else "whole samples"
+        effect = (
+            "only its input is measured" if seen.unfitted else "its own output and agreement are approximate"
+        )
+        notes.append(f"it normalises by the statistics of {whole}, padding included, so {effect}")
+    elif seen.unfitted:
+        notes.append(f"{layer.module} matches no formula of ours, so only its input is measured")
+    elif differs:
+        notes.append(
+            f"its output is up to {seen.own_error():.1g} rms from what its formula gives, "
+            "so its own output and agreement are approximate"
+        )
+    return notes
+
+
+def pooled(layers: Iterable[LayerReport]) -> list[str]:
+    """Say of which layers several calls of one forward were pooled, in a sentence for all."""
+    several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
+    if not several:
+        return []
+    most, more = max(layer.calls_per_forward for layer in several), len(several) - 1
+    others = f" and {more} more" if more else ""
+    return [
+        f"{several[0].name}{others}: called up to {most} times in a forward, all calls pooled; "
+        "per_call (--per-call) tells them apart"
+    ]
+
+
+def _stored_gap(seen: Seen) -> StoredGap | None:
+    """Compare a BatchNorm's running statistics with the corpus's, where it has them."""
+    if seen.moments is None or seen.stored is None:
+        return None
+    return StoredGap(*metrics.stored_gap(cells(seen.moments, "feature").x, *seen.stored))
+
+
+def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
+    """Find the outliers of a layer's own weight and bias, None where it has no vector of either."""
+    vectors = [fitting(norm.module, name, norm.features, torch.float64) for name in ("weight", "bias")]
+    found = [
+        None if values is None or values.numel() == 1 else _indices(metrics.affine_outliers(values))
+        for values in vectors
+    ]
+    return None if all(part is None for part in found) else AffineOutliers(*found)
+
+
+def measured(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
+    """Return the measured parts of a layer's report by their field names.
+
+    `exact` is how many positions stand alone, where later ones share bins.
+    """
+    first = _first_positions(moments, exact)
+    by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
+    parts: dict[str, Any] = {
+        "token": _group_stats(moments.token),
+        "feature": FeatureStats(moments.count, _array(by_feature.x.mean), _array(by_feature.x.variance())),
+        "global_": Scale(float(everything.mean), float(everything.variance())),
+        "agreement": _agreement(moments, positioned),
+        "outliers": _outliers(moments, positioned, first),
+    }
+    if not math.isnan(float(moments.output.mean.sum())):
+        output = moments.output
+        parts["own_output"] = FeatureOutput(_array(output.mean), _array(output.variance()))
+        parts["affine_fit"] = AffineFit(metrics.affine_fit(by_feature, output))
+    return {**parts, **_by_position(moments, first)} if positioned else parts
+
+
+def _first_positions(moments: Accumulator, exact: int | None) -> Counts | None:
+    if exact is None or moments.positions <= exact:
+        return None
+    return np.asarray(Bins(exact).first(moments.positions), dtype=np.int64)
+
+
+def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
+    position, tokens = cells(moments, "position").x, moments.by_position
+    rms, rest = metrics.first_position(tokens)
+    return {
+        "position": PositionStats(
+            count=_array(tokens.count).astype(np.int64),
+            mean=_array(position.known_mean()),
+            variance=_array(position.variance()),
+            token_mean=_array(tokens.known_mean()[:, 0]),
+            token_variance=_array(tokens.known_mean()[:, 1]),
+            first=first,
+        ),
+        "sequence": _group_stats(moments.sequence),
+        "instance": _group_stats(moments.instance),
+        "explained": Explained(
+            position=metrics.explained_by_position(moments),
+            sequence=metrics.explained_by_sample(moments),
+            token=metrics.explained_by_word(moments),
+        ),
+        "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
+    }
+
+
+def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> Outliers:
+    """Return what stands out of the layer's input and output; its affine is not in the moments."""
+    seen = moments.outliers
+    large = metrics.large_features(seen)
+    places = _indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0))
+    shares, largest = _array(seen.large[large] / max(1, seen.tokens)), _array(seen.largest[large])
+    return Outliers(
+        llm_int8=LargeFeatures(_indices(large), shares, largest) if seen.tokens else None,
+        massive=MassiveActivations(
+            count=int(seen.massive.sum()),
+            largest=float(seen.massive_largest) or math.nan,
+            features=_indices(metrics.most(seen.massive, MOST)),
+            positions=places if first is None else first[places],
+        ),
+        affine_outliers=None,
+        sd_ratio=metrics.sd_ratio(cells(moments, "feature").x),
+    )
+
+
+def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
+    known = COMPARED if positioned else WITHOUT_POSITIONS
+    return {view: metrics.agreement(moments, view) if view in known else math.nan for view in COMPARED}
+
+
+def _group_stats(groups: Groups) -> GroupStats:
+    return GroupStats(summarised(groups.mean), summarised(groups.variance))
+
+
+def summarised(spread: Spread) -> Summary:
+    """Return a spread as its five numbers."""
+    moments: Moments = spread.moments
+    std = math.sqrt(float(moments.variance()))
+    return Summary(
+        int(moments.count), float(moments.known_mean()), std, float(spread.low), float(spread.high)
+    )
+
+
+def _indices(values: Tensor) -> Counts:
+    return np.asarray(values.cpu().numpy(), dtype=np.int64)
+
+
+def _array(values: Tensor) -> Any:
+    return values.detach().cpu().numpy().reshape(-1).copy()

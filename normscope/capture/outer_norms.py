@@ -1,0 +1,82 @@
+"""Norms around norms: which of them do more to what the norm within them has made, which is not measured."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from normscope.norms.detection import is_around
+
+# Two sums this close, share by share, are of the same numbers in some order; rounding to a dtype adds to it.
+CLOSE = 1e-6
+
+
+class OuterNorms:
+    """The modules of a model that are called norms and hold one of `norms`, which are measured.
+
+    In its first forward each is compared with what is within: the same numbers in another order are
+    nothing more. `names` are those of all modules.
+    """
+
+    def __init__(
+        self, model: nn.Module, norms: Iterable[nn.Module], names: Iterable[tuple[str, nn.Module]]
+    ) -> None:
+        known = set(norms)
+        self._inner = {
+            outer: [module for module in outer.modules() if module in known]
+            for outer in model.modules()
+            if outer not in known and is_around(outer, known)
+        }
+        self._names = {module: name for name, module in names if module in self._inner}
+        self._made: dict[nn.Module, list[Tensor]] = {}
+        self._differ: dict[nn.Module, bool] = {}
+
+    def hooks(self, hook: Callable[[Callable[..., None]], Any]) -> Iterator[RemovableHandle]:
+        """Register the hooks that find it out, each as `hook` makes it."""
+        for outer, inner in self._inner.items():
+            yield outer.register_forward_pre_hook(hook(self._begin))
+            for norm in inner:
+                yield norm.register_forward_hook(hook(self._keeper(outer)))
+            yield outer.register_forward_hook(hook(self._compare))
+
+    def notes(self) -> list[str]:
+        """Say which do more, a sentence a class."""
+        found: dict[type[nn.Module], list[str]] = {}
+        for module, name in self._names.items():
+            if self._differ.get(module):
+                found.setdefault(type(module), []).append(name)
+        return [_sentence(kind.__name__, *of_kind) for kind, of_kind in found.items()]
+
+    def _begin(self, outer: nn.Module, _: Any) -> None:
+        if outer not in self._differ:
+            self._made[outer] = []
+
+    def _keeper(self, outer: nn.Module) -> Callable[..., None]:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            if outer in self._made and isinstance(output, Tensor):
+                self._made[outer].append(_sums(output))
+
+        return keep
+
+    def _compare(self, outer: nn.Module, _: Any, output: Any) -> None:
+        made = self._made.pop(outer, [])
+        if not made or not isinstance(output, Tensor):
+            return
+        given, got = torch.stack([sums.cpu() for sums in made]).sum(0), _sums(output).cpu()
+        # Elements, their sum and the sum of their squares, which is the scale of both.
+        scale = torch.stack([given[0], (given[0] * given[2]).sqrt(), given[2]])
+        rounding = max(CLOSE, torch.finfo(output.dtype).eps / 10) if output.is_floating_point() else CLOSE
+        self._differ[outer] = bool(((got - given).abs() > rounding * scale).any())
+
+
+def _sentence(kind: str, first: str, *others: str) -> str:
+    more = f" and {len(others)} more like it" if others else ""
+    return f"{first}{more}: {kind} does more than the norm within it, which alone is measured"
+
+
+def _sums(values: Tensor) -> Tensor:
+    with torch.no_grad():
+        wide = values.detach().double()
+        return torch.stack([wide.new_tensor(wide.numel()), wide.sum(), wide.square().sum()])

@@ -1,0 +1,34 @@
+"""How far a layer's outputs are from what its formula makes of its inputs."""
+
+import torch
+from torch import Tensor
+
+from normscope.capture.backlog import Backlog
+from normscope.statistics.layer_state import Seen
+
+
+class OutputGap:
+    """The gaps of many batches, over rows whose output is finite; they stay on their device until read."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog()
+
+    def add(self, expected: Tensor, out: Tensor) -> None:
+        """Add the rows (V, D) of a batch; `expected` is overwritten."""
+        sizes = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
+        gaps = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
+        self._backlog.add(gaps, sizes)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to read."""
+        return self._backlog.is_full
+
+    def read_into(self, seen: Seen, features: int) -> None:
+        """Add what was found, since the last time, to what a layer has seen."""
+        if self._backlog:
+            gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
+            known = size.isfinite()
+            seen.worst_error = max(seen.worst_error, float(gap.where(known, 0.0).max()))
+            seen.output_square += float(size.square().where(known, 0.0).sum())
+            seen.output_size += int(known.sum()) * features

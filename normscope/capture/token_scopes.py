@@ -1,0 +1,295 @@
+"""Whose tokens a layer sees: each module that is given tokens opens a scope for the layers within it.
+
+An encoder and a decoder, a text tower and an image tower, each call their layers in a forward of
+their own, with their own tokens and mask. The innermost scope is the one that a layer belongs to.
+"""
+
+import inspect
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from normscope.capture.audio_frames import Frames
+from normscope.capture.call_arguments import (
+    DECODER,
+    MEDIA,
+    SOUND,
+    SOUND_MASKS,
+    TEXT,
+    by_name,
+    decoder_mask,
+    first,
+    holds_padding,
+    packed_texts,
+    real_tokens,
+    tensors,
+)
+from normscope.capture.scope import Scope
+from normscope.errors import UsageError
+from normscope.statistics.alignment import TokenMask
+from normscope.statistics.position_bins import Bins
+
+UNLESS = "padding counts unless watcher.mask is set"
+
+
+class Chosen(NamedTuple):
+    """The user's own masks, (B, T): of the text, and of an encoder-decoder's decoder."""
+
+    text: Tensor | None
+    decoder: Tensor | None
+
+
+class Scopes:
+    """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for.
+
+    Late positions of their tokens share `bins`, if there are any.
+    """
+
+    def __init__(self, words: bool = False) -> None:
+        self.words = words
+        self.bins: Bins | None = None
+        self._open: list[Scope] = []
+        self.notes: dict[str, None] = {}
+        """What was not understood, once each, in order."""
+        self._signatures: dict[type[nn.Module], inspect.Signature] = {}
+        self._unread = False
+        self._sound_mask: Tensor | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def current(self) -> Scope | None:
+        """The innermost one."""
+        return self._open[-1] if self._open else None
+
+    def opens_one(self, module: nn.Module) -> bool:
+        """Whether the module's forward is given tokens."""
+        return not {*TEXT, *DECODER, *MEDIA}.isdisjoint(self._signature(module).parameters)
+
+    def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
+        """Open the scope of a module's forward; `chosen` are the user's own masks."""
+        signature = self._signature(module)
+        given = by_name(signature, args, kwargs)
+        takes_mask = "attention_mask" in {*given, *signature.parameters}
+        if set(DECODER).isdisjoint(signature.parameters):
+            given.pop("labels", None)  # Of other models, those of -100 are not asked for, but no padding.
+        if not self._open:
+            _require_masks(chosen, given)
+            self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
+            self._sound_mask = first(given, SOUND_MASKS)
+            self._look_for_padding(module, given, chosen)
+        self._unread &= not takes_mask
+        self._open.append(self._scope(given, chosen))
+
+    def _look_for_padding(self, module: nn.Module, given: dict[str, Any], chosen: Chosen) -> None:
+        """Say so where ids hold the padding token, and nothing tells where."""
+        config, ids = getattr(module, "config", None), given.get("input_ids")
+        masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
+        if not masked and holds_padding(ids, config, [0, -1]):
+            self.notes[f"input_ids hold the padding token and no attention_mask is given: {UNLESS}"] = None
+        # A decoder's first token may be that of padding.
+        ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
+        if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
+            self.notes[
+                "decoder_input_ids end in the padding token, and neither labels nor a decoder_attention_mask "
+                "are given: padding counts unless watcher.decoder_mask is set"
+            ] = None
+
+    def convolved(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Follow the frames of sounds through a convolution or a pool; a forward hook."""
+        frames = self._open[-1].frames if self._open else None
+        if frames is not None and args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            frames.convolved(module, args[0], output)
+
+    def finish(self, module: nn.Module) -> None:
+        """Say what was not read of the outermost forward; UsageError for a mask that fitted no layer."""
+        scope = self._open[0]
+        if self._unread:
+            self.notes[f"{type(module).__name__}'s forward has no attention_mask: {UNLESS}"] = None
+        if scope.chosen is not None and scope.known and not scope.fitted:
+            rows = ", ".join(str(tuple(key[0])) for key in list(scope.known)[:3])
+            raise UsageError(
+                f"watcher.mask is {tuple(scope.chosen.shape)} and layers have rows of {rows}; "
+                "set a (batch, rows) mask for each batch, or None"
+            )
+
+    def close(self) -> None:
+        """Close the innermost scope."""
+        if self._open:
+            self._open.pop()
+
+    def clear(self) -> None:
+        """Close all."""
+        self._open.clear()
+
+    def _signature(self, module: nn.Module) -> inspect.Signature:
+        # A forward that was replaced on the instance is not its class's.
+        if "forward" in vars(module):
+            return inspect.signature(module.forward)
+        kind = type(module)
+        if kind not in self._signatures:
+            own = inspect.signature(kind.forward)
+            self._signatures[kind] = own.replace(parameters=list(own.parameters.values())[1:])
+        return self._signatures[kind]
+
+    def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
+        outer, tokens = self.current, first(given, TEXT)
+        decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
+        decoder = decoder_mask(given)
+        if decoder is None and outer is not None:
+            decoder = outer.decoder
+        mask = self._readable(given.get("attention_mask"), chosen)
+        if outer is not None and tokens is None and first(given, DECODER) is not None:
+            tokens, mask, decodes = first(given, DECODER), decoder, True
+        if tokens is None and mask is not None:
+            tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
+        media = first(given, MEDIA)
+        if media is not None and (tokens is None or tokens is media):
+            handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
+            same = next((scope for scope in handed if mask is None or mask is scope.source), None)
+            if same is not None:
+                return same  # What a tower is handed down.
+        if tokens is None and media is not None:
+            return self._of_media(given, media, mask, decoder, chosen.text)
+        if tokens is None or tokens.dim() < 2:
+            scope = outer or _unnamed(given, chosen.text, self.bins)
+            scope.decoder = decoder
+            return scope
+        return self._of_tokens(given, tokens, mask, decoder, chosen, decodes=decodes)
+
+    def _readable(self, mask: Any, chosen: Chosen) -> Tensor | None:
+        """Return an attention mask that has the axes (B, T), and say so of another."""
+        if not isinstance(mask, Tensor) or mask.dim() == 2:
+            return mask if isinstance(mask, Tensor) else None
+        if not self._open and chosen.text is None:
+            self.notes[f"attention_mask has {mask.dim()} axes, not 2: {UNLESS}"] = None
+        return None
+
+    def _of_media(
+        self,
+        given: dict[str, Any],
+        media: Tensor,
+        mask: Tensor | None,
+        decoder: Tensor | None,
+        chosen: Tensor | None,
+    ) -> Scope:
+        """Return the scope of images or sounds that are no sequence with a mask of its own."""
+        sound = first(given, SOUND) is media
+        if mask is None and sound and self._sound_mask is not None and self._sound_mask.dim() == 2:
+            mask = self._sound_mask
+        if any(scope.source is not None for scope in self._open):
+            chosen = None
+        real = None if mask is None or len(mask) != len(media) else real_tokens(mask)
+        if sound and chosen is not None and tuple(chosen.shape) in {(len(media), n) for n in media.shape[1:]}:
+            # It is of the sounds themselves, and not of a layer's rows.
+            own = chosen.detach() != 0
+            real, chosen = own if real is None else real & own.to(real.device), None
+        frames = Frames(real) if sound and real is not None and not bool(real.all()) else None
+        samples = len(media) if media.dim() > 2 or frames is not None else None
+        return Scope(None, mask, decoder, self.current, samples, media.shape, frames, chosen)
+
+    def _of_tokens(
+        self,
+        given: dict[str, Any],
+        tokens: Tensor,
+        mask: Tensor | None,
+        decoder: Tensor | None,
+        chosen: Chosen,
+        *,
+        decodes: bool,
+    ) -> Scope:
+        outer, shape = self.current, (tokens.shape[0], tokens.shape[1])
+        handed_down = mask is None or (outer is not None and mask is outer.source)
+        if outer is not None and handed_down and not decodes and outer.is_of(shape):
+            outer.decoder = decoder
+            return outer  # The same tokens: on the way down their mask may have become 4-D.
+        if decodes and mask is None and outer is not None:
+            mask = outer.decoder
+        real = None if mask is None else real_tokens(mask)
+        if real is None or real.shape[0] != shape[0] or real.shape[1] < shape[1]:
+            if real is not None and outer is None and chosen.text is None:
+                sizes = f"{tuple(real.shape)} and the tokens are {shape}"
+                self.notes[f"attention_mask is {sizes}: {UNLESS}"] = None
+            real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
+        picked, rows = chosen.decoder if decodes else chosen.text, None
+        media = tokens.shape if tokens is first(given, SOUND) else None
+        if media is not None and picked is not None and picked.shape != shape:
+            picked, rows = None, picked  # It is of the rows that convolutions leave.
+        strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
+        texts = packed_texts(given, real) if real.shape == shape else None
+        ours = replace(_token_mask(real, shape, picked, strict=strict), texts=texts, bins=self.bins)
+        if self.words:
+            same = outer if outer is not None and outer.is_of(shape) and not decodes else None
+            ours = replace(ours, ids=_ids(tokens, same))
+        # The rows of a spectrogram are tokens of a kind, of which convolutions make fewer.
+        frames = None if media is None or bool(ours.valid.all()) else Frames(ours.valid)
+        source = real if mask is None else mask
+        return Scope(ours, source, decoder, outer, media=media, frames=frames, chosen=rows)
+
+
+def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
+    """Raise UsageError for masks of the user's that are none."""
+    for name, mask in (("mask", chosen.text), ("decoder_mask", chosen.decoder)):
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise UsageError(
+                f"watcher.{name} is {got}; expected a tensor (batch, tokens) for each batch, or None"
+            )
+    tokens = first(given, (*DECODER, "labels"))
+    if chosen.decoder is not None and tokens is not None and chosen.decoder.shape != tokens.shape[:2]:
+        raise UsageError(
+            f"watcher.decoder_mask is {tuple(chosen.decoder.shape)} and the decoder's tokens are "
+            f"{tuple(tokens.shape[:2])}; set a (batch, tokens) mask for each batch, or None"
+        )
+
+
+def _may_be_tokens(value: Tensor) -> bool:
+    """Whether a tensor may be several texts' tokens, or their mask."""
+    return value.dim() == 2 and min(value.shape) > 1 and not value.is_floating_point()
+
+
+def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
+    """Return the scope of a forward whose tokens have no name that is known."""
+    found = tensors(given)
+    if chosen is not None:
+        real = chosen.detach() != 0
+        fitted = any(value.shape[:2] == chosen.shape for value in found)
+        return Scope(TokenMask(real, real, bins=bins), chosen=chosen, fitted=fitted)
+    return Scope(None, samples=0 if found and not any(value.numel() for value in found) else None)
+
+
+def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
+    """Return the ids of a forward's tokens: what it is given, or what the scope of the `same` tokens is."""
+    if tokens.dim() == 2 and not tokens.is_floating_point():
+        return tokens.detach()
+    return same.mask.ids if same is not None and same.mask is not None else None
+
+
+def _earlier(given: dict[str, Any]) -> int:
+    """How many tokens a key-value cache holds, which come before the forward's own."""
+    # By what it does: releases of transformers have called it `past_key_values` and `cache`.
+    lengths = (getattr(value, "get_seq_length", None) for value in given.values())
+    return next((int(length()) for length in lengths if callable(length)), 0)
+
+
+def _is_sequence(value: Any, mask: Tensor) -> bool:
+    """Whether a forward's argument is (B, T, D) for this (B, T) mask."""
+    return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == mask.shape
+
+
+def _token_mask(real: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:
+    """Join the attention mask with the user's. With a key-value cache it covers earlier tokens, too."""
+    valid = real[:, -shape[1] :]
+    if chosen is not None and tuple(chosen.shape) == shape:
+        valid = valid & (chosen.detach().to(real.device) != 0)
+    elif chosen is not None and strict:
+        raise UsageError(
+            f"watcher.mask is {tuple(chosen.shape)} and the forward's tokens are {shape}; "
+            "set a (batch, tokens) mask for each batch, or None"
+        )
+    return TokenMask(real, valid)

@@ -1,0 +1,394 @@
+"""Hooks as a context manager: every normalization layer of a model is measured while it runs.
+
+The hooks read and never write: no output of the model changes, and none is left behind when the
+context ends, whatever ended it.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normscope._version import __version__
+from normscope.capture.audio_frames import STRIDED
+from normscope.capture.counters import Tally
+from normscope.capture.hooks import BACKWARD, Hook, KeptInput, Turn, uncounted
+from normscope.capture.layer_calls import LayerCalls
+from normscope.capture.layer_capture import LayerCapture
+from normscope.capture.layer_summary import layer_report, notes_on, pooled
+from normscope.capture.outer_norms import OuterNorms
+from normscope.capture.scope import Scope
+from normscope.capture.token_scopes import Chosen, Scopes
+from normscope.capture.watched_model import describe, require_model, require_number, told
+from normscope.data.max_length import length_limit
+from normscope.errors import NormscopeError, UsageError
+from normscope.escaping import reason
+from normscope.norms.detection import find, select, untried
+from normscope.norms.functional import FunctionalNorms
+from normscope.norms.module_tree import as_written, is_spread, named_modules, unwrapped
+from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.inspect import LayerReport, Report
+from normscope.statistics.buffers import Scratch
+from normscope.statistics.layer_state import RunMoments, most_seen
+from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
+from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.token_identity import WordRoom
+
+
+def watch(
+    model: nn.Module,
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    per_call: bool = False,
+    words: bool | int = False,
+    table_memory: int = MEMORY,
+) -> "Watcher":
+    """Measure the normalization layers of any module, in whatever forward passes you run.
+
+        with normscope.watch(model) as watcher:
+            for batch in loader:
+                model(**batch)
+        report = watcher.report()
+
+    Padding is left out by the forward's own `attention_mask` (B, T), which is followed through the
+    convolutions of a model of sounds, and a decoder's by its own mask or by labels of -100 after a
+    text's end. For a model without a mask, or to leave out more, set `watcher.mask`, of the tokens or
+    of a layer's rows. Texts that share a row are told apart where `position_ids` go back.
+
+    `layers` and `exclude` are globs on the layers' names. A layer that is called several times in a
+    forward has its calls pooled or, `per_call`, reported one by one, as "name#1", "name#2". The context
+    may be entered again and again, for example every k-th training step; the numbers add up.
+
+    With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
+    That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
+    at most so many ids in each; of more, the lowest ids are kept and `coverage` says how many tokens
+    they are.
+
+    Tables over positions of all layers together take at most `table_memory` bytes: where the model's
+    longest texts would need more, late positions share bins, and the report says which.
+
+    A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
+    names; what is compiled runs as it was written while the context is open. A process sees its own
+    part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
+    Raises UsageError when a glob matches no layer, for models that take no hooks, and where the table
+    memory is too little for any bins.
+    """
+    return Watcher(model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory)
+
+
+class Watcher:
+    """The open hooks on a model and what they have measured; made by `watch`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        *,
+        per_call: bool = False,
+        words: bool | int = False,
+        table_memory: int = MEMORY,
+    ) -> None:
+        require_model(model)
+        require_number("words", words, "True, or how many token ids to keep: 1 or more", least=0)
+        require_number("table_memory", table_memory, "a number of bytes")
+        self._held: nn.Module | None = unwrapped(model)
+        self._known = weakref.ref(self._held)
+        self._described: ModelInfo | None = None
+        model = self._held
+        self.mask: Tensor | None = None
+        """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
+        self.decoder_mask: Tensor | None = None
+        """The same for the tokens of an encoder-decoder's decoder."""
+        self.probing = False
+        """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
+        norms = find(model)
+        names = select([norm.name for norm in norms], layers, exclude)
+        chosen = [norm for norm in norms if norm.name in names]
+        room = WordRoom(len(chosen), None if words is True else words) if words else None
+        scratch = Scratch()
+        self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        """The layers that are measured, in order."""
+        self.tally = Tally()
+        self._scopes = Scopes(words=bool(words))
+        self._table_memory = table_memory
+        self.plan_tables(length_limit(None, getattr(model, "config", None)))
+        self._untried = untried(model)
+        self._functional = FunctionalNorms(model, [norm.module for norm in norms], named_modules(model))
+        self._outer = OuterNorms(model, [norm.module for norm in norms], named_modules(model))
+        self._looking = ExitStack()
+        self._looked = self._has_run = False
+        self._hooks = ExitStack()
+        self._open = False
+        self.guest = True
+        """Whether the forwards are somebody else's, which go on where counting one fails."""
+        self._failed: dict[str, str] = {}
+        self._lost: dict[str, int] = {}
+        self._turn = Turn()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without what is wrapped around it; UsageError where it is no more.
+
+        When the context has closed it is the caller's alone: it is freed when the caller drops it.
+        """
+        model = self._known()
+        if model is None:
+            raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
+        return model
+
+    @property
+    def captures(self) -> list[LayerCapture]:
+        """What each layer has seen so far; per call where calls are told apart."""
+        return [capture for layer in self.layers for capture in layer.captures]
+
+    @property
+    def scope_notes(self) -> dict[str, None]:
+        """What was not understood of the forwards' tokens, once each."""
+        return self._scopes.notes
+
+    def plan_tables(self, positions: int | None) -> TablePlan:
+        """Choose the bins of late positions anew, before any forward counts, for texts of so many tokens.
+
+        UsageError where the table memory is too little for any bins.
+        """
+        widths = [capture.norm.features for capture in self.captures]
+        known = [width or max(widths) for width in widths]
+        self.tables = plan_tables(known, positions, self._table_memory)
+        self._scopes.bins = self.tables.bins
+        return self.tables
+
+    def counted_calls(self) -> list[int]:
+        """Return how many calls of each layer the last forward, though it failed, has counted."""
+        return [max(layer.skipped, layer.calls) for layer in self.layers]
+
+    def skip_calls(self, skipped: Sequence[int]) -> None:
+        """Let each layer pass over so many calls of the forwards to come: what they see is counted."""
+        for layer, number in zip(self.layers, skipped, strict=True):
+            layer.skipped = number
+
+    def name_words(self) -> None:
+        """Hand the tokens' ids on to what keeps tokens."""
+        self._scopes.words = True
+
+    def __enter__(self) -> "Watcher":
+        self._held = self.model
+        if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
+            raise UsageError("the model is on the meta device, without weights; load it onto a real device")
+        if self._open:
+            raise UsageError("this watcher is already open; leave its context before entering it again")
+        self._hooks.enter_context(as_written())
+        self._open = True
+        self.tally.start()
+        before, done, after = Hook(self._before), Hook(self._done), Hook(self._after)
+        for layer in self.layers:
+            module, kept = layer.norm.module, KeptInput(layer.norm.module)
+            if kept.foreign:
+                self._hook(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
+            # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
+            reader = Hook(self._reader(layer, kept))
+            self._hook(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+        for handle in self._outer.hooks(self._beside):
+            self._hook(handle)
+        for module in self.model.modules():
+            if isinstance(module, STRIDED):
+                self._hook(module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True))
+            if module is self.model or self._scopes.opens_one(module):
+                self._hook(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+                self._hook(module.register_forward_hook(done))
+                self._hook(module.register_forward_hook(after, always_call=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.close()
+        self._looking.close()
+        self._open = False
+        self._scopes.clear()
+        self._turn = Turn()
+        self.tally.stop()
+        self._described = describe(self.model, type(self.model).__name__)
+        self._held = None
+
+    def report(self, *, moments: bool = False) -> Report:
+        """Return what has been measured so far; the watcher may go on afterwards.
+
+        With `moments` it carries a copy of them, so that it can be merged with others.
+        """
+        alive = self._known()
+        model = self._described if alive is None else describe(alive, type(alive).__name__)
+        assert model is not None  # It is held until the context has closed, and described then.
+        return told(self.report_as(model, self.run_info(), moments=moments))
+
+    def run_info(self) -> RunInfo:
+        """Return an account of what has been run so far."""
+        run = self.tally.run_info()
+        if self.tally.slots:
+            return run
+        # A model without tokens, an image model say: its layers know what they saw.
+        return replace(run, **most_seen(capture.seen for capture in self.captures))
+
+    def report_as(
+        self,
+        model: ModelInfo,
+        run: RunInfo,
+        warnings: Sequence[str] = (),
+        *,
+        moments: bool = False,
+        last: bool = False,
+    ) -> Report:
+        """Return the report under this description of the model and the run.
+
+        The `last` one may carry the moments themselves, and not a copy: nothing is added to them then.
+        """
+        layers: dict[str, LayerReport] = {}
+        carried = RunMoments({}, self.tally.slots) if moments else None
+        unseen = [*self._functional.notes(), *self._outer.notes()]
+        bins = self._bins_of(run)
+        run = replace(run, position_bins=bins)
+        notes = [*warnings, *self.scope_notes, *self._untried, *unseen, *self._note_on(bins)]
+        for layer in self.layers:
+            for name, call, capture in layer.named():
+                measured = layer_report(capture)
+                layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
+                if carried:
+                    carried.layers[name] = capture.seen.copy(share=last)
+                notes += [f"{name}: {note}" for note in notes_on(layers[name], capture.seen)]
+            notes += self._notes_on_calls(layer)
+        notes += pooled(layers.values())
+        recurring = outlier_features(layers.values())
+        return Report(__version__, model, run, layers, tuple(notes), recurring, carried)
+
+    def _bins_of(self, run: RunInfo) -> tuple[int, ...] | None:
+        """Return the first positions of all bins that were seen, None where every position stands alone."""
+        bins = self.tables.bins
+        if bins is None or run.positions <= bins.exact:
+            return None
+        return tuple(bins.first(bins.rows(run.positions)))
+
+    def _note_on(self, bins: tuple[int, ...] | None) -> list[str]:
+        if bins is None or self.tables.bins is None:
+            return []
+        return [
+            f"positions from {self.tables.bins.exact} on share bins of 2, then 4, then 8, ...: tables of "
+            f"every position may take {self.tables.exact_bytes:,} bytes; see --table-memory and --max-length"
+        ]
+
+    def _notes_on_calls(self, layer: LayerCalls) -> list[str]:
+        """Say which calls of a layer are not counted."""
+        name, notes = layer.norm.name, []
+        if name in self._failed:
+            notes.append(f"{name}: counting failed, so later calls were left out: {self._failed[name]}")
+        if name in self._lost:
+            notes.append(f"{name}: {self._lost[name]} calls that wrote over their own input were left out")
+        return notes
+
+    def _hook(self, handle: Any) -> None:
+        self._hooks.callback(handle.remove)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_uncounted():
+            return
+        self._turn.take()
+        if self._scopes.depth == 0:
+            for layer in self.layers:
+                layer.start()
+        try:
+            self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        except Exception as error:
+            if not self.guest or isinstance(error, NormscopeError):
+                raise
+            self.scope_notes[f"a forward's tokens could not be read, so padding counts: {reason(error)}"] = (
+                None
+            )
+            self._scopes.open(module, (), {}, Chosen(None, None))
+        if self._scopes.depth == 1 and not self._looked:
+            self._looking.enter_context(self._functional)
+
+    def _done(self, *_: Any) -> None:
+        if self._is_uncounted():
+            return
+        scope = self._scopes.current
+        self._looked |= self._scopes.depth == 1
+        if self._scopes.depth == 1 and scope is not None and not self.probing:
+            if not scope.is_empty:
+                self.tally.add(scope.mask)
+            self._has_run = True
+            self._scopes.finish(self.model)
+
+    def _after(self, *_: Any) -> None:
+        if self._is_uncounted() or not self._turn.is_ours():
+            return
+        self._scopes.close()
+        if not self._scopes.depth:
+            self._looking.close()
+        self._turn.give_back()
+
+    def _beside(self, call: Callable[..., None]) -> Hook:
+        """Return a hook that counts nothing: where it fails, the forward goes on and a note says so."""
+
+        def run(*given: Any) -> None:
+            if self._is_uncounted():
+                return
+            try:
+                call(*given)
+            except Exception as error:
+                if not self.guest:
+                    raise
+                self.scope_notes[f"a module could not be followed: {reason(error)}"] = None
+
+        return Hook(run)
+
+    def _is_uncounted(self) -> bool:
+        """Whether what runs is no forward to be counted; the report says so, but of a backward pass."""
+        why = uncounted()
+        if why is not None and why != BACKWARD:
+            self.scope_notes[f"what ran inside {why} has no numbers of its own and was not counted"] = None
+        return why is not None
+
+    def _reader(self, layer: LayerCalls, kept: KeptInput) -> Any:
+        name = layer.norm.name
+
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if name in self._failed or self._is_uncounted():
+                return
+            turn = self._turn
+            turn.take()
+            try:
+                self._read(layer, kept, (*args, *kwargs.values()), output)
+            except Exception as error:
+                if not self.guest:
+                    raise
+                self._failed[name] = reason(error)
+            finally:
+                turn.give_back()
+
+        return read
+
+    def _read(self, layer: LayerCalls, kept: KeptInput, values: tuple[Any, ...], output: Any) -> None:
+        scope = self._scopes.current
+        if scope is None and self._has_run:
+            return  # What is called outside of any forward, once there was one, is called once more.
+        if scope is None:
+            layer.start()  # A layer that is called on its own.
+        capture = layer.next()
+        if capture is None:
+            return  # It has counted these tokens in a forward that failed later on.
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if not tensors or not tensors[0].numel():
+            return
+        # Outside inference mode, whose tensors could not be updated in a later forward.
+        with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
+            given = kept.of(tensors[0], output)
+            if given is None:
+                self._lost[layer.norm.name] = self._lost.get(layer.norm.name, 0) + 1
+                return
+            gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
+            capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)

@@ -1,0 +1,157 @@
+"""`normscope batches`: run texts once and show what BatchNorm would see in batches of them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normscope.cli import options
+from normscope.cli import value_parsers as values
+from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.output import Output, data_alone, warn
+from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.text_options import TextOptions, readable
+
+if TYPE_CHECKING:
+    from normscope.results.batches import BatchReport
+
+EPILOG = """\b
+Examples:
+  normscope batches demo
+  normscope batches gpt2 -f corpus.txt --max-length 128 --sizes 8,32,128
+  normscope batches bert-base-uncased -f corpus.txt --momentum 0.1
+  normscope batches demo -f corpus.txt --plot
+  normscope batches demo -f corpus.txt --json | jq '.layers[0].sizes[0].tid'
+
+\b
+BatchNorm takes one mean and variance per feature, over all tokens of the
+batch that it is trained on. Here the model runs once; the statistics of
+single texts are kept, and batches of any size are put together from them: of
+random texts; of texts of like length, as loaders that save padding do; and as
+given. Padding never counts. The noise is the distance to the statistics of
+all texts that are kept: a random choice of --samples when there are more.
+--batch-size and --order only say how the model is run; they change no number.
+
+\b
+The layers (more columns in a wider terminal; a dash is an unknown number):
+  random      noise of the mean in random batches of so many texts: the norm
+              over features of (batch mean - mean), over the norm of the
+              standard deviations (TID, Training Inference Discrepancy: Wang
+              et al. 2022, arXiv 2210.05153); averaged over batches
+  by length   that of batches of like length, as a multiple of the random one
+
+\b
+By batch size, in one layer (the noisiest one, or --layer):
+  noise       of mean: the same; of sd: with standard deviations for means;
+              +- is the standard deviation over batches
+  log scale   the noise of the mean as a bar
+  by feature  average over features of |mean - batch mean| / batch sd, and of
+              |sd / batch sd - 1|: what the authors' code computes
+  distance    norm over features of the difference of means, and of variances,
+              over the number of features: PowerNorm's (arXiv 2003.07845)
+  to running  with --momentum: noise against BN's running statistics before
+              the batch, and not against all texts
+  at the end  how far those are from all texts when the batches end; they
+              begin with the first batch, not with PyTorch's 0 and 1, which
+              a trained layer has long forgotten
+
+\b
+What batches hold, at every layer:
+  padding     share of token slots, each batch padded to its longest text
+  late texts  how many texts reach the last quarter of a batch's positions,
+              the median
+  late error  relative standard error of a variance from so many,
+              sqrt(2 / (n - 1))
+  under 30    share of a batch's positions that fewer than 30 texts reach
+  tokens      how many count in a batch
+
+\b
+By position:
+  texts       how many of all reach it
+  a batch     how many of a batch, on average over the batches that have it
+  error       the relative standard error of a variance from so many
+
+\b
+--plot draws instead: each layer's noise against the batch size, random beside
+by length, on one log scale; the noise of one layer, or --layer, and the
+padding as bars; and how many texts reach each position.
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+Sizes = Annotated[
+    str | None,
+    typer.Option("--sizes", metavar="N,N", help="Texts per batch; by default 2, 4, 8, ... up to 1024."),
+]
+Draws = Annotated[
+    int, typer.Option("--draws", metavar="N", help="How often all texts are put into batches anew.")
+]
+Momentum = Annotated[
+    float | None,
+    typer.Option("--momentum", metavar="M", help="Add BN's running statistics; PyTorch's default is 0.1."),
+]
+
+
+@grouped
+def batches(
+    model: options.Model,
+    *,
+    corpus: TextOptions,
+    sizes: Sizes = None,
+    draws: Draws = 4,
+    seed: options.Seed = 0,
+    momentum: Momentum = None,
+    samples: options.Samples = 2048,
+    table_memory: options.TableMemory = "1GiB",
+    batch: CountedBatchOptions,
+    layers: LayerOptions,
+    top: options.Top = 10,
+    result: ResultOptions,
+    plot: options.Plot = False,
+    verbose: options.Verbose = False,
+    source: LoadOptions,
+) -> None:
+    """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
+    from normscope.data.batch_sampling import Drawing
+
+    place = result.place(corpus.places(model))
+    loading = source.loading()
+    batching = batch.batching()
+    numbers = values.whole_numbers("--sizes", sizes)
+    drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
+    format = result.chosen(plot)
+    texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
+    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
+        from normscope.analyses.batches import batch_noise
+        from normscope.models.loading import load
+
+        loaded = load(model, loading)
+        shown = layers.shown(loaded)
+        report = batch_noise(
+            loaded,
+            readable(texts, loaded),
+            batching=batching,
+            drawing=drawing,
+            **layers.measured(as_data=format is options.Format.JSON),
+            progress=progress,
+        )
+    place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))
+    if not result.quiet:
+        warn(report.warnings, verbose=verbose)
+
+
+def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:
+    from normscope.render.batch_plots import render_batch_plots
+
+    return render_batch_plots(report, layers=shown, screen=place.screen())
+
+
+def _rendered(
+    report: "BatchReport", format: options.Format, place: Output, shown: list[str], top: int
+) -> str:
+    if format is options.Format.JSON:
+        return place.json(report)
+    from normscope.render.batches import render_batches, render_batches_markdown
+
+    if format is options.Format.MARKDOWN:
+        return render_batches_markdown(report, layers=shown, top=top)
+    return render_batches(report, layers=shown, top=top, screen=place.screen())

@@ -1,0 +1,58 @@
+"""How a command ends: the exit code, and one line on standard error for what went wrong."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from normscope.cli.output import say, silence
+from normscope.cli.signals import ENDING
+from normscope.cli.usage_errors import USAGE_ERROR, is_help, one_line
+from normscope.errors import NormscopeError
+
+WRONG_USAGE = 2
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Turn our own errors, Ctrl-C and a closed pipe into exit codes; any other exception is a bug."""
+    try:
+        try:
+            ENDING.begin()
+            yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        finally:
+            ENDING.raises = False
+    except NormscopeError as error:
+        say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except USAGE_ERROR as error:
+        if is_help(error):
+            raise
+        say(f"error: {one_line(error)}")
+        raise typer.Exit(WRONG_USAGE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(ENDING.tell()) from None
+    except SystemExit as error:  # a command of ours ends by typer's own
+        got = f"a model's code ended Python (sys.exit({error.code!r}))"
+        say(f"error: {got}; expected it to go on; mend that code")
+        raise typer.Exit(1) from None
+    except BrokenPipeError:
+        silence()
+        raise typer.Exit(0) from None
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Turn a standard output that takes no more into one line and exit code 1."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        silence()
+        say("error: cannot write to standard output: no space is left; free some space")
+        sys.exit(1)

@@ -1,0 +1,131 @@
+"""A report in the format that was asked for, alike for the commands that make one."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from normscope.cli import options
+from normscope.cli.destinations import Places, checked
+from normscope.cli.interruption import finishing
+from normscope.cli.output import Output, Result, warn
+from normscope.errors import ReportError
+from normscope.escaping import printable
+
+if TYPE_CHECKING:
+    from normscope.results.inspect import Report
+
+
+class Layered(Result, Protocol):
+    """A result that has layers, in order."""
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """The layers by name."""
+
+
+def as_data(result: Layered, format: options.DataFormat, place: Output) -> str | Iterable[str]:
+    """Return a result for programs: JSON, JSON Lines of its layers, or CSV of their numbers."""
+    if format is options.DataFormat.JSON:
+        return place.json(result)
+    from normscope.results.tidy import csv_lines, json_lines
+
+    if format is options.DataFormat.JSONL:
+        return json_lines(result.layers)
+    lines = csv_lines(result.layers)
+    # CSV has no escapes of its own: a terminal would obey what a file keeps as it is.
+    return (printable(line.rstrip("\n")) + "\n" for line in lines) if place.is_terminal else lines
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The options for how a report is written, and where."""
+
+    top: options.Top = 10
+    format: options.OutputDataFormat = None
+    json: options.Json = False
+    plot: options.Plot = False
+    output: options.OutputPath = None
+    moments: options.MomentsPath = None
+    tensors: options.TensorsPath = None
+    quiet: options.Quiet = False
+    verbose: options.Verbose = False
+
+    def check(self, reads: Places, writes: Places | None = None) -> None:
+        """Raise ReportError or UsageError for places that cannot be written; the rest is as in `checked`."""
+        Output(self.moments).check_file("--moments")
+        Output(self.tensors).check_file("--tensors")
+        own = {"--moments": [self.moments], "--tensors": [self.tensors]}
+        checked(self.output, reads, {**own, **(writes or {})})
+        if not self.quiet:
+            options.tell_suffix(self.chosen(), self.output, plot=self.plot)
+
+    @property
+    def place(self) -> Output:
+        """Where the report itself goes."""
+        return Output(self.output)
+
+    def chosen(self) -> options.DataFormat:
+        """Return the format; UsageError for two that contradict each other."""
+        return options.chosen(options.DataFormat, self.format, self.json, self.output, plot=self.plot)
+
+    def write(self, report: "Report", layers: Sequence[str]) -> None:
+        """Write the files that were asked for, the report, those layers in detail, and what it warns of.
+
+        What one place does not take costs no other its result: then ReportError is raised at the end.
+        """
+        failures = []
+        with finishing():
+            for write in (
+                self._write_moments,
+                self._write_tensors,
+                partial(self._write_report, layers=layers),
+            ):
+                try:
+                    write(report)
+                except ReportError as error:
+                    failures.append(str(error))
+        if not self.quiet:
+            warn(report.warnings, verbose=self.verbose)
+        if failures:
+            raise ReportError("; ".join(failures))
+
+    def _write_moments(self, report: "Report") -> None:
+        if self.moments:
+            from normscope.statistics.moments_file import write_moments
+
+            write_moments(report, self.moments)
+
+    def _write_tensors(self, report: "Report") -> None:
+        if self.tensors:
+            from normscope.statistics.position_tables_file import write_tensors
+
+            write_tensors(report, self.tensors)
+
+    def _write_report(self, report: "Report", layers: Sequence[str]) -> None:
+        if layers and self.chosen().is_data:
+            report = replace(report, layers={name: report.layers[name] for name in layers})
+        self.place.write(self._rendered(report, layers))
+
+    def _rendered(self, report: "Report", layers: Sequence[str]) -> str | Iterable[str]:
+        """Return it as text for its place, or piece by piece where it may be long."""
+        format, place = self.chosen(), self.place
+        if format.is_data:
+            return as_data(report, format, place)
+        if self.plot:
+            from normscope.render.plots import render_plots
+
+            return render_plots(report, layers=layers, screen=place.screen())
+        if format is options.DataFormat.MARKDOWN:
+            from normscope.render.markdown import render_markdown
+
+            return render_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
+        from normscope.render.inspect import render_report
+
+        screen = place.screen()
+        return render_report(report, layers=layers, top=self.top, verbose=self.verbose, screen=screen)
+
+
+def named(report: "Report", modules: Collection[str]) -> list[str]:
+    """Return the names that the layers of some modules have in a report, in its order."""
+    return [name for name, found in report.layers.items() if found.module_name in modules]

@@ -1,0 +1,163 @@
+"""What to feed a model: the texts that were named, that are piped in, or else the built-in sentences."""
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normscope.cli import options
+from normscope.cli.output import patience, say
+from normscope.errors import TextError, UsageError
+from normscope.escaping import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+    from normscope.models.loading import Loaded
+
+# After so many seconds without a first text it is said that it is waited for.
+PATIENCE = 3.0
+STANDARD_INPUT = "/dev/stdin"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The options that name texts."""
+
+    text: options.Text = None
+    file: options.File = None
+    dataset: options.Dataset = None
+    split: options.Split = None
+    field: options.Field = None
+
+    @property
+    def any_named(self) -> bool:
+        """Whether any of them was given."""
+        return bool(self.text or self.file or self.field or self.dataset)
+
+    def places(self, model: str) -> dict[str, list[str]]:
+        """Return the paths that are read, with the model's, by the option or argument that names them."""
+        piped = "-" in (*(self.text or []), *(self.file or [])) or not self.any_named
+        return {
+            "MODEL": [model],
+            "--file": self.file or [],
+            "--dataset": [self.dataset or ""],
+            "standard input": [STANDARD_INPUT] if piped else [],
+        }
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What decides, beside the texts' own place, which texts are read."""
+        sizes = [str(Path(name).stat().st_size) for name in self.file or [] if Path(name).is_file()]
+        return {
+            "field": self.field,
+            "dataset": self.dataset,
+            "split": self.split,
+            "file sizes": " + ".join(sizes) or None,
+        }
+
+    def feed(self, *, token: str | None, quiet: bool, local: bool = False) -> "Iterable[str]":
+        """Return what was named, or else what is piped in, or else the built-in sentences.
+
+        With `local` no dataset is read over the network.
+        """
+        arguments, files, field = self.text or [], self.file or [], self.field
+        named = bool(arguments or files or self.dataset)
+        if named and not quiet and "-" not in (*arguments, *files) and _has_more(sys.stdin):
+            say("standard input is not read, since texts were named; name - to read it, too")
+        if self.dataset is not None:
+            if arguments or files:
+                raise UsageError(
+                    "--dataset was given beside other texts; expected one or the other; drop one"
+                )
+            return _of_dataset(self.dataset, self.split, field, token, local=local)
+        if self.split is not None:
+            raise UsageError("--split was given without a --dataset; name the dataset that has it")
+        if arguments or files or not (_is_terminal(sys.stdin) or _is_null(sys.stdin)):
+            return _begun(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
+        if field is not None:
+            raise UsageError("--field was given without a --file or --dataset; name the one that has it")
+        return _sentences(quiet=quiet)
+
+
+def named_files(files: list[str], field: str | None) -> "Iterable[str]":
+    """Return the texts of the files that were named for a purpose of their own."""
+    return _begun([], files, field, quiet=True)
+
+
+def readable(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
+    """Return the texts to feed a model: of the built-in sentences those that it can read."""
+    from normscope.data.sample_sentences import SENTENCES, readable
+
+    return readable(loaded.tokenizer) if texts is SENTENCES else texts
+
+
+def _sentences(*, quiet: bool) -> "Iterable[str]":
+    from normscope.data.sample_sentences import SENTENCES
+
+    if not quiet:
+        say("no text given: using the built-in sentences that the model can read")
+    return SENTENCES
+
+
+def _of_dataset(
+    dataset: str, split: str | None, field: str | None, token: str | None, *, local: bool
+) -> "Iterable[str]":
+    from normscope.data.hub_dataset import read_dataset
+
+    texts = read_dataset(dataset, split=split, field=field, token=token, local=local)
+    if not texts.begin():
+        raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
+    return texts
+
+
+def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
+    from normscope.data.text_files import read_texts
+
+    texts = read_texts(arguments, files, field=field)
+    sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
+    # Asked for now: an empty pipe should not cost the loading of a model.
+    with patience(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
+        begun = texts.begin()
+    if not begun:
+        raise TextError(
+            f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
+        )
+    return texts
+
+
+def _is_null(stream: "TextIO | None") -> bool:
+    """Whether a stream is /dev/null, where there is never anything."""
+    found = _status(stream)
+    return (
+        found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
+    )
+
+
+def _has_more(stream: "TextIO | None") -> bool:
+    """Whether something waits in a pipe or a file; false where that cannot be told."""
+    found = _status(stream)
+    if stream is None or found is None:
+        return False
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size > 0
+    try:
+        import fcntl
+        import termios
+    except ImportError:  # Windows
+        return False
+    return stat.S_ISFIFO(found.st_mode) and any(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)))
+
+
+def _status(stream: "TextIO | None") -> os.stat_result | None:
+    try:
+        return None if stream is None else os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return None
+
+
+def _is_terminal(stream: "TextIO | None") -> bool:
+    return stream is not None and stream.isatty()

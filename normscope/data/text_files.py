@@ -1,0 +1,324 @@
+"""Arguments, files and standard input, read lazily as one stream of texts."""
+
+import csv
+import gzip
+import json
+import os
+import reprlib
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from normscope.data.text_lines import LONGEST_LINE, Lines, lone_surrogate
+from normscope.errors import TextError, UsageError
+from normscope.escaping import counted
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file named by the user; `size` in bytes is None where it cannot be known, as for a pipe."""
+
+    path: str
+    size: int | None
+
+    @property
+    def zipped(self) -> bool:
+        return self.path.lower().endswith(".gz")
+
+    @property
+    def suffix(self) -> str:
+        """What the file holds, in lower case and without the `.gz`: `.txt`, `.jsonl`."""
+        return Path(self.path.lower().removesuffix(".gz")).suffix
+
+
+class Texts(Iterator[str]):
+    """The texts in the order they were named, each read as it is asked for; memory stays constant.
+
+    `operator.length_hint` estimates how many are still to come: the arguments left, and for files
+    the texts so far against the share of bytes consumed. It is 0 where that is unknown: before the
+    first line of a file, and whenever a pipe is among the sources. Raises TextError while iterating.
+    """
+
+    def __init__(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> None:
+        self._arguments_left = sum(isinstance(source, str) for source in sources)
+        self._sizes = [None if isinstance(s, Lines) else s.size for s in sources if not isinstance(s, str)]
+        self._handle: BinaryIO | None = None
+        self._bytes_done = 0
+        self._from_files = 0
+        self._stream = self._read(sources, field)
+        self._ahead: list[str] = []
+
+    def begin(self) -> bool:
+        """Read the first text ahead, and tell whether there is any."""
+        self._ahead += islice(self, 1)
+        return bool(self._ahead)
+
+    def __next__(self) -> str:
+        if self._ahead:
+            return self._ahead.pop(0)
+        text = next(self._stream)
+        self._from_files += self._handle is not None
+        return text
+
+    def __length_hint__(self) -> int:
+        known = [size for size in self._sizes if size is not None]
+        if len(known) < len(self._sizes):
+            return 0  # a pipe
+        # For .gz this is the place in the compressed file, the only size known beforehand.
+        done = self._bytes_done + (self._handle.tell() if self._handle else 0)
+        left = sum(known) - done
+        if not done:
+            return 0 if left else self._arguments_left
+        return self._arguments_left + max(0, self._from_files * left // done)
+
+    def _read(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> Iterator[str]:
+        for source in sources:
+            if isinstance(source, str):
+                self._arguments_left -= 1
+                yield source
+            elif isinstance(source, Lines):
+                yield from _plain(source, field)
+            else:
+                yield from self._read_file(source, field)
+                self._bytes_done += source.size or 0
+
+    def _read_file(self, file: _File, field: str | None) -> Iterator[str]:
+        with _open(file.path) as handle:
+            self._handle = handle
+            try:
+                stream: Any = gzip.GzipFile(fileobj=handle) if file.zipped else handle
+                yield from _READERS.get(file.suffix, _unknown)(Lines(stream, repr(file.path)), field)
+            finally:
+                self._handle = None
+
+
+def read_texts(
+    arguments: Sequence[str] = (),
+    files: Sequence[str | os.PathLike[str]] = (),
+    *,
+    field: str | None = None,
+    stdin: BinaryIO | None = None,
+) -> Texts:
+    """Return the texts of the arguments, then those of the files, without reading them yet.
+
+    An argument is one text. A file holds one text a line (.txt and any other suffix), one JSON value
+    a line (.jsonl, .ndjson), these or an array of them (.json), or a table with a header row (.csv,
+    .tsv), each also with .gz; `field` picks the member or column. `-` among either is standard input,
+    one text a line. What has another suffix and begins as JSON or XML does is refused.
+
+    What can be known beforehand is checked here: UsageError for standard input named twice or a
+    `field` without a file that has any, TextError for a missing file or an argument that is no text.
+    """
+    paths = [os.fsdecode(file) for file in files]
+    if [*arguments, *paths].count("-") > 1:
+        raise UsageError("standard input ('-') is named twice or more; it can be read once; name it once")
+    checked = [_argument(text, number, stdin) for number, text in enumerate(arguments, 1)]
+    found = [_standard_input(stdin) if path == "-" else _find(path) for path in paths]
+    if field is not None and not any(isinstance(file, _File) and file.suffix in _FIELDS for file in found):
+        raise UsageError(
+            f"the field {field!r} was given without a file that has fields; expected a file named "
+            f"{', '.join(_FIELDS)} (or one of these with .gz); leave the field out or name such a file"
+        )
+    return Texts([*checked, *found], field)
+
+
+def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | Lines":
+    if text == "-":
+        return _standard_input(stdin)
+    if "\0" in text:
+        raise TextError(f"text {number} of the arguments holds a NUL character; expected text; remove it")
+    if (place := lone_surrogate(text)) is not None:
+        raise TextError(
+            f"text {number} of the arguments is not UTF-8 at character {place + 1}; expected UTF-8 text; "
+            "check the encoding of the terminal or name a file instead"
+        )
+    return text
+
+
+def _standard_input(stdin: BinaryIO | None) -> "Lines":
+    stream: BinaryIO | None = stdin or getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise TextError("standard input is closed; expected one text a line; pipe texts in or name a file")
+    return Lines(stream, "standard input")
+
+
+def _find(path: str) -> _File:
+    try:
+        status = Path(path).stat()
+        if not path:
+            raise TextError("a file's name is empty; expected a file of texts; name one, or leave it out")
+        if stat.S_ISDIR(status.st_mode):
+            raise TextError(f"{path!r} is a directory; expected a file of texts; name the files in it")
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            raise TextError(
+                f"{path!r} is a device; expected a file of texts or a pipe; name one, or - to type"
+            )
+        if not os.access(path, os.R_OK):
+            raise PermissionError(None, "permission denied")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return _File(path, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> TextError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return TextError(
+        f"cannot read {path!r}: {reason}; expected a file of texts; check its name and permissions"
+    )
+
+
+def _plain(lines: Iterable[str], _field: str | None) -> Iterator[str]:
+    for line in lines:
+        yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
+
+
+def _unknown(lines: Lines, _field: str | None) -> Iterator[str]:
+    """Read what no suffix tells of as lines of text, unless it begins as something else does."""
+    first = next(lines, None)
+    if first is None:
+        return
+    start = first.lstrip()
+    if start.startswith("<?xml") or start.strip() in ("{", "[") or _is_json(start):
+        kind = "XML" if start.startswith("<") else "JSON"
+        raise lines.error(
+            f"this begins as {kind} does; expected one text a line; convert it, or name it .json or .txt"
+        )
+    yield from _plain(chain([first], lines), _field)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return line[:1] in ("{", "[") and isinstance(json.loads(line, parse_int=str), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json(lines: Lines, field: str | None) -> Iterator[str]:
+    """Read an array of texts, which may take many lines, or else one value a line."""
+    kept: list[str] = []
+    for line in lines:
+        kept.append(line)
+        if line.strip():
+            break
+    if not kept or not kept[-1].lstrip().startswith("["):
+        yield from _json_lines(lines, field, kept)
+        return
+    size = len(kept[-1])
+    for line in lines:
+        size += len(line)
+        if size > LONGEST_LINE:
+            raise lines.error(
+                f"an array of over {LONGEST_LINE} characters; expected fewer; convert it to .jsonl"
+            )
+        kept.append(line)
+    for number, value in enumerate(_value("".join(kept), lines, 1), 1):
+        yield _text(value, field, partial(_of_element, lines, number))
+
+
+def _of_element(lines: Lines, number: int, what: str) -> TextError:
+    return lines.error(f"element {number} of the array: {what}", 1)
+
+
+def _json_lines(lines: Lines, field: str | None, before: Sequence[str] = ()) -> Iterator[str]:
+    for line in chain(before, lines):
+        yield _text(_value(line.strip(), lines, lines.number), field, lines.error) if line.strip() else ""
+
+
+def _value(text: str, lines: Lines, first: int) -> Any:
+    try:
+        # A number's digits are of no use here, and may be more than Python takes.
+        return json.loads(text, parse_int=_Number)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error)
+        advice = 'expected JSON, one value a line or in .json an array, such as {"text": "..."}; correct it'
+        raise lines.error(f"not JSON: {reason}; {advice}", first + getattr(error, "lineno", 1) - 1) from error
+
+
+class _Number(float):
+    """A whole number in JSON, of any length."""
+
+
+def _text(value: Any, field: str | None, error: Callable[[str], TextError]) -> str:
+    """Return the text that a JSON value is or holds; null is a blank one, as in datasets."""
+    text = _member(value, field, error) if isinstance(value, dict) else value
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        got = "int" if isinstance(text, _Number) else type(text).__name__
+        raise error(f"the text is {got}; expected a string or an object with one; correct the line")
+    if (place := lone_surrogate(text)) is not None:
+        raise error(f"half a UTF-16 pair at character {place + 1}; expected Unicode; remove it")
+    return text
+
+
+def _member(value: dict[str, object], field: str | None, error: Callable[[str], TextError]) -> object:
+    name = "text" if field is None else field
+    if name in value:
+        return value[name]
+    strings = [member for member in value.values() if isinstance(member, str)]
+    if field is None and len(strings) == 1:
+        return strings[0]
+    members = reprlib.repr(list(value))
+    raise error(f"no member {name!r}; expected one of {members}; name one as the field")
+
+
+def _table(lines: Lines, field: str | None, delimiter: str) -> Iterator[str]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    # strict: otherwise one quote left open swallows the rest of the file as a single text.
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    header = _next_row(rows, lines)
+    if header is None:
+        return
+    column = _column(header, field, lines)
+    while True:
+        start, row = lines.number + 1, _next_row(rows, lines)
+        if row is None:
+            return
+        if row and (len(row) <= column or any(row[len(header) :])):
+            got = f"{counted(len(row), 'cell')} where the header has {len(header)}"
+            raise lines.error(f"{got}; quote cells that hold a delimiter, or add what is missing", start)
+        yield row[column] if row else ""
+
+
+def _next_row(rows: Iterator[list[str]], lines: Lines) -> list[str] | None:
+    start = lines.number + 1
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        if "new-line character" in str(error):
+            got = "a carriage return (CR) outside of quotes is no line end"
+            raise lines.error(f"{got}; expected LF or CRLF; convert the file", start) from error
+        advice = "expected rows whose quoted cells are closed and double the quotes inside; correct the row"
+        raise lines.error(f"in the row that starts here: {error}; {advice}", start) from error
+
+
+def _column(header: list[str], field: str | None, lines: Lines) -> int:
+    name = "text" if field is None else field
+    if name in header:
+        return header.index(name)
+    if field is None and len(header) == 1:
+        return 0
+    raise lines.error(f"no column {name!r}; expected one of {reprlib.repr(header)}; name one as the field", 1)
+
+
+_READERS: dict[str, Callable[[Lines, str | None], Iterator[str]]] = {
+    ".txt": _plain,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": partial(_table, delimiter=","),
+    ".tsv": partial(_table, delimiter="\t"),
+}
+_FIELDS = [suffix for suffix in _READERS if suffix != ".txt"]

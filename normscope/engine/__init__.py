@@ -1,0 +1,1 @@
+"""Runs: forward passes batch by batch, with checkpoints, progress, stops and out-of-memory handling."""

@@ -1,0 +1,160 @@
+"""How a model is run for its norm layers alone, and what it says when it fails."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from traceback import extract_tb
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, RunError
+from normscope.escaping import reason
+from normscope.models.modality import TEXT, WORDS, kinds_of
+
+# Our own files whose hooks a model's forward goes through, and the one of those that count what they see.
+COUNTING = (str(Path(__file__).with_name("watcher.py")),)
+OURS = (str(Path(__file__).with_name("swapping.py")), *COUNTING)
+# What torch says where it has no class of its own for it.
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+
+
+class Forward:
+    """How a model is run for its norm layers alone: no cache, no logits that nobody reads.
+
+    `kinds` are those of the inputs to come. With `logits` those of every token are made.
+    """
+
+    def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,), *, logits: bool = False) -> None:
+        self.model = model
+        self.kinds = kinds
+        # Weights that come and go are on the meta device meanwhile.
+        self.device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.parameters = signature(model.forward).parameters
+        self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        wanted = {"use_cache": False} if logits else {"use_cache": False, "logits_to_keep": 1}
+        self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the model can be told which tokens are padding."""
+        return "attention_mask" in self.parameters
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Any:
+        """Run one batch and return the model's output; what it says when it fails becomes a RunError."""
+        if self.decodes:
+            inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
+        given = self._given(inputs)
+        try:
+            return self.model(**given, **self.extra)
+        except NormscopeError:
+            raise
+        except (Exception, SystemExit) as error:
+            ours = _passed(error.__traceback__, OURS)
+            if _lacks_memory(error):
+                raise _lack_of_memory(error) from error
+            if ours:
+                raise
+            raise RunError(_failure(self.model, error, self.kinds)) from error
+
+    def _given(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs that the model takes, on its device, images and sounds in its dtype."""
+        given = {name: value for name, value in inputs.items() if name in self.parameters}
+        if self.kinds != (TEXT,) and inputs.keys().isdisjoint(self.parameters):
+            # A model for many kinds of input calls whatever it is given by one name, Perceiver `inputs`.
+            given[getattr(self.model, "main_input_name", "input_ids")] = next(iter(inputs.values()))
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in given.items()
+        }
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Find the tensors in what a model returns: in mappings, tuples and lists."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from tensors_in(tuple(output.values()))
+    elif isinstance(output, tuple | list):
+        for item in output:
+            yield from tensors_in(item)
+
+
+def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training.
+
+    Where there is no text, it is fed the start token alone.
+    """
+    start = _start_token(model)
+    if "input_ids" not in inputs:
+        first = next(iter(inputs.values()))
+        return {"decoder_input_ids": torch.full((len(first), 1), start, dtype=torch.int64)}
+    own = {"decoder_input_ids": shifted(inputs["input_ids"], start)}
+    mask = inputs.get("attention_mask")
+    return own if mask is None else {**own, "decoder_attention_mask": mask}
+
+
+def _start_token(model: nn.Module) -> int:
+    """The token that a decoder begins with, 0 where nothing says."""
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    holders = (
+        model.config,
+        getattr(model.config, "decoder", None),
+        getattr(model, "generation_config", None),
+    )
+    ids = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((number for number in ids if isinstance(number, int)), 0)
+
+
+def shifted(values: Tensor, first: int) -> Tensor:
+    """Move (B, T) one to the right, `first` coming in; the last of each row goes."""
+    return torch.cat([torch.full_like(values[:, :1], first), values[:, :-1]], dim=1)
+
+
+def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
+    """Whether an exception passed through hooks in these files: then it is our bug, not the model's."""
+    return any(frame.filename in files for frame in extract_tb(trace))
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether a model failed for want of memory; on a CPU torch says so in a message alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def _lack_of_memory(error: BaseException) -> RunError:
+    """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
+    why = reason(error)
+    if _passed(error.__traceback__, COUNTING):
+        got = f"out of memory where a batch is counted ({why}); expected room for the tables"
+        return CountingError(f"{got}; try a smaller --table-memory, --batch-size or --max-length")
+    return OutOfMemoryError(f"out of memory ({why}); try a smaller --batch-size or --max-length")
+
+
+def _failure(model: nn.Module, error: BaseException, kinds: Sequence[str]) -> str:
+    why = reason(error)
+    if isinstance(error, IndexError) and "out of range" in str(error) and tuple(kinds) == (TEXT,):
+        got = f"{type(model).__name__} has no embedding for a token's id or position ({why})"
+        return f"{got}; expected ids within its vocabulary; check that model and tokenizer belong together"
+    got = f"{type(model).__name__} failed on the {' and '.join(WORDS[kind] for kind in kinds)} ({why})"
+    if others := [WORDS[kind] for kind in kinds_of(model) if kind not in kinds]:
+        return f"{got}; it takes {' and '.join(others)} too: give it as many of each"
+    processor = "tokenizer" if kinds == (TEXT,) else "processor"
+    return f"{got}; check that model and {processor} belong together"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode and give every module its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,46 @@
+"""What goes with a run: how far it is, where that is saved, what ends it early, and what is kept beside."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from normscope.statistics.position_bins import TablePlan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: `stage` is "load", "plan", "run" or "analysis", which follows the last batch.
+
+    `expected_texts` is a guess, None without one.
+    `tables` are what is planned of the tables over positions, told once, at the stage "plan".
+    """
+
+    stage: str
+    texts: int
+    tokens: int
+    expected_texts: int | None
+    seconds: float
+    tables: TablePlan | None = None
+
+
+class Clock:
+    """Tells a caller how far the run is."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
+        self._progress, self._begun = progress, time.perf_counter()
+        self.earlier = 0.0
+        """The seconds of the run before it was resumed."""
+
+    def seconds(self) -> float:
+        """Return the seconds since the run began."""
+        return self.earlier + time.perf_counter() - self._begun
+
+    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
+        """Call the caller's function, if there is one."""
+        if self._progress:
+            self._progress(Progress(stage, texts, tokens, expected, self.seconds()))
+
+    def plan(self, tables: TablePlan) -> None:
+        """Tell the caller's function, if there is one, what is planned of the tables."""
+        if self._progress:
+            self._progress(Progress("plan", 0, 0, None, self.seconds(), tables))

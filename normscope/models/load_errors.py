@@ -1,0 +1,191 @@
+"""What goes wrong while a model is read, in our words: one line each, whoever raised it."""
+
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from normscope.errors import ModelError, NormscopeError
+from normscope.escaping import quoted, reason
+from normscope.models.location import DEMO, MODEL_FORMS, Source
+
+
+@contextmanager
+def in_our_words(source: Source, part: str) -> Iterator[None]:
+    """Turn whatever reading a foreign model raises into one line."""
+    try:
+        yield
+    except NormscopeError:
+        raise
+    except SystemExit as error:
+        got = f"the code of {quoted(source.given)} ended Python (sys.exit({error.code!r})) for its {part}"
+        raise ModelError(f"{got}; expected it to go on; mend that code") from error
+    except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
+        raise _explained(error, source, part) from error
+
+
+_NEXT_STEPS = {
+    "configuration": "expected a config.json that transformers knows; check it or update transformers",
+    "model class": "expected an architecture that can be imported; check transformers and torch",
+    "tokenizer": "expected tokenizer files beside the weights; save them with tokenizer.save_pretrained",
+    "processor": "expected preprocessor_config.json beside the weights; save it with its save_pretrained",
+    "weights": "expected whole weights and a config.json that fits them; download or save both again",
+}
+
+
+def _explained(error: Exception, source: Source, part: str) -> ModelError:
+    chain, shown = list(_chain(error)), quoted(source.given)
+    words = None if source.is_folder else _hub_words(chain, source, part)
+    if words := words or _attention_words(chain, source):
+        return ModelError(words)
+    if any("trust_remote_code" in str(link) for link in chain):
+        return untrusted(source)
+    if packages := _missing_packages(chain):
+        got = f"the {part} of {shown} cannot be read without {packages}"
+        return ModelError(f"{got}; expected it to be installed; run pip install {packages}")
+    if (size := _unmet_request(chain)) is not None:
+        got = f"{shown} does not fit in memory{size}"
+        return ModelError(
+            f"{got}; expected room for its weights; use a smaller dtype, model or another device"
+        )
+    if any(isinstance(link, pickle.UnpicklingError) for link in chain):
+        got = f"the weights of {shown} are a pickle that is damaged or holds more than tensors"
+        return ModelError(
+            f"{got}; expected safetensors; a pickle can run code, so convert it where you trust it"
+        )
+    why = reason(error, source.options.token)
+    if part == "weights" and source.is_folder:
+        why = _unopened(source) or why
+    return ModelError(f"cannot read the {part} of {shown}: {why}; {_NEXT_STEPS[part]}")
+
+
+def _unopened(source: Source) -> str | None:
+    """Why a file of weights cannot be opened: its reader says that there is none, whatever the reason."""
+    for path in sorted(Path(source.place).glob("*")):
+        try:
+            if path.suffix in (".safetensors", ".bin") and path.is_file():
+                path.open("rb").close()
+        except OSError as error:
+            return f"{quoted(path.name)} cannot be opened ({error.strerror})"
+    return None
+
+
+def _attention_words(chain: list[BaseException], source: Source) -> str | None:
+    """What to say when the attention that was asked for is the trouble."""
+    asked = source.options.attn_implementation
+    if asked is None or not any(
+        re.search("attn_implementation|flash_?attention", str(e), re.I) for e in chain
+    ):
+        return None
+    got = f"{quoted(source.given)} cannot run with the attention {quoted(asked)} here"
+    return f"{got}; expected eager, sdpa or one that is installed; change --attn-implementation"
+
+
+def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | None:
+    """The Hub's refusals, the most particular first; None when the Hub is not to blame."""
+    from huggingface_hub import errors, is_offline_mode
+
+    shown, revision = quoted(source.given), source.options.revision
+    at = f" at revision {quoted(revision)}" if revision else ""
+    refusals: tuple[tuple[type[BaseException], str], ...] = (
+        (errors.HFValidationError, f"{shown}{at} is no model; expected {MODEL_FORMS}; check the spelling"),
+        (
+            errors.GatedRepoError,
+            f"{shown} is gated and this account has no access; expected a token that has; "
+            "ask for access on the model's page, then log in (hf auth login) or pass --token",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            f"the Hub has no model {shown}, or it is private; expected {MODEL_FORMS}; "
+            "check the spelling, or log in (hf auth login) or pass --token",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            f"{shown} has no revision {quoted(revision)}; expected a branch, tag or commit; look on its page",
+        ),
+        (
+            errors.RemoteEntryNotFoundError,
+            f"{shown} has no config.json{at}; expected a transformers model; look for one on its page",
+        ),
+    )
+    for kind, words in refusals:
+        if any(isinstance(link, kind) for link in chain):
+            return words
+    status = next((code for link in chain if (code := _status(link)) in (401, 403)), None)
+    if status is not None:
+        why = reason(chain[-1], source.options.token)
+        got = f"the Hub refuses the {part} of {shown}{at} with {status} ({why})"
+        return (
+            f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
+        )
+    closed = source.options.local_files_only or is_offline_mode()
+    # transformers says this of weights without telling "not there" from "not reachable".
+    absent = any("does not appear to have a file named" in str(link) for link in chain)
+    unreached = any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain)
+    if unreached or absent:
+        why = "downloads are turned off" if closed else f"none could be downloaded ({reason(chain[-1])})"
+        why = f"the Hub cannot be reached ({source.outage})" if source.outage else why
+        got = f"no {part} of {shown}{at} in the cache, and {why}"
+        return f"{got}; expected it to be cached or a connection; {go_online(source)}"
+    if any(type(link).__module__.startswith(("httpx", "huggingface_hub")) for link in chain):
+        got = f"downloading the {part} of {shown} failed ({reason(chain[0], source.options.token)})"
+        return f"{got}; expected the Hub to answer; try again later"
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The status that a server has answered with, if it has."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def go_online(source: Source) -> str:
+    """Say how to get what the cache lacks."""
+    if source.given == DEMO:
+        return "run pip install 'normscope[demo]', or go online once"
+    return "go online once, look on its page, or name a model folder"
+
+
+def untrusted(source: Source) -> ModelError:
+    """Return the error for a model whose own code was not allowed to run."""
+    got = f"{quoted(source.given)} is defined by Python code of its own, which was not run"
+    return ModelError(
+        f"{got}; expected an architecture of transformers; read it, then pass --trust-remote-code"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, the first cause last."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _missing_packages(chain: list[BaseException]) -> str | None:
+    """What `pip install` lacks; transformers names it in several ways."""
+    for link in chain:
+        name = None
+        if named := re.search(r"pip install (?:-U )?['\"]?(\w[\w.-]*)(?![\w.+-])", str(link)):
+            name = named[1]
+        elif isinstance(link, ImportError) and (
+            named := re.search(r"sentencepiece|protobuf", str(link), re.I)
+        ):
+            name = named[0].lower()
+        elif isinstance(link, ModuleNotFoundError) and link.name and "." not in link.name:
+            name = link.name
+        if name:
+            # tiktoken is the last reader that transformers tries, and hides that the first was missing.
+            return "sentencepiece protobuf tiktoken" if name == "tiktoken" else name
+    return None
+
+
+def _unmet_request(chain: list[BaseException]) -> str | None:
+    """The memory that was asked for in vain; None when memory was not the trouble."""
+    for link in chain:
+        if type(link).__name__ in {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in str(link):
+            asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(link), re.I)
+            return f" (asked for {asked[1]} more)" if asked else ""
+    return None

@@ -1,0 +1,339 @@
+"""MODEL -> model and tokenizer or processor, ready to run; or the model's skeleton, without weights."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normscope.errors import ModelError
+from normscope.escaping import quoted, reason
+from normscope.models.checkpoint_checks import require_buildable, require_fit, require_shards
+from normscope.models.device_map import STRATEGIES, keep_vectors, require_accelerate
+from normscope.models.load_errors import go_online, in_our_words, untrusted
+from normscope.models.location import Loading, Source, locate, outage_of
+from normscope.models.missing_weights import require_weights
+from normscope.models.modality import AUDIO, IMAGE, TEXT, require_kinds
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run (evaluation mode, on its device, frozen), its tokenizer, and their origin.
+
+    For images and audio there is a `processor` of transformers in the tokenizer's place.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase | None"
+    id: str
+    revision: str | None
+    commit: str | None
+    warnings: tuple[str, ...]
+    processor: Any = None
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without weights (evaluation mode, on torch's meta device) and its origin."""
+
+    model: "PreTrainedModel"
+    id: str
+    revision: str | None
+    commit: str | None
+
+
+def load(
+    model: str | os.PathLike[str], options: Loading = Loading(), kinds: Collection[str] = (TEXT,)
+) -> Loaded:
+    """Load MODEL by the head class its configuration names, with what makes inputs of these `kinds`.
+
+    MODEL is a Hub id, a folder in Hugging Face layout, or `demo`. The small files come first, so
+    that most mistakes are reported before any weights are downloaded. Raises ModelError when the
+    model cannot be found, trusted, read or placed on the device, UsageError when options clash or
+    the model does not take inputs of these kinds.
+    """
+    source = locate(model, options)
+    with quiet():
+        device = None if options.device_map is not None else _device(options.device)
+        if options.device_map is not None:
+            require_accelerate(options.device_map)
+            if options.device_map not in STRATEGIES:
+                _device(options.device_map)
+        source, config, commit = _configuration(source)
+        keywords = source.keywords(commit or options.revision)
+        loader = _loader(source, config)
+        if _has_forward(loader):
+            require_kinds(loader, kinds)
+        of_text = set(kinds) == {TEXT}
+        tokenizer = _tokenizer(source, config, keywords) if of_text else None
+        processor = None if of_text else _processor(source, config, keywords, kinds)
+        require_shards(source)
+        require_fit(source, config, lambda: _skeleton(source, loader, config, commit))
+        network, notes = _network(source, loader, config, keywords)
+        if tokenizer is not None:
+            _set_padding(network, tokenizer)
+        with in_our_words(source, "weights"):
+            network.requires_grad_(False)
+            if device is None:
+                keep_vectors(network)
+            else:
+                network.to(device)  # type: ignore[arg-type]
+    return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
+
+
+def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Skeleton:
+    """Build MODEL from its configuration alone, by the same class as `load`, on torch's meta device.
+
+    No weights and no tokenizer are read or downloaded. Raises the errors of `load`.
+    """
+    source = locate(model, options)
+    with quiet():
+        source, config, commit = _configuration(source)
+        loader = _loader(source, config)
+        network: Any = _skeleton(source, loader, config, commit)
+    return Skeleton(network.eval(), source.given, options.revision, commit)
+
+
+def _skeleton(
+    source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None
+) -> "PreTrainedModel":
+    with in_our_words(source, "configuration"):
+        import torch
+
+        made = _maker(source, loader, config, commit)
+        with torch.device("meta"):
+            return made(config)  # type: ignore[no-any-return]
+
+
+def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | None]":
+    """Read config.json; return it, the commit it is of, and the source, which now knows of an outage."""
+    source = replace(source, outage=outage_of(source))
+    commit = _commit(source)
+    # Pinned to the commit, later files match the first one and need fewer requests.
+    keywords = source.keywords(commit or source.options.revision)
+    with in_our_words(source, "configuration"):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(source.place, **keywords)
+        require_buildable(source, config)
+    return source, config, commit
+
+
+def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
+    """What makes a model of a configuration: a class of transformers or, if trusted, of the repository."""
+    own_code = _own_code(source, config)
+    if source.options.trust_remote_code and loader.__name__ in own_code:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
+        return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
+    return getattr(loader, "from_config", loader)
+
+
+def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
+    """Where a repository's own code has the classes of a model, by what transformers calls them."""
+    own_code = getattr(config, "auto_map", None) or {}
+    if not isinstance(own_code, dict):
+        got = f"config.json of {quoted(source.given)} says that auto_map is {quoted(own_code)}"
+        raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
+    return own_code
+
+
+def _commit(source: Source) -> str | None:
+    """The commit a model of the Hub is at: its cached files lie in snapshots/<40 hexadecimal digits>."""
+    folder = Path(source.place).absolute()
+    if not source.is_folder:
+        with in_our_words(source, "configuration"):
+            from huggingface_hub import hf_hub_download
+
+            keywords = source.download_keywords(source.options.revision)
+            folder = Path(hf_hub_download(source.place, "config.json", **keywords)).parent
+    is_snapshot = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
+    return folder.name if is_snapshot else None
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        got = f"device {quoted(name)} is not available here ({reason(error)})"
+        raise ModelError(f"{got}; expected a device of this machine; use 'auto' or 'cpu'") from error
+    return device
+
+
+def _loader(source: Source, config: "PreTrainedConfig") -> Any:
+    """The class to load by: the repository's own code if trusted, the named head, or the bare model."""
+    import transformers
+
+    names = getattr(config, "architectures", None)
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    auto_map = _own_code(source, config)
+    own_code = {key: str(code) for key, code in auto_map.items() if key.startswith("AutoModel")}
+    if own_code and source.options.trust_remote_code:
+        named = [key for key, code in own_code.items() if code.endswith(f".{name}")]
+        return getattr(transformers, [*named, *own_code][0], transformers.AutoModel)
+    with in_our_words(source, "model class"):
+        head = getattr(transformers, name, None)
+    if isinstance(head, type) and issubclass(head, transformers.PreTrainedModel):
+        made_for = head.config_class
+        if made_for is not None and isinstance(config, made_for):
+            return head
+    if own_code:
+        raise untrusted(source)
+    return transformers.AutoModel
+
+
+def _has_forward(loader: Any) -> bool:
+    """Whether it can be told what a loader's models take: an auto class or a mere base has no forward."""
+    from torch import nn
+
+    return getattr(loader, "forward", nn.Module.forward) is not nn.Module.forward
+
+
+def _tokenizer(
+    source: Source, config: "PreTrainedConfig", keywords: dict[str, Any]
+) -> "PreTrainedTokenizerBase":
+    with in_our_words(source, "tokenizer"):
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.place, config=config, **keywords)
+        # Without any files, transformers makes one that reads every word as unknown.
+        is_empty = tokenizer.vocab_size <= len(tokenizer.all_special_tokens) + 1
+    _require_length(source, tokenizer.model_max_length)
+    if is_empty:
+        got = f"no tokenizer files with {quoted(source.given)}"
+        then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
+        raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _require_length(source: Source, longest: Any) -> None:
+    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither
+        got = (
+            f"tokenizer_config.json of {quoted(source.given)} says that model_max_length is {quoted(longest)}"
+        )
+        raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
+
+
+def _processor(
+    source: Source, config: "PreTrainedConfig", keywords: dict[str, Any], kinds: Collection[str]
+) -> Any:
+    """The part of transformers for one kind of media, or the one that joins several kinds."""
+    with in_our_words(source, "processor"):
+        import transformers
+
+        auto: Any = transformers
+        if set(kinds) == {IMAGE}:
+            # The backend that needs pillow alone: the same numbers with and without torchvision.
+            maker, keywords = auto.AutoImageProcessor, {**keywords, "backend": "pil"}
+        else:
+            maker = auto.AutoFeatureExtractor if set(kinds) == {AUDIO} else auto.AutoProcessor
+        return maker.from_pretrained(source.place, config=config, **keywords)
+
+
+def _network(
+    source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
+) -> "tuple[PreTrainedModel, tuple[str, ...]]":
+    """Read the weights, and say what of the checkpoint is to be told."""
+    _require_known_quantization(source, config)
+    asked = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
+    more = {name: value for name, value in asked.items() if value is not None}
+    with in_our_words(source, "weights"):
+        network, info = loader.from_pretrained(
+            source.place,
+            config=config,
+            dtype=source.options.dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told just below; transformers' own error does not name them
+            **more,
+            **keywords,
+        )
+    return network, require_weights(source, network, info)
+
+
+def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
+    """Raise ModelError where weights are quantized in a way that transformers would pass over."""
+    from transformers import quantizers
+
+    known_ones: Any = quantizers  # it exports more than its annotations say
+    quantization = getattr(config, "quantization_config", None)
+    # Code of the repository may bring a way of its own.
+    if not isinstance(quantization, dict) or source.options.trust_remote_code:
+        return
+    with in_our_words(source, "weights"):
+        known = known_ones.AutoHfQuantizer.supports_quant_method(quantization)
+    if not known:
+        method = quoted(quantization.get("quant_method"))
+        got = (
+            f"the weights of {quoted(source.given)} are quantized by {method}, which transformers cannot read"
+        )
+        raise ModelError(
+            f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
+        )
+
+
+def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """A head that classifies the last token looks for padding, and refuses a batch without knowing it."""
+    config = network.config.get_text_config()
+    if getattr(config, "pad_token_id", None) is None and "SequenceClassification" in type(network).__name__:
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        config.pad_token_id = next(number for number in ids if number is not None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hush the libraries' log lines, warnings and bars; downloads show the Hub's own bar at a terminal."""
+    with warnings.catch_warnings(), _no_conversion():
+        warnings.simplefilter("ignore")
+        from huggingface_hub import utils
+        from transformers.utils import logging as model_logging
+
+        # They export more than their annotations say.
+        hub: Any = utils
+        bars: Any = model_logging
+        names = ("transformers", "huggingface_hub")
+        levels = {name: logging.getLogger(name).level for name in names}
+        hub_bars, model_bars = not hub.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
+        try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+            bars.disable_progress_bar()  # and the Hub's with it
+            if hub_bars and sys.stderr.isatty():
+                hub.enable_progress_bars()
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if model_bars:
+                bars.enable_progress_bar()
+            (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
+
+
+@contextmanager
+def _no_conversion() -> Iterator[None]:
+    """For a repository of pickles, transformers would ask the Hub to convert it: not ours to start."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before

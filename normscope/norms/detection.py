@@ -1,0 +1,242 @@
+"""Which modules of a model normalise, of what kind, with what eps and affine.
+
+A module is a candidate by its class, its structure, or by what it does to random rows; which
+formula it follows is decided by what it does: the candidate formulas are tried on its first real
+input, and the one that gives the module's real output wins.
+"""
+
+import fnmatch
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normscope.errors import UsageError
+from normscope.norms.formulas import Formula, formulas, module_eps, rarer_formulas, says_rms, vector
+from normscope.norms.gating import Gate
+from normscope.norms.module_tree import named_modules
+from normscope.norms.registry import registered
+from normscope.norms.scale_invariance import is_untried, normalises
+from normscope.statistics.moments import Labels, Rows
+
+# The torch classes whose features are axis 1, whatever follows.
+CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.batchnorm._BatchNorm, "batchnorm"),
+    (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
+    (nn.GroupNorm, "groupnorm"),
+)
+# What norms are called; GRN and CMVN are response and mean-variance normalizations.
+NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
+# A formula whose output is further off than this plus rounding, rms by rms, is not the layer's.
+WORST_ERROR = 1e-3
+# One that is closer than this share of it leaves no doubt.
+CLEAR = 0.01
+# The rarer formulas go row by row, so that a few rows will do.
+FEW_ROWS = 512
+
+
+@dataclass
+class NormLayer:
+    """One normalization layer of a model; `formula` is None until its first call has settled it."""
+
+    name: str
+    index: int
+    module: nn.Module
+    kind: str
+    features: int
+    formula: Formula | None = None
+    settled: bool = False
+    gate: Gate | None = None
+    feature_axis: int = -1
+    """Where the features are in the layer's input: the last axis, or 1 as in convolutions."""
+    per_head: bool = False
+    """Whether each head has an affine of its own, so that outputs are compared before the affine."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row is normalised on its own; not so by BatchNorm from the batch, in training."""
+        return not (self.kind == "batchnorm" and self.module.training)
+
+    @property
+    def pools(self) -> bool:
+        """Whether it normalises by statistics of several rows of what it is given."""
+        return self.kind in ("groupnorm", "instancenorm") or not self.by_row
+
+    @property
+    def eps(self) -> float:
+        """What the layer adds to the variance, NaN when it does not say."""
+        return self.formula.eps if self.formula else module_eps(self.module)
+
+    @property
+    def affine(self) -> str:
+        """The layer's affine in words: "none", "weight", "1+weight", "weight+bias", ..."""
+        names = [name for name in ("weight", "bias") if vector(self.module, name) is not None]
+        if names and names[0] == "weight" and self.formula and self.formula.offset:
+            names[0] = "1+weight"
+        return "+".join(names) or "none"
+
+    def settle(self, rows: Rows, output: Tensor | None, sample: Labels, factor: Tensor | None = None) -> None:
+        """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one.
+
+        `factor` (V, D) is what a gate multiplies the formula's output by.
+        """
+        # An output of zeros fits every formula: choose one for now, and again at the next call.
+        self.settled = output is None or bool(output.any())
+        error, formula = (math.inf, None) if output is None else self._best(rows, output, sample, factor)
+        if formula is not None and output is not None and error <= _worst(output):
+            self.formula = formula
+            self.kind = self.kind if _is_channel_first(self.module) else formula.kind
+        elif not _is_channel_first(self.module):
+            self.kind = "other"
+
+    def axis_is_known(self) -> bool:
+        """Whether the class settles where the features are; other classes may have them on axis 1."""
+        return _is_channel_first(self.module) or type(self.module) in (nn.LayerNorm, nn.RMSNorm)
+
+    def error(self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None = None) -> float:
+        """Return how far the best formula is from the module's real output (V, D), rms by rms."""
+        return self._best(rows, output, sample, factor)[0]
+
+    def _best(
+        self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None
+    ) -> tuple[float, Formula | None]:
+        features, dtype = rows.x.shape[1], rows.x.dtype
+        usual = formulas(self.module, features, dtype, bare=self.per_head)
+        best = _least(self._errors(usual, rows, output, sample, factor))
+        # Another formula may come close, as one over all features does where their groups are alike.
+        if best[0] <= _worst(output) * CLEAR or self.per_head:
+            return best
+        if not _is_channel_first(self.module):
+            rows, output = Rows.of(rows.x[:FEW_ROWS]), output[:FEW_ROWS]
+            factor = None if factor is None else factor[:FEW_ROWS]
+        rarer = rarer_formulas(self.module, features, dtype)
+        return _least(iter([best, _least(self._errors(rarer, rows, output, sample, factor))]))
+
+    def _errors(
+        self,
+        choices: Iterable[Formula],
+        rows: Rows,
+        output: Tensor,
+        sample: Labels,
+        factor: Tensor | None,
+    ) -> Iterator[tuple[float, Formula]]:
+        # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
+        scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0
+        for formula in choices:
+            expected = formula.affine(self.module, formula.normalise(self.module, rows, sample))
+            expected = expected if factor is None else expected * factor
+            yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
+
+
+def _least(errors: Iterator[tuple[float, Formula | None]]) -> tuple[float, Formula | None]:
+    return min(errors, key=lambda pair: pair[0], default=(math.inf, None))
+
+
+def _worst(output: Tensor) -> float:
+    """Return how far a formula may be from an output, rms by rms: rounding in the output's dtype counts."""
+    return WORST_ERROR + 2 * torch.finfo(output.dtype).eps
+
+
+def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
+    """List the normalization layers of `model` in registration order, each module once.
+
+    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; one that matches
+    nothing raises UsageError. `index` counts all layers, chosen or not.
+    """
+    found = [
+        NormLayer(name, i, m, *_kind(m), feature_axis=1 if _is_channel_first(m) else -1)
+        for i, (name, m) in enumerate(_candidates(model))
+    ]
+    chosen = select([layer.name for layer in found], only, exclude)
+    return [layer for layer in found if layer.name in chosen]
+
+
+def untried(model: nn.Module) -> list[str]:
+    """Say, in a sentence at most, which modules could be norms but are not tried, as they may do more."""
+    left = {
+        type(module).__name__: name
+        for name, module in named_modules(model)
+        if next(module.children(), None) is None and is_untried(module) and not _is_norm(module)
+    }
+    if not left:
+        return []
+    classes = ", ".join(list(left)[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    return [
+        f"classes whose code may do more than compute were not tried as norms: {classes}; "
+        "normscope.register names those that are"
+    ]
+
+
+def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = ()) -> set[str]:
+    """Return the names that match a glob of `only` (all when there is none) and none of `exclude`."""
+    if isinstance(only, str) or isinstance(exclude, str):
+        raise UsageError("layer globs came as one string; expected a list of globs: put it in a list")
+    for globs in (only, exclude):
+        if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
+            raise UsageError(f"layer globs are {globs!r}; expected a list of strings, as ['*.ln_1']")
+    for glob in (*only, *exclude):
+        if not _matches(names, [glob]):
+            known = ", ".join(repr(name) for name in names[:3]) or "none"
+            raise UsageError(
+                f"no layer matches {glob!r}; the model's layers are {known}, ...; give a glob on those"
+            )
+    return (_matches(names, only) if only else set(names)) - _matches(names, exclude)
+
+
+def _matches(names: Iterable[str], globs: Iterable[str]) -> set[str]:
+    return {name for glob in globs for name in names if fnmatch.fnmatchcase(name, glob)}
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in named_modules(model):
+        # Weight normalization is a parametrization: it makes a weight, and sees no tokens.
+        if _is_norm(module) and "parametrizations" not in name.split("."):
+            yield name or type(module).__name__, module
+
+
+def _is_channel_first(module: nn.Module) -> bool:
+    return isinstance(module, tuple(kind for kind, _ in CHANNEL_FIRST))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    known = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in CHANNEL_FIRST))
+    if isinstance(module, known) or registered(module):
+        return True
+    below = [child for child in module.modules() if child is not module]
+    if any(NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
+        return False  # It only contains norms, or does more than to normalise.
+    if NAMES.search(type(module).__name__) and not _holds_matrix(module):
+        return True
+    return not below and normalises(module)
+
+
+def is_around(module: nn.Module, norms: Collection[nn.Module]) -> bool:
+    """Whether a module is called a norm, holds one of these, and no weights but vectors."""
+    within = list(module.modules())
+    return (
+        NAMES.search(type(module).__name__) is not None
+        and any(part in norms for part in within[1:])
+        and not any(map(_holds_matrix, within))
+    )
+
+
+def _holds_matrix(module: nn.Module) -> bool:
+    return any(p.numel() > max(p.shape, default=1) for p in module.parameters(recurse=False))
+
+
+def _kind(module: nn.Module) -> tuple[str, int]:
+    """Return the kind as far as the class tells, and the number of features (0: unknown yet)."""
+    for kind, name in CHANNEL_FIRST:
+        if isinstance(module, kind):
+            return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))
+    shape, weight = getattr(module, "normalized_shape", None), vector(module, "weight")
+    features = math.prod(shape) if isinstance(shape, tuple) else 0 if weight is None else weight.numel()
+    if isinstance(module, nn.LayerNorm):
+        return "layernorm", features
+    known = registered(module)
+    if known is not None and known.normalise is not None:
+        return known.kind, features
+    return ("rmsnorm" if says_rms(module) else "other"), features

@@ -1,0 +1,65 @@
+"""Models that accelerate spreads over devices: what it needs, and norms that stay where they can be read."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from normscope.errors import UsageError
+
+
+def is_spread(model: "nn.Module") -> bool:
+    """Whether accelerate brings weights to where they are needed."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
+# What wrappers call the module within.
+WITHIN = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model within its compiled or data-parallel wrappers, itself where it has none.
+
+    Raises UsageError for what has no modules that could be hooked: a scripted or traced model, and
+    nn.DataParallel on several devices, which runs copies that come and go.
+    """
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise UsageError(
+            f"the model runs as copies on {len(model.device_ids)} devices; expected one; "
+            "watch and run its own model.module"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            "the model is a ScriptModule, whose layers take no hooks; expected a plain module; "
+            "pass the one it was made of"
+        )
+    inner = model.module if isinstance(model, PARALLEL) else model._modules.get("_orig_mod")
+    return model if inner is None else unwrapped(inner)
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Give every module once, with its name as it would be without wrappers."""
+    names, modules = {"": ""}, {"": model}
+    for path, module in model.named_modules():
+        parent, _, last = path.rpartition(".")
+        hidden = last in WITHIN or (last == "module" and isinstance(modules[parent], PARALLEL))
+        names[path] = names[parent] if hidden or not path else f"{names[parent]}.{last}".lstrip(".")
+        modules[path] = module
+        yield names[path], module
+
+
+def as_written() -> AbstractContextManager[Any]:
+    """Run compiled code as it was written until the context ends."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # Nothing has been compiled.
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

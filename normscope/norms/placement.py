@@ -1,0 +1,133 @@
+"""Where in its model a norm stands, by structure and code: before or after the blocks, or in one."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from normscope.norms.residual_flow import methods, side_of
+
+PLACES = ("embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other")
+# How transformers' classes call the norms of queries and keys.
+QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
+WIDTHS = ("hidden_size", "n_embd", "d_model")
+HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
+
+
+class Places:
+    """Tells the place of each norm of a model.
+
+    Blocks are what lies in the model's ModuleLists. Outside of them a norm belongs to the
+    "embeddings" when the code calls it before the blocks, and is "final" when it calls it after; of a
+    part that is put on top of the base model it belongs to the "head". In a block it is "per-head"
+    when it lies in an attention module and is as wide as one head; "pre-norm" when the code reads
+    x + f(norm(x)), "post-norm" when it reads norm(x + f(x)) or x + norm(f(x)). Else "other".
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._modules = dict(model.named_modules())
+        self._stacks = [name for name, module in self._modules.items() if _is_stack(module)]
+        self._base = getattr(model, "base_model_prefix", "")
+        self._head_sizes = head_sizes(getattr(model, "config", None))
+        widths = [size for said in _members(getattr(model, "config", None)) for size in _sizes(said, WIDTHS)]
+        self._width = max(widths, default=math.inf)
+
+    def of(self, name: str, features: int) -> str:
+        """Return the place of the norm called `name`, of so many features (0: unknown)."""
+        if name not in self._modules:
+            return "other"  # the model is nothing but a norm
+        owner, attribute = self._owner(name)
+        if self._is_per_head(owner, attribute, features):
+            return "per-head"
+        if not any(isinstance(self._modules[above], nn.ModuleList) for above in _above(name)):
+            return self._outside(name)
+        return side_of(owner, attribute) or "other"
+
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        """The module whose code calls the norm, and as what: a list of norms goes by the list's name."""
+        above, _, attribute = name.rpartition(".")
+        while isinstance(self._modules[above], nn.ModuleList | nn.ModuleDict) and above:
+            above, _, attribute = above.rpartition(".")
+        return self._modules[above], attribute
+
+    def _is_per_head(self, owner: nn.Module, attribute: str, features: int) -> bool:
+        is_one = bool(QUERY_OR_KEY.fullmatch(attribute.lower()))
+        in_attention = "attention" in type(owner).__name__.lower()
+        if not features or not self._head_sizes:
+            return is_one
+        return features in self._head_sizes and (is_one or (in_attention and features < self._width))
+
+    def _outside(self, name: str) -> str:
+        """Compare with the blocks of the nearest module around the norm that has some."""
+        for above in reversed([*_above(name)]):
+            start = f"{above}." if above else ""
+            stacks = {self._branch(start, stack) for stack in self._stacks if stack.startswith(start)}
+            if stacks:
+                return self._beside(above, self._branch(start, name), stacks)
+        return "other"
+
+    def _branch(self, start: str, name: str) -> str:
+        return name.removeprefix(start).split(".", maxsplit=1)[0]
+
+    def _beside(self, above: str, branch: str, stacks: set[str]) -> str:
+        order = _order(self._modules[above])
+        sides = {order.index(branch) < order.index(stack) for stack in stacks - {branch}}
+        if len(sides) != 1:
+            return "other"
+        if sides == {True}:
+            return "embeddings"
+        on_top = above == "" and self._base in order and branch != self._base
+        return "head" if on_top else "final"
+
+
+def _is_stack(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList) and any(next(m.children(), None) is not None for m in module)
+
+
+def _above(name: str) -> Iterator[str]:
+    """The names of the modules around a module, the outermost, "", first."""
+    parts = name.split(".")
+    yield from (".".join(parts[:i]) for i in range(len(parts)))
+
+
+def _order(module: nn.Module) -> list[str]:
+    """A module's children as its forward first calls them; those that it does not name, as registered."""
+    children = [name for name, _ in module.named_children()]
+    forward = [method for method in methods(module) if method.code.name == "forward"]
+    called = [name for method in forward for name in method.mentions if name in children]
+    # One that goes unnamed stays behind the child that it was registered after.
+    order = list(called)
+    for i, name in enumerate(children):
+        if name not in order:
+            order.insert(order.index(children[i - 1]) + 1 if i else 0, name)
+    return order
+
+
+def head_sizes(config: Any) -> set[int]:
+    """Return every size that one attention head has, by a configuration and those within it."""
+    found = set()
+    for members in _members(config):
+        found |= {value for name, value in members.items() if HEAD_SIZES.search(name) and _is_size(value)}
+        heads = _sizes(members, ("num_attention_heads", "n_head", "num_heads"))
+        found |= {width // count for width in _sizes(members, WIDTHS) for count in heads}
+    return found
+
+
+def _sizes(members: dict[str, Any], names: tuple[str, ...]) -> list[int]:
+    return [members[name] for name in names if _is_size(members.get(name))]
+
+
+def _members(config: Any) -> Iterator[dict[str, Any]]:
+    """What a configuration says, and what each one within it says."""
+    members: dict[str, Any] = getattr(config, "__dict__", {})
+    yield members
+    for value in members.values():
+        if hasattr(value, "model_type"):
+            yield from _members(value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,86 @@
+"""What batches hold besides numbers, as tables: padding, and how many texts reach each position."""
+
+import math
+from collections.abc import Callable, Iterator
+
+from normscope.escaping import grouped
+from normscope.render.grid import Column, Grid
+from normscope.render.layer import spaced
+from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
+from normscope.results.batches import BatchFilling, BatchReport
+
+ORDERS = {"random": "random", "length": "by length", "given": "as given"}
+USUAL_SIZE = 32
+
+
+def fillings(report: BatchReport, top: int) -> list[Grid]:
+    """Return the tables of what batches hold: by batch size, and by position."""
+    return [_by_size(report), _by_position(report, top)]
+
+
+def _by_size(report: BatchReport) -> Grid:
+    sizes = batch_sizes(report)
+
+    def pair(head: str, write: Callable[[BatchFilling], str], rank: int) -> Iterator[Column]:
+        for order in ("random", "length"):
+            cells = align(write(filling_of(report, size, order)) for size in sizes)
+            yield Column(head, ORDERS[order], cells, rank=rank)
+
+    columns = [
+        Column("texts", "a batch", align(grouped(size) for size in sizes)),
+        *pair("padding", lambda batch: percent(batch.padding_share), 0),
+        *pair("late texts", lambda batch: _count(batch.late_samples), 0),
+        *pair("late error", lambda batch: percent(batch.variance_error), 1),
+        *pair("under 30", lambda batch: percent(batch.positions_short), 3),
+        *pair("tokens", lambda batch: short(batch.tokens.mean), 4),
+    ]
+    notes = [
+        "late texts: how many reach the last quarter of a batch's positions (median).",
+        "late error: standard error of a variance taken from those, relative to it.",
+    ]
+    return Grid("What batches hold", columns, notes)
+
+
+def _by_position(report: BatchReport, top: int) -> Grid:
+    size = usual_size(report)
+    counts = {"all": report.kept.positions}
+    counts |= {order: filling_of(report, size, order).positions for order in ("random", "length")}
+    rows = spaced(len(counts["all"]), top)
+    columns = [
+        Column("position", "", align(str(row) for row in rows)),
+        Column("texts", "in all", align(_count(count) for count in counts["all"][rows])),
+    ]
+    for order in ("random", "length"):
+        columns.append(Column("a batch", ORDERS[order], aligned(counts[order][rows])))
+    for order in ("random", "length"):
+        errors = align(percent(_error(count)) for count in counts[order][rows])
+        columns.append(Column("error", ORDERS[order], errors, rank=1))
+    notes = [
+        "a batch: how many of its texts reach the position, in batches that have it.",
+        "error: standard error of a variance from so many texts, relative to it.",
+    ]
+    return Grid(f"By position, in batches of {grouped(size)}", columns, notes)
+
+
+def _count(texts: float) -> str:
+    return UNKNOWN if math.isnan(texts) else f"{texts:,g}"
+
+
+def _error(count: float) -> float:
+    return math.sqrt(2 / (count - 1)) if count > 1 else math.nan
+
+
+def filling_of(report: BatchReport, size: int, order: str) -> BatchFilling:
+    """Return what batches of one size and order hold."""
+    (found,) = (b for b in report.batches if (b.batch_size, b.order) == (size, order))
+    return found
+
+
+def usual_size(report: BatchReport) -> int:
+    """Return the size of the batches whose positions are shown."""
+    return max((s for s in batch_sizes(report) if s <= USUAL_SIZE), default=batch_sizes(report)[0])
+
+
+def batch_sizes(report: BatchReport) -> list[int]:
+    """Return the batch sizes that were drawn."""
+    return sorted({batch.batch_size for batch in report.batches})

@@ -1,0 +1,90 @@
+"""The list of a model's normalization layers as a table, for a terminal or in Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from normscope.escaping import counted, grouped, printable
+from normscope.render.grid import Column, Grid
+from normscope.render.markdown import joined, markdown_table
+from normscope.render.numbers import UNKNOWN, align, aligned, short
+from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.results.layers import Outline, OutlinedLayer
+
+
+def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | None = None) -> str:
+    """Return one row a layer, as text with line ends; what all layers share stands above the table.
+
+    Nothing in the outline is taken for markup, and no escape codes are in the text but the colours
+    that `screen` asks for.
+    """
+    screen = screen or Screen()
+    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    grid, shared = outline_grid(outline, verbose)
+    top = [flow(about(outline), screen, "bold")] + ([flow(shared, screen, "")] if shared else [])
+    return printed([*top, *drawn(grid, screen)], screen)
+
+
+def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
+    """Return what `render_outline` shows as GitHub-flavoured Markdown, no name cut."""
+    grid, shared = outline_grid(outline, verbose)
+    parts = [f"## {joined(about(outline))}", *([joined(shared)] if shared else []), *markdown_table(grid)]
+    return "\n\n".join(parts) + "\n"
+
+
+def about(outline: Outline) -> list[str]:
+    """Say which model it is."""
+    model = outline.model
+    revision = [f"revision {model.revision}"] if model.revision else []
+    parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
+    return [printable(part) for part in parts]
+
+
+def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
+    """Return the table, and in words what is the same in all of its layers and so not in it."""
+    layers = outline.layers
+    columns = {
+        "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
+        "features": Column("features", "", align(_features(layer) for layer in layers)),
+        "eps": Column("eps", "", aligned((layer.eps for layer in layers), 1), rank=2),
+        "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
+        "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
+    }
+    alike = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
+    shared = [_words(name, columns[name].cells[0].strip()) for name in alike]
+    grid = Grid(
+        counted(len(layers), "normalization layer"),
+        [
+            *_names(layers, verbose),
+            *(column for name, column in columns.items() if name not in alike),
+            Column("place", "", [printable(layer.place) for layer in layers]),
+            Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
+        ],
+    )
+    return grid, [f"{_each(layers)}: {shared[0]}", *shared[1:]] if shared else []
+
+
+def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
+    if not verbose:
+        return [Column("layer", "", [layer.name for layer in layers], names=True)]
+    full = [printable(layer.name) for layer in layers]
+    return [
+        Column("#", "", align(str(layer.index) for layer in layers)),
+        Column("layer", "", full, wraps=True),
+    ]
+
+
+def _each(layers: Sequence[OutlinedLayer]) -> str:
+    return "the layer" if len(layers) == 1 else "each"
+
+
+def _words(name: str, cell: str) -> str:
+    words = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
+    return words.get(name, f"{name} {cell}")
+
+
+def _features(layer: OutlinedLayer) -> str:
+    return UNKNOWN if layer.features is None else grouped(layer.features)
+
+
+def _size(parameters: int) -> str:
+    return f"{short(parameters / 1e9)}B" if parameters >= 1e9 else f"{short(parameters / 1e6)}M"

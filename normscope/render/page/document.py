@@ -1,0 +1,131 @@
+"""The whole page: its head, with a policy that lets it load nothing, its parts, and its data once."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from normscope._version import __version__
+from normscope.escaping import printable
+from normscope.render.html_markup import Markup, embedded, join, tag
+from normscope.render.page.chart_registry import figures
+from normscope.render.page.chart_style import CHOSEN
+from normscope.render.page.charts_one_layer import start
+from normscope.render.page.figure import DATA, Figure, Slice
+from normscope.render.page.parts import Part, headings
+from normscope.render.page.sections import section
+from normscope.render.page.vega import ON_PAGE, script
+from normscope.results.glossary.entry import NOTATION
+
+
+def html(parts: Sequence[Part], layers: Sequence[int | None]) -> str:
+    """Return the page of parts; `layers` are those chosen at first, None for the one least like BN."""
+    titles = headings(parts)
+    starts = [start(part) if layer is None else layer for part, layer in zip(parts, layers, strict=True)]
+    drawn = [figures(part) for part in parts]
+    ids = [f"part-{number}" for number in range(1, len(parts) + 1)]
+    body = [section(*each) for each in zip(ids, titles, parts, drawn, starts, strict=True)]
+    data = {
+        "data": DATA,
+        "chosen": CHOSEN,
+        "config": ON_PAGE,
+        "parts": [_data(*each) for each in zip(ids, parts, drawn, starts, strict=True)],
+    }
+    models = dict.fromkeys(printable(part.model.id) for part in parts)
+    title = f"{', '.join(models)}: BN beside LN"
+    return _document(title, _navigation(ids, titles), join(*body), embedded(data))
+
+
+def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
+    scripts = [script(), _resource("page.js")]
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src {' '.join(map(_hashed, scripts))}"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", Markup(_resource("page.css"))),
+    )
+    whole = tag(
+        "body",
+        tag("a", "Skip to the findings", class_="skip", href="#findings"),
+        tag("header", tag("h1", title), tag("p", _INTRODUCTION, class_="about"), _WITHOUT_SCRIPTS),
+        navigation,
+        tag("main", body, id="findings", tabindex="-1"),
+        tag("footer", tag("p", f"Notation. {NOTATION}"), tag("p", _made_by())),
+        tag("script", Markup(data), id="data", type="application/json"),
+        *(tag("script", Markup(text)) for text in scripts),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, whole, lang='en')}\n"
+
+
+_INTRODUCTION = (
+    "How the statistics that BatchNorm (BN) would use differ from those that the model's normalization "
+    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, positions and features."
+)
+
+
+_WITHOUT_SCRIPTS = tag("noscript", tag("p", "The charts need JavaScript; their words and tables do not."))
+
+
+def _made_by() -> str:
+    return (
+        f"Made by normscope {__version__}. This file is complete: it loads nothing, and can be kept and sent."
+    )
+
+
+def _hashed(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _resource(name: str) -> str:
+    return files("normscope.render.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup:
+    links = [tag("li", tag("a", title, href=f"#{id}")) for id, title in zip(ids, titles, strict=True)]
+    return tag("nav", tag("ul", *links), aria_label="Parts of this page")
+
+
+def _data(id: str, part: Part, drawn: Sequence[Figure], layer: int) -> dict[str, Any]:
+    """Return what the page's script draws of a part; names of layers are there once, and looked up."""
+    return {
+        "id": id,
+        "start": layer,
+        "names": [printable(name) for name in part.layers],
+        "labels": part.labels,
+        "figures": [
+            {
+                "id": f"{id}-{figure.name}",
+                "title": figure.title,
+                "spec": figure.spec,
+                "perLayer": figure.per_layer,
+                "heads": figure.heads if figure.per_layer else {},
+                "slices": [_slice(figure, each) for each in figure.slices],
+            }
+            for figure in drawn
+        ],
+    }
+
+
+def _slice(figure: Figure, part: Slice | None) -> dict[str, Any] | None:
+    """Return the columns that the chart draws, or that its table shows where that is made anew."""
+    if part is None:
+        return None
+    spec = json.dumps(figure.spec)
+    tabled = figure.heads if figure.per_layer else ()
+    looked_up = ("label", "name") if "layer" in part.columns else ()
+    kept = {
+        key: column
+        for key, column in part.columns.items()
+        if key not in looked_up and (key in tabled or key in spec or key == "layer")
+    }
+    return {"columns": kept, **({"says": part.says} if figure.per_layer else {})}

@@ -1,0 +1,180 @@
+"""One part of a page: its findings in words, then its charts, each in words and with a table."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from normscope.escaping import printable
+from normscope.render.compare import about
+from normscope.render.html_markup import Markup, join, tag
+from normscope.render.numbers import with_interval
+from normscope.render.page import captions as words
+from normscope.render.page.figure import Figure, Slice, table
+from normscope.render.page.parts import Part
+from normscope.render.summary import headline, workload
+from normscope.results.compare import Comparison
+from normscope.results.glossary.lookup import ENTRIES
+from normscope.results.reading import Saved
+from normscope.results.why import Finding, WhyReport
+
+SEPARATOR = " · "
+# Where charts stand, by the heading above them.
+OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
+CLAIMS = "Which of the article's claims hold?"
+WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
+
+
+def section(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int) -> Markup:
+    """Return the section of one part: its findings in words, its charts, and where the numbers are from."""
+    by_name = {figure.name: figure for figure in drawn}
+    sections = [_in_short(id, part, drawn)]
+    for (heading, names), kind in ((OVERVIEW, "overview"), (WIDE, "overview wide")):
+        shown = [_figure(id, by_name[name], 0) for name in names if name in by_name]
+        sections += [tag("h3", heading), tag("div", *shown, class_=f"figures {kind}")] if shown else []
+    sections += _one_layer(id, part, [figure for figure in drawn if figure.per_layer], layer)
+    sections += _claims(id, part.why) if part.why else []
+    sections += _measured(part)
+    head = tag("h2", title, id=f"{id}-title"), tag("p", _facts(part), class_="facts")
+    return tag("section", *head, *sections, id=id, aria_labelledby=f"{id}-title")
+
+
+def _facts(part: Part) -> str:
+    """Say which model it is, and what was fed to it."""
+    result: Any = part.files[0][1] if part.comparison is None else part.comparison.reports[0]
+    left_out = [part.left_out] if part.left_out else []
+    return SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
+
+
+def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
+    """Return what the charts show, a sentence or two each, with its numbers; questions lead to charts."""
+    said = [
+        tag("li", tag("a", figure.title, href=f"#{id}-{figure.name}"), " ", figure.slices[0].says)
+        for figure in drawn
+        if not figure.per_layer and figure.slices[0]
+    ]
+    said += (
+        [tag("li", tag("a", CLAIMS, href=f"#{id}-claims"), " ", words.claims(part.why))] if part.why else []
+    )
+    nothing = None if said else tag("p", "There are no numbers to show.")
+    return join(tag("h3", "In short"), nothing, tag("ul", *said, class_="short") if said else None)
+
+
+def _one_layer(id: str, part: Part, shown: Sequence[Figure], layer: int) -> list[Markup]:
+    if not shown:
+        return []
+    options = [
+        tag("option", name, value=str(number), selected=number == layer)
+        for number, name in enumerate(part.layers)
+    ]
+    choice = tag(
+        "div",
+        tag("label", "Layer", for_=f"{id}-layer"),
+        tag("select", *options, id=f"{id}-layer"),
+        tag("span", f"Shown: {printable(part.layers[layer])}", id=f"{id}-status", role="status"),
+        class_="choice",
+    )
+    hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about hint")
+    charts = tag("div", *(_figure(id, figure, layer) for figure in shown), class_="figures")
+    return [tag("h3", "One layer"), hint, choice, charts]
+
+
+def _figure(id: str, figure: Figure, layer: int) -> Markup:
+    """Return a chart's place, its words, what is drawn there in the glossary's words, and its table."""
+    part = figure.slice(layer)
+    says = part.says if part else "There are no such numbers of this layer."
+    entries = [ENTRIES[name] for name in figure.metrics]
+    heading = f"{id}-{figure.name}-title"
+    return tag(
+        "figure",
+        tag(
+            "figcaption",
+            tag("h4", figure.title, id=heading),
+            tag("p", entries[0].definition, " ", entries[0].reading, class_="about"),
+            tag("p", says, class_="says") if figure.per_layer else None,
+        ),
+        tag("div", class_="chart", role="img", aria_label=f"{figure.title} {says}"),
+        *(tag("p", note, class_="notes") for note in figure.notes),
+        _defined(entries),
+        _table(figure, part or Slice({key: [] for key in figure.heads}, "")),
+        id=f"{id}-{figure.name}",
+        aria_labelledby=heading,
+    )
+
+
+def _defined(entries: Sequence[Any]) -> Markup:
+    facts = [
+        join(tag("dt", entry.title), *(tag("dd", text) for text in (entry.definition, entry.reading)),
+             tag("dd", tag("code", entry.formula)), tag("dd", f"Source: {entry.source}"))
+        for entry in entries
+    ]  # fmt: skip
+    return tag("details", tag("summary", "What this is: formula and source"), tag("dl", *facts))
+
+
+def _table(figure: Figure, part: Slice) -> Markup:
+    heads, body = table(figure, part)
+    lines = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
+    ]
+    what = tag("caption", figure.title)
+    head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
+    inside = tag("table", what, head, tag("tbody", *lines))
+    region = tag(
+        "div", inside, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {figure.title}"
+    )
+    return tag("details", tag("summary", "The numbers as a table"), region)
+
+
+def _claims(id: str, report: WhyReport) -> list[Markup]:
+    """Return the article's claims with this model's evidence."""
+    listed = tag("ol", *(tag("li", _claim(finding)) for finding in report.claims), class_="claims")
+    about = (
+        "Why NLP uses LayerNorm and not BatchNorm, claim by claim; numbers with 95% intervals, in bold the "
+        "one that decides."
+    )
+    return [tag("h3", CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
+
+
+def _claim(finding: Finding) -> Markup:
+    lines = [
+        tag(
+            "li",
+            f"{with_interval(each.number.value, each.number.low, each.number.high)}: {each.name}",
+            class_="decides" if each.name == finding.decided_by else None,
+        )
+        for each in finding.evidence
+    ]
+    verdict = tag("span", finding.verdict, class_="verdict")
+    return tag(
+        "div",
+        tag("h4", f"{finding.id} ", verdict, f": {finding.claim}"),
+        tag("ul", *lines),
+        tag("p", f"Rule: {finding.rule}.", class_="about"),
+        tag("p", "More: ", tag("code", finding.more), class_="about"),
+        class_=f"claim {finding.verdict}" if finding.verdict in ("holds", "fails") else "claim",
+    )
+
+
+def _measured(part: Part) -> list[Markup]:
+    """Return where the numbers are from, and what the runs warned of."""
+    lines = [tag("li", *_source(file, result)) for file, result in part.files]
+    warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
+    warned = [tag("p", "The runs warned:"), tag("ul", *(tag("li", text) for text in warnings))]
+    return [tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else [])]
+
+
+def _source(file: str, result: Saved) -> Iterator[str]:
+    yield tag("strong", _COMMANDS[type(result).__name__])
+    yield f" ({file}): " if file else ": "
+    if isinstance(result, Comparison):
+        sides = zip(result.reports, "AB", strict=True)
+        yield "; ".join(SEPARATOR.join(about(side, name)) for side, name in sides)
+        return
+    yield SEPARATOR.join([*headline(result), *workload(result)])
+
+
+_COMMANDS = {
+    "Report": "normscope inspect",
+    "BatchReport": "normscope batches",
+    "WhyReport": "normscope why",
+    "SwapReport": "normscope swap",
+    "Comparison": "normscope compare",
+}

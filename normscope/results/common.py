@@ -1,0 +1,74 @@
+"""What a run found: frozen, plain, and equal to itself after a trip through JSON.
+
+Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
+A number that is unknown, for want of data or because it does not apply, is NaN here and null
+in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
+normalise.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from normscope.results.base import Record
+
+# Spelled out, since the readers take the element type off them: numpy's own short form has changed.
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Summary(Record):
+    """Many numbers in five: how many, their mean, biased standard deviation, least and largest."""
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInfo(Record):
+    """Which model was measured; `parameters` counts its weights."""
+
+    id: str
+    revision: str | None
+    commit: str | None
+    architecture: str
+    dtype: str
+    device: str
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class RunInfo(Record):
+    """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
+
+    `medium` is what its samples, counted in `texts`, are: text, image, audio, or several side by side.
+    `position_bins` are the first positions of the bins that late positions share, None where every one
+    stands alone; `batch_tokens` the most token slots of a batch where their number decided its size.
+    Of `tokens`, `unknown_tokens` are the tokenizer's unknown one, and of `texts`, `repeated_texts` are an
+    earlier one once more; both are None where the texts are not known.
+    """
+
+    texts: int
+    tokens: int
+    skipped_texts: int
+    truncated_texts: int
+    positions: int
+    max_length: int | None
+    special_tokens: str | None
+    batch_size: int | None
+    batches: int
+    order: str | None
+    padding_share: float
+    seconds: float
+    medium: str = "text"
+    position_bins: tuple[int, ...] | None = None
+    batch_tokens: int | None = None
+    unknown_tokens: int | None = None
+    repeated_texts: int | None = None

@@ -1,0 +1,240 @@
+"""The glossary's entries on the noise of BatchNorm's batches, layer by layer."""
+
+from normscope.results.glossary.entry import POWERNORM, TID, Entry, Topic
+
+SD = "sd = sqrt(variance), sd_B = sqrt(variance_B)"
+RUNNING_SD = "; sd_r = sqrt(running_var)"
+OVER_B = "; summarised over B"
+CODE = TID + ", the form in the authors' published code"
+PYTORCH = "PyTorch: BatchNorm1d (momentum), but from the first batch, not from 0 and 1"
+NOISE_RANGE = "0 or more; null for a batch of fewer than two tokens"
+
+NOISE = Topic(
+    "What BatchNorm would see in training: a batch B of texts beside all kept texts",
+    (
+        Entry(
+            name="batch_size",
+            title="texts per batch that is put together",
+            definition="How many texts are merged into each batch. The model is not run again: a batch is "
+            "the exact merge of its texts' counts, means and sums of squares.",
+            formula="b = number of n in B",
+            range="1 or more",
+            reading="The noise of a mean falls about as 1 / sqrt(b) in random batches.",
+            source="Chan, Golub & LeVeque 1979, STAN-CS-79-773",
+            commands=("batches",),
+            see_also=("tid", "run.batch_size"),
+            columns=("texts a batch",),
+        ),
+        Entry(
+            name="tid",
+            title="training inference discrepancy, norm ratio",
+            definition="How far the statistics of one batch, which BatchNorm uses in training, are from "
+            "those of all kept texts, which stand for what it uses in inference, relative to the latter's "
+            "standard deviations.",
+            formula=SD + "; norms over d" + OVER_B,
+            range="two summaries",
+            reading="Large at a batch size that is used: what was learned with batch statistics does not "
+            "hold with fixed ones.",
+            source=TID,
+            commands=("batches",),
+            see_also=("tid_elementwise", "distance", "feature"),
+        ),
+        Entry(
+            name="tid.mean",
+            title="how far batch means are off",
+            definition="The distance between a batch's mean and that of all kept texts, over features, "
+            "relative to the standard deviations of all.",
+            formula="||mean_B - mean||_2 / ||sd||_2; " + SD + OVER_B,
+            range=NOISE_RANGE,
+            reading="0.1: means are off by a tenth of a standard deviation, in the root mean square. The "
+            "widest features count most.",
+            source=TID,
+            commands=("batches",),
+            see_also=("summary", "tid_elementwise.mean", "tid.length_ratio"),
+            columns=("random", "noise of mean", "of mean log scale"),
+        ),
+        Entry(
+            name="tid.variance",
+            title="how far batch standard deviations are off",
+            definition="The distance between a batch's standard deviations and those of all kept texts, "
+            "over features, relative to the latter.",
+            formula="||sd_B - sd||_2 / ||sd||_2; " + SD + OVER_B,
+            range=NOISE_RANGE,
+            reading="It is of standard deviations, in spite of its name, which is the paper's.",
+            source=TID,
+            commands=("batches",),
+            see_also=("summary", "tid_elementwise.variance"),
+            columns=("noise of sd",),
+        ),
+        Entry(
+            name="tid.length_ratio",
+            title="what batching by length does to the noise",
+            definition="The average tid.mean of batches of texts of like length over that of random batches "
+            "of as many texts. In the table of layers only.",
+            formula="tid.mean by length / tid.mean at random, averages over B",
+            range="0 or more",
+            reading="2: with like lengths together, batch means are twice as far off. Above 1, what saves "
+            "padding costs BatchNorm.",
+            source="normscope's own",
+            commands=("batches",),
+            see_also=("tid.mean", "padding_share"),
+            columns=("by length",),
+        ),
+        Entry(
+            name="tid_elementwise",
+            title="the same discrepancy, feature by feature",
+            definition="The discrepancy of each feature relative to its own standard deviation in the "
+            "batch, averaged over the features that vary in the batch.",
+            formula=SD + "; averaged over d with sd_B[d] > 0" + OVER_B,
+            range="two summaries",
+            reading="All features weigh alike, where tid is ruled by the widest few.",
+            source=CODE,
+            commands=("batches",),
+            see_also=("tid",),
+        ),
+        Entry(
+            name="tid_elementwise.mean",
+            title="batch means, feature by feature",
+            definition="How far a batch's mean of a feature is from that of all kept texts, in the batch's "
+            "standard deviations of that feature, averaged over the features that vary in the batch.",
+            formula="average over d of |mean[d] - mean_B[d]| / sd_B[d]; " + SD + OVER_B,
+            range=NOISE_RANGE,
+            reading="Large where a feature hardly varies within one batch.",
+            source=CODE,
+            commands=("batches",),
+            see_also=("summary", "tid.mean"),
+            columns=("by feature of mean",),
+        ),
+        Entry(
+            name="tid_elementwise.variance",
+            title="batch standard deviations, feature by feature",
+            definition="How far a feature's standard deviation over all kept texts is from the batch's, "
+            "relative to the batch's, averaged over the features that vary in the batch.",
+            formula="average over d of |sd[d] / sd_B[d] - 1|; " + SD + OVER_B,
+            range=NOISE_RANGE,
+            reading="0: batches vary in each feature just as all texts do.",
+            source=CODE,
+            commands=("batches",),
+            see_also=("summary", "tid.variance"),
+            columns=("by feature of sd",),
+        ),
+        Entry(
+            name="distance",
+            title="PowerNorm's distance of batches from all texts",
+            definition="The plain distance between the statistics of a batch and those of all kept texts, "
+            "by the number of features. PowerNorm's figure has running statistics in their place.",
+            formula="(1/D) ||.||_2 over d" + OVER_B,
+            range="two summaries",
+            reading="It has the units of the activations: compare batch sizes at one layer, not layers.",
+            source=POWERNORM,
+            commands=("batches",),
+            see_also=("tid", "own_output.distance"),
+        ),
+        Entry(
+            name="distance.mean",
+            title="distance of batch means",
+            definition="The distance between a batch's mean and that of all kept texts, by the number of "
+            "features.",
+            formula="(1/D) ||mean_B - mean||_2" + OVER_B,
+            range=NOISE_RANGE,
+            reading="A few outlier features can be nearly all of it.",
+            source=POWERNORM,
+            commands=("batches",),
+            see_also=("summary", "tid.mean"),
+            columns=("distance of mean",),
+        ),
+        Entry(
+            name="distance.variance",
+            title="distance of batch variances",
+            definition="The distance between a batch's variance and that of all kept texts, by the number "
+            "of features.",
+            formula="(1/D) ||variance_B - variance||_2" + OVER_B,
+            range=NOISE_RANGE,
+            reading="Of variances, not of standard deviations: it grows with the square of the scale.",
+            source=POWERNORM,
+            commands=("batches",),
+            see_also=("summary", "tid.variance"),
+            columns=("distance of variance",),
+        ),
+        Entry(
+            name="running",
+            title="BatchNorm's running statistics over the batches",
+            definition="The exponential averages that BatchNorm would keep over the batches in their order, "
+            "with the momentum m. The variance that goes in is the unbiased one. They begin with the first "
+            "batch.",
+            formula="running_mean = (1 - m) running_mean + m mean_B; "
+            "running_var = (1 - m) running_var + m variance_B N_B / (N_B - 1); "
+            "N_B = valid tokens of B",
+            range="shares of a standard deviation; null without --momentum",
+            reading="What inference really uses: m = 0.1 remembers about the last ten batches.",
+            source=PYTORCH,
+            commands=("batches",),
+            see_also=("momentum", "stored_gap", "tid"),
+        ),
+        Entry(
+            name="running.mean",
+            title="how far the running mean ends from all texts",
+            definition="After the last batch: the distance between the running mean and the mean of all "
+            "kept texts, relative to the standard deviations of all.",
+            formula="||running_mean - mean||_2 / ||sd||_2; " + SD,
+            range="0 or more; null without batches of two tokens",
+            reading="What is left of the batches' noise after averaging.",
+            source=PYTORCH,
+            commands=("batches",),
+            see_also=("tid.mean", "stored_gap.mean"),
+            columns=("at the end of mean",),
+        ),
+        Entry(
+            name="running.variance",
+            title="how far the running sd ends from all texts",
+            definition="After the last batch: the distance between the roots of the running variances and "
+            "the standard deviations of all kept texts, relative to the latter.",
+            formula="||sd_r - sd||_2 / ||sd||_2" + RUNNING_SD,
+            range="0 or more; null without batches of two tokens",
+            reading="Batches vary less than all texts together, so that it does not fall to 0 with small "
+            "ones.",
+            source=PYTORCH,
+            commands=("batches",),
+            see_also=("tid.variance", "stored_gap.variance"),
+            columns=("at the end of sd",),
+        ),
+        Entry(
+            name="running.tid",
+            title="batches beside the running statistics",
+            definition="How far each batch is from the running statistics before it, relative to those: the "
+            "discrepancy between training and inference as its authors have it.",
+            formula="norms over d" + RUNNING_SD + ", before B" + OVER_B + " after the first",
+            range="two summaries",
+            reading="Above tid: the running statistics themselves are noisy.",
+            source=TID,
+            commands=("batches",),
+            see_also=("tid", "running"),
+        ),
+        Entry(
+            name="running.tid.mean",
+            title="batch means beside the running mean",
+            definition="The distance between a batch's mean and the running mean before it, over features, "
+            "relative to the roots of the running variances.",
+            formula="||mean_B - running_mean||_2 / ||sd_r||_2" + RUNNING_SD + OVER_B + " after the first",
+            range=NOISE_RANGE,
+            reading="PowerNorm draws such a distance for texts and for images: in texts it is larger.",
+            source=TID,
+            commands=("batches",),
+            see_also=("summary", "tid.mean"),
+            columns=("to running of mean",),
+        ),
+        Entry(
+            name="running.tid.variance",
+            title="batch sds beside the running ones",
+            definition="The distance between a batch's standard deviations and the roots of the running "
+            "variances before it, over features, relative to the latter.",
+            formula="||sd_B - sd_r||_2 / ||sd_r||_2" + RUNNING_SD + OVER_B + " after the first",
+            range=NOISE_RANGE,
+            reading="0: every batch varies as those before it did.",
+            source=TID,
+            commands=("batches",),
+            see_also=("summary", "tid.variance"),
+            columns=("to running of sd",),
+        ),
+    ),
+)

@@ -1,0 +1,72 @@
+"""One entry of the glossary, the notation of its formula, and the sources that entries share."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+EXPLAIN_SCHEMA = "normscope.explain/1"
+
+NOTATION = (
+    "n: sample, t: position, d: feature, of D. V: the valid tokens (n, t): no padding, no excluded "
+    "special token, all finite; |V| of them, n_t at position t, T_n in sample n. x enters the layer, "
+    "y leaves its normalization, before scale and shift. Variances are biased."
+)
+
+OWN = "normscope's own"
+LAYERNORM = "Ba, Kiros & Hinton 2016, Layer Normalization, arXiv 1607.06450; PyTorch: LayerNorm"
+BATCHNORM = "Ioffe & Szegedy 2015, Batch Normalization, arXiv 1502.03167; PyTorch: BatchNorm1d"
+INSTANCENORM = "Ulyanov et al. 2016, Instance Normalization, arXiv 1607.08022; PyTorch: InstanceNorm1d"
+GROUPNORM = "Wu & He 2018, Group Normalization, arXiv 1803.08494, with one group; PyTorch: GroupNorm"
+KELLEY = "Kelley 1935, An unbiased correlation ratio measure, PNAS 21; so used, normscope's own"
+TID = "Wang et al. 2022 (NeurIPS), Training Inference Discrepancy, arXiv 2210.05153"
+POWERNORM = "Shen et al. 2020 (ICML), PowerNorm, arXiv 2003.07845, figure 2"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What there is to know about one number of the reports.
+
+    `name` is its path in the JSON, less the lists on the way: `agreement.feature` is in each of
+    `layers`. `formula` is plain text in `NOTATION`, its lines parted by "; ". `source` is where the
+    definition is from. `commands` are those that print it, `see_also` the names of other entries,
+    and `columns` what it is called in tables: a column's title and the line below it.
+    """
+
+    name: str
+    title: str
+    definition: str
+    formula: str
+    range: str
+    reading: str
+    source: str
+    commands: tuple[str, ...]
+    see_also: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A titled group of entries, in the order in which they are listed."""
+
+    title: str
+    entries: tuple[Entry, ...]
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(entry).items()}
+
+
+@dataclass(frozen=True)
+class Glossary:
+    """Some entries, or all, as they are written."""
+
+    entries: tuple[Entry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries as plain JSON values, in the documented schema `normscope.explain/1`."""
+        return {"schema": EXPLAIN_SCHEMA, "notation": NOTATION, "entries": list(map(_plain, self.entries))}
+
+    def to_json(self) -> str:
+        """Return the entries as strict JSON text."""
+        from normscope.results.atomic_write import write_json
+
+        return write_json(self.to_dict(), None, None)

@@ -1,0 +1,188 @@
+"""The glossary's entries on what a layer is, and on how far it was understood."""
+
+from normscope.results.glossary.entry import OWN, Entry, Topic
+
+LAYER = Topic(
+    "What a layer is, and whether it was understood",
+    (
+        Entry(
+            name="index",
+            title="the layer's number in the model",
+            definition="Its place among all normalization layers, in the order in which the model registers "
+            "its modules; layers that were not chosen count, too.",
+            formula="index = 0, 1, 2, ...",
+            range="0 or more",
+            reading="It stays the same whatever --layer and --exclude choose.",
+            source="PyTorch: Module.named_modules",
+            commands=("inspect", "layers"),
+            see_also=("place",),
+            columns=("#",),
+        ),
+        Entry(
+            name="kind",
+            title="which formula the layer follows",
+            definition="Told by what the layer does: the formula that turns its first real input into its "
+            "real output. layers tries one of each class alone, on random rows. PyTorch's own batch, group "
+            "and instance norms go by their class.",
+            formula="layernorm: y = (x - mean_d x) / sqrt(var_d x + eps); "
+            "rmsnorm: y = x / sqrt(mean_d(x^2) + eps); "
+            "l2norm: y = x / max(||x||_2, eps); "
+            "batchnorm: y = (x - mean[d]) / sqrt(var[d] + eps); "
+            "groupnorm, instancenorm: the same, per sample and group",
+            range="layernorm, rmsnorm, l2norm, batchnorm, groupnorm, instancenorm, other",
+            reading="A layer is other when none of the formulas gives its output; then only its input is "
+            "measured.",
+            source="PyTorch: LayerNorm, RMSNorm, BatchNorm1d, GroupNorm, InstanceNorm1d, normalize",
+            commands=("inspect", "layers"),
+            see_also=("own_error", "eps", "affine"),
+        ),
+        Entry(
+            name="features",
+            title="how many features a row has",
+            definition="D, the number of features that each row of the layer's input has: the hidden size, "
+            "the size of one head in a per-head layer, the channels of a convolution.",
+            formula="D = number of d",
+            range="1 or more; null in layers where only an input will tell",
+            reading="LayerNorm averages over D numbers, BatchNorm keeps D pairs.",
+            source=OWN,
+            commands=("inspect", "layers"),
+            see_also=("parameters",),
+        ),
+        Entry(
+            name="eps",
+            title="what is added to the variance",
+            definition="The constant that keeps the layer's division finite. Where a module holds none, it "
+            "is the one of those tried that gives its real output.",
+            formula="y = (x - mean) / sqrt(variance + eps); l2norm: y = x / max(||x||_2, eps)",
+            range="0 or more; null where it is not known",
+            reading="It matters where variances come near it. Views are normalised with the layer's own.",
+            source="PyTorch: LayerNorm, BatchNorm1d, RMSNorm (whose None is float32's machine epsilon)",
+            commands=("inspect", "layers"),
+            see_also=("kind", "token.variance"),
+        ),
+        Entry(
+            name="affine",
+            title="the scale and shift after the formula",
+            definition="Which learned vectors the layer applies to y, by feature.",
+            formula="weight+bias: y * weight + bias; weight: y * weight; 1+weight: y * (1 + weight)",
+            range="none, weight, bias, weight+bias; with 1+weight for weight where that is how it scales",
+            reading="A weight of 0 leaves a feature as it is under 1+weight (Gemma), and clears it "
+            "otherwise.",
+            source="PyTorch: LayerNorm (elementwise_affine); Gemma in transformers for 1+weight",
+            commands=("inspect", "layers"),
+            see_also=("kind", "outliers.affine_outliers"),
+        ),
+        Entry(
+            name="parameters",
+            title="how many weights the layer holds",
+            definition="The elements of the parameters of this one normalization layer.",
+            formula="parameters = elements of weight + elements of bias",
+            range="0 or more",
+            reading="2 D for a LayerNorm with its affine, D for an RMSNorm, 0 without one.",
+            source="PyTorch: Module.parameters",
+            commands=("layers",),
+            see_also=("model.parameters", "affine"),
+        ),
+        Entry(
+            name="place",
+            title="where in the model the layer stands",
+            definition="Told by the model's structure and its Python code: outside the repeated blocks, or "
+            "in one, before or after what the block adds to its input.",
+            formula="pre-norm: x + f(norm(x)); "
+            "post-norm: norm(x + f(x)) or x + norm(f(x)); "
+            "per-head: in attention, as wide as one head",
+            range="embeddings, pre-norm, post-norm, per-head, final, head, other",
+            reading="A pre-norm sees the sum of all blocks so far, a post-norm's input starts anew each "
+            "time.",
+            source="Xiong et al. 2020, On Layer Normalization in the Transformer, arXiv 2002.04745",
+            commands=("layers",),
+            see_also=("kind",),
+        ),
+        Entry(
+            name="calls",
+            title="how often the layer ran",
+            definition="The calls of this layer that were measured. Calls with another number of features "
+            "are left out, and a warning says so.",
+            formula="calls = forward passes of this module",
+            range="0 or more",
+            reading="0: the layer was never reached. More than run.batches: it is shared, or runs in a "
+            "loop, and sees each token as often.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("run.batches", "calls_per_forward", "count"),
+        ),
+        Entry(
+            name="call",
+            title="which of a forward's calls it is",
+            definition="Where the calls of one module in a forward are told apart: the number of this one.",
+            formula="call = 1, 2, ... up to calls_per_forward",
+            range="1 or more; null where all calls are pooled",
+            reading="A module that is used several times sees another input each time, as in ALBERT.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("calls_per_forward", "calls"),
+        ),
+        Entry(
+            name="calls_per_forward",
+            title="how often one forward runs the layer",
+            definition="The most calls of this layer in one forward pass of the model.",
+            formula="calls_per_forward = max over forwards of calls in it",
+            range="0 or more",
+            reading="Above 1 without a call number: the statistics pool inputs from several places.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("call", "calls", "count"),
+        ),
+        Entry(
+            name="layout",
+            title="the axes of the layer's input",
+            definition="Which axis is what, in order: B text, T position, H head, D feature, N the layer's "
+            "own sequence, such as pooled positions. A probe of unlike sizes tells.",
+            formula="(B, T, D): x[n,t,d] is element d of token t of text n",
+            range="such as (B, T, D); null where the axes could not be told, or it never ran",
+            reading="With (B, D) there are no positions; with N, padding counts where there is any.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("features", "count"),
+        ),
+        Entry(
+            name="count",
+            title="how many rows the layer's numbers rest on",
+            definition="The rows of the layer's input that count: its valid tokens, once for each call and, "
+            "in a per-head layer, once for each head.",
+            formula="count = |V|",
+            range="0 or more",
+            reading="With one call a batch and no heads it is run.tokens less nonfinite.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("run.tokens", "nonfinite", "calls"),
+            columns=("tokens",),
+        ),
+        Entry(
+            name="nonfinite",
+            title="rows left out for NaN or infinity",
+            definition="The rows with a NaN or an infinite element, or whose variance is beyond float64. "
+            "They would spoil every sum, so they are left out of V.",
+            formula="nonfinite = rows (n, t) whose variance over d is not finite",
+            range="0 or more",
+            reading="Above 0 the model overflows somewhere before this layer: try --dtype float32.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("count",),
+        ),
+        Entry(
+            name="own_error",
+            title="how well the layer was understood",
+            definition="The largest gap, over all rows and features, between what our formula for the layer "
+            "gives and what the layer really put out, relative to the root mean square of that output. "
+            "Where each head has an affine of its own, both are taken before it.",
+            formula="own_error = max |affine(y) - output| / sqrt(mean of output^2)",
+            range="0 or more; null where no formula fits",
+            reading="1e-6 to 1e-5 in float32, 0.01 to 0.1 in bfloat16. Above 1e-3 and 64 machine epsilons "
+            "of the output's dtype a warning says that y and what is made of it are approximate.",
+            source=OWN,
+            commands=("inspect",),
+            see_also=("kind", "eps", "affine"),
+        ),
+    ),
+)

@@ -1,0 +1,89 @@
+"""A name, a path in the JSON or a column's title -> its entry; what is unknown gets near names."""
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from normscope.errors import UsageError
+from normscope.escaping import quoted
+from normscope.results.glossary.agreement import COMPARISON
+from normscope.results.glossary.batch_composition import FILLING
+from normscope.results.glossary.batch_noise import NOISE
+from normscope.results.glossary.claims import CLAIMS
+from normscope.results.glossary.compare import DRIFT
+from normscope.results.glossary.entry import Entry
+from normscope.results.glossary.explained_variance import EXPLAINED
+from normscope.results.glossary.layer import LAYER
+from normscope.results.glossary.outliers import OUTLIERS
+from normscope.results.glossary.plan import PLAN
+from normscope.results.glossary.run import RUN
+from normscope.results.glossary.swap import SWAP
+from normscope.results.glossary.views import VIEWS
+
+TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
+ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
+
+# The parts of the reports whose names are no part of an entry's.
+LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
+# What numbers are made of that have an entry for all of them.
+MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
+
+
+def explain(name: str) -> Entry:
+    """Return what there is to know about one number of the reports.
+
+    `name` is its path in the JSON, with or without the lists on the way (`agreement.feature`,
+    `.layers[0].agreement.feature`), or what it is called in a table (`LN mean`, of which there are
+    two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
+    Raises UsageError when there is no such number.
+    """
+    return found(name)[0]
+
+
+def found(name: str) -> tuple[Entry, ...]:
+    """Return the entries that a name stands for: the one of that name first, then those with such a column.
+
+    A member of a summary (`token.mean.std`), or of an estimate, is explained by the number that it is
+    of and by what a summary is. Raises UsageError when there is none, with the names that come near.
+    """
+    key = _key(name)
+    matches = tuple(entry for entry in ENTRIES.values() if key == _key(entry.name))
+    matches += tuple(entry for entry in ENTRIES.values() if key in map(_key, entry.columns))
+    stem, _, member = key.rpartition(".")
+    for shared, members in MEMBERS.items():
+        if not matches and member in members:
+            matches = tuple(e for e in ENTRIES.values() if stem == _key(e.name) and shared in e.see_also)
+            matches += (ENTRIES[shared],) if matches else ()
+    if matches:
+        return tuple(dict.fromkeys(matches))
+    raise UsageError(
+        f"there is no number {quoted(name)}; expected a path in the JSON or a column's title"
+        f"{_near(key)}; run normscope explain for all of them"
+    )
+
+
+def children(entry: Entry) -> tuple[Entry, ...]:
+    """Return the entries below an entry: those whose names it begins."""
+    return tuple(below for below in ENTRIES.values() if below.name.startswith(entry.name + "."))
+
+
+def _key(name: str) -> str:
+    """Write a name in the one way that all its spellings share."""
+    path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")
+    parts = path.split(".")
+    while len(parts) > 1 and parts[0] in LISTS:
+        del parts[0]
+    return re.sub(r"[\s_-]+", " ", ".".join(parts)).strip()
+
+
+def _near(key: str) -> str:
+    """Name the entries that end or begin with what was asked for, or else those spelled like it."""
+    names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
+    near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
+    near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]
+    near = near or [names[spelled] for spelled in difflib.get_close_matches(key, names, n=4)]
+    return f" (is it {', '.join([*dict.fromkeys(near)][:4])}?)" if near else ""
+
+
+def _spellings(entry: Entry) -> Iterator[str]:
+    yield from map(_key, (entry.name, *entry.columns))

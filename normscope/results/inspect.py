@@ -1,0 +1,305 @@
+"""What a run found: frozen, plain, and equal to itself after a trip through JSON.
+
+Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
+A number that is unknown, for want of data or because it does not apply, is NaN here and null
+in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
+normalise.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from normscope.errors import ReportError
+from normscope.escaping import counted, quoted
+from normscope.results.atomic_write import write_json
+from normscope.results.base import Record, Shown
+from normscope.results.common import Counts, Floats, ModelInfo, RunInfo, Summary
+from normscope.results.json_codec import APART, from_plain, require_schema, to_plain
+
+SCHEMA = "normscope.report/1"
+
+
+MOMENTS_SCHEMA = "normscope.moments/1"
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStats(Record):
+    """Means and variances of groups too many to list (tokens, samples), each summarised."""
+
+    mean: Summary
+    variance: Summary
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStats(Record):
+    """BatchNorm's statistics, one pair per feature over all tokens: mean (D,), variance (D,)."""
+
+    count: int
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class PositionStats(Record):
+    """Per position, BN-style beside LN-style; every array is (T,).
+
+    `count` is the number of samples that reach the position. `mean` and `variance` pool samples
+    and features there, as BatchNorm does with the position as its channel. `token_mean` and
+    `token_variance` average each token's own mean and variance, as LayerNorm takes them. Where late
+    positions share bins a place in the arrays is a bin, `first` its first position, and `count` the
+    tokens in it; `first` is None where every position stands alone.
+    """
+
+    count: Counts
+    mean: Floats
+    variance: Floats
+    token_mean: Floats
+    token_variance: Floats
+    first: Counts | None = None
+
+    @property
+    def numbers(self) -> Counts:
+        """The position at each place of the arrays, or the first one of its bin, (T,)."""
+        return np.arange(len(self.count)) if self.first is None else self.first
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Record):
+    """One mean and one variance for everything the layer saw."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureOutput(Record):
+    """What the layer's own normalization, before its affine, leaves per feature: both (D,)."""
+
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class AffineFit(Record):
+    """R^2 of the best fixed per-feature scale and shift, the most any BN-style layer can do."""
+
+    r2: float
+
+
+@dataclass(frozen=True, eq=False)
+class EffectSize(Record):
+    """One-way ANOVA effect sizes: eta squared and its bias-corrected form epsilon squared."""
+
+    eta2: float
+    epsilon2: float
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedByToken(Record):
+    """The same effect sizes for the token's id, and the share of the tokens whose ids were kept."""
+
+    eta2: float
+    epsilon2: float
+    coverage: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explained(Record):
+    """The share of the variance of x that position, that sample, and that the token's id account for.
+
+    `token` is None where it was not asked for, or the ids are not known.
+    """
+
+    position: EffectSize
+    sequence: EffectSize
+    token: ExplainedByToken | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FirstPosition(Record):
+    """Root mean square of centred tokens at position 0, at the others, and their ratio."""
+
+    rms: float
+    rest_rms: float
+    ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class StoredGap(Record):
+    """How far a BatchNorm's stored statistics are from the corpus's, relative to the stored sds."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class LargeFeatures(Record):
+    """Features whose output is 6 or more in size in at least 6 % of the tokens; every array is (F,).
+
+    `share` is each one's share of the tokens, `largest` its largest |output|.
+    """
+
+    features: Counts
+    share: Floats
+    largest: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MassiveActivations(Record):
+    """Elements of the input over 100 in size, and over 1000 medians of their sample.
+
+    `count` is how many there were, `largest` the largest size; `features` and `positions` are where
+    most of them were, the most first, at most 16 of each.
+    """
+
+    count: int
+    largest: float
+    features: Counts
+    positions: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class AffineOutliers(Record):
+    """Features whose weight, or bias, is over 3 standard deviations from the mean; None without one."""
+
+    weight: Counts | None
+    bias: Counts | None
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers(Record):
+    """What stands out of a layer, each by the rule of its source.
+
+    `llm_int8` is None where the output is not known, `affine_outliers` where there is no affine of
+    several elements. `sd_ratio` is the largest over the median standard deviation of a feature.
+    """
+
+    llm_int8: LargeFeatures | None
+    massive: MassiveActivations
+    affine_outliers: AffineOutliers | None
+    sd_ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierFeature(Record):
+    """One feature of the layers with `width` features that is an outlier in several of them.
+
+    `layers` are their names, `share` how many they are of all measured layers of that width.
+    """
+
+    feature: int
+    width: int
+    layers: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReport(Record):
+    """All numbers of one normalization layer. A part that could not be measured is None.
+
+    `call` tells which of a forward's calls of the module this is, from 1; None when all were pooled.
+    `calls_per_forward` is the most calls in one forward, `calls` the calls that are in these numbers.
+    """
+
+    name: str
+    index: int
+    module: str
+    kind: str
+    features: int
+    eps: float
+    affine: str
+    calls: int
+    layout: str | None
+    count: int
+    nonfinite: int
+    own_error: float
+    token: GroupStats | None
+    feature: FeatureStats | None
+    position: PositionStats | None
+    sequence: GroupStats | None
+    instance: GroupStats | None
+    global_: Scale | None
+    own_output: FeatureOutput | None
+    agreement: Mapping[str, float] | None
+    affine_fit: AffineFit | None
+    explained: Explained | None
+    first_position: FirstPosition | None
+    stored_gap: StoredGap | None = None
+    call: int | None = None
+    calls_per_forward: int = 1
+    outliers: Outliers | None = None
+
+    @property
+    def module_name(self) -> str:
+        """The name of the layer's module in the model: without the number of the call."""
+        return self.name.removesuffix(f"#{self.call}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Record, Shown):
+    """One run over one model; `layers` maps each layer's name to its numbers, in model order.
+
+    `outlier_features` are those that recur across layers. `moments` is what `normscope.merge` needs, a
+    `normscope.statistics.layer_state.RunMoments`, where it was asked for: no part of the JSON, and of no
+    comparison.
+    """
+
+    normscope: str
+    model: ModelInfo
+    run: RunInfo
+    layers: Mapping[str, LayerReport]
+    warnings: tuple[str, ...]
+    outlier_features: tuple[OutlierFeature, ...] = ()
+    moments: Any = field(default=None, metadata=APART)
+
+    def __repr__(self) -> str:
+        run = self.run
+        counts = (len(self.layers), "layer"), (run.texts, "text"), (run.tokens, "token")
+        return f"<Report of {self.model.id}: {', '.join(counted(*each) for each in counts)}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""
+        plain: dict[str, Any] = to_plain(self)
+        return {
+            "schema": SCHEMA,
+            **plain,
+            "layers": list(plain["layers"].values()),
+            "warnings": plain["warnings"],
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
+        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
+        return write_json(self.to_dict(), path, indent)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Report":
+        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
+        require_schema(data, SCHEMA, "a normscope report")
+        layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
+        by_name = {layer.name: layer for layer in layers}
+        if len(by_name) < len(layers):
+            raise ReportError("report.layers has two layers of one name; expected each name once")
+        for layer in layers:
+            _check_lengths(layer)
+        return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
+
+    def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
+        return replace(self, layers=layers)
+
+
+def _check_lengths(layer: LayerReport) -> None:
+    """Raise ReportError where arrays over the same axis differ in length, or from the layer's features."""
+    if layer.features < 0:
+        raise ReportError(f"layer {quoted(layer.name)} has {layer.features} features; expected 0 or more")
+    large = layer.outliers.llm_int8 if layer.outliers else None
+    for part in (layer.feature, layer.position, layer.own_output, large):
+        known = {layer.features} if part and (part is layer.feature or part is layer.own_output) else set()
+        found = {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
+        if len(known.union(found)) > 1:
+            raise ReportError(
+                f"the arrays of layer {quoted(layer.name)} differ in length; expected one length"
+            )

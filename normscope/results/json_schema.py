@@ -1,0 +1,123 @@
+"""The JSON Schema of everything normscope writes, read off the types of the results themselves."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Union
+
+import numpy as np
+
+from normscope.errors import UsageError
+from normscope.escaping import quoted
+from normscope.results.batches import BATCHES_SCHEMA, BatchReport
+from normscope.results.compare import COMPARE_SCHEMA, Comparison
+from normscope.results.glossary.entry import EXPLAIN_SCHEMA, Glossary
+from normscope.results.inspect import SCHEMA, Report
+from normscope.results.json_codec import plain_fields
+from normscope.results.layers import OUTLINE_SCHEMA, Outline
+from normscope.results.plan import PLAN_SCHEMA, RunPlan
+from normscope.results.swap import SWAP_SCHEMA, SwapReport
+from normscope.results.why import WHY_SCHEMA, WhyReport
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# What each command writes, by the name of its schema.
+RESULTS: dict[str, tuple[str, type[Any]]] = {
+    "report": (SCHEMA, Report),
+    "plan": (PLAN_SCHEMA, RunPlan),
+    "layers": (OUTLINE_SCHEMA, Outline),
+    "batches": (BATCHES_SCHEMA, BatchReport),
+    "swap": (SWAP_SCHEMA, SwapReport),
+    "why": (WHY_SCHEMA, WhyReport),
+    "compare": (COMPARE_SCHEMA, Comparison),
+    "explain": (EXPLAIN_SCHEMA, Glossary),
+}
+# Members that a result's JSON has beside those of its type.
+BESIDE: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
+
+Schema = dict[str, Any]
+
+
+def json_schema(name: str | None = None) -> Schema:
+    """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
+
+    `name` is report, plan, layers, batches, swap, why, compare or explain. Members without which a
+    reader of this version cannot do are required; later minor versions may add others. Raises
+    UsageError for another name.
+    """
+    if name is None:
+        several = {key: _result(key) for key in RESULTS}
+        definitions = {key: value for one in several.values() for key, value in one.pop("$defs").items()}
+        return {"$schema": DIALECT, "oneOf": list(several.values()), "$defs": definitions}
+    if name not in RESULTS:
+        raise UsageError(f"there is no schema {quoted(name)}; expected one of {', '.join(RESULTS)}; name one")
+    return {"$schema": DIALECT, **_result(name)}
+
+
+def _result(name: str) -> Schema:
+    version, kind = RESULTS[name]
+    definitions: dict[str, Schema] = {}
+    body = _Types(definitions).record(kind)
+    own = {"schema": {"const": version}, **BESIDE.get(name, {})}
+    return {
+        "title": version,
+        **body,
+        "properties": {**own, **body["properties"]},
+        "required": [*own, *body["required"]],
+        "$defs": definitions,
+    }
+
+
+class _Types:
+    """Types of fields -> schemas; every dataclass is defined once, under its name."""
+
+    def __init__(self, definitions: dict[str, Schema]) -> None:
+        self._definitions = definitions
+
+    def record(self, kind: Any) -> Schema:
+        """Return the schema of a dataclass's own members."""
+        hints = typing.get_type_hints(kind)
+        fields = plain_fields(kind)
+        return {
+            "description": (kind.__doc__ or "").split("\n", maxsplit=1)[0],
+            "type": "object",
+            "properties": {field.name.rstrip("_"): self.of(hints[field.name]) for field in fields},
+            "required": [f.name.rstrip("_") for f in fields if f.default is dataclasses.MISSING],
+        }
+
+    def of(self, kind: Any) -> Schema:
+        """Return the schema of a value of this type."""
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin in (Union, types.UnionType):
+            (present,) = (a for a in arguments if a is not type(None))
+            return {"anyOf": [self.of(present), {"type": "null"}]}
+        if dataclasses.is_dataclass(kind):
+            return self._reference(kind)
+        if origin is np.ndarray:
+            whole = issubclass(typing.get_args(arguments[1])[0], np.integer)
+            return {"type": "array", "items": SCALARS[int if whole else float]}
+        if origin is tuple:
+            return {"type": "array", "items": self.of(arguments[0])}
+        if origin is not None and issubclass(origin, Mapping):
+            return self._mapping(arguments[1])
+        return SCALARS[kind]
+
+    def _mapping(self, kind: Any) -> Schema:
+        # Records know their own names, and are written as a list.
+        if dataclasses.is_dataclass(kind):
+            return {"type": "array", "items": self.of(kind)}
+        return {"type": "object", "additionalProperties": self.of(kind)}
+
+    def _reference(self, kind: Any) -> Schema:
+        if kind.__name__ not in self._definitions:
+            self._definitions[kind.__name__] = {}  # Its place, before what is below it.
+            self._definitions[kind.__name__].update(self.record(kind))
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+
+
+SCALARS: dict[Any, Schema] = {
+    int: {"type": "integer"},
+    float: {"type": ["number", "null"]},
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+}

@@ -1,0 +1,102 @@
+"""What a run found: frozen, plain, and equal to itself after a trip through JSON.
+
+Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
+A number that is unknown, for want of data or because it does not apply, is NaN here and null
+in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
+normalise.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from normscope.errors import ReportError
+from normscope.escaping import printable, quoted
+from normscope.results.batches import BATCHES_SCHEMA, BatchReport
+from normscope.results.compare import COMPARE_SCHEMA, Comparison
+from normscope.results.file_kinds import what_it_is
+from normscope.results.inspect import MOMENTS_SCHEMA, SCHEMA, Report
+from normscope.results.swap import SWAP_SCHEMA, SwapReport
+from normscope.results.why import WHY_SCHEMA, WhyReport
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report that `to_json`, `normscope inspect --json` or `normscope inspect --moments` wrote.
+
+    Raises ReportError when the file is missing, is not JSON, or is not such a report.
+    """
+    data = read_plain(path)
+    try:
+        return Report.from_dict(data)
+    except ReportError as error:
+        raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
+
+
+def read_plain(path: str | os.PathLike[str]) -> Any:
+    """Read the plain JSON values of any result that normscope wrote; ReportError when there are none."""
+    try:
+        return json.loads(_text(Path(path)), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or what_it_is(Path(path)) or str(error)
+        raise ReportError(
+            f"cannot read {quoted(path)} as a report: {printable(reason)}; expected one "
+            "that normscope wrote; check the path"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    """Return the JSON of a report, from beside its moments where it has some."""
+    mode = path.stat().st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero has no end
+        raise ValueError("it is a device")
+    with path.open("rb") as stream:
+        start = stream.read(9)
+        # Safetensors begin with the length of their header in eight bytes; text has no such zeros.
+        if start[5:] != b"\0\0\0{":
+            return str(start + stream.read(), "utf-8")
+    from safetensors import SafetensorError, safe_open  # here: few reports carry moments
+
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("schema") != MOMENTS_SCHEMA:
+                raise ValueError("it is safetensors without a report")
+            return str(file.get_tensor("report").tobytes(), "utf-8")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+Saved = Report | BatchReport | WhyReport | SwapReport | Comparison
+
+
+_KINDS: dict[str, type[Report | BatchReport | WhyReport | SwapReport | Comparison]] = {
+    SCHEMA: Report,
+    BATCHES_SCHEMA: BatchReport,
+    WHY_SCHEMA: WhyReport,
+    SWAP_SCHEMA: SwapReport,
+    COMPARE_SCHEMA: Comparison,
+}
+
+
+def read_saved(path: str | os.PathLike[str]) -> Saved:
+    """Read what inspect, batches, why, swap or compare wrote with --json, or inspect with --moments.
+
+    Raises ReportError when the file is missing, is not JSON, or is not such a result.
+    """
+    data = read_plain(path)
+    schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    kind = _KINDS.get(schema) if isinstance(schema, str) else None
+    if kind is None:
+        raise ReportError(
+            f"{quoted(path)}: its schema is {printable(repr(schema)[:200])}; expected a result of inspect, "
+            "batches, why, swap or compare; write one with --json"
+        )
+    try:
+        return kind.from_dict(data)
+    except ReportError as error:
+        raise ReportError(f"{quoted(path)}: {error}; make it anew with --json") from error

@@ -1,0 +1,185 @@
+"""What replacing normalization layers does to a model: frozen, plain, and equal after a trip through JSON.
+
+Unknown is NaN here and null in JSON.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from normscope.errors import ReportError
+from normscope.escaping import counted
+from normscope.results.atomic_write import write_json
+from normscope.results.base import Record, Shown
+from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.json_codec import from_plain, require_schema, to_plain
+
+SWAP_SCHEMA = "normscope.swap/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate(Record):
+    """A mean over the held-out texts' tokens, and its 95 % interval by the bootstrap over texts."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Effect(Record):
+    """How a model with replaced layers differs from the untouched one on held-out texts.
+
+    The last four are None, or NaN, without a language-modelling head.
+    """
+
+    hidden_cosine: Estimate
+    relative_l2: Estimate
+    sentence_cosine: Estimate
+    similarity_correlation: float
+    loss: Estimate | None
+    perplexity: float
+    kl: Estimate | None
+    top1_agreement: Estimate | None
+
+    @property
+    def damage(self) -> float:
+        """What effects are ordered by: KL, or 1 - cosine without a head; infinite where it is no number."""
+        damage = 1 - self.hidden_cosine.mean if self.kl is None else self.kl.mean
+        return damage if math.isfinite(damage) else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline(Record):
+    """The untouched model: its language-modelling `head`, "causal", "masked", "seq2seq" or None.
+
+    `targets` are the tokens of the held-out texts that it is asked to predict.
+    """
+
+    head: str | None
+    targets: int
+    loss: Estimate | None
+    perplexity: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSwap(Record):
+    """One normalization layer, and the effect of replacing it alone."""
+
+    name: str
+    index: int
+    kind: str
+    features: int
+    effect: Effect
+
+
+@dataclass(frozen=True, eq=False)
+class Together(Record):
+    """The effect of replacing all of the layers."""
+
+    effect: Effect
+
+
+@dataclass(frozen=True, eq=False)
+class Step(Record):
+    """The effect of replacing `replaced` layers: one more, `name`, than in the step before."""
+
+    name: str
+    replaced: int
+    effect: Effect
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedLayer(Record):
+    """What became of a replaced layer: folded `into` the Linears of these names, or the `reason` why not.
+
+    The differences are those of the model's outputs, this layer alone replaced and then folded; NaN where
+    it was not tried.
+    """
+
+    name: str
+    into: tuple[str, ...]
+    reason: str | None
+    largest_difference: float
+    relative_difference: float
+
+
+@dataclass(frozen=True, eq=False)
+class FoldInfo(Record):
+    """The layers that the Linears after them do the work of, and the proof that the outputs are equal.
+
+    Up to `tolerance`, a relative difference, they count as equal. The differences are those of all folded
+    layers together, and the `effect` is theirs: None without any.
+    """
+
+    tolerance: float
+    largest_difference: float
+    relative_difference: float
+    effect: Effect | None
+    layers: tuple[FoldedLayer, ...]
+
+    @property
+    def folded(self) -> list[FoldedLayer]:
+        """Return the layers that were folded."""
+        return [layer for layer in self.layers if layer.reason is None]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationInfo(Record):
+    """What the statistics were taken from, none of it held out, and whether they were taken again."""
+
+    texts: int
+    tokens: int
+    recalibrated: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SwapReport(Record, Shown):
+    """What breaks when a model's normalization layers are replaced, one at a time and together.
+
+    `run` is about the held-out texts, `kind` says what the layers are replaced by. `cumulative` is None
+    unless it was asked for, nor is `fold`.
+    """
+
+    normscope: str
+    model: ModelInfo
+    run: RunInfo
+    kind: str
+    seed: int
+    calibration: CalibrationInfo
+    baseline: Baseline
+    layers: Mapping[str, LayerSwap]
+    all_: Together
+    cumulative: tuple[Step, ...] | None
+    warnings: tuple[str, ...]
+    fold: FoldInfo | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<SwapReport of {self.model.id}: {counted(len(self.layers), 'layer')} replaced by {self.kind}>"
+        )
+
+    def by_damage(self) -> list[LayerSwap]:
+        """Return the layers, the one that does the most damage first."""
+        return sorted(self.layers.values(), key=lambda layer: (-layer.effect.damage, layer.index))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, in the documented schema `normscope.swap/1`."""
+        plain: dict[str, Any] = to_plain(self)
+        return {"schema": SWAP_SCHEMA, **plain, "layers": list(plain["layers"].values())}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
+        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
+        return write_json(self.to_dict(), path, indent)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "SwapReport":
+        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
+        require_schema(data, SWAP_SCHEMA, "a report on swaps")
+        layers = from_plain(tuple[LayerSwap, ...], data.get("layers"), "report.layers")
+        by_name = {layer.name: to_plain(layer) for layer in layers}
+        if len(by_name) < len(layers):
+            raise ReportError("report.layers has two layers of one name; expected each name once")
+        return from_plain(cls, {**data, "layers": by_name})

@@ -1,0 +1,84 @@
+"""A report as tidy data: CSV with one number a row, and JSON Lines with one layer a line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from normscope.results.base import Record
+from normscope.results.json_codec import to_plain
+
+COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
+# Lists by position, and lists that name features or positions; every other list is by feature.
+BY_POSITION = ("position",)
+NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
+
+Row = tuple[str, str, int | None, int | None, str, float | int]
+
+
+def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
+    """Give the lines of a CSV of layers: a heading, then one known number a row.
+
+    `view` and `statistic`, with a point between them, are the number's path in the JSON; `position` and
+    `feature` say which element of a list it is, or are empty; of a bin of positions it is the first.
+    What a layer is as a whole has the view `layer`. Features and positions that a list only names get a
+    row each, with the value 1.
+    """
+    yield _line(COLUMNS)
+    for name, layer in layers.items():
+        yield from (_line(row) for row in _rows(name, to_plain(layer)))
+
+
+def json_lines(layers: Mapping[str, Record]) -> Iterator[str]:
+    """Give one line of strict JSON, in ASCII, for each layer: what it is in the report's list of layers.
+
+    Its name is also there as `layer`, which the CSV calls it.
+    """
+    for name, layer in layers.items():
+        yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"
+
+
+def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
+    for view, part in layer.items():
+        if isinstance(part, dict):
+            yield from _below(name, view, part, "")
+        elif _is_number(part):
+            yield name, "layer", None, None, view, part
+
+
+def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:
+    # Lists beside the features, or the first positions of the bins, that they are of.
+    keys = part.get("features") if "share" in part else part.get("first") if view in BY_POSITION else None
+    for key, value in part.items():
+        statistic = f"{path}{key}"
+        if isinstance(value, dict):
+            yield from _below(name, view, value, f"{statistic}.")
+        elif isinstance(value, list):
+            yield from _elements(name, view, statistic, value, keys if key != "features" else None)
+        elif _is_number(value):
+            yield name, view, None, None, statistic, value
+
+
+def _elements(name: str, view: str, statistic: str, values: list[Any], keys: Any) -> Iterator[Row]:
+    axis = NAMED.get(statistic.rpartition(".")[2])
+    pairs: Iterable[tuple[int, Any]] = enumerate(values)
+    if axis is not None:
+        pairs = ((value, 1) for value in values)
+    elif keys is not None:
+        pairs = zip(keys, values, strict=True)
+    by_position = axis == "position" or (axis is None and view in BY_POSITION)
+    for at, value in pairs:
+        if _is_number(value):
+            position, feature = (at, None) if by_position else (None, at)
+            yield name, view, position, feature, statistic, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _line(row: Iterable[Any]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow("" if cell is None else cell for cell in row)
+    return file.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")

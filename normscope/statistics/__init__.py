@@ -1,0 +1,1 @@
+"""Statistics: mergeable moments, everything computed from them, and the files that keep them."""

@@ -1,0 +1,204 @@
+"""What BatchNorm would see in batches of texts: their statistics against those of all texts.
+
+Pure functions of the moments of single texts: a batch is the exact merge of its texts, so none is
+run again. Features are taken in parts, so that memory does not grow with their number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from normscope.statistics.moments import Moments
+
+# Elements of a part's largest table.
+PART = 1 << 19
+# Steps of a running average that are taken at once.
+BLOCK = 64
+# A standard deviation under this share of the mean is what rounding leaves of a constant feature.
+CONSTANT = 1e-12
+
+
+@dataclass
+class Noise:
+    """The noise of one layer in batches of one size and order, a number a batch, each (batches,).
+
+    With mu_B, sd_B, var_B of a batch, mu, sd, var of all texts, and D features:
+    `tid_mean` ||mu_B - mu||_2 / ||sd||_2 and `tid_variance` ||sd_B - sd||_2 / ||sd||_2, Training
+    Inference Discrepancy (Wang et al., NeurIPS 2022, arXiv 2210.05153), norm-ratio form;
+    `elementwise_mean`, the average over d of |mu_d - mu_B,d| / sd_B,d, and `elementwise_variance`, of
+    |sd_d / sd_B,d - 1|, as in the authors' code, features without spread in the batch left out;
+    `distance_mean` ||mu_B - mu||_2 / D and `distance_variance` ||var_B - var||_2 / D (PowerNorm: Shen
+    et al., ICML 2020, arXiv 2003.07845, figure 2, but against all texts). A batch of fewer than two
+    tokens has no variance: NaN.
+    """
+
+    tid_mean: Tensor
+    tid_variance: Tensor
+    elementwise_mean: Tensor
+    elementwise_variance: Tensor
+    distance_mean: Tensor
+    distance_variance: Tensor
+    running: "Drift | None"
+
+
+@dataclass
+class Drift:
+    """BatchNorm's running statistics over batches in their order, in the norm-ratio form of TID.
+
+    `end_mean`, `end_variance`: how far they end from the statistics of all texts, relative to those.
+    `tid_mean`, `tid_variance` (batches - 1,): how far each batch is from what they were before it,
+    relative to them: the discrepancy of Wang et al. between training and inference.
+    """
+
+    end_mean: float
+    end_variance: float
+    tid_mean: Tensor
+    tid_variance: Tensor
+
+
+def noise(samples: Moments, plans: Sequence[Tensor], momentum: float | None = None) -> list[Noise]:
+    """Return the noise of the batches of every plan, (batches, size) numbers of samples.
+
+    `samples` (K, D) are the moments of single texts; all of them together are the corpus that
+    batches are compared with. `momentum` asks for running statistics.
+    """
+    tokens = [samples.count[:, 0][plan].sum(1) for plan in plans]
+    sums = [_Sums.empty(count, momentum) for count in tokens]
+    largest = max((plan.numel() for plan in plans), default=1)
+    for part in _parts(samples, max(1, PART // max(largest, 1))):
+        corpus = part.pool(0)
+        for plan, total in zip(plans, sums, strict=True):
+            total.add(merged(part, plan[total.known]), corpus)
+    return [total.read(samples.mean.shape[1]) for total in sums]
+
+
+def merged(samples: Moments, texts: Tensor) -> Moments:
+    """Return the moments of batches: of samples (K, D), those numbered `texts` (batches, size)."""
+    counts = samples.count[:, 0][texts]  # (batches, size)
+    count = counts.sum(1, keepdim=True)
+    mean = embedding_bag(texts, samples.count * samples.mean, mode="sum") / count.clamp(min=1)
+    # (batches * size, D) -> (batches, size, D)
+    each = samples.mean.index_select(0, texts.flatten()).view(*texts.shape, samples.mean.shape[1])
+    # (batches, 1, size) @ (batches, size, D): the squared distances of the texts' means, weighted.
+    between = (counts[:, None] @ each.sub_(mean[:, None]).square_())[:, 0]
+    return Moments(count, mean, embedding_bag(texts, samples.m2, mode="sum") + between)
+
+
+def _parts(samples: Moments, features: int) -> Iterator[Moments]:
+    for start in range(0, samples.mean.shape[1], features):
+        part = slice(start, start + features)
+        yield Moments(samples.count, samples.mean[:, part].contiguous(), samples.m2[:, part].contiguous())
+
+
+def _variance(cells: Moments) -> Tensor:
+    """Return the biased variance, exactly 0 where it is a constant's rounding."""
+    variance = cells.variance()
+    return variance.where(variance > (CONSTANT * cells.mean).square(), 0.0)
+
+
+@dataclass
+class _Sums:
+    """Sums over features, per batch (batches,): they add up over the parts of a layer.
+
+    `known` are the batches of two tokens or more; `power` is the sum of all texts' variances.
+    """
+
+    known: Tensor
+    sums: dict[str, Tensor]
+    momentum: float | None
+    power: float = 0.0
+    drift: "_DriftSums | None" = None
+
+    @classmethod
+    def empty(cls, tokens: Tensor, momentum: float | None) -> "_Sums":
+        known = tokens > 1
+        names = ("mean", "sd", "variance", "elements", "elementwise_mean", "elementwise_variance")
+        sums = {name: torch.zeros(int(known.sum()), dtype=torch.float64) for name in names}
+        return cls(known, sums, momentum)
+
+    def add(self, batches: Moments, corpus: Moments) -> None:
+        variance, whole = _variance(batches), _variance(corpus)
+        sd, whole_sd = variance.sqrt(), whole.sqrt()
+        shift, spread = batches.mean - corpus.mean, sd - whole_sd
+        varies = variance > 0
+        self.power += float(whole.sum())
+        self.sums["mean"] += shift.square().sum(1)
+        self.sums["sd"] += spread.square().sum(1)
+        self.sums["variance"] += (variance - whole).square().sum(1)
+        self.sums["elements"] += varies.sum(1)
+        self.sums["elementwise_mean"] += (shift.abs() / sd).where(varies, 0.0).sum(1)
+        self.sums["elementwise_variance"] += (spread.abs() / sd).where(varies, 0.0).sum(1)
+        if self.momentum is not None and len(shift):
+            self.drift = self.drift or _DriftSums.empty(len(shift))
+            unbiased = variance * batches.count / (batches.count - 1)
+            averages = running(shift, self.momentum), running(unbiased, self.momentum)
+            self.drift.add(*averages, shift, sd, whole_sd)
+
+    def read(self, features: int) -> Noise:
+        roots = {name: self.sums[name].sqrt() for name in ("mean", "sd", "variance")}
+        scale = self.power**0.5 or torch.nan
+        return Noise(
+            self._spread(roots["mean"] / scale),
+            self._spread(roots["sd"] / scale),
+            self._spread(self.sums["elementwise_mean"] / self.sums["elements"]),
+            self._spread(self.sums["elementwise_variance"] / self.sums["elements"]),
+            self._spread(roots["mean"] / features),
+            self._spread(roots["variance"] / features),
+            None if self.drift is None else self.drift.read(scale),
+        )
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Put numbers of known batches to their places among all, the others NaN."""
+        return values.new_full(self.known.shape, torch.nan).masked_scatter(self.known, values)
+
+
+@dataclass
+class _DriftSums:
+    """Sums over features: `mean`, `sd`, `power` (batches - 1,), and those at the end (2,)."""
+
+    mean: Tensor
+    sd: Tensor
+    power: Tensor
+    end: Tensor
+
+    @classmethod
+    def empty(cls, batches: int) -> "_DriftSums":
+        zero = torch.zeros(batches - 1, dtype=torch.float64)
+        return cls(zero, zero.clone(), zero.clone(), zero.new_zeros(2))
+
+    def add(self, mean: Tensor, variance: Tensor, shift: Tensor, sd: Tensor, whole_sd: Tensor) -> None:
+        """Add running statistics beside those of batches; means are less the corpus's, to lose no digits."""
+        running_sd = variance.sqrt()
+        self.mean += (shift[1:] - mean[:-1]).square().sum(1)
+        self.sd += (sd[1:] - running_sd[:-1]).square().sum(1)
+        self.power += variance[:-1].sum(1)
+        self.end[0] += mean[-1].square().sum()
+        self.end[1] += (running_sd[-1] - whole_sd[0]).square().sum()
+
+    def read(self, scale: float) -> Drift:
+        end_mean, end_variance = (self.end.sqrt() / scale).tolist()
+        power = self.power.sqrt()
+        return Drift(end_mean, end_variance, self.mean.sqrt() / power, self.sd.sqrt() / power)
+
+
+def running(values: Tensor, momentum: float) -> Tensor:
+    """Return the running average after each batch of `values` (batches, D), in the same shape.
+
+    running = (1 - momentum) running + momentum batch, as nn.BatchNorm1d has it, but beginning
+    with the first batch and not with PyTorch's 0 and 1: after the few batches of a measurement
+    those would still weigh (1 - momentum)^batches, and no trained layer remembers them.
+    """
+    kept = 1.0 - momentum
+    after, last = torch.empty_like(values), values[:1]
+    steps = torch.arange(BLOCK, dtype=values.dtype)
+    # weights[i, j] is what batch j still weighs after batch i.
+    weights = momentum * (kept ** (steps[:, None] - steps).clamp(min=0)).tril()
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        n = len(block)
+        after[start : start + n] = weights[:n, :n] @ block + kept ** (steps[:n, None] + 1) * last
+        last = after[start + n - 1, None]
+    return after

@@ -1,0 +1,137 @@
+"""What one layer was shown, and all layers of a run: moments and facts, merged in any order."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from normscope.results.json_codec import APART
+from normscope.statistics.accumulator import Accumulator
+from normscope.statistics.accumulator_tensors import copied, pack, unpack
+
+
+@dataclass
+class Seen:
+    """What one layer has seen so far; `moments` is None until its first call.
+
+    `nonfinite` rows, and `misfits` and `unreadable` calls, were left out. `layouts` are the axes of its
+    inputs in order, None where they could not be told apart; `guesses` those where sizes coincide.
+    `padded` says that it normalises by statistics of several rows, of which some were left out, and
+    `unfitted` that no formula gives its output; where one does, `worst_error` is the largest
+    gap, over `output_size` elements with sum of squares `output_square` and a dtype of this
+    `precision`. `exact` is how many positions stand alone where later ones share bins, None where all do.
+    `stored` are a BatchNorm's running mean and variance.
+    """
+
+    calls: int = 0
+    nonfinite: int = 0
+    misfits: int = 0
+    unreadable: int = 0
+    layouts: tuple[str | None, ...] = ()
+    known_layout: str | None = None
+    guesses: tuple[str | None, ...] = ()
+    positioned: bool = True
+    unfitted: bool = False
+    padded: bool = False
+    precision: float = 0.0
+    worst_error: float = 0.0
+    output_square: float = 0.0
+    output_size: int = 0
+    exact: int | None = None
+    moments: Accumulator | None = field(default=None, metadata=APART)
+    stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=APART)
+
+    @property
+    def layout(self) -> str | None:
+        """The axes of the layer's input in order, None when unknown or not called."""
+        return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
+
+    def own_error(self) -> float:
+        """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
+        if not self.output_square:
+            return math.nan
+        return self.worst_error / math.sqrt(self.output_square / self.output_size)
+
+    def add_layout(self, layout: str | None, *, sure: bool) -> None:
+        """Note the axes of an input; they are a guess where nothing else has told them."""
+        self.layouts = _union(self.layouts, (layout,))
+        if not sure and self.known_layout is None:
+            self.guesses = _union(self.guesses, (layout,))
+
+    def copy(self, *, share: bool = False) -> "Seen":
+        """Return a copy on the CPU, which goes its own way unless it may `share` memory with this."""
+        stored = self.stored and (self.stored[0].cpu(), self.stored[1].cpu())
+        return replace(self, moments=self.moments and copied(self.moments, share=share), stored=stored)
+
+    def merge(self, new: "Seen") -> None:
+        """Add what `new` has seen of the same layer; `new` stays as it is."""
+        for name in ("calls", "nonfinite", "misfits", "unreadable", "output_square", "output_size"):
+            setattr(self, name, getattr(self, name) + getattr(new, name))
+        self.layouts = _union(self.layouts, new.layouts)
+        self.guesses = _union(self.guesses, new.guesses)
+        self.known_layout = self.known_layout or new.known_layout
+        self.positioned &= new.positioned
+        self.exact = self.exact or new.exact
+        self.unfitted |= new.unfitted
+        self.padded |= new.padded
+        self.precision = max(self.precision, new.precision)
+        self.worst_error = max(self.worst_error, new.worst_error)
+        self.stored = self.stored or new.stored
+        if new.moments is not None:
+            # Into empty moments at first, so that the tables of a part are never another's.
+            self.moments = self.moments or new.moments.empty()
+            self.moments.merge(new.moments)
+
+
+def _union(old: tuple[str | None, ...], new: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    return tuple(dict.fromkeys((*old, *new)))
+
+
+def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
+    """Return the most texts, tokens and positions of a layer: all that a run without token ids tells."""
+    known = [seen.moments for seen in layers if seen.moments is not None]
+    return {
+        "texts": max((moments.samples for moments in known), default=0),
+        "tokens": max((moments.count for moments in known), default=0),
+        "positions": max((moments.positions for moments in known), default=0),
+    }
+
+
+@dataclass
+class RunMoments:
+    """What a report carries to be merged: what each layer has seen, and how many token slots there were.
+
+    `shards` are the parts of a corpus that are in it, "1/4", where it was shared out. `digest` is what
+    the contents of the file that it was read from are known by, empty where it was not.
+    """
+
+    layers: dict[str, Seen]
+    slots: int
+    shards: tuple[str, ...] = ()
+    digest: str = ""
+
+    def merge(self, new: "RunMoments") -> None:
+        """Add another run's; `new` stays as it is."""
+        for name, seen in new.layers.items():
+            self.layers.setdefault(name, Seen()).merge(seen)
+        self.slots += new.slots
+        self.shards = tuple(dict.fromkeys((*self.shards, *new.shards)))
+
+
+STORED = ("stored.mean", "stored.variance")
+
+
+def tensors_of(seen: Seen) -> dict[str, Tensor]:
+    """Return what a layer has seen that is no plain value, on the CPU."""
+    stored = dict(zip(STORED, seen.stored, strict=True)) if seen.stored else {}
+    tensors = {} if seen.moments is None else pack(seen.moments)
+    return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
+
+
+def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
+    """Return what a layer with so many features has seen, of its plain values and its `tensors_of`."""
+    moments = unpack(tensors, features) if "table.co" in tensors else None
+    stored = (tensors[STORED[0]], tensors[STORED[1]]) if STORED[0] in tensors else None
+    return replace(plain, moments=moments, stored=stored)

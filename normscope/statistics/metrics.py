@@ -1,0 +1,135 @@
+"""What the moments say: agreement, affine fit, explained variance, first position, outliers.
+
+Pure functions of moments; sums run over the valid tokens of the corpus, variances are biased.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from normscope.results.inspect import EffectSize, ExplainedByToken
+from normscope.statistics.accumulator import Accumulator
+from normscope.statistics.moments import CoMoments, Moments
+from normscope.statistics.outliers import LARGE_SHARE, Outliers
+from normscope.statistics.views import cells, likeness
+
+
+def agreement(moments: Accumulator, view: str) -> float:
+    """Return the cosine in [-1, 1] between the layer's own y and the z that `view` would give.
+
+    sum(y z) / sqrt(sum(y^2) sum(z^2)) with z = (x - mean) / sqrt(variance + eps), the statistics
+    taken over the whole corpus. 1 means: the same output up to one scale. normscope's own.
+    """
+    alike, output = likeness(moments, view), moments.output
+    power = output.m2.sum() + (output.count * output.mean.square()).sum()
+    return ratio(alike.product, (power * alike.square).sqrt())
+
+
+def affine_fit(by_feature: CoMoments, output: Moments) -> float:
+    """Return R^2 = 1 - SSR / SST of the best per-feature line y_d ~ a_d x_d + b_d over all features.
+
+    The best that any fixed per-feature scale and shift, so any BN-style layer, can do. A feature
+    of x without spread predicts nothing. `by_feature` and `output` are (1, D). normscope's own.
+    """
+    m2 = by_feature.x.m2
+    predicted = by_feature.co.square() / m2.where(m2 > 0, math.inf)
+    # Where x hardly varies, both are rounding: no line explains more than there is.
+    return ratio(torch.minimum(predicted, output.m2).sum(), output.m2.sum())
+
+
+def explained(within: Tensor, total: Tensor, count: int, groups: int) -> EffectSize:
+    """Return the one-way ANOVA effect sizes of `groups` groups over `count` D-vectors.
+
+    eta2 = 1 - within / total, from the sums of squares around the groups' means and around the
+    grand mean. It is biased up when groups are many, which epsilon2 = 1 - (1 - eta2)(count - 1) /
+    (count - groups) corrects (Kelley 1935, "An unbiased correlation ratio measure").
+    """
+    unexplained = ratio(within.sum(), total.sum())
+    correction = (count - 1) / (count - groups) if count > groups else math.nan
+    return EffectSize(1 - unexplained, 1 - unexplained * correction)
+
+
+def explained_by_position(moments: Accumulator) -> EffectSize:
+    """Return what position explains of x: groups are the positions that hold any token."""
+    groups = int((moments.table.x.count > 0).sum())
+    return explained(moments.table.x.m2, cells(moments, "feature").x.m2, moments.count, groups)
+
+
+def explained_by_sample(moments: Accumulator) -> EffectSize:
+    """Return what the sample explains of x: groups are the samples."""
+    return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
+
+
+def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
+    """Return what the token's identity explains of x, None where no ids are kept.
+
+    Groups are the token ids. Both sums of squares, and the grand mean, are over the tokens whose id is
+    kept; `coverage` is their share of all tokens of the layer.
+    """
+    words = moments.words
+    if words is None or not words.rows:
+        return None
+    between = Moments(words.count, words.mean, torch.zeros_like(words.count)).pool(0)
+    within, count = words.within.sum(), int(between.count.max())
+    effect = explained(within, within + between.m2.sum(), count, len(words.rows))
+    return ExplainedByToken(effect.eta2, effect.epsilon2, ratio(count, moments.count))
+
+
+def first_position(by_position: Moments) -> tuple[float, float]:
+    """Return the rms over samples and features of centred tokens at position 0 and after it.
+
+    A token less its own mean over features has the token's variance as its mean square, so both
+    are read off `by_position` (T, 2), column 1. What the works that remove LayerNorm at inference
+    freeze: Heimersheim 2024, arXiv 2409.13710.
+    """
+    variance, count = by_position.mean[:, 1], by_position.count[:, 0]
+    rest = ratio((variance[1:] * count[1:]).sum(), count[1:].sum())
+    return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
+
+
+def sd_ratio(by_feature: Moments) -> float:
+    """Return the largest over the median standard deviation of a feature of x, 1 or more.
+
+    `by_feature` is (1, D). NaN where the median feature does not vary. normscope's own.
+    """
+    deviation = by_feature.variance()[0].sqrt()
+    return ratio(deviation.max(), deviation.quantile(0.5))
+
+
+def affine_outliers(values: Tensor) -> Tensor:
+    """Return the features d with |values_d - mean| > 3 sd, of a weight or a bias (D,) and its biased sd.
+
+    Kovaleva et al., 2021, "BERT Busters", arXiv 2105.06990.
+    """
+    values = values.double()
+    return ((values - values.mean()).abs() > 3 * values.std(correction=0)).nonzero()[:, 0]
+
+
+def large_features(outliers: Outliers) -> Tensor:
+    """Return the features with |output| >= 6 in at least 6 % of the tokens, LLM.int8's threshold."""
+    return (outliers.large >= LARGE_SHARE * max(1, outliers.tokens)).nonzero()[:, 0]
+
+
+def most(counts: Tensor, bound: int) -> Tensor:
+    """Return where `counts` (N,) are largest and not 0, the largest first, `bound` at most."""
+    order = counts.argsort(descending=True, stable=True)[:bound]
+    return order[counts[order] > 0]
+
+
+def stored_gap(by_feature: Moments, mean: Tensor, variance: Tensor) -> tuple[float, float]:
+    """Return how far stored statistics (D,) are from the corpus's, in the norm-ratio form of TID.
+
+    ||mu - mean||_2 / ||sd||_2 and ||sd_corpus - sd||_2 / ||sd||_2 with the stored sd = sqrt(variance):
+    the domain shift that a BatchNorm in evaluation is exposed to. Training Inference Discrepancy:
+    Wang et al., NeurIPS 2022, arXiv 2210.05153.
+    """
+    sd = variance.double().sqrt()
+    shift = by_feature.mean[0] - mean
+    spread = by_feature.variance()[0].sqrt() - sd
+    return ratio(shift.norm(), sd.norm()), ratio(spread.norm(), sd.norm())
+
+
+def ratio(part: Tensor | float, whole: Tensor | float) -> float:
+    """Return part / whole, NaN when the whole is 0."""
+    return float(part) / float(whole) if float(whole) else math.nan

@@ -1,0 +1,320 @@
+"""`why` on planted facts: where a claim is made true or false by construction, the verdict follows."""
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from rich.cells import cell_len
+from typer.testing import CliRunner
+
+import normscope
+from normscope.analyses.why import analysis as why_scan
+from normscope.analyses.why.evidence import LayerRows, sentence_vectors
+from normscope.analyses.why.findings import SIZE, Material, findings
+from normscope.cli.app import app
+from normscope.cli.progress_bar import ProgressBar
+from normscope.data.batch_sampling import Drawing, plans
+from normscope.data.sample_sentences import SENTENCES
+from normscope.engine.progress import Progress
+from normscope.errors import ReportError, TextError, UsageError
+from normscope.render.page.captions import claims
+from normscope.render.terminal import Screen
+from normscope.render.why import render_why, render_why_markdown, workload
+from normscope.results.glossary.lookup import ENTRIES
+from normscope.results.why import Finding, WhyReport
+from tests.capture.test_token_scopes import Lookup
+from tests.support import models
+
+D = 12
+Lengths = list[int]
+
+
+def material(
+    lengths: Lengths, *, word: Any = None, position: float = 0.0, text: float = 0.0, seed: int = 0
+) -> Material:
+    """Random tokens of N texts at two layers, with an effect of the position and of the text planted."""
+    dice = torch.Generator().manual_seed(seed)
+    label = torch.tensor([n for n, length in enumerate(lengths) for _ in range(length)])
+    at = torch.tensor([t for length in lengths for t in range(length)])
+    layers = []
+    for name in ("a", "b"):
+        x = torch.randn(len(label), D, generator=dice)
+        x += position * torch.randn(max(lengths), D, generator=dice)[at]
+        x += text * torch.randn(len(lengths), D, generator=dice)[label]
+        if word is not None:
+            x += word(label, at)
+        output = torch.randn(len(lengths), D, generator=dice, dtype=torch.float64)
+        layers.append(LayerRows(name, 1e-5, x, label, at, torch.zeros(len(label), dtype=torch.bool), output))
+    counted = [np.ones(length, dtype=bool) for length in lengths]
+    drawn = plans(Drawing(sizes=(SIZE,), draws=1), range(len(lengths)), lengths)
+    batches = {plan.order: plan for plan in drawn if plan.order != "given"}
+    return Material(layers, counted, batches, {"feature": 0.1, "position": 0.2, "sequence": 0.3}, 0)
+
+
+def verdict(found: Any, claim: str) -> str:
+    (one,) = (each for each in found if each.id == claim)
+    return str(one.verdict)
+
+
+EVEN, SPREAD = [10] * 64, [2 + n % 30 for n in range(96)]
+
+
+@pytest.mark.parametrize(
+    ("claim", "planted", "expected"),
+    [
+        ("1a", material(EVEN), "fails"),
+        ("1a", material(SPREAD), "holds"),
+        ("2", material(EVEN), "holds"),
+        ("2", material(EVEN, position=2.0), "fails"),
+        ("3", material(EVEN, text=1.0), "holds"),
+        ("3", material(EVEN, position=1.0), "fails"),
+        ("6", material(EVEN), "fails"),
+        ("6", material(EVEN, text=3.0), "holds"),
+        # What long texts say is unlike what short ones say: batches of like length are far from the rest.
+        ("1b", material(SPREAD, word=lambda n, t: 0.3 * (n % 30)[:, None].float()), "fails"),
+        ("5", material(EVEN), "not testable here"),
+    ],
+)
+def test_a_planted_fact_decides(claim: str, planted: Material, expected: str) -> None:
+    assert verdict(findings("m", planted), claim) == expected
+
+
+@pytest.mark.parametrize(("view", "expected"), [("sequence", "holds"), ("feature", "fails")])
+def test_the_normalization_that_keeps_likenesses_decides_claim_4(view: str, expected: str) -> None:
+    planted = material(EVEN, text=1.0)
+    wide = torch.linspace(-2, 2, D).exp()  # Features of one scale would make the two the same.
+    planted.layers = [
+        LayerRows(r.name, r.eps, r.x * wide, r.text, r.position, r.special, sentence_vectors(
+            LayerRows(r.name, r.eps, r.x * wide, r.text, r.position, r.special, r.output)
+        )[view])
+        for r in planted.layers
+    ]  # fmt: skip
+    assert verdict(findings("m", planted), "4") == expected
+
+
+def test_too_few_texts_for_batches_decide_nothing_about_them() -> None:
+    planted = material([5] * 9)
+    planted.batches = {}
+    found = findings("m", planted)
+    assert {verdict(found, claim) for claim in ("1b", "6")} == {"not testable here"}
+
+
+def test_every_number_has_its_entry_and_every_command_the_model() -> None:
+    for found in findings("my model", material(EVEN)):
+        assert {evidence.metric for evidence in found.evidence} <= set(ENTRIES)
+        assert found.decided_by is None or found.decided_by in {each.name for each in found.evidence}
+        assert "'my model'" in found.more
+        assert 1 <= len(found.evidence) <= 4
+
+
+# Models
+
+
+class Letters(Lookup):
+    """A tokenizer of single letters that knows what its tokens are called."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [chr(number + 89) if number > 7 else chr(number - 1) for number in ids]
+
+
+def bert(scale: float = 1.0) -> Any:
+    """A small random BERT whose position embedding is scaled."""
+    model = models.bert(max_position_embeddings=64)
+    with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight.mul_(scale)
+        model.bert.embeddings.word_embeddings.weight.mul_(20)
+    return model
+
+
+def texts(seed: int = 0, count: int = 64) -> list[str]:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 24, count)
+    return ["".join(generator.choice([*"abcdefghijklmnopqrstuvwxyz"], n)) for n in lengths]
+
+
+def tried(model: Any, given: list[str], **options: Any) -> WhyReport:
+    tokenizer: Any = Letters()
+    return normscope.why(model, given, tokenizer=tokenizer, **options)
+
+
+def test_a_scaled_position_embedding_fails_claim_2() -> None:
+    assert verdict(tried(bert(), texts()).claims, "2") == "holds"
+    assert verdict(tried(bert(400.0), texts()).claims, "2") == "fails"
+
+
+def test_words_that_are_fixed_by_their_position_fail_claims_2_and_3() -> None:
+    given = ["abcdefghijklmnopqrstuvwxyz"[:n] for n in np.random.default_rng(0).integers(6, 24, 64)]
+    found = tried(bert(), given).claims
+    assert (verdict(found, "2"), verdict(found, "3")) == ("fails", "fails")
+
+
+def test_texts_of_one_word_each_hold_claims_3_and_6() -> None:
+    lengths = np.random.default_rng(0).integers(6, 24, 64)
+    given = ["abcdefghijklmnopqrstuvwxyz"[i % 26] * int(n) for i, n in enumerate(lengths)]
+    found = tried(bert(), given).claims
+    assert (verdict(found, "3"), verdict(found, "6")) == ("holds", "holds")
+
+
+def numbers(found: tuple[Finding, ...]) -> list[float]:
+    return [v for f in found for e in f.evidence for v in (e.number.value, e.number.low, e.number.high)]
+
+
+def test_numbers_follow_from_the_seed_and_not_from_the_batches() -> None:
+    one, eight = (
+        tried(bert(), texts(), batching=normscope.Batching(batch_size=size)).claims for size in (1, 8)
+    )
+    np.testing.assert_allclose(numbers(one), numbers(eight), rtol=2e-3, atol=2e-4)
+    assert numbers(one) == numbers(tried(bert(), texts(), batching=normscope.Batching(batch_size=1)).claims)
+    assert numbers(one) != numbers(tried(bert(), texts(), seed=1).claims)
+
+
+def test_memory_bounds_what_is_kept_and_it_is_said() -> None:
+    token = 6 * (32 * 4 + 17)  # 32 float32 and labels at each of six layers
+    report = tried(bert(), texts(), table_memory=200 * token)
+    assert 2 <= report.kept_texts < 40
+    assert any("more would take over" in warning for warning in report.warnings)
+    assert tried(bert(), texts(), samples=20).kept_texts == 20
+    with pytest.raises(UsageError, match="table memory of 100 bytes; expected at least"):
+        tried(bert(), texts(), table_memory=100)
+
+
+def test_one_text_cannot_be_compared() -> None:
+    with pytest.raises(TextError, match="1 text to compare; expected at least two"):
+        tried(bert(), ["abc"])
+
+
+def test_shared_layers_and_a_decoder_are_measured_too() -> None:
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+    config.decoder_start_token_id = 0
+    report = tried(models.spread_norms(transformers.T5Model(config)), texts())
+    assert [finding.id for finding in report.claims] == ["1a", "1b", "2", "3", "4", "5", "6"]
+    assert not any("have no part in this" in warning for warning in report.warnings)
+
+
+# The real one, and what is shown
+
+
+@pytest.fixture(scope="module")
+def report() -> WhyReport:
+    return normscope.why("demo", SENTENCES)
+
+
+def test_the_demo_on_the_built_in_sentences(report: WhyReport) -> None:
+    assert report.kept_texts == len(SENTENCES)
+    assert {verdict(report.claims, claim) for claim in ("1a", "2", "3", "4")} == {"holds"}
+    shown = [" ".join(tokens) for tokens in report.pooled.texts]
+    assert any("\u4e00" <= letter <= "\u9fff" for text in shown for letter in text)
+    assert shown[0].startswith("[CLS] it rained again")
+    layer = normscope.inspect("demo", SENTENCES, batching=normscope.Batching(special_tokens="exclude"))
+    explained = [x.explained.position.epsilon2 for x in layer.layers.values() if x.explained]
+    (claim,) = (finding for finding in report.claims if finding.id == "2")
+    assert claim.evidence[0].number.value == pytest.approx(float(np.median(explained)), rel=1e-4)
+
+
+def test_it_comes_back_equal_from_json(report: WhyReport) -> None:
+    assert WhyReport.from_dict(json.loads(report.to_json())) == report
+    with pytest.raises(ReportError, match="not a report on the claims"):
+        WhyReport.from_dict({"schema": "x"})
+
+
+def test_the_intervals_of_few_texts_are_of_numbers_that_can_be() -> None:
+    found = normscope.why("demo", SENTENCES[:12])
+    numbers = {(e.metric, e.name): e.number for finding in found.claims for e in finding.evidence}
+    bounds = {
+        "likeness_kept": (-1, 1),
+        "explained.position.epsilon2": (-math.inf, 1),
+        "late_share": (0, 1),
+        "tid.mean": (0, math.inf),
+        "excess_noise": (0, math.inf),
+    }
+    assert bounds.keys() <= {metric for metric, _ in numbers}
+    for (metric, name), number in numbers.items():
+        least, most = bounds.get(metric, (-math.inf, math.inf))
+        inside = not number.low < least and not number.high > most
+        assert inside, (name, number)
+
+
+def test_one_text_is_one_text(report: WhyReport) -> None:
+    one = replace(report, run=replace(report.run, texts=1, tokens=1), kept_texts=1)
+    assert workload(one)[:2] == ["1 text", "1 token"]
+    assert claims(report).startswith("Of the article's 7 claims: 5 hold, 1 undecided, 1 not testable here")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_fit_and_data_is_shown_not_obeyed(report: WhyReport, width: int) -> None:
+    plain = report.to_dict()
+    plain["pooled"]["texts"][0][1] = "\x1b[31m[red]|<b>"
+    plain["model"]["id"] = "\x1b[2J[bold]x"
+    hostile = WhyReport.from_dict(plain)
+    text = render_why(hostile, screen=Screen(width))
+    assert max(map(cell_len, text.splitlines())) <= width
+    for shown in (text, render_why_markdown(hostile)):
+        assert all(c == "\n" or c.isprintable() for c in shown)
+        assert "\\x1b[2J" in shown.replace("\\\\", "\\").replace("\\[", "[")
+    for finding in report.claims:
+        assert finding.verdict.upper() in text
+
+
+@pytest.mark.parametrize("format", ["table", "json", "markdown"])
+def test_the_command(tmp_path: Path, format: str) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:40]))
+    result = CliRunner().invoke(
+        app, ["why", "demo", "-f", str(tmp_path / "texts.txt"), "--format", format, "--layer", "*.5.*", "-q"]
+    )
+    assert result.exit_code == 0, result.stderr
+    if format == "json":
+        data = json.loads(result.stdout)
+        assert data["schema"] == "normscope.why/1"
+        assert data["kept_texts"] == 40
+    else:
+        assert "HOLDS" in result.stdout
+        assert "What BatchNorm pools" in result.stdout
+
+
+def test_texts_without_a_word_have_no_part_in_what_texts_mean() -> None:
+    zero_width = "\u200b"
+    texts = ["one fish", zero_width, "two fish", "red fish", "blue", zero_width]
+    assert normscope.why("demo", texts, layers=["*.5.*"]).kept_texts == 6
+    with pytest.raises(TextError, match="0 texts with a token that is not special; expected at least two"):
+        normscope.why("demo", [zero_width] * 3, layers=["*.5.*"])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--samples", "-1"), ("--seed", "1" * 23), ("--seed", "-1")])
+@pytest.mark.parametrize("command", ["why", "batches", "swap"])
+def test_numbers_out_of_range_are_wrong_usage(command: str, option: str, value: str) -> None:
+    if (command, option) != ("swap", "--samples"):
+        result = CliRunner().invoke(app, [command, "no-model", "one", "two", option, value])
+        assert result.exit_code == 2
+        assert f"{option[2:]} is {value}; expected a whole number from" in result.stderr
+
+
+def test_the_analysis_is_told_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal its clock goes on, and the run's seconds hold it."""
+    real, pause = findings, 0.3
+
+    def slow(*given: Any) -> Any:
+        time.sleep(pause)
+        return real(*given)
+
+    monkeypatch.setattr(why_scan, "findings", slow)
+    told: list[Progress] = []
+    bar = ProgressBar("demo", shown=True)
+
+    def progress(now: Progress) -> None:
+        told.append(now)
+        bar(now)
+
+    with bar:
+        report = normscope.why("demo", models.prose(24), progress=progress)
+        (task,) = bar._bar.tasks
+        assert (task.description, task.finished) == ("analysing", False)
+    assert [now.stage for now in told][-2:] == ["run", "analysis"]
+    assert report.run.seconds >= told[-1].seconds + pause

@@ -1,0 +1,123 @@
+"""A group is one parameter to the command that takes it, and options in its place to the parser."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from normscope.cli.option_groups import (
+    BatchOptions,
+    CountedBatchOptions,
+    FetchOptions,
+    LayerOptions,
+    LoadOptions,
+    ResultOptions,
+    grouped,
+)
+from normscope.cli.options import Format, Order, SpecialTokens
+from normscope.data.batching import Batching
+from normscope.errors import UsageError
+from normscope.models.location import Loading
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Two options."""
+
+    size: Annotated[int, typer.Option("--size", help="How large.")] = 3
+    names: Annotated[list[str] | None, typer.Option("--name", "-n", help="Which.")] = None
+
+
+@dataclass(frozen=True)
+class Larger(Shared):
+    """The same with another default."""
+
+    size: Annotated[int, typer.Option("--size", help="How large.")] = 30
+
+
+TAKEN: list[Any] = []
+
+
+@grouped
+def small(place: str, *, before: bool = False, shared: Shared, after: bool = False) -> None:
+    """Take a group between two options."""
+    TAKEN.append((place, before, shared, after))
+
+
+@grouped
+def large(*, shared: Larger) -> None:
+    """Take a group alone."""
+    TAKEN.append(shared)
+
+
+APP = typer.Typer()
+APP.command()(small)
+APP.command()(large)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("small here", ("here", False, Shared(3, None), False)),
+        ("small here --after --size 5 -n a --name b", ("here", False, Shared(5, ["a", "b"]), True)),
+        ("small here --before -n a", ("here", True, Shared(3, ["a"]), False)),
+        ("large", Larger(30, None)),
+        ("large --size 1", Larger(1, None)),
+    ],
+)
+def test_a_command_is_handed_its_group(line: str, expected: Any) -> None:
+    TAKEN.clear()
+    result = CliRunner().invoke(APP, line.split())
+    assert result.exit_code == 0, result.output
+    assert [expected] == TAKEN
+
+
+def test_the_options_of_a_group_stand_in_its_place() -> None:
+    signature = inspect.signature(small)
+    assert list(signature.parameters) == ["place", "before", "size", "names", "after"]
+    assert signature.parameters["size"].annotation.__metadata__[0].help == "How large."
+    assert (small.__name__, small.__doc__) == ("small", "Take a group between two options.")
+
+
+def test_a_command_without_a_group_stays_as_it_is() -> None:
+    def plain(a: int, b: bool = False) -> None:
+        TAKEN.append((a, b))
+
+    assert inspect.signature(grouped(plain)) == inspect.signature(plain)
+
+
+def test_defaults_are_the_librarys() -> None:
+    assert FetchOptions().loading() == LoadOptions().loading() == Loading()
+    assert BatchOptions().batching() == CountedBatchOptions().batching() == Batching()
+
+
+def test_the_library_is_handed_every_option() -> None:
+    load = LoadOptions("r", "t", "c", True, True, "cpu", "float16", "eager", True)
+    assert load.loading() == Loading(
+        "r", "t", "c", True, True, "cpu", "float16", "eager", random_weights=True
+    )
+    batch = CountedBatchOptions(9, True, 8, "auto", Order.GIVEN, SpecialTokens.EXCLUDE)
+    assert batch.batching() == Batching("auto", 8, "given", "exclude", 9, True)
+    assert BatchOptions(9, False, 8, "4", Order.GIVEN).batching() == Batching(4, 8, "given", "include", 9)
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "secret" not in repr(LoadOptions(token="secret"))
+
+
+def test_as_data_only_the_layers_that_are_shown_are_measured() -> None:
+    layers = LayerOptions(["a.*"], ["b.*"])
+    assert layers.measured(as_data=True) == {"layers": ["b.*"], "exclude": ["a.*"]}
+    assert layers.measured(as_data=False) == {"layers": (), "exclude": ["a.*"]}
+    assert LayerOptions().measured(as_data=True) == {"layers": (), "exclude": ()}
+
+
+def test_formats_that_contradict_each_other_are_refused() -> None:
+    assert ResultOptions(json=True).chosen() is Format.JSON
+    with pytest.raises(UsageError, match="--json and --format markdown"):
+        ResultOptions(Format.MARKDOWN, json=True).chosen()
+    with pytest.raises(UsageError, match="--plot and --format json"):
+        ResultOptions(json=True).chosen(plot=True)

@@ -1,0 +1,185 @@
+"""Datasets of a Hub as streams: a server on loopback that answers what the library `datasets` asks."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.hub import GOOD_TOKEN, LINES, Hub, serve
+
+datasets = pytest.importorskip("datasets")
+
+ROWS = [{"text": f"{i} {LINES[i % 4]}", "title": "t", "number": i} for i in range(40)]
+CARD = """---
+configs:
+- config_name: en
+  data_files: en/*.jsonl
+- config_name: de
+  data_files: de/*.jsonl
+---
+"""
+DRIVER = """
+import json, sys, time
+time.sleep = lambda seconds: None  # The library waits before it asks again.
+from normscope.data.hub_dataset import read_dataset
+from normscope.errors import NormscopeError
+for name, options, most in json.load(sys.stdin):
+    texts = []
+    try:
+        stream = read_dataset(name, **options)
+        while len(texts) < most and (text := next(stream, None)) is not None:
+            texts.append(text)
+        print(json.dumps([texts, None]))
+    except NormscopeError as error:
+        print(json.dumps([texts, f"{error.exit_code} {error}"]))
+"""
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Datasets as their repositories are, by their ids."""
+    place = tmp_path_factory.mktemp("repositories")
+    write(place / "lines", "train.jsonl", ROWS)
+    write(place / "lines", "test.jsonl", ROWS[:1])
+    (place / "parquet" / "data").mkdir(parents=True)
+    rows = datasets.Dataset.from_list(ROWS)
+    rows.to_parquet(place / "parquet" / "data" / "train-00000-of-00001.parquet", batch_size=8)
+    for number, language in enumerate(("en", "de")):
+        write(place / "configs", f"{language}/part.jsonl", [{"text": language}] * (number + 1))
+    (place / "configs" / "README.md").write_text(CARD, encoding="utf-8")
+    (place / "script").mkdir()
+    (place / "script" / "script.py").write_text(f"open({str(place / 'ran')!r}, 'w').close()\n")
+    (place / "empty").mkdir()
+    (place / "empty" / "README.md").write_text("# Nothing here\n")
+    write(place / "dying", "train-00000-of-00002.jsonl", ROWS)
+    write(place / "dying", "train-00001-of-00002.jsonl", ROWS)
+    folders = {f"datasets/org/{folder.name}": folder for folder in place.iterdir()}
+    return {**folders, "datasets/org/gated": place / "lines"}
+
+
+def environment(endpoint: str, home: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    clean.pop("HF_TOKEN", None)
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    return {**clean, **settings}
+
+
+def in_a_process(reads: list[tuple[str, dict[str, Any], int]], endpoint: str, home: Path) -> list[Any]:
+    """Read one after the other with a Hub at `endpoint`; the texts of each, and its error with its code."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(reads),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(endpoint, home),
+    )
+    assert (done.returncode, done.stderr) == (0, ""), "the libraries say nothing of their own"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_datasets_of_a_hub(folders: dict[str, Path], tmp_path: Path) -> None:
+    want = [row["text"] for row in ROWS]
+    reads: dict[tuple[str, str], Any] = {
+        ("org/lines", "train"): want,
+        ("org/lines", "test"): want[:1],
+        ("org/parquet", ""): want,
+        ("hf://datasets/org/parquet", "train"): want,
+        ("org/configs:en", ""): ["en"],
+        ("org/configs:de", "train"): ["de", "de"],
+    }
+    with serve(Hub(folders, gated=frozenset({"datasets/org/gated"}))) as served:
+        asked = [(name, {"split": split or None, "field": "text"}, 99) for name, split in reads]
+        found = in_a_process(
+            [*asked, ("org/gated", {"split": "test", "token": GOOD_TOKEN}, 9)], served.url, tmp_path
+        )
+    assert found == [[texts, None] for texts in (*reads.values(), want[:1])]
+    assert not [*tmp_path.rglob("*.jsonl"), *tmp_path.rglob("*.parquet")], "nothing is downloaded"
+
+
+def test_what_a_hub_refuses_is_said_in_a_line(folders: dict[str, Path], tmp_path: Path) -> None:
+    texts = [row["text"] for row in ROWS]
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("org/unknown", {}, r"1 cannot read the dataset 'org/unknown' \(.*doesn't exist on the Hub"),
+        ("unknown", {"token": "hf_secret"}, r"1 cannot read the dataset 'unknown' \(.*doesn't exist"),
+        (
+            "org/configs",
+            {},
+            "2 dataset 'org/configs' has the configurations 'en', 'de'; expected one; name it",
+        ),
+        (
+            "org/configs:fr",
+            {},
+            "1 dataset 'org/configs' has no configuration 'fr'; expected one of 'en', 'de'",
+        ),
+        ("org/lines:fr", {}, "1 dataset 'org/lines' has no configuration 'fr'; expected one of 'default'"),
+        ("org/lines", {}, "2 dataset 'org/lines' has the splits 'train', 'test'; expected one; name it with"),
+        (
+            "org/lines",
+            {"split": "dev"},
+            "1 dataset 'org/lines' has no split 'dev'; expected one of 'train', '",
+        ),
+        (
+            "org/parquet",
+            {"field": "x"},
+            "1 dataset 'org/parquet', row 1: no field 'x'; expected one of 'text',",
+        ),
+        ("org/parquet", {"field": "number"}, "1 dataset 'org/parquet', row 1: 'number' is int; expected a"),
+        ("org/gated", {}, "1 dataset 'org/gated' is gated on the Hub; expected a token of an account"),
+        ("org/gated", {"token": "hf_secret"}, "1 dataset 'org/gated' is gated on the Hub; expected a token"),
+        ("org/script", {}, "1 dataset 'org/script' is made by a script of its own, which is never run; exp"),
+        ("org/empty", {}, r"1 cannot read the dataset 'org/empty' \(.*doesn't contain any data files"),
+        ("json", {}, r"1 cannot read the dataset 'json' \(that is a format of the library's\)"),
+        (
+            "org/dying",
+            {"field": "text"},
+            "1 dataset 'org/dying', row 41: Server Disconnected; .*",
+        ),
+    ]
+    gated = frozenset({"datasets/org/gated"})
+    with serve(Hub(folders, gated, dying="train-00001-of-00002.jsonl")) as served:
+        asked = [(name, options, 99) for name, options, _ in cases]
+        found = in_a_process(asked, served.url, tmp_path)
+    for (name, _, expected), (read, said) in zip(cases, found, strict=True):
+        assert re.match(expected, str(said)), said
+        assert said.isprintable()
+        assert said.count("; ") >= 2, said
+        assert "hf_secret" not in said
+        assert read == (texts if name == "org/dying" else [])
+    assert not (folders["datasets/org/lines"].parent / "ran").exists()
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"  # the discard port: refused at once
+    ((texts, said),) = in_a_process([("org/lines", {}, 9)], nobody, tmp_path)
+    assert texts == []
+    assert said.startswith("1 cannot read the dataset 'org/lines' (Couldn't reach 'org/lines' on the Hub")
+    assert said.endswith("check the name and the network")
+
+
+def test_the_command_streams(folders: dict[str, Path], tmp_path: Path) -> None:
+    words = ["--dataset", "org/gated", "--split", "train", "--field", "text", "--limit", "20", "--json"]
+    words += ["--layer", "embeddings.LayerNorm"]
+    with serve(Hub(folders, gated=frozenset({"datasets/org/gated"}))) as served:
+        done = subprocess.run(
+            [sys.executable, "-m", "normscope", "inspect", "demo", "--token", GOOD_TOKEN, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(served.url, tmp_path),
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["run"]["texts"] == 20
+    assert any(request.endswith("/train.jsonl") for request in served.requests)
