@@ -1,4 +1,4 @@
-"""The errors that normscope raises on purpose; any other exception is a bug.
+"""Errors that normscope raises on purpose; any other exception is a bug.
 
     NormscopeError
     ├── UsageError     the call itself cannot be right: exit code 2

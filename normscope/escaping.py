@@ -1,4 +1,4 @@
-"""Strings made safe to show: they never act on the terminal and tell no secret; counts with their nouns."""
+"""Makes strings from outside safe to show: no name or message can act on the terminal."""
 
 import re
 import textwrap

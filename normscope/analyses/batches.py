@@ -1,4 +1,4 @@
-"""MODEL and texts -> what BatchNorm would see in batches of them: one run, then any batch size."""
+"""Runs a model once over texts and measures BatchNorm's noise at any batch size."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence

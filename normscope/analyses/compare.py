@@ -1,4 +1,4 @@
-"""Two reports -> how far each layer's statistics moved from the one to the other."""
+"""Compares two reports layer by layer, and checks bounds on how far the statistics moved."""
 
 import difflib
 import math

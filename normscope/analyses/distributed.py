@@ -1,4 +1,4 @@
-"""Processes that share one corpus, as torchrun starts them: each takes a shard, rank 0 has the report."""
+"""Shares one corpus among the processes of torchrun: each takes a shard, rank 0 writes the report."""
 
 import os
 import time

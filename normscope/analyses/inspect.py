@@ -1,4 +1,4 @@
-"""The loop: texts, images or sounds through the model, every normalization layer measured on the way."""
+"""Runs texts, images or sounds through a model and reports on its normalization layers."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""MODEL -> its normalization layers, from the configuration alone: no weights are read, nothing runs."""
+"""Lists a model's normalization layers from its configuration alone: no weights, no forward pass."""
 
 import json
 import math

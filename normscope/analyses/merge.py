@@ -1,4 +1,4 @@
-"""The parts of one corpus become one report, exactly: their moments are merged and read anew."""
+"""Merges reports on the parts of one corpus into the exact report on the whole."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""MODEL and texts -> what a run would take: memory, tokens, work and time, by one batch that is timed."""
+"""Estimates memory, tokens, work and time of a run from one timed batch."""
 
 import math
 import operator

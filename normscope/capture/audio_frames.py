@@ -1,4 +1,4 @@
-"""Which frames of a padded sound are real, at each stage of a model whose convolutions make fewer of them."""
+"""Maps the mask of a waveform to frames, through every convolution and pool of the model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What batches leave to be read later, many at once: bounded by the memory that it takes."""
+"""A bounded backlog: sums of batches that wait to be folded, limited in bytes."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What is left of a layer's batch: sums over its positions, a summary of its samples, two numbers a token."""
+"""Sums of one batch at one layer: by position, by sample and by token."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

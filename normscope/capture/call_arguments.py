@@ -1,4 +1,4 @@
-"""What a forward is given, by name: tokens, their mask, a decoder's padding, texts that share a row."""
+"""Reads a forward's arguments by name: tokens, their mask, decoder padding, packed texts."""
 
 import inspect
 from collections.abc import Iterator, Mapping

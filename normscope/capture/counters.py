@@ -1,4 +1,4 @@
-"""What a watcher has been shown: forwards, samples, tokens, padding, and the time they took."""
+"""Counters of a watcher: forwards, samples, tokens, padding and time."""
 
 import math
 import time

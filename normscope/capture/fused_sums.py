@@ -1,4 +1,4 @@
-"""A layer's call in one pass, where numba is installed: the same sums as those by PyTorch's operators."""
+"""Sums of one call in a single compiled pass, where numba is installed; equal to those of batch_sums."""
 
 import math
 from dataclasses import dataclass

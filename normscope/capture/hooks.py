@@ -1,4 +1,4 @@
-"""Hooks in a model of somebody else's: what they must not count, and what a copy of the model has of them."""
+"""Hooks that are safe in somebody else's model: one thread, no counting of backward passes, no copies."""
 
 import threading
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Which of a forward's calls of a layer goes where: all of them into one capture, or each into its own."""
+"""Routes the calls of a layer: all into one capture, or each call of a forward into its own."""
 
 from copy import copy
 

@@ -1,4 +1,4 @@
-"""One layer's calls become moments: its input as rows, its output as the proof of its formula."""
+"""Captures one layer: its input as rows, and its output as the check of its formula."""
 
 import math
 from collections.abc import Callable, Sequence

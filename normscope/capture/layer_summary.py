@@ -1,4 +1,4 @@
-"""One layer's moments, read as its part of the report; the only place where they become numpy."""
+"""Reads one layer's moments as its part of the report; tensors become numpy arrays only here."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""One pass over a layer's input and output in machine code, compiled by numba from these loops.
+"""Compiled loops (numba): one pass over a layer's input and output.
 
 What PyTorch's operators read some 30 times is read twice here: once for each row's own moments, and
 once for all sums, while the row is in the processor's nearest cache. Compiled once for each dtype,

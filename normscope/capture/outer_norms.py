@@ -1,4 +1,4 @@
-"""Norms around norms: which of them do more to what the norm within them has made, which is not measured."""
+"""Finds norms that wrap a measured norm and change its output further."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

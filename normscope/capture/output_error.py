@@ -1,4 +1,4 @@
-"""How far a layer's outputs are from what its formula makes of its inputs."""
+"""Distance between a layer's outputs and the outputs of its formula."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The tokens of one forward, and how the rows of the layers within it are aligned with them."""
+"""One scope: the tokens of one forward, and the alignment of the layers inside it with them."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any

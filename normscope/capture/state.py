@@ -1,4 +1,4 @@
-"""All that a watcher has measured so far as plain values and tensors, and back, so that another goes on."""
+"""The state of a watcher as plain values and tensors, for checkpoints and for undoing a batch."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

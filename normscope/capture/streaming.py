@@ -1,4 +1,4 @@
-"""The way of a layer's batches into its moments: sums for every batch, their arithmetic now and then.
+"""Buffers per-batch sums and folds them into a layer's moments.
 
 A forward waits for what is done here, so each element is read a few times only, and what then waits
 to be read are sums around fixed members of their cells and a few numbers a token and a sample.

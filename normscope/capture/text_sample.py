@@ -1,4 +1,4 @@
-"""The moments of single texts at every layer, for a bounded choice of texts by chance.
+"""A bounded random sample of texts whose moments are kept at every layer.
 
 A text's priority follows from the seed and its place in the corpus alone, and the smallest are
 kept: so the choice does not depend on how texts are put into batches.

@@ -1,4 +1,4 @@
-"""Whose tokens a layer sees: each module that is given tokens opens a scope for the layers within it.
+"""Scopes: the tokens and masks of each module that takes tokens, for the layers inside it.
 
 An encoder and a decoder, a text tower and an image tower, each call their layers in a forward of
 their own, with their own tokens and mask. The innermost scope is the one that a layer belongs to.

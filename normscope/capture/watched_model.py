@@ -1,4 +1,4 @@
-"""The model that is watched: what it and the options must be, and what the object alone tells."""
+"""Checks of a watched model and its options, and its description."""
 
 import torch
 from torch import nn

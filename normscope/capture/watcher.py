@@ -1,4 +1,4 @@
-"""Hooks as a context manager: every normalization layer of a model is measured while it runs.
+"""Hooks as a context manager: measures every normalization layer of a model while it runs.
 
 The hooks read and never write: no output of the model changes, and none is left behind when the
 context ends, whatever ended it.

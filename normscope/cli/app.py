@@ -1,4 +1,4 @@
-"""The `normscope` command: its commands, its version, and how it ends."""
+"""The `normscope` command: its commands and its version."""
 
 import os
 from contextlib import nullcontext, suppress

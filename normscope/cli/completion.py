@@ -1,4 +1,4 @@
-"""What a shell may complete: models that are at hand, layers of a saved report, names of numbers.
+"""Shell completion: cached models, layers of a saved report, and names of numbers.
 
 Nothing here imports torch, and nothing raises: a completion that fails would be printed into the
 line that is being typed.

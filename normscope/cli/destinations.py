@@ -1,4 +1,4 @@
-"""Where results go, looked at before the work: no place is an input, nor that of another result."""
+"""Checks where results go before the work: no destination is an input or another result's."""
 
 import os
 import stat

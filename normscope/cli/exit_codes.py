@@ -1,4 +1,4 @@
-"""How a command ends: the exit code, and one line on standard error for what went wrong."""
+"""Exit codes, and the one line on standard error that explains a failure."""
 
 import errno
 import sys

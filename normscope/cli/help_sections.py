@@ -1,4 +1,4 @@
-"""A command whose --help has its options in sections, as manual pages do."""
+"""A command class that groups options in --help into sections, as manual pages do."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A signal while a model runs or results are written: the first ends that in order, the second at once."""
+"""Interruption of a run or of writing: the first signal ends it in order, the second at once."""
 
 import signal
 import threading

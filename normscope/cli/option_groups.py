@@ -1,4 +1,4 @@
-"""Groups of options that commands share: each a dataclass, and to a command one parameter."""
+"""Groups of options that commands share; each group is one dataclass and one parameter."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The options that commands share, each declared once: name, short form, and one line of help."""
+"""Options that commands share, each declared once: name, short form and help."""
 
 from enum import Enum
 from pathlib import Path

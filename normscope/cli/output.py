@@ -1,4 +1,4 @@
-"""Where things go: data to standard output or a file, all else to standard error."""
+"""Output: data to standard output or a file, messages to standard error."""
 
 import io
 import os

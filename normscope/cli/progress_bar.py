@@ -1,4 +1,4 @@
-"""How far a run is, drawn on standard error while it is a terminal."""
+"""A progress bar on standard error, shown only on a terminal."""
 
 import logging
 import os

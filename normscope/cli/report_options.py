@@ -1,4 +1,4 @@
-"""A report in the format that was asked for, alike for the commands that make one."""
+"""Options that choose the format of a report, for all commands that write one."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What `inspect` is asked for beside the measuring: a checkpoint, a shard, ranks that share the work."""
+"""Run options of `inspect`: checkpoint, shard, and ranks that share the work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The signals that end the command: Ctrl-C, SIGTERM and SIGHUP, with 130, 143 or 129 and one line.
+"""Signals that end the command: Ctrl-C, SIGTERM and SIGHUP, with 130, 143 or 129 and one line.
 
 Nothing heavy is imported here, so that the signals are handled before all else is.
 """

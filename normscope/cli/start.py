@@ -1,4 +1,4 @@
-"""Where the command starts: signals are handled before all that it needs is imported."""
+"""The entry point: handles signals before anything slow is imported."""
 
 from normscope.cli import signals
 

@@ -1,4 +1,4 @@
-"""What to feed a model: the texts that were named, that are piped in, or else the built-in sentences."""
+"""Text options: named texts, piped texts, or the built-in sentences."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""A command that torchrun starts many times ends once: one result, or one line for what went wrong."""
+"""Commands under torchrun: many processes, one result, one line for a failure."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What typer says of wrong usage, as one line of ours: what was got, what was expected, what to do next."""
+"""Rewords usage errors of typer as one line: what was got, what was expected, what to do next."""
 
 import re
 

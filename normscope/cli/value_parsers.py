@@ -1,4 +1,4 @@
-"""Values that options spell in their own way: an amount of memory, a list of numbers, a size of batches."""
+"""Parsers for option values: memory sizes, lists of numbers, batch sizes."""
 
 import re
 from typing import Literal

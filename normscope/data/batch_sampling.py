@@ -1,4 +1,4 @@
-"""Which texts a batch is made of: its size, its order, and draws by chance that every machine repeats."""
+"""Random, sorted and given orders of texts in batches, repeatable by seed on every machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

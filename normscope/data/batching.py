@@ -1,4 +1,4 @@
-"""Texts tokenised, ordered by length and padded into batches that a model can be called with."""
+"""Batches of texts: tokenized, ordered by length and padded for the model."""
 
 import math
 import operator

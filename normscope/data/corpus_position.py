@@ -1,4 +1,4 @@
-"""How far a run has come in its corpus, and the proof that it reads the same one again."""
+"""The position of a run in its corpus, with a digest that proves it is the same corpus."""
 
 import hashlib
 import operator

@@ -1,4 +1,4 @@
-"""Texts parted in two: those that statistics are taken from, and those that are held out for measuring."""
+"""Splits texts in two: one part for calibration, one held out for evaluation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A dataset, local or of the Hub, as a stream of texts: what the `datasets` library can read."""
+"""Datasets, local or from the Hub, as a stream of texts; read by the `datasets` library."""
 
 import gc
 import logging

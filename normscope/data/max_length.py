@@ -1,4 +1,4 @@
-"""How long a text may be: what a model and its tokenizer take, and what was asked for."""
+"""The maximum length of a text: from the model, its tokenizer and the options."""
 
 from typing import TYPE_CHECKING, Any
 

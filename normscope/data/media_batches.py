@@ -1,4 +1,4 @@
-"""Images, sounds, and texts beside them, by the model's own processor into what it is called with."""
+"""Batches of images and sounds, and texts beside them, made by the model's own processor."""
 
 import os
 from collections.abc import Iterator, Sequence

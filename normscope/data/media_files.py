@@ -1,4 +1,4 @@
-"""Image and audio files: checked before the work, then each read as a picture or as a waveform."""
+"""Image and audio files: checked before the run, then decoded one at a time."""
 
 import os
 import stat

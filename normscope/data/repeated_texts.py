@@ -1,4 +1,4 @@
-"""Texts that are an earlier one once more: told by digests of 8 bytes, in bounded memory."""
+"""Finds exact repeats of texts by 8-byte digests, in bounded memory."""
 
 import operator
 from array import array

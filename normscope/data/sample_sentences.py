@@ -1,4 +1,4 @@
-"""Sentences to measure with when the user brings none: English and Chinese, short to long."""
+"""Built-in sentences, English and Chinese, short to long, for runs without texts."""
 
 # ruff: noqa: RUF001 (Chinese punctuation is not a mistyped comma)
 

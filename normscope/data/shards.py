@@ -1,4 +1,4 @@
-"""One of so many parts of a corpus, for jobs that share it."""
+"""Shards: one of N parts of a corpus, for jobs that share it."""
 
 import math
 import operator

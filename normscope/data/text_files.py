@@ -1,4 +1,4 @@
-"""Arguments, files and standard input, read lazily as one stream of texts."""
+"""Texts from arguments, files and standard input, read lazily as one stream."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""The lines of a stream of UTF-8, each decoded with care."""
+"""Lines of a UTF-8 stream, decoded one by one with checks."""
 
 import zlib
 from collections.abc import Iterator

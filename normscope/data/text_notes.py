@@ -1,4 +1,4 @@
-"""What has to be said of the texts of a run: how many of their tokens are unknown, how many repeat."""
+"""Warnings about the texts of a run: unknown tokens and exact repeats."""
 
 from typing import TYPE_CHECKING
 

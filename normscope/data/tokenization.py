@@ -1,4 +1,4 @@
-"""Texts -> rows of token ids: cut where they are too long, and with the ids that are special known."""
+"""Tokenizes texts: truncation, token ids and special-token masks."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A batch that memory does not hold is worked on in parts: 2, then 4, ..., at most one for each text."""
+"""Splits a batch that does not fit in memory into 2, 4, ... parts, at most one a text."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""A run that can go on after a crash: moments and position are saved now and then, and taken up again."""
+"""Checkpoints: moments and position saved periodically, so that a run resumes after a crash."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""How a model is run for its norm layers alone, and what it says when it fails."""
+"""Runs a model's forward pass for its normalization layers alone, and explains its failures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What goes with a run: how far it is, where that is saved, what ends it early, and what is kept beside."""
+"""The run loop: batches through the model, every normalization layer measured."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What goes with a run: how far it is, where that is saved, what ends it early, and what is kept beside."""
+"""Progress of a run and its clock."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One batch after the other through the model; what memory does not hold is run in halves."""
+"""Runs one batch after the other; a batch that does not fit in memory runs in halves."""
 
 import math
 from collections.abc import Sequence

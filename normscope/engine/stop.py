@@ -1,4 +1,4 @@
-"""A run is asked to stop: between two batches, or at once while it only waits for texts."""
+"""Asks a run to stop: between two batches, or at once while it waits for texts."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

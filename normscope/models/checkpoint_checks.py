@@ -1,4 +1,4 @@
-"""The sizes that a configuration names, held against the checkpoint before memory is taken for them."""
+"""Checks the sizes in a configuration against the weights before memory is taken for them."""
 
 import json
 import re

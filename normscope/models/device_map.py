@@ -1,4 +1,4 @@
-"""Models that accelerate spreads over devices: what it needs, and norms that stay where they can be read."""
+"""Device maps: models that accelerate spreads over several devices."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What goes wrong while a model is read, in our words: one line each, whoever raised it."""
+"""Rewords errors of loading a model as one line each."""
 
 import pickle
 import re

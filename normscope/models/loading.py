@@ -1,4 +1,4 @@
-"""MODEL -> model and tokenizer or processor, ready to run; or the model's skeleton, without weights."""
+"""Loads a model with its tokenizer or processor, or its skeleton without weights."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""MODEL -> where it is: what the user wrote becomes a folder or a Hub id, and how to read from it."""
+"""The location of a model: a folder or a Hub id, and the options to read it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The weights that a model was given: what its checkpoint lacks, and what does not fit."""
+"""Checks that a checkpoint holds every weight of the model, and names what is missing."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any

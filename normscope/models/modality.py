@@ -1,4 +1,4 @@
-"""Which kinds of input a model takes: text, images, audio; its class tells, before any weights are read."""
+"""Modalities that a model takes: text, images, audio; read from its class, before any weights."""
 
 from collections.abc import Collection
 from inspect import signature

@@ -1,4 +1,4 @@
-"""Which modules of a model normalise, of what kind, with what eps and affine.
+"""Detects the modules of a model that normalise: their kind, eps and affine.
 
 A module is a candidate by its class, its structure, or by what it does to random rows; which
 formula it follows is decided by what it does: the candidate formulas are tried on its first real

@@ -1,4 +1,4 @@
-"""The ways to normalise: a formula turns rows x into y, and its affine y into a layer's output.
+"""Normalization formulas: from rows x to y, and through the affine to the layer's output.
 
 PyTorch's definitions: nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d, nn.GroupNorm, nn.InstanceNorm1d,
 nn.functional.normalize.

@@ -1,4 +1,4 @@
-"""Where a model normalises without a module, so that no hook sees it: functional calls, and code of its own.
+"""Finds normalization without a module, which hooks cannot see: functional calls and inline code.
 
 While the model runs, every tensor function passes by here. PyTorch's own norms are known by name; those
 that are written out, by the degrees of what they divide by.

@@ -1,4 +1,4 @@
-"""Norms with a gate: a second input, activated, multiplies what is normalised or what comes out.
+"""Gated norms: a second input, activated, multiplies what is normalised or the output.
 
 Qwen3-Next normalises and then gates, Mamba 2 gates and then normalises. What such a layer
 normalises is the gated input in the second case: that is the x whose statistics are taken.

@@ -1,4 +1,4 @@
-"""With which power of an activation x a tensor grows, followed from step to step of a computation.
+"""Tracks each tensor's degree of homogeneity in the activation.
 
 x / sqrt(mean(x^2)) no longer grows with x, nor does (x - mean) / sqrt(var): x times a statistic of x
 that together have degree 0 is a norm, however it is written out. A softmax, a scale of attention, a

@@ -1,4 +1,4 @@
-"""Models that accelerate spreads over devices: what it needs, and norms that stay where they can be read."""
+"""Module trees: names and submodules behind torch.compile, data parallelism and device maps."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Where in its model a norm stands, by structure and code: before or after the blocks, or in one."""
+"""The place of a norm in its model, from structure and code: before, inside or after the blocks."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Norm classes that users have named: found by class, whatever their names and structure."""
+"""Registry of norm classes named by the user."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a method does with a norm, read off its code: x + f(norm(x)), or norm(x + f(x)), or neither.
+"""Classifies residual blocks from their code: x + f(norm(x)), norm(x + f(x)), or neither.
 
 The method's statements are followed in order with a symbol for every value, and each `if` that asks
 for a flag of the module takes the side that the module takes. Nothing is run, so it costs the same

@@ -1,4 +1,4 @@
-"""What a module does is told by trying a copy of it, filled at random, on random rows."""
+"""Detects norms by scale invariance: compares f(x) with f(2x) on a random copy."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Whether a module's code is tensor arithmetic alone, told from its bytecode: then it may be run on trial."""
+"""Tells from bytecode whether a module's code is tensor arithmetic alone, so that a trial run is safe."""
 
 import builtins
 import dis

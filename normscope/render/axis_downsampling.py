@@ -1,4 +1,4 @@
-"""Many numbers on few cells: which runs of an axis share a cell, and what is written below them."""
+"""Downsamples an axis: which numbers share a cell, and the labels below the cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

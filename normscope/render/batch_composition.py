@@ -1,4 +1,4 @@
-"""What batches hold besides numbers, as tables: padding, and how many texts reach each position."""
+"""Tables of batch composition: padding, and texts at each position."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What BatchNorm would see in batches, drawn for a terminal: noise by batch size, and what batches hold."""
+"""Terminal plots of batch noise by batch size, and of batch composition."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What BatchNorm would see in batches as tables and bars, for a terminal or in Markdown."""
+"""Tables and bars of BatchNorm's statistics in batches, for a terminal or in Markdown."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Two reports compared as a table, for a terminal or in Markdown."""
+"""A comparison of two reports as a table, for a terminal or in Markdown."""
 
 from dataclasses import replace
 

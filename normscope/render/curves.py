@@ -1,4 +1,4 @@
-"""Curves along one axis, a line of levels each, between their least and greatest numbers."""
+"""Curves along one axis: one line of levels each, from minimum to maximum."""
 
 import math
 from collections.abc import Sequence

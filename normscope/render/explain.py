@@ -1,4 +1,4 @@
-"""The glossary on a terminal or in Markdown: a list of all numbers, or some of them in full."""
+"""The glossary for a terminal or in Markdown: a list of all numbers, or some in full."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

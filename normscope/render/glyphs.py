@@ -1,4 +1,4 @@
-"""The characters that draw: bars, sparklines and signs, in Unicode or in plain ASCII."""
+"""Characters for drawing: bars, sparklines and signs, in Unicode or plain ASCII."""
 
 import math
 from collections.abc import Sequence

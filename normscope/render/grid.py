@@ -1,4 +1,4 @@
-"""A table before it is drawn: titled columns of written cells, and which of them fit a width."""
+"""Tables before layout: titled columns of cells, and the choice of columns for a width."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

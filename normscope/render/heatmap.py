@@ -1,4 +1,4 @@
-"""A heat map on a terminal: a row a layer, in 256 colours, or in shades where there are no colours."""
+"""Heat maps for a terminal: one row a layer, in 256 colours or in shades."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

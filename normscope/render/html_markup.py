@@ -1,4 +1,4 @@
-"""HTML put together so that a string is always text: only what `tag` returns is markup."""
+"""HTML markup: only `tag` returns markup, every other string is escaped."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""What was fed is called what it is: tables are worded for texts, and then say images or sounds."""
+"""Wording of tables by modality: texts, images or sounds."""
 
 import re
 from dataclasses import replace

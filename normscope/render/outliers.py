@@ -1,4 +1,4 @@
-"""What stands out, as tables: features that recur from layer to layer, and what each layer has."""
+"""Tables of outliers: features that recur across layers, and the outliers of each layer."""
 
 import math
 from collections.abc import Iterable, Sequence

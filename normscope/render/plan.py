@@ -1,4 +1,4 @@
-"""What a run would take, a line each."""
+"""A plan of a run, one line for each fact."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""A report drawn for a terminal: bars by layer, heat maps of positions and features, one layer's curves."""
+"""Terminal plots of a report: bars by layer, heat maps of positions and features, curves."""
 
 import math
 from collections.abc import Iterator, Sequence

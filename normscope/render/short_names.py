@@ -1,4 +1,4 @@
-"""Layer names cut to a width: still told apart, and cut where the least is lost."""
+"""Shortens layer names to a width, so that they stay distinct."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The summary: what ran, and one row per layer with LN-style beside BN-style numbers."""
+"""The summary table: what ran, and one row a layer with LN-style beside BN-style numbers."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

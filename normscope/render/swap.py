@@ -1,4 +1,4 @@
-"""What replacing layers does to a model as tables and bars, for a terminal or in Markdown."""
+"""Tables and bars of the effects of replaced layers, for a terminal or in Markdown."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Grids and lines of facts on a terminal, coloured or plain, in the width there is."""
+"""Terminal output: grids and lines of facts, coloured or plain, in the available width."""
 
 import io
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The article's claims with a model's evidence, a paragraph each, for a terminal or in Markdown."""
+"""The article's claims with a model's evidence, one paragraph each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

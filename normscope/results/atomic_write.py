@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""Writes a file whole or not at all."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Results that show themselves in a notebook."""
+"""Base classes of results: equality by plain values, and tables in notebooks."""
 
 from importlib import import_module
 

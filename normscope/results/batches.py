@@ -1,4 +1,4 @@
-"""What BatchNorm would see in batches: frozen, plain, and equal to itself after a trip through JSON.
+"""Result of `batches`: BatchNorm's statistics in batches, as frozen dataclasses.
 
 Batches are compared with the kept texts taken together, which are the whole corpus when it fits.
 The numbers are defined at `normscope.statistics.batch_noise.Noise` and

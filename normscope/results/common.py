@@ -1,4 +1,4 @@
-"""What a run found: frozen, plain, and equal to itself after a trip through JSON.
+"""Dataclasses that several results share: summaries, the model, the run.
 
 Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
 A number that is unknown, for want of data or because it does not apply, is NaN here and null

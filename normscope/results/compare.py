@@ -1,4 +1,4 @@
-"""Two reports side by side, layer by layer: frozen, plain, and equal to itself after a trip through JSON."""
+"""Result of `compare`: two reports side by side, layer by layer."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a file is that is not JSON, told by how it begins: for a message."""
+"""Names the kind of a file that is not JSON, from its first bytes, for messages."""
 
 import json
 from pathlib import Path

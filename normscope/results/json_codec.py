@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain JSON values and back, driven by their field types alone.
+"""Converts frozen dataclasses to plain JSON values and back, by their field types alone.
 
 Unknown numbers are NaN in Python and null in JSON; a trailing underscore in a field name
 (`global_`) keeps it off Python's keywords and is dropped in JSON. Members that a reader

@@ -1,4 +1,4 @@
-"""The JSON Schema of everything normscope writes, read off the types of the results themselves."""
+"""JSON Schema of everything that normscope writes, derived from the types of the results."""
 
 import dataclasses
 import types

@@ -1,4 +1,4 @@
-"""What a model's normalization layers are, before anything has run: frozen, plain, to JSON and back."""
+"""Result of `layers`: a model's normalization layers before anything has run."""
 
 import os
 from dataclasses import dataclass

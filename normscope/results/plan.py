@@ -1,4 +1,4 @@
-"""What a run would take, as `inspect --dry-run` says it: frozen, plain, strict JSON. No torch."""
+"""Result of `inspect --dry-run`: the expected cost of a run."""
 
 import os
 from dataclasses import dataclass

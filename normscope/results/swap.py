@@ -1,4 +1,4 @@
-"""What replacing normalization layers does to a model: frozen, plain, and equal after a trip through JSON.
+"""Result of `swap`: the effects of replaced normalization layers.
 
 Unknown is NaN here and null in JSON.
 """

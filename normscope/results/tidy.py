@@ -1,4 +1,4 @@
-"""A report as tidy data: CSV with one number a row, and JSON Lines with one layer a line."""
+"""Tidy data from a report: CSV with one number a row, JSON Lines with one layer a line."""
 
 import csv
 import io

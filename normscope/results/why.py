@@ -1,4 +1,4 @@
-"""What a model says of the article's claims: frozen, plain, and equal to itself after a trip through JSON."""
+"""Result of `why`: a model's evidence on the article's claims."""
 
 import math
 import os

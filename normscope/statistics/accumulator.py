@@ -1,4 +1,4 @@
-"""All moments of one layer: merged in any order, read later.
+"""All moments of one layer, mergeable in any order.
 
 What is kept is a (position x feature) table and a few scalars per view, so memory grows with
 the longest sample and not with the corpus. The views `feature`, `position` and `global` are

@@ -1,4 +1,4 @@
-"""Moments as named tensors and back: what every statistic holds, by where it stands in the accumulator."""
+"""Converts an accumulator to named tensors and back."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which rows of a layer's input count, and which sample and position each belongs to.
+"""Aligns a layer's input with tokens: valid rows, and the sample and position of each.
 
 A layer's input becomes rows (V, D), one per valid token. Padding is left out here and nowhere else.
 Positions count a sample's real tokens from 0, so left padding does not shift them.

@@ -1,4 +1,4 @@
-"""What batches hold besides numbers: padding, tokens, and how many texts reach each position."""
+"""Batch composition: padding, tokens, and the number of texts at each position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

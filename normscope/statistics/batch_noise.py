@@ -1,4 +1,4 @@
-"""What BatchNorm would see in batches of texts: their statistics against those of all texts.
+"""Batch noise: the statistics of batches of texts against those of all texts.
 
 Pure functions of the moments of single texts: a batch is the exact merge of its texts, so none is
 run again. Features are taken in parts, so that memory does not grow with their number.

@@ -1,4 +1,4 @@
-"""How sure a number is: the bootstrap over texts, seeded and repeatable.
+"""The bootstrap over texts: intervals that are seeded and repeatable.
 
 Efron 1979, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7(1).
 """

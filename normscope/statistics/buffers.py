@@ -1,4 +1,4 @@
-"""Memory that is used again for every batch: a new block costs as much as the arithmetic in it."""
+"""Reusable buffers: allocating a new block each batch costs as much as the arithmetic in it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What named tensors and the strings beside them are known by: SHA-256 over all of them."""
+"""SHA-256 digests of named tensors and the strings beside them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What one layer was shown, and all layers of a run: moments and facts, merged in any order."""
+"""The state of one layer, and of all layers of a run: moments and facts, mergeable in any order."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Which axis of a layer's input is sample, position and feature: the layouts that its sizes allow, by name.
+"""Layouts: which axis of a layer's input is sample, position or feature.
 
 Letters: B is the sample, T the position of a token, H a head, D the feature, W a window and N the
 position in a sequence of the layer's own.

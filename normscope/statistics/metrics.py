@@ -1,4 +1,4 @@
-"""What the moments say: agreement, affine fit, explained variance, first position, outliers.
+"""Metrics computed from moments: agreement, affine fit, explained variance, first position, outliers.
 
 Pure functions of moments; sums run over the valid tokens of the corpus, variances are biased.
 """

@@ -1,4 +1,4 @@
-"""Running moments that can be updated, merged in any order, and read.
+"""Moments that can be updated, merged in any order, and read.
 
 A statistic stores counts, means and sums of centred products, and divides only when it is
 read. Two parts are merged by the pairwise formula of Chan, Golub & LeVeque (1979), "Updating

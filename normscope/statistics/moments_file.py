@@ -1,4 +1,4 @@
-"""A report and its moments in one file, so that it can be merged: safetensors, written whole or not at all.
+"""The moments file: a report with its moments, as safetensors, which `merge` reads.
 
 The report's JSON is the tensor `report`, its bytes; the moments of layer i are the tensors `i/...`, in
 float64, as they were; what else was counted is JSON in the header.

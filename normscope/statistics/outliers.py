@@ -1,4 +1,4 @@
-"""Outliers of one layer: features that come out large in many tokens, and massive elements that come in.
+"""Outliers of one layer: large features of its output, massive activations of its input.
 
 Counts and maxima, so parts are merged in any order to the same numbers.
 """

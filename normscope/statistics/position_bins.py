@@ -1,4 +1,4 @@
-"""How many positions tables keep apart within so much memory: the first on their own, later ones in bins."""
+"""Position bins: the first positions alone, later ones in bins, within a memory limit."""
 
 import math
 from collections.abc import Sequence

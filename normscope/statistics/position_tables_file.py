@@ -1,4 +1,4 @@
-"""The (position x feature) tables of a report in one file: safetensors, written whole or not at all."""
+"""The (position x feature) tables of a report in one safetensors file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which features are outliers in layer after layer: LLM.int8's rule over the layers of one report."""
+"""Features that are outliers in layer after layer, by the rule of LLM.int8."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Tensors and a header in one file: safetensors, written whole or not at all."""
+"""Safetensors files with a header, written whole or not at all."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Do the same texts stay alike: sentence vectors compared by the likenesses between them."""
+"""Similarity structure of texts: sentence vectors compared by their pairwise similarities."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a layer saw of each word: moments by token id, of a bounded number of ids."""
+"""Moments by token id, for a bounded number of ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The seven reductions: every normalization is "which axes share one mean and one variance".
+"""The seven views: each says which axes share one mean and one variance.
 
 A view is named by what it keeps. `feature`, `position` and `global` are exact reductions of the
 (position x feature) table; `token`, `sequence` and `instance` grow with the corpus and are kept

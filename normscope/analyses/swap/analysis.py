@@ -1,4 +1,4 @@
-"""MODEL and texts -> what breaks when its normalization layers are replaced, one at a time and together."""
+"""Measures what breaks when normalization layers are replaced, one at a time and all together."""
 
 import math
 import os

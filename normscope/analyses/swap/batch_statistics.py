@@ -1,4 +1,4 @@
-"""The statistics of a batch that is run in parts: those of all its rows, at each call of a replaced layer."""
+"""Batch statistics for batches that run in parts: over all rows, at each call of a replaced layer."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar

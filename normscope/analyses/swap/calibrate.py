@@ -1,4 +1,4 @@
-"""MODEL and texts -> what a corpus says of each layer that can be replaced, in one run."""
+"""Measures, in one run, the calibration statistics of each layer that can be replaced."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence

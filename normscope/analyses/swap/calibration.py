@@ -1,4 +1,4 @@
-"""What a corpus says of each layer, taken in one run, kept in one file, and read back."""
+"""Calibration statistics of each layer, and the file that keeps them."""
 
 import json
 import os

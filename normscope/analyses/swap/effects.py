@@ -1,4 +1,4 @@
-"""How one model's answers differ from another's, as sums by text that give means with their intervals.
+"""Effects on a model's predictions: sums by text that give means and their intervals.
 
 Intervals are by the bootstrap over texts: Efron 1979, "Bootstrap Methods: Another Look at the
 Jackknife", Annals of Statistics 7(1).

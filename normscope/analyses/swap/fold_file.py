@@ -1,4 +1,4 @@
-"""A fold: layers that become nothing, and Linears that do their work; put into a model, kept in a file."""
+"""A fold: removed layers and the Linears that do their work, applied to a model or kept in a file."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Fixed scales and shifts folded into the Linears that read them, and the proof that nothing else changes.
+"""Folds fixed scales and shifts into the Linears that read them, and checks that outputs stay equal.
 
 y = scale * x + shift before W y + c is W' x + c' with W' = W diag(scale) and c' = c + W shift; where the
 layer's own centring stays, W' also has each row's mean taken out.

@@ -1,4 +1,4 @@
-"""What is put in a layer's place, and how it is tried."""
+"""Options of swap: the replacement, the layers, and the order of trials."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Who reads a layer's output in one forward: Linears alone, which its scale and shift fold into, or others.
+"""Finds every reader of a layer's output in one forward pass: Linears, which can take its scale, and others.
 
 Names decide nothing: while the model runs, every operation passes by here, and those that touch an
 output's memory are its readers, whatever views of it they were given.

@@ -1,4 +1,4 @@
-"""What a model makes of a batch: its last hidden state and, with a language model's head, predictions."""
+"""A model's answers to a batch: its last hidden state and, with a language-model head, its predictions."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a model computes before the first replaced layer is not computed again: its blocks' outputs are kept.
+"""Caches the outputs of all blocks before the first replaced layer, so that trials skip them.
 
 A block is an item of a ModuleList, as a Transformer's layers are. Blocks that have ended before a layer is
 called give, with only that layer and later ones replaced, what they gave before.

@@ -1,4 +1,4 @@
-"""One LayerNorm or RMSNorm with BatchNorm-style statistics in place of each token's own."""
+"""A replacement for LayerNorm or RMSNorm with BatchNorm-style statistics."""
 
 from dataclasses import dataclass, fields
 

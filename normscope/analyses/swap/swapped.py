@@ -1,4 +1,4 @@
-"""BatchNorm-style layers in place of a model's LayerNorms and RMSNorms, for as long as a context is open.
+"""Replaces a model's normalization layers for as long as a context is open.
 
 Each replaced layer still runs; a hook returns another output in its place, so that neither weights nor
 modules change, and all is as it was when the context ends, whatever ended it.

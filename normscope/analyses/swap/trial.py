@@ -1,4 +1,4 @@
-"""Layers replaced on held-out texts: one model, many variants of it, each beside the untouched one."""
+"""Trials of replaced layers on held-out texts, each beside the untouched model."""
 
 import glob
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""MODEL and texts -> the article's claims with this model's evidence: one run, then the numbers."""
+"""Tries the article's claims on a model and texts: one run, then the evidence."""
 
 import math
 import os

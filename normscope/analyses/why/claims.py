@@ -1,4 +1,4 @@
-"""What the article claims on why NLP uses LayerNorm and not BatchNorm, and what decides each claim.
+"""The article's claims on LayerNorm and BatchNorm, with the rule that decides each.
 
 A claim is decided by one number of the user's model and texts: it holds when the number's whole 95 %
 confidence interval is on the claim's side of the threshold, fails when it is on the other, and is

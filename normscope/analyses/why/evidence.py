@@ -1,4 +1,4 @@
-"""What a model's layers say of the article's claims: numbers of texts that can be weighted, and resampled.
+"""Evidence on the claims: numbers by text, which can be weighted and resampled.
 
 Each function takes `weights` (R, N), how often each of N texts counts, and returns R numbers: the
 value itself with weights of one, its bootstrap replicates with those of `bootstrap.weights`.

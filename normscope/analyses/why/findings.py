@@ -1,4 +1,4 @@
-"""The article's claims, each with its numbers: medians over layers, with intervals, and what they decide."""
+"""Findings on the claims: medians over layers, intervals and verdicts."""
 
 import math
 import shlex

@@ -1,4 +1,4 @@
-"""The tokens of single texts at every layer, for a bounded choice of texts by chance."""
+"""A bounded random sample of texts whose tokens are kept at every layer."""
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""`normscope batches`: run texts once and show what BatchNorm would see in batches of them."""
+"""`normscope batches`: run texts once and show BatchNorm's statistics in batches of them."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`normscope compare`: two reports side by side, and a gate on how far they may be apart."""
+"""`normscope compare`: two reports side by side, and a gate on their differences."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated

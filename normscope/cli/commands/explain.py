@@ -1,4 +1,4 @@
-"""`normscope explain`: the definition, formula and source of every number of the reports."""
+"""`normscope explain`: the definition, formula and source of every number in the reports."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

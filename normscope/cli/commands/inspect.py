@@ -1,4 +1,4 @@
-"""`normscope inspect`: run texts through a model and show what its normalization layers do."""
+"""`normscope inspect`: run texts through a model and show its normalization layers."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`normscope merge`: one report out of the parts of one corpus, exactly."""
+"""`normscope merge`: one exact report from the parts of one corpus."""
 
 from typing import Annotated
 

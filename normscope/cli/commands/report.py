@@ -1,4 +1,4 @@
-"""`normscope report`: saved results as a page that can be kept, or one of its charts as a picture."""
+"""`normscope report`: saved results as a page, or one chart as a picture."""
 
 from pathlib import Path
 from typing import Annotated

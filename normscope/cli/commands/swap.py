@@ -1,4 +1,4 @@
-"""`normscope swap`: put BatchNorm in LayerNorm's place, and show what breaks."""
+"""`normscope swap`: replace LayerNorm by BatchNorm and show what breaks."""
 
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated

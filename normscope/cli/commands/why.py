@@ -1,4 +1,4 @@
-"""`normscope why`: the article's claims on LayerNorm and BatchNorm, with this model's evidence."""
+"""`normscope why`: the article's claims on LayerNorm and BatchNorm, tried on this model."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a chart shows, in sentences with its numbers: a page's summary, and what is read aloud."""
+"""Captions in sentences with numbers: a page's summary and the text for screen readers."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Every chart by its name: which result it needs, and the function that draws it."""
+"""Every chart by its name: the result it needs and the function that draws it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the charts share: colours, the axis of layers, and the layer that is chosen."""
+"""Shared style of the charts: colours, the axis of layers, and the chosen layer."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The charts of all layers: agreement, what explains the variance, batch noise, damage, and what moved."""
+"""Charts of all layers: agreement, explained variance, batch noise, damage, drift."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The heat maps: position by layer, feature by layer, and the outlier features of each layer."""
+"""Heat maps: position by layer, feature by layer, and outlier features by layer."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The charts of one chosen layer: its features, its positions, and its batch noise by size."""
+"""Charts of one layer: its features, its positions, and its batch noise by size."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The whole page: its head, with a policy that lets it load nothing, its parts, and its data once."""
+"""The whole page: a head with a policy that loads nothing, its parts, and its data once."""
 
 import base64
 import hashlib

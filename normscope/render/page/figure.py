@@ -1,4 +1,4 @@
-"""A chart before it is drawn: a Vega-Lite specification, its data apart, and the same in words."""
+"""A chart before it is drawn: a Vega-Lite specification, its data, and a description."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Saved results sorted into the parts of a page: what is about one model belongs together."""
+"""Sorts saved results into the parts of a page: all results on one model together."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""A chart's specification on standard input to a picture on standard output, in a process of its own.
+"""Renders a chart from standard input to a picture on standard output, in its own process.
 
 The renderer ends its process where memory does not suffice: then only this one.
 """

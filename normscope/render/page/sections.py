@@ -1,4 +1,4 @@
-"""One part of a page: its findings in words, then its charts, each in words and with a table."""
+"""One part of a page: findings in words, then charts with descriptions and tables."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

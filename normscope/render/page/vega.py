@@ -1,4 +1,4 @@
-"""Specifications drawn by Vega: the script that a page carries, and pictures as SVG or PNG."""
+"""Draws specifications with Vega: the script of the page, and pictures as SVG or PNG."""
 
 import json
 import subprocess

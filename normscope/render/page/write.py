@@ -1,4 +1,4 @@
-"""Saved results to a page or a picture; what draws them is an extra, and is loaded here."""
+"""Writes saved results as a page or a picture, with the extra `report`."""
 
 import os
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The glossary's entries on how far BN-style is from what the layer does."""
+"""Glossary entries on how far BN-style output is from the layer's own."""
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 

@@ -1,4 +1,4 @@
-"""The glossary's entries on what batches hold, at every layer, and on how they were drawn."""
+"""Glossary entries on batch composition and on how batches are drawn."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

@@ -1,4 +1,4 @@
-"""The glossary's entries on the noise of BatchNorm's batches, layer by layer."""
+"""Glossary entries on batch noise, layer by layer."""
 
 from normscope.results.glossary.entry import POWERNORM, TID, Entry, Topic
 

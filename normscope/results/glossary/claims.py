@@ -1,4 +1,4 @@
-"""The glossary's entries on the article's claims: their numbers, intervals and rules."""
+"""Glossary entries on the article's claims: numbers, intervals and rules."""
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 

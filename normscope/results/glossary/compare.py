@@ -1,4 +1,4 @@
-"""The glossary's entries on how far two reports are apart."""
+"""Glossary entries on the differences between two reports."""
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 

@@ -1,4 +1,4 @@
-"""One entry of the glossary, the notation of its formula, and the sources that entries share."""
+"""One entry of the glossary, its notation, and the sources that entries share."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The glossary's entries on what position, text and word explain of a layer's input."""
+"""Glossary entries on the variance that position, text and token explain."""
 
 from normscope.results.glossary.entry import KELLEY, Entry, Topic
 

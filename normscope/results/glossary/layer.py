@@ -1,4 +1,4 @@
-"""The glossary's entries on what a layer is, and on how far it was understood."""
+"""Glossary entries on a layer and on how well it was understood."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

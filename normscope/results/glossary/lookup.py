@@ -1,4 +1,4 @@
-"""A name, a path in the JSON or a column's title -> its entry; what is unknown gets near names."""
+"""Looks up glossary entries by name, JSON path or column title, and suggests near names."""
 
 import difflib
 import re

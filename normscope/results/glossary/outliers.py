@@ -1,4 +1,4 @@
-"""The glossary's entries on outlier features and tokens."""
+"""Glossary entries on outlier features and tokens."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

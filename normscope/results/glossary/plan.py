@@ -1,4 +1,4 @@
-"""The glossary's entries on what a run would take: `normscope inspect --dry-run`."""
+"""Glossary entries on the expected cost of a run: `normscope inspect --dry-run`."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

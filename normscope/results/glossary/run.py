@@ -1,4 +1,4 @@
-"""The glossary's entries on the model and on what was fed to it."""
+"""Glossary entries on the model and its inputs."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

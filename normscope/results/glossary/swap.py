@@ -1,4 +1,4 @@
-"""The glossary's entries on what breaks when normalization layers are replaced."""
+"""Glossary entries on the effects of replaced normalization layers."""
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
 

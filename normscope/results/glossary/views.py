@@ -1,4 +1,4 @@
-"""The glossary's entries on the means and variances of a layer's input, view by view."""
+"""Glossary entries on the means and variances of a layer's input, view by view."""
 
 from normscope.results.glossary.entry import BATCHNORM, GROUPNORM, INSTANCENORM, LAYERNORM, OWN, Entry, Topic
 
