@@ -16,10 +16,10 @@ def printable(text: str) -> str:
     Control characters, escape codes, line ends, and the invisible characters that turn the
     reading direction become `\\x1b`, `\\n`, `\\u202e`: shown, not obeyed.
     """
-    return "".join(c if c.isprintable() else _escape(c) for c in without_secrets(text))
+    return "".join(c if c.isprintable() else _escape(c) for c in _without_secrets(text))
 
 
-def without_secrets(text: str) -> str:
+def _without_secrets(text: str) -> str:
     """Return `text` with "..." for the passwords and keys of URLs, and for tokens of the Hub."""
     return _HUB_TOKENS.sub("hf_...", _SECRETS.sub(lambda found: f"{found[1] or found[2]}...", text))
 
@@ -30,7 +30,7 @@ def _escape(character: str) -> str:
 
 def quoted(text: object) -> str:
     """Return `text` between quotes, printable, without secrets, cut when it is long; None is none."""
-    return "none" if text is None else printable(repr(without_secrets(str(text))[:200]))
+    return "none" if text is None else printable(repr(_without_secrets(str(text))[:200]))
 
 
 def grouped(count: int) -> str:
@@ -45,7 +45,7 @@ def counted(count: int, what: str) -> str:
 
 def reason(error: BaseException, secret: str | None = None) -> str:
     """Return the first line of an error that says something: short, printable, without the secret."""
-    lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in _without_secrets(str(error)).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if secret:
         text = text.replace(secret, "...")

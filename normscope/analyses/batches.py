@@ -33,7 +33,7 @@ from normscope.results.batches import (
 from normscope.results.common import Summary
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.batch_composition import Flags, filling
-from normscope.statistics.batch_noise import Drift, Noise, noise
+from normscope.statistics.batch_noise import Noise, RunningDiscrepancy, noise
 from normscope.statistics.moments import Spread
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _measured(plan: Plan, found: Noise) -> BatchNoise:
     )
 
 
-def _running(drift: Drift) -> Running:
+def _running(drift: RunningDiscrepancy) -> Running:
     return Running(drift.end_mean, drift.end_variance, _parts(drift.tid_mean, drift.tid_variance))
 
 

@@ -26,7 +26,7 @@ METRICS: dict[str, Callable[[LayerDrift], float]] = {
     "position_change": lambda layer: layer.position_change,
 }
 # Numbers are comparable only where these are the same.
-SAME = ("special_tokens", "max_length")
+_SAME = ("special_tokens", "max_length")
 
 
 def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[str]) -> Comparison:
@@ -108,7 +108,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[str]:
-    for name in SAME:
+    for name in _SAME:
         old, new = (_said(getattr(report.run, name)) for report in (a, b))
         if old != new:
             yield f"run.{name} is {old} in A and {new} in B, so the numbers differ for that, too"
@@ -134,14 +134,14 @@ def _first(pairs: list[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Bound:
     """A bound that no layer's `metric` may be above, in size."""
 
     metric: str
     bound: float
 
     @classmethod
-    def read(cls, text: str) -> "Gate":
+    def read(cls, text: str) -> "Bound":
         """Read METRIC=VALUE; UsageError says what else was expected, with the metrics that come near."""
         metric, _, value = (part.strip() for part in text.partition("="))
         if metric not in METRICS:

@@ -25,7 +25,7 @@ from normscope.statistics.moments_file import write_moments
 MEETING = timedelta(minutes=10)
 # A rank says so often that it lives, and is given up after so long a silence, in seconds.
 PULSE, SILENCE = 5.0, 120.0
-LONG = timedelta(days=30)
+_LONG = timedelta(days=30)
 
 
 class Ranks:
@@ -55,7 +55,7 @@ class Ranks:
             dist.init_process_group(
                 "gloo", store=group, rank=self.rank, world_size=self.count, timeout=MEETING
             )
-            self._group: Any = dist.new_group(backend="gloo", timeout=LONG)
+            self._group: Any = dist.new_group(backend="gloo", timeout=_LONG)
         except (RuntimeError, ValueError) as error:  # torch's own errors of its connections, too
             got = f"rank {self.rank} of {self.count} cannot meet the others ({_first_line(error)})"
             raise RunError(f"{got}; expected all of them to start together; see torchrun --help") from error

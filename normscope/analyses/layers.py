@@ -19,7 +19,7 @@ from normscope.norms.scale_invariance import ANY_WIDTH, MOST_WEIGHTS, filled, ow
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 
 # The input that a norm is tried on: texts and positions; then the same for channels on axis 1.
-TRIED = (1, 3)
+_TRIED = (1, 3)
 
 
 def list_layers(
@@ -114,7 +114,7 @@ def _called(norm: NormLayer) -> NormLayer:
         x = _input(features, norm, dice)
     except (Exception, SystemExit):  # a foreign class, copied out of its model: anything may go wrong
         return norm
-    for given in (x, x.transpose(1, 2).reshape(TRIED[0], features, TRIED[1], 1)):
+    for given in (x, x.transpose(1, 2).reshape(_TRIED[0], features, _TRIED[1], 1)):
         watcher = watch(module)
         try:
             with watcher, own_chance():
@@ -129,6 +129,6 @@ def _called(norm: NormLayer) -> NormLayer:
 
 def _input(features: int, norm: NormLayer, dice: torch.Generator) -> Tensor:
     """Return random rows with a mean; where the layer hides its eps, rows so small that it shows."""
-    x = torch.randn((*TRIED, features), generator=dice) + torch.rand((*TRIED, 1), generator=dice)
+    x = torch.randn((*_TRIED, features), generator=dice) + torch.rand((*_TRIED, 1), generator=dice)
     smallest = -5 if math.isnan(norm.eps) else 0
-    return x * torch.logspace(0, smallest, math.prod(TRIED)).reshape(*TRIED, 1)
+    return x * torch.logspace(0, smallest, math.prod(_TRIED)).reshape(*_TRIED, 1)

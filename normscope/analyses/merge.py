@@ -23,10 +23,10 @@ MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")
 RUN = ("special_tokens", "max_length", "medium")
 LAYER = ("module", "kind", "features", "eps", "affine", "call")
 # What adds up over parts, and what is kept only where it is the same in all.
-SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seconds")
+_SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seconds")
 # What adds up where all parts know it.
-KNOWN_SUMS = ("unknown_tokens", "repeated_texts")
-KEPT = ("batch_size", "batch_tokens", "order")
+_KNOWN_SUMS = ("unknown_tokens", "repeated_texts")
+_KEPT = ("batch_size", "batch_tokens", "order")
 
 
 def merge(parts: Sequence[Report | str | os.PathLike[str]]) -> Report:
@@ -182,11 +182,11 @@ class _Total:
 
     def _run(self) -> RunInfo:
         runs = [report.run for report in self._reports]
-        sums = {name: sum(getattr(run, name) for run in runs) for name in SUMS}
-        for name in KNOWN_SUMS:
+        sums = {name: sum(getattr(run, name) for run in runs) for name in _SUMS}
+        for name in _KNOWN_SUMS:
             found = [getattr(run, name) for run in runs]
             sums[name] = None if None in found else sum(found)
-        kept = {name: getattr(runs[0], name) for name in KEPT if len({getattr(r, name) for r in runs}) == 1}
+        kept = {name: getattr(runs[0], name) for name in _KEPT if len({getattr(r, name) for r in runs}) == 1}
         sums["positions"] = max(run.positions for run in runs)
         sums["position_bins"] = max((run.position_bins or () for run in runs), key=len) or None
         if not self._moments.slots:  # Without tokens a run is told by its layers.
@@ -195,7 +195,7 @@ class _Total:
             sums["texts"] = seen["texts"] if runs[0].order is None else sums["texts"]
         return replace(
             runs[0],
-            **{**dict.fromkeys(KEPT), **sums, **kept},
+            **{**dict.fromkeys(_KEPT), **sums, **kept},
             padding_share=self._padding(runs),
         )
 

@@ -58,16 +58,16 @@ class CellSums:
         if len(sums) == 4:
             sums[3].addcmul_(apart, self.sums[2])
 
-    def read(self) -> "Cells":
+    def read(self) -> "CellStatistics":
         """Return what the sums tell of each cell."""
         mean, square, mean_y, product = (self.sums / self.count.clamp(min=1)).unbind()
         covariance = product.addcmul_(mean, mean_y, value=-1)
         variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
-        return Cells(self.count, mean + self.pivot, variance, mean_y, covariance)
+        return CellStatistics(self.count, mean + self.pivot, variance, mean_y, covariance)
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellStatistics:
     """The mean and variance of x, the mean of y, and their covariance, by cell: (G, 1), and (G, D) each."""
 
     count: Tensor
@@ -81,7 +81,7 @@ class Cells:
         return Moments(self.count, self.mean, self.variance * self.count)
 
 
-class Summary(NamedTuple):
+class SampleSummary(NamedTuple):
     """What is left of a batch's samples, B cells of D features.
 
     `spread` (2, 4) has, of all cells' means and of all their variances, the mean, the sum of squares
@@ -97,7 +97,7 @@ class Summary(NamedTuple):
     within: Tensor
 
     @classmethod
-    def of(cls, cells: Cells, eps: float) -> "Summary":
+    def of(cls, cells: CellStatistics, eps: float) -> "SampleSummary":
         """Sum the cells up, in float64."""
         middle = cells.mean.mean(1, keepdim=True)
         apart = cells.mean - middle
@@ -126,18 +126,18 @@ class BatchSums(NamedTuple):
     token: Tensor
     position: CellSums
     output: CellSums
-    samples: Summary
+    samples: SampleSummary
 
     @classmethod
     def of(
         cls, rows: Rows, y: Tensor, where: Alignment, eps: float, scratch: Scratch
-    ) -> "tuple[BatchSums, Cells]":
+    ) -> "tuple[BatchSums, CellStatistics]":
         """Take them of rows x and y (V, D); return the cells of the samples, too."""
         samples = CellSums.of(rows.x, y, where.sample, scratch).read()
         sums = cls(
             torch.cat([rows.mean, rows.variance], dim=1),
             CellSums.of(rows.x, y, where.position, scratch),
             CellSums.of_one(y, scratch),
-            Summary.of(samples, eps),
+            SampleSummary.of(samples, eps),
         )
         return sums, samples

@@ -15,11 +15,11 @@ MEDIA = ("pixel_values", "pixel_values_videos", "pixel_values_images", *SOUND)
 # What models of text and sounds call the mask of the sounds.
 SOUND_MASKS = ("feature_attention_mask", "input_features_mask")
 # What torch's losses ignore, and so what labels are padded with.
-IGNORED = -100
+_IGNORED = -100
 # What an encoder made in a forward of its own: nothing in there is given to this one.
-MADE = "encoder_outputs"
+_MADE = "encoder_outputs"
 # How deep dictionaries and tuples of arguments are looked into.
-DEPTH = 4
+_DEPTH = 4
 
 
 def by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def decoder_mask(given: Mapping[str, Any]) -> Tensor | None:
         return mask
     if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
         return None
-    predicted = (labels.detach() != IGNORED).int()
+    predicted = (labels.detach() != _IGNORED).int()
     return predicted.flip(1).cumsum(1).flip(1) > 0
 
 
@@ -91,10 +91,10 @@ def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
     return None if one_each else begins.flatten().cumsum(0).reshape(real.shape) - 1
 
 
-def _within(value: Any, depth: int = DEPTH) -> Iterator[tuple[Any, Any]]:
+def _within(value: Any, depth: int = _DEPTH) -> Iterator[tuple[Any, Any]]:
     """Give what mappings, tuples and lists hold, under its name or None, outermost first."""
     if isinstance(value, Mapping):
-        items = [(name, inner) for name, inner in value.items() if name != MADE]
+        items = [(name, inner) for name, inner in value.items() if name != _MADE]
     elif isinstance(value, tuple | list):
         items = [(None, inner) for inner in value]
     else:

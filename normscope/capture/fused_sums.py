@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normscope.capture.batch_sums import BatchSums, CellSums, Summary
+from normscope.capture.batch_sums import BatchSums, CellSums, SampleSummary
 from normscope.norms.detection import NormLayer
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.buffers import Scratch
@@ -121,7 +121,7 @@ def _way(norm: NormLayer, x: Tensor) -> Any:
     return _kernels().Way(formula.kind == "layernorm", formula.eps, *_arrays(*affine))
 
 
-def _summary(sample: CellSums) -> Summary:
+def _summary(sample: CellSums) -> SampleSummary:
     """Return room for what is left of a batch's samples."""
     shapes = ((2, 4), (2,), (len(sample.count), 4), (1, sample.pivot.shape[1]))
-    return Summary(*(torch.empty(shape, dtype=torch.float64) for shape in shapes))
+    return SampleSummary(*(torch.empty(shape, dtype=torch.float64) for shape in shapes))

@@ -74,7 +74,7 @@ class Turn:
         self._lock.release()
 
 
-def first_tensor(values: Iterable[Any]) -> Tensor | None:
+def _first_tensor(values: Iterable[Any]) -> Tensor | None:
     """Return the first tensor of a call's arguments or outputs."""
     return next((value for value in values if isinstance(value, Tensor)), None)
 
@@ -100,7 +100,7 @@ class KeptInput:
         """Copy the input of a call to come, if need be; a hook."""
         if self._overwrites is False:
             return
-        given = first_tensor((*args, *kwargs.values()))
+        given = _first_tensor((*args, *kwargs.values()))
         if given is not None and _is_plain(given) and uncounted() is None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 self._copy = given.detach().clone()
@@ -110,7 +110,7 @@ class KeptInput:
         copy, self._copy = self._copy, None
         if not self.foreign or not _is_plain(given):
             return given
-        out = first_tensor(output if isinstance(output, tuple | list) else (output,))
+        out = _first_tensor(output if isinstance(output, tuple | list) else (output,))
         shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()
         if copy is None:
             # A layer that has begun to share memory, in another mode say, is asked anew.

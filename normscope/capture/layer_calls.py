@@ -25,6 +25,10 @@ class LayerCalls:
         """The calls of the forward that runs, or of the last one."""
         self.skipped = 0
         """How many calls of each forward to pass over."""
+        self.failure: str | None = None
+        """Why counting a call failed; later calls are left out."""
+        self.lost = 0
+        """How many calls wrote over their own input, and were left out."""
         self.apart = apart
         self._room, self._scratch = room, scratch
 
@@ -45,6 +49,17 @@ class LayerCalls:
         if len(self.captures) == number:
             self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
         return self.captures[number]
+
+    def notes(self) -> list[str]:
+        """Say which calls are not counted."""
+        name, notes = self.norm.name, []
+        if self.failure is not None:
+            notes.append(f"{name}: counting failed, so later calls were left out: {self.failure}")
+        if self.lost:
+            one = "call that wrote over its own input was"
+            several = "calls that wrote over their own input were"
+            notes.append(f"{name}: {self.lost} {one if self.lost == 1 else several} left out")
+        return notes
 
     def named(self) -> list[tuple[str, int | None, LayerCapture]]:
         """Name the captures, each with the number of its call from 1; None where all calls are pooled.

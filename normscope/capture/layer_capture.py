@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normscope.capture.fused_sums import one_pass, suits
 from normscope.capture.output_error import OutputGap
-from normscope.capture.streaming import Running
+from normscope.capture.streaming import StreamingMoments
 from normscope.capture.text_sample import BatchRows, KeptLayer
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import stored_statistics, vector
@@ -25,11 +25,11 @@ from normscope.statistics.moments import Labels, Moments, Rows
 from normscope.statistics.token_identity import WordRoom
 
 # Two readings of the axes that are both this close to a layer's output are the same.
-CLOSE = 1e-5
+_CLOSE = 1e-5
 # Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
 PART = 1 << 20
 
-Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
+_Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
 
 
 class Beside(NamedTuple):
@@ -66,7 +66,7 @@ class LayerCapture:
         self.room = room
         self._scratch = scratch or Scratch()
         self._seen = Seen()
-        self._running: Running | None = None
+        self._running: StreamingMoments | None = None
         self._gap = OutputGap()
         self.kept: KeptLayer | None = None
         """Where the moments of single texts go, if they are asked for."""
@@ -100,7 +100,7 @@ class LayerCapture:
         self,
         given: Tensor,
         output: Any,
-        parts_of: Aligner,
+        parts_of: _Aligner,
         *,
         gate: Tensor | None = None,
         probe: bool = False,
@@ -116,7 +116,7 @@ class LayerCapture:
         given = _beside(given, output)
         if given.device.type == "mps":
             given = given.cpu()  # Metal has no float64.
-        output = real_output(given, output)
+        output = _real_output(given, output)
         if not self.norm.settled:
             self._choose_axis(given, output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
@@ -147,7 +147,7 @@ class LayerCapture:
         if output is not None and self._seen.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
             fits.insert(0, (-1, True))
         if len(fits) > 1 and output is not None:
-            fits.sort(key=lambda way: max(CLOSE, self._axis_error(given, output, *way)))
+            fits.sort(key=lambda way: max(_CLOSE, self._axis_error(given, output, *way)))
         if fits:
             norm.feature_axis, norm.per_head = fits[0]
         if norm.per_head:
@@ -155,7 +155,7 @@ class LayerCapture:
 
     def _axis_error(self, given: Tensor, output: Tensor, axis: int, per_head: bool) -> float:
         norm, features = self.norm, given.shape[-1] if per_head else self.norm.features
-        output = before_affine(norm.module, output) if per_head else output
+        output = _before_affine(norm.module, output) if per_head else output
         x, out = (to_rows(values, axis, features) for values in (given, output))
         trial = replace(norm, per_head=per_head)
         return trial.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
@@ -191,7 +191,7 @@ class LayerCapture:
         axis, features = self.norm.feature_axis, self.norm.features
         whole = None
         if self.norm.per_head and output is not None:
-            whole, output = output, before_affine(self.norm.module, output)
+            whole, output = output, _before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         left_out = len(x) > sum(len(part.sample.group) for part in parts)
@@ -259,16 +259,16 @@ class LayerCapture:
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
-    def _begun(self, device: torch.device) -> Running:
+    def _begun(self, device: torch.device) -> StreamingMoments:
         """Return what the layer's batches go into, which goes on from what it has seen."""
         norm = self.norm
         if self._running is None and self._seen.moments is not None:
-            self._running = Running(moved(self._seen.moments, device), self._scratch)
+            self._running = StreamingMoments(moved(self._seen.moments, device), self._scratch)
         if self._running is None or self._seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps
             self._seen.moments = Accumulator(norm.features, eps, device, words)
-            self._running = Running(self._seen.moments, self._scratch)
+            self._running = StreamingMoments(self._seen.moments, self._scratch)
         return self._running
 
     def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
@@ -299,7 +299,7 @@ def _is_plain(x: Tensor) -> bool:
     return x.layout == torch.strided and not (x.is_nested or x.is_quantized or x.is_complex())
 
 
-def real_output(given: Tensor, output: Any) -> Tensor | None:
+def _real_output(given: Tensor, output: Any) -> Tensor | None:
     """Return what a layer made of `given`, in its shape; None where its output does not tell.
 
     Of several outputs it is the first, as of several inputs. One number a row is what the row is to
@@ -319,7 +319,7 @@ def real_output(given: Tensor, output: Any) -> Tensor | None:
     return first.reshape(given.shape) if first.numel() == given.numel() else None
 
 
-def before_affine(module: nn.Module, output: Tensor) -> Tensor:
+def _before_affine(module: nn.Module, output: Tensor) -> Tensor:
     """Undo an affine whose weight and bias are one a head and feature, (H, d) or flat, on (..., H, d)."""
     shape = output.shape[-2:]
     weight, bias = (vector(module, name) for name in ("weight", "bias"))

@@ -36,7 +36,7 @@ class Way(NamedTuple):
     bias: np.ndarray
 
 
-class Cells(NamedTuple):
+class _CellBuffers(NamedTuple):
     """Cells (G, D) to sum rows x and y in.
 
     `group` (V,) says which cell each row belongs to, and `member` (G,) names one row of each. `sums`
@@ -50,7 +50,7 @@ class Cells(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples of a batch, of so many `rows` (B, 1) each, and what is left of them: batch_sums.Summary.
+    """The samples of a batch, of so many `rows` (B, 1) each, and their summary: batch_sums.SampleSummary.
 
     `mean` and `variance` (B, D) are room. `eps` is that of the samples' own normalizations.
     """
@@ -65,7 +65,7 @@ class Samples(NamedTuple):
     eps: float
 
 
-class Output(NamedTuple):
+class _OutputBuffers(NamedTuple):
     """What is known of y and of a layer's output, (D,) each.
 
     `moved` and `square` are the sums of y - pivot and of its square; `worst` is the largest gap between
@@ -82,7 +82,7 @@ class Output(NamedTuple):
 
 
 @compiled
-def row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[bool, float]:
+def _row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[bool, float]:
     """Write the mean and biased variance of the rows `index` (V,) of x (R, D) into `token` (V, 2).
 
     Returns whether all are finite, and a bound on |x|: no element is further from its row's mean than
@@ -105,7 +105,7 @@ def row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[bo
 
 
 @compiled
-def begin(cells: Cells, x: np.ndarray, index: np.ndarray) -> None:
+def begin(cells: _CellBuffers, x: np.ndarray, index: np.ndarray) -> None:
     """Clear the sums, and copy each cell's member as its pivot."""
     cells.sums[:] = 0
     for g in range(len(cells.member)):
@@ -113,7 +113,7 @@ def begin(cells: Cells, x: np.ndarray, index: np.ndarray) -> None:
 
 
 @compiled
-def add_cell(x: np.ndarray, y: np.ndarray, cells: Cells, cell: int) -> None:
+def _add_cell(x: np.ndarray, y: np.ndarray, cells: _CellBuffers, cell: int) -> None:
     """Add one row x beside y (D,) to the sums of its cell."""
     pivot, sums = cells.pivot[cell], cells.sums
     first, square, second, both = sums[0, cell], sums[1, cell], sums[2, cell], sums[3, cell]
@@ -126,7 +126,7 @@ def add_cell(x: np.ndarray, y: np.ndarray, cells: Cells, cell: int) -> None:
 
 
 @compiled
-def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: Output) -> float:
+def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: _OutputBuffers) -> float:
     """Add one row y beside the layer's output (D,) to `room`; return the sum of out^2."""
     pivot, moved, squares, worst = room.pivot, room.moved, room.square, room.worst
     largest, large, limit = room.largest, room.large, out.dtype.type(room.limit)
@@ -147,15 +147,15 @@ def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: Output) -> float:
 
 
 @compiled
-def add_rows(
+def _add_rows(
     x: np.ndarray,
     out: np.ndarray,
     index: np.ndarray,
     token: np.ndarray,
     way: Way,
-    position: Cells,
-    sample: Cells,
-    room: Output,
+    position: _CellBuffers,
+    sample: _CellBuffers,
+    room: _OutputBuffers,
 ) -> float:
     """Sum the rows `index` (V,) of x and out (R, D) in all rooms; return the sum of out^2."""
     begin(position, x, index)
@@ -174,8 +174,8 @@ def add_rows(
         if turn < 0:
             room.pivot[:] = y
             continue
-        add_cell(row, y, position, position.group[r])
-        add_cell(row, y, sample, sample.group[r])
+        _add_cell(row, y, position, position.group[r])
+        _add_cell(row, y, sample, sample.group[r])
         square += add_output(y, way, out[index[r]], room)
     return square
 
@@ -223,7 +223,7 @@ def spread(values: np.ndarray, found: np.ndarray) -> None:
 
 
 @compiled
-def sum_up(cells: Cells, room: Samples) -> None:
+def _sum_up(cells: _CellBuffers, room: Samples) -> None:
     """Read the cells (B, D) of a batch's samples into `room`."""
     features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, room.eps
     mean, variance, sequence = room.mean, room.variance, room.sequence
@@ -259,7 +259,7 @@ def sum_up(cells: Cells, room: Samples) -> None:
 
 
 @compiled
-def massive_samples(
+def _massive_samples(
     x: np.ndarray, index: np.ndarray, group: np.ndarray, count: np.ndarray, limit: float, medians: float
 ) -> np.ndarray:
     """Tell for each sample, of `count` (B, 1) rows of x each, whether it may have a massive element, (B,).
@@ -291,10 +291,10 @@ def take(
     index: np.ndarray,
     token: np.ndarray,
     way: Way,
-    position: Cells,
-    sample: Cells,
+    position: _CellBuffers,
+    sample: _CellBuffers,
     samples: Samples,
-    room: Output,
+    room: _OutputBuffers,
     massive: float,
     medians: float,
 ) -> tuple[bool, np.ndarray, float, float]:
@@ -304,12 +304,12 @@ def take(
     largest gap between what `way` makes of x and out, and the sum of out^2. What is in the rooms is of
     use where all are finite.
     """
-    finite, reach = row_moments(x, index, token)
+    finite, reach = _row_moments(x, index, token)
     found = np.zeros(0, np.bool_)
     if not finite:
         return False, found, 0.0, 0.0
-    square = add_rows(x, out, index, token, way, position, sample, room)
-    sum_up(sample, samples)
+    square = _add_rows(x, out, index, token, way, position, sample, room)
+    _sum_up(sample, samples)
     if reach > 0.99 * massive:
-        found = massive_samples(x, index, sample.group, samples.rows, massive, medians)
+        found = _massive_samples(x, index, sample.group, samples.rows, massive, medians)
     return np.isfinite(square), found, np.float64(room.worst.max()), square

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from normscope.norms.detection import is_around
 
 # Two sums this close, share by share, are of the same numbers in some order; rounding to a dtype adds to it.
-CLOSE = 1e-6
+_CLOSE = 1e-6
 
 
 class OuterNorms:
@@ -67,7 +67,7 @@ class OuterNorms:
         given, got = torch.stack([sums.cpu() for sums in made]).sum(0), _sums(output).cpu()
         # Elements, their sum and the sum of their squares, which is the scale of both.
         scale = torch.stack([given[0], (given[0] * given[2]).sqrt(), given[2]])
-        rounding = max(CLOSE, torch.finfo(output.dtype).eps / 10) if output.is_floating_point() else CLOSE
+        rounding = max(_CLOSE, torch.finfo(output.dtype).eps / 10) if output.is_floating_point() else _CLOSE
         self._differ[outer] = bool(((got - given).abs() > rounding * scale).any())
 
 

@@ -62,7 +62,7 @@ class NormState:
 
 
 @dataclass(frozen=True)
-class CallState:
+class _CallState:
     """One capture: what its layer has settled, and what it has seen."""
 
     norm: NormState
@@ -70,12 +70,12 @@ class CallState:
 
 
 @dataclass(frozen=True)
-class LayerState:
+class _LayerState:
     """One layer: its name, its most calls in one forward, and its captures."""
 
     name: str
     per_forward: int
-    captures: tuple[CallState, ...]
+    captures: tuple[_CallState, ...]
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,17 @@ class WatcherState:
 
     counts: Mapping[str, int]
     notes: tuple[str, ...]
-    layers: tuple[LayerState, ...]
+    layers: tuple[_LayerState, ...]
     tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, metadata=APART)
 
     @classmethod
     def of(cls, watcher: Watcher) -> "WatcherState":
         """Take it from a watcher, whose own memory the tensors are."""
         layers = tuple(
-            LayerState(
+            _LayerState(
                 layer.norm.name,
                 layer.per_forward,
-                tuple(CallState(NormState.of(capture.norm), capture.seen) for capture in layer.captures),
+                tuple(_CallState(NormState.of(capture.norm), capture.seen) for capture in layer.captures),
             )
             for layer in watcher.layers
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normscope.capture.backlog import Backlog
-from normscope.capture.batch_sums import BatchSums, Cells, CellSums
+from normscope.capture.batch_sums import BatchSums, CellStatistics, CellSums
 from normscope.capture.fused_sums import OnePass
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import Alignment
@@ -18,10 +18,10 @@ from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
 
 # Tables over cells begin again after so many tokens, each cell around a pivot of its own time.
-TOKENS = 1 << 16
+_TOKENS = 1 << 16
 
 
-class Running:
+class StreamingMoments:
     """The batches of one layer on their way into its moments, which `read` completes."""
 
     def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
@@ -38,7 +38,7 @@ class Running:
         """The eps of the layer's cells."""
         return self._moments.eps
 
-    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> Cells:
+    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> CellStatistics:
         """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
 
         `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the cells of x by
@@ -65,7 +65,7 @@ class Running:
         self._backlog.add(batch.token, where.position.group, *batch.samples)
         self._summed += len(batch.token)
         self.tokens += len(batch.token)
-        if self._summed > TOKENS:
+        if self._summed > _TOKENS:
             self.read()
         elif self._backlog.is_full:
             self._read_backlog()

@@ -18,8 +18,8 @@ from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.moments import Moments
 
-NUMBER = 8  # bytes of a float64
-LEAST_ROOM = 64
+_NUMBER = 8  # bytes of a float64
+_LEAST_ROOM = 64
 
 
 class BatchRows(NamedTuple):
@@ -87,7 +87,7 @@ class Kept:
     def fit(self, features: Iterable[int]) -> None:
         """Keep no more texts than memory holds, for layers of so many features (0: unknown)."""
         known = list(features)
-        each = sum(2 * (d or max(known)) + 1 for d in known) * NUMBER
+        each = sum(2 * (d or max(known)) + 1 for d in known) * _NUMBER
         self.choice.most = min(self.samples, self.memory // max(each, 1))
         if self.choice.most < min(2, self.samples):
             raise UsageError(
@@ -181,5 +181,5 @@ class KeptLayer:
         have = len(self._table.mean)
         if slots > have:
             most = self._kept.choice.most
-            self._table.grow(min(most, max(slots, 2 * have, LEAST_ROOM)))
+            self._table.grow(min(most, max(slots, 2 * have, _LEAST_ROOM)))
         return self._table

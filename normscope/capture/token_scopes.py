@@ -31,7 +31,7 @@ from normscope.errors import UsageError
 from normscope.statistics.alignment import TokenMask
 from normscope.statistics.position_bins import Bins
 
-UNLESS = "padding counts unless watcher.mask is set"
+_UNLESS = "padding counts unless watcher.mask is set"
 
 
 class Chosen(NamedTuple):
@@ -91,7 +91,7 @@ class Scopes:
         config, ids = getattr(module, "config", None), given.get("input_ids")
         masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
         if not masked and holds_padding(ids, config, [0, -1]):
-            self.notes[f"input_ids hold the padding token and no attention_mask is given: {UNLESS}"] = None
+            self.notes[f"input_ids hold the padding token and no attention_mask is given: {_UNLESS}"] = None
         # A decoder's first token may be that of padding.
         ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
         if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
@@ -110,7 +110,7 @@ class Scopes:
         """Say what was not read of the outermost forward; UsageError for a mask that fitted no layer."""
         scope = self._open[0]
         if self._unread:
-            self.notes[f"{type(module).__name__}'s forward has no attention_mask: {UNLESS}"] = None
+            self.notes[f"{type(module).__name__}'s forward has no attention_mask: {_UNLESS}"] = None
         if scope.chosen is not None and scope.known and not scope.fitted:
             rows = ", ".join(str(tuple(key[0])) for key in list(scope.known)[:3])
             raise UsageError(
@@ -167,7 +167,7 @@ class Scopes:
         if not isinstance(mask, Tensor) or mask.dim() == 2:
             return mask if isinstance(mask, Tensor) else None
         if not self._open and chosen.text is None:
-            self.notes[f"attention_mask has {mask.dim()} axes, not 2: {UNLESS}"] = None
+            self.notes[f"attention_mask has {mask.dim()} axes, not 2: {_UNLESS}"] = None
         return None
 
     def _of_media(
@@ -214,7 +214,7 @@ class Scopes:
         if real is None or real.shape[0] != shape[0] or real.shape[1] < shape[1]:
             if real is not None and outer is None and chosen.text is None:
                 sizes = f"{tuple(real.shape)} and the tokens are {shape}"
-                self.notes[f"attention_mask is {sizes}: {UNLESS}"] = None
+                self.notes[f"attention_mask is {sizes}: {_UNLESS}"] = None
             real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked, rows = chosen.decoder if decodes else chosen.text, None
         media = tokens.shape if tokens is first(given, SOUND) else None

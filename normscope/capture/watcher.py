@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope._version import __version__
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.counters import Tally
 from normscope.capture.hooks import BACKWARD, Hook, KeptInput, Turn, uncounted
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_capture import LayerCapture
-from normscope.capture.layer_summary import layer_report, notes_on, pooled
 from normscope.capture.outer_norms import OuterNorms
+from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
 from normscope.capture.token_scopes import Chosen, Scopes
 from normscope.capture.watched_model import describe, require_model, require_number, told
@@ -32,11 +31,10 @@ from normscope.norms.detection import find, select, untried
 from normscope.norms.functional import FunctionalNorms
 from normscope.norms.module_tree import as_written, is_spread, named_modules, unwrapped
 from normscope.results.common import ModelInfo, RunInfo
-from normscope.results.inspect import LayerReport, Report
+from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.layer_state import RunMoments, most_seen
 from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
-from normscope.statistics.recurring_outliers import outlier_features
 from normscope.statistics.token_identity import WordRoom
 
 
@@ -128,8 +126,6 @@ class Watcher:
         self._open = False
         self.guest = True
         """Whether the forwards are somebody else's, which go on where counting one fails."""
-        self._failed: dict[str, str] = {}
-        self._lost: dict[str, int] = {}
         self._turn = Turn()
 
     @property
@@ -190,19 +186,23 @@ class Watcher:
         for layer in self.layers:
             module, kept = layer.norm.module, KeptInput(layer.norm.module)
             if kept.foreign:
-                self._hook(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
+                self._hooks.enter_context(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = Hook(self._reader(layer, kept))
-            self._hook(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+            self._hooks.enter_context(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
         for handle in self._outer.hooks(self._beside):
-            self._hook(handle)
+            self._hooks.enter_context(handle)
         for module in self.model.modules():
             if isinstance(module, STRIDED):
-                self._hook(module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True))
+                self._hooks.enter_context(
+                    module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True)
+                )
             if module is self.model or self._scopes.opens_one(module):
-                self._hook(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-                self._hook(module.register_forward_hook(done))
-                self._hook(module.register_forward_hook(after, always_call=True))
+                self._hooks.enter_context(
+                    module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+                )
+                self._hooks.enter_context(module.register_forward_hook(done))
+                self._hooks.enter_context(module.register_forward_hook(after, always_call=True))
         return self
 
     def __exit__(
@@ -248,50 +248,11 @@ class Watcher:
 
         The `last` one may carry the moments themselves, and not a copy: nothing is added to them then.
         """
-        layers: dict[str, LayerReport] = {}
+        notes = [*self._untried, *self._functional.notes(), *self._outer.notes()]
         carried = RunMoments({}, self.tally.slots) if moments else None
-        unseen = [*self._functional.notes(), *self._outer.notes()]
-        bins = self._bins_of(run)
-        run = replace(run, position_bins=bins)
-        notes = [*warnings, *self.scope_notes, *self._untried, *unseen, *self._note_on(bins)]
-        for layer in self.layers:
-            for name, call, capture in layer.named():
-                measured = layer_report(capture)
-                layers[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
-                if carried:
-                    carried.layers[name] = capture.seen.copy(share=last)
-                notes += [f"{name}: {note}" for note in notes_on(layers[name], capture.seen)]
-            notes += self._notes_on_calls(layer)
-        notes += pooled(layers.values())
-        recurring = outlier_features(layers.values())
-        return Report(__version__, model, run, layers, tuple(notes), recurring, carried)
-
-    def _bins_of(self, run: RunInfo) -> tuple[int, ...] | None:
-        """Return the first positions of all bins that were seen, None where every position stands alone."""
-        bins = self.tables.bins
-        if bins is None or run.positions <= bins.exact:
-            return None
-        return tuple(bins.first(bins.rows(run.positions)))
-
-    def _note_on(self, bins: tuple[int, ...] | None) -> list[str]:
-        if bins is None or self.tables.bins is None:
-            return []
-        return [
-            f"positions from {self.tables.bins.exact} on share bins of 2, then 4, then 8, ...: tables of "
-            f"every position may take {self.tables.exact_bytes:,} bytes; see --table-memory and --max-length"
-        ]
-
-    def _notes_on_calls(self, layer: LayerCalls) -> list[str]:
-        """Say which calls of a layer are not counted."""
-        name, notes = layer.norm.name, []
-        if name in self._failed:
-            notes.append(f"{name}: counting failed, so later calls were left out: {self._failed[name]}")
-        if name in self._lost:
-            notes.append(f"{name}: {self._lost[name]} calls that wrote over their own input were left out")
-        return notes
-
-    def _hook(self, handle: Any) -> None:
-        self._hooks.callback(handle.remove)
+        return assemble(
+            self.layers, self.tables, model, run, [*warnings, *self.scope_notes, *notes], carried, last=last
+        )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_uncounted():
@@ -354,10 +315,8 @@ class Watcher:
         return why is not None
 
     def _reader(self, layer: LayerCalls, kept: KeptInput) -> Any:
-        name = layer.norm.name
-
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if name in self._failed or self._is_uncounted():
+            if layer.failure is not None or self._is_uncounted():
                 return
             turn = self._turn
             turn.take()
@@ -366,7 +325,7 @@ class Watcher:
             except Exception as error:
                 if not self.guest:
                     raise
-                self._failed[name] = reason(error)
+                layer.failure = reason(error)
             finally:
                 turn.give_back()
 
@@ -388,7 +347,7 @@ class Watcher:
         with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
             given = kept.of(tensors[0], output)
             if given is None:
-                self._lost[layer.norm.name] = self._lost.get(layer.norm.name, 0) + 1
+                layer.lost += 1
                 return
             gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
             capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)

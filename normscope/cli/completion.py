@@ -18,8 +18,8 @@ VARIABLE = "_NORMSCOPE_COMPLETE"
 # Where the shells leave the line: bash the one, the others the other.
 LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 # What every shell takes as it stands: it puts a name on the line as it is, and what it means is run at Enter.
-PLAIN = re.compile(r"[\w./:#-]+")
-LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to type a name
+_PLAIN = re.compile(r"[\w./:#-]+")
+_LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to type a name
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -74,7 +74,7 @@ def dtypes() -> list[str]:
 
 def _plain(names: Iterable[str]) -> Iterator[str]:
     """Yield the names that mean nothing else to a shell, nor to its patterns."""
-    return (name for name in names if PLAIN.fullmatch(name))
+    return (name for name in names if _PLAIN.fullmatch(name))
 
 
 def _folders(incomplete: str) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _layers_of(word: str) -> list[str]:
         # Anything else on the line may be a corpus, or a pipe: only what can be a report is opened.
         if path.suffix not in (".json", ".safetensors") or not path.is_file():
             return []
-        if path.suffix == ".json" and path.stat().st_size > LARGEST:
+        if path.suffix == ".json" and path.stat().st_size > _LARGEST:
             return []
         from normscope.results.reading import read_plain
 

@@ -11,7 +11,7 @@ from normscope.escaping import quoted
 from normscope.results.atomic_write import require_writable
 
 # How a result of ours begins, which may be replaced where it lies beside what is read.
-OURS = (b'"schema": "normscope.', b'"schema":"normscope.', b"layer,view,position,feature,")
+_OURS = (b'"schema": "normscope.', b'"schema":"normscope.', b"layer,view,position,feature,")
 
 Places = Mapping[str, Iterable[str | None]]
 
@@ -23,7 +23,7 @@ def checked(output: str | None, reads: Places, writes: Places | None = None) -> 
     """
     place = Output(output)
     place.check()
-    require_apart({"--output": [place.path_written], **(writes or {})}, reads)
+    _require_apart({"--output": [place.path_written], **(writes or {})}, reads)
     return place
 
 
@@ -43,7 +43,7 @@ def require_folder(option: str, folder: str, names: Iterable[str]) -> None:
             require_writable(nearest / name)
 
 
-def require_apart(outputs: Places, inputs: Places) -> None:
+def _require_apart(outputs: Places, inputs: Places) -> None:
     """Raise UsageError where an output is an input or another output, by whatever link or relative path.
 
     Both are paths, by the option or argument that names them. Of an input that is a folder, no file may
@@ -96,4 +96,4 @@ def _is_part(path: str, folder: str) -> bool:
             start = stream.read(4096)
     except (OSError, ValueError, RuntimeError):  # no path, or a link to itself
         return False
-    return not any(sign in start for sign in OURS)
+    return not any(sign in start for sign in _OURS)

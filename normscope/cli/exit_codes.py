@@ -12,7 +12,7 @@ from normscope.cli.signals import ENDING
 from normscope.cli.usage_errors import USAGE_ERROR, is_help, one_line
 from normscope.errors import NormscopeError
 
-WRONG_USAGE = 2
+_WRONG_USAGE = 2
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def guard() -> Iterator[None]:
         if is_help(error):
             raise
         say(f"error: {one_line(error)}")
-        raise typer.Exit(WRONG_USAGE) from None
+        raise typer.Exit(_WRONG_USAGE) from None
     except KeyboardInterrupt:
         raise typer.Exit(ENDING.tell()) from None
     except SystemExit as error:  # a command of ours ends by typer's own

@@ -25,7 +25,7 @@ SECTIONS = {
     "Other": (),
 }  # fmt: skip
 # Options of one command that stand behind one of a group that several have.
-BEHIND = {"calibration": "file", "device_map": "device", "plot": "json"}
+_BEHIND = {"calibration": "file", "device_map": "device", "plot": "json"}
 _SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
 
 
@@ -55,5 +55,5 @@ def _in_order(parameters: list[Any]) -> list[Any]:
     """Move each option of BEHIND to its place; all others stay in order."""
     places = {parameter.name: place for place, parameter in enumerate(parameters)}
     return sorted(
-        parameters, key=lambda option: places.get(BEHIND.get(option.name, option.name), places[option.name])
+        parameters, key=lambda option: places.get(_BEHIND.get(option.name, option.name), places[option.name])
     )

@@ -52,7 +52,7 @@ class SpecialTokens(str, Enum):
 AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
 
 
-SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
 
 
 def chosen(
@@ -87,7 +87,7 @@ def tell_suffix(found: Format | DataFormat, output: str | None, *, plot: bool = 
 
 
 def _by_suffix(output: str | None) -> str | None:
-    return SUFFIXES.get(Path(output or "").suffix.lower())
+    return _SUFFIXES.get(Path(output or "").suffix.lower())
 
 
 def globs(name: str, help: str) -> Any:
@@ -252,9 +252,9 @@ AttnImplementation = Annotated[
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights: random ones.")
 ]
-HOW = "How to write the result; by default as the suffix of --output says, or as a table."
-OutputFormat = Annotated[Format | None, typer.Option("--format", help=HOW)]
-OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=HOW)]
+_HOW = "How to write the result; by default as the suffix of --output says, or as a table."
+OutputFormat = Annotated[Format | None, typer.Option("--format", help=_HOW)]
+OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=_HOW)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
 OutputPath = Annotated[

@@ -18,9 +18,9 @@ from normscope.escaping import printable, quoted
 if TYPE_CHECKING:
     from normscope.render.terminal import Screen
 
-FEW_WARNINGS = 5
+_FEW_WARNINGS = 5
 LONG_READ = 5_000_000  # bytes of a report that take a second or more
-STANDARD_OUTPUT = "/dev/stdout"
+_STANDARD_OUTPUT = "/dev/stdout"
 
 
 class Result(Protocol):
@@ -42,7 +42,7 @@ class Output:
     @property
     def path_written(self) -> str:
         """Its path, standard output's own where it is that."""
-        return self.path if self.path is not None and self.is_file else STANDARD_OUTPUT
+        return self.path if self.path is not None and self.is_file else _STANDARD_OUTPUT
 
     @property
     def is_file(self) -> bool:
@@ -221,7 +221,7 @@ def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
     """Write what a report warns of, the first few unless `verbose`."""
-    shown = warnings if verbose or len(warnings) <= FEW_WARNINGS else warnings[:FEW_WARNINGS]
+    shown = warnings if verbose or len(warnings) <= _FEW_WARNINGS else warnings[:_FEW_WARNINGS]
     for warning in shown:
         say(f"warning: {warning}")
     if len(shown) < len(warnings):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from normscope.statistics.position_bins import TablePlan
 
 VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
-OFF = {"0", "off", "no", "false", ""}
+_OFF = {"0", "off", "no", "false", ""}
 
 
 def wanted(quiet: bool) -> bool:
@@ -24,7 +24,7 @@ def wanted(quiet: bool) -> bool:
     if quiet:
         os.environ[VARIABLE] = "1"
         logging.getLogger("normscope").setLevel(logging.ERROR)
-    disabled = os.environ.get(VARIABLE, "").lower() not in OFF
+    disabled = os.environ.get(VARIABLE, "").lower() not in _OFF
     return not disabled and sys.stderr is not None and sys.stderr.isatty()
 
 

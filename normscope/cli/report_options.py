@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normscope.results.inspect import Report
 
 
-class Layered(Result, Protocol):
+class _Layered(Result, Protocol):
     """A result that has layers, in order."""
 
     @property
@@ -24,7 +24,7 @@ class Layered(Result, Protocol):
         """The layers by name."""
 
 
-def as_data(result: Layered, format: options.DataFormat, place: Output) -> str | Iterable[str]:
+def as_data(result: _Layered, format: options.DataFormat, place: Output) -> str | Iterable[str]:
     """Return a result for programs: JSON, JSON Lines of its layers, or CSV of their numbers."""
     if format is options.DataFormat.JSON:
         return place.json(result)

@@ -14,12 +14,12 @@ from typing import Any
 NUMBERS = tuple(
     number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
-INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED = 128 + signal.SIGINT
 # Several signals within so many seconds, from keys held down or a shell that sends one to all, are one.
 PATIENCE = 1.0
 
 
-class Ending:
+class _Ending:
     """What a signal does: while `raises` it raises KeyboardInterrupt, else it ends the process here.
 
     `code` is the exit code that the first signal asks for, 0 without any.
@@ -49,7 +49,7 @@ class Ending:
         if not self._told:
             self._told, self._last = True, time.monotonic()
             write_line("interrupted")
-        return self.code or INTERRUPTED
+        return self.code or _INTERRUPTED
 
     def end(self) -> None:
         """End the process without the interpreter's teardown, in which nothing can be caught."""
@@ -62,7 +62,7 @@ class Ending:
         sys.__unraisablehook__(unraisable)
 
 
-ENDING = Ending()
+ENDING = _Ending()
 
 
 def install() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # After so many seconds without a first text it is said that it is waited for.
 PATIENCE = 3.0
-STANDARD_INPUT = "/dev/stdin"
+_STANDARD_INPUT = "/dev/stdin"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TextOptions:
             "MODEL": [model],
             "--file": self.file or [],
             "--dataset": [self.dataset or ""],
-            "standard input": [STANDARD_INPUT] if piped else [],
+            "standard input": [_STANDARD_INPUT] if piped else [],
         }
 
     @property

@@ -6,14 +6,14 @@ from typing import Literal
 from normscope.errors import UsageError
 from normscope.escaping import quoted
 
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-BINARY = {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY = {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
 
 
 def memory(text: str) -> int:
     """Read an amount of memory in bytes: 512MiB, 2GB, 1.5g, 1000000; UsageError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?)b?", text.strip().lower())
-    unit = {**UNITS, **BINARY}.get(found[2]) if found else None
+    unit = {**_UNITS, **_BINARY}.get(found[2]) if found else None
     if found is None or unit is None:
         raise UsageError(f"memory is {quoted(text)}; expected a size such as 512MiB or 2GB; change it")
     return int(float(found[1]) * unit)

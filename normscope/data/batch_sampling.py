@@ -13,10 +13,10 @@ from normscope.errors import UsageError
 # "random" texts, as training draws them; of like "length", as loaders that save padding do; as "given".
 ORDERS = ("random", "length", "given")
 
-LARGEST = 1024
-LEAST_BATCHES = 4
+_LARGEST = 1024
+_LEAST_BATCHES = 4
 
-Indices = np.ndarray[Any, np.dtype[np.int64]]
+_Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
 
     size: int
     order: str
-    texts: Indices
+    texts: _Indices
 
 
 def chance(*keys: int) -> int:
@@ -91,18 +91,18 @@ def plans(drawing: Drawing, sources: Sequence[int], lengths: Sequence[int]) -> l
 def _sizes(drawing: Drawing, texts: int) -> list[int]:
     if drawing.sizes:
         return sorted({size for size in drawing.sizes if size <= texts})
-    powers = [2**power for power in range(1, LARGEST.bit_length())]
-    most = max(2, texts // LEAST_BATCHES)
+    powers = [2**power for power in range(1, _LARGEST.bit_length())]
+    most = max(2, texts // _LEAST_BATCHES)
     return [size for size in powers if size <= min(most, texts)]
 
 
-def _shuffled(sources: Sequence[int], *keys: int) -> Indices:
+def _shuffled(sources: Sequence[int], *keys: int) -> _Indices:
     """Return 0, 1, ... len(sources) - 1 in an order by chance."""
     order = sorted(range(len(sources)), key=lambda i: (chance(*keys, sources[i]), i))
     return np.asarray(order, dtype=np.int64)
 
 
-def _by_length(texts: Indices, lengths: Indices, sources: Indices, keys: tuple[int, ...]) -> Indices:
+def _by_length(texts: _Indices, lengths: _Indices, sources: _Indices, keys: tuple[int, ...]) -> _Indices:
     """Put the texts of shuffled batches (batches, size) into batches of like length; ties stay shuffled."""
     size, flat = texts.shape[1], texts.reshape(-1)
     batches = flat[np.argsort(lengths[flat], kind="stable")].reshape(-1, size)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from normscope.data.corpus_position import Corpus, Position
+from normscope.data.corpus_position import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
-from normscope.data.tokenization import Encoder, Row, Text
+from normscope.data.tokenization import Row, Text, TextEncoder
 from normscope.errors import TextError, UsageError
 from normscope.escaping import counted
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ORDERS = ("length", "given")
-SPECIAL_TOKENS = ("include", "exclude")
+_SPECIAL_TOKENS = ("include", "exclude")
 
 AUTO: Literal["auto"] = "auto"
 # What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
@@ -57,7 +57,7 @@ class Batching:
             if value is not None:
                 require_positive(name, value)
         _require_one_of("order", self.order, ORDERS)
-        _require_one_of("special tokens", self.special_tokens, SPECIAL_TOKENS)
+        _require_one_of("special tokens", self.special_tokens, _SPECIAL_TOKENS)
 
 
 def require_positive(name: str, value: int) -> None:
@@ -117,7 +117,6 @@ class Batches:
     keeps a closing [SEP].
 
     `tokens` is how many token slots a batch may have where they decide its size, None where texts do.
-
     `ended` is true once the texts, or the limit on them, have been reached.
 
     Counted so far: `texts` read and used, `truncated` those of them that were cut, `repeated` those that
@@ -147,7 +146,7 @@ class Batches:
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
         self.texts = self.skipped = self.truncated = self.repeated = 0
         self.ended = False
-        self._corpus = Corpus(Unique(texts) if batching.unique else texts, hashed=hashed)
+        self._corpus = CorpusReader(Unique(texts) if batching.unique else texts, hashed=hashed)
         self._repeats = None if batching.unique else Repeats()
         self._start = start
         self._rows: list[Row] = []
@@ -157,7 +156,9 @@ class Batches:
         self.tokens = AUTO_TOKENS if batching.batch_size == AUTO else None
         self._most = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
         excluding = batching.special_tokens == "exclude"
-        self._encoder = Encoder(tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding)
+        self._encoder = TextEncoder(
+            tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding
+        )
         self.max_length = self._encoder.max_length
 
     @property

@@ -28,7 +28,7 @@ class Position:
     pending_repeated: int = 0
 
 
-class Corpus(Iterator[str]):
+class CorpusReader(Iterator[str]):
     """The texts of a run, counted and, `hashed`, proved on the way."""
 
     def __init__(self, texts: Iterable[str], *, hashed: bool = False) -> None:

@@ -12,7 +12,7 @@ from normscope.errors import TextError, UsageError
 from normscope.escaping import quoted, reason
 
 # Which of the library's readers a single file is for, and what else that has to know.
-READERS: dict[str, tuple[str, dict[str, str]]] = {
+_READERS: dict[str, tuple[str, dict[str, str]]] = {
     ".parquet": ("parquet", {}),
     ".jsonl": ("json", {}),
     ".ndjson": ("json", {}),
@@ -23,11 +23,11 @@ READERS: dict[str, tuple[str, dict[str, str]]] = {
     ".arrow": ("arrow", {}),
 }
 # How often a read is tried anew where a server has failed, each time for half a minute: then the run ends.
-TRIES = 5
+_TRIES = 5
 # Files that Dataset.save_to_disk and DatasetDict.save_to_disk leave.
 SAVED = ("state.json", "dataset_dict.json")
 # Files of a folder that say which files a dataset is of.
-CARDS = ("README.md", ".huggingface.yaml")
+_CARDS = ("README.md", ".huggingface.yaml")
 
 
 class DatasetTexts(Iterator[str]):
@@ -152,7 +152,7 @@ def _library() -> Any:
     # What is wrong is raised, too.
     datasets.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = TRIES
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = _TRIES
     return datasets
 
 
@@ -170,9 +170,9 @@ def _opened(name: str, datasets: Any, token: str | None) -> Any:
     if path.is_dir() and any((path / file).exists() for file in SAVED):
         return datasets.load_from_disk(name)
     if path.is_file():
-        reader, options = READERS.get(Path(name.lower().removesuffix(".gz")).suffix, ("", {}))
+        reader, options = _READERS.get(Path(name.lower().removesuffix(".gz")).suffix, ("", {}))
         if not reader:
-            raise ValueError(f"its name ends in none of {', '.join(READERS)}")
+            raise ValueError(f"its name ends in none of {', '.join(_READERS)}")
         return datasets.load_dataset(reader, data_files=os.fspath(path), streaming=True, **options)
     if not path.exists() and _is_path(name):
         raise ValueError("there is no such file or folder")
@@ -189,7 +189,7 @@ def _first_url(folder: Path) -> str | None:
     """Return the first URL that the card of a dataset names as a file of it."""
     from huggingface_hub import DatasetCard
 
-    for card in CARDS:
+    for card in _CARDS:
         text = (folder / card).read_text(encoding="utf-8") if (folder / card).is_file() else ""
         if text and not card.endswith(".md"):
             text = f"---\n{text}\n---\n"
@@ -257,7 +257,7 @@ def _without_config(name: str, datasets: Any, token: str | None) -> TextError | 
 def _is_path(name: str) -> bool:
     """Whether a name cannot be a Hub id, ID or OWNER/ID, or is a file's in a folder that there is."""
     path = Path(name)
-    is_file = Path(name.lower().removesuffix(".gz")).suffix in READERS and path.parent.is_dir()
+    is_file = Path(name.lower().removesuffix(".gz")).suffix in _READERS and path.parent.is_dir()
     return (
         is_file or path.is_absolute() or name.startswith((".", "~")) or name.partition(":")[0].count("/") > 1
     )

@@ -14,7 +14,7 @@ from normscope.models.modality import AUDIO, IMAGE, TEXT, WORDS
 if TYPE_CHECKING:
     from torch import Tensor
 
-Inputs = dict[str, "Tensor"]
+_Inputs = dict[str, "Tensor"]
 
 
 class MediaBatches:
@@ -40,8 +40,8 @@ class MediaBatches:
         self.expected = len(next(iter(self._columns.values())))
         self._encoder = _Encoder(processor, list(columns))
 
-    def __iter__(self) -> Iterator[Inputs]:
-        held: list[Inputs] = []
+    def __iter__(self) -> Iterator[_Inputs]:
+        held: list[_Inputs] = []
         for values in zip(*self._columns.values(), strict=True):
             sample = self._encoder.encode(dict(zip(self._columns, values, strict=True)))
             if held and (len(held) == self._size or not _alike(held[0], sample)):
@@ -51,7 +51,7 @@ class MediaBatches:
         if held:
             yield self._joined(held)
 
-    def _joined(self, held: list[Inputs]) -> Inputs:
+    def _joined(self, held: list[_Inputs]) -> _Inputs:
         import torch
 
         self.texts += len(held)
@@ -74,7 +74,7 @@ class _Encoder:
         holders = (self._processor, *(getattr(processor, name, None) for name in names[AUDIO]))
         self._rate = next((rate for rate in map(_rate_of, holders) if rate is not None), None)
 
-    def encode(self, sample: dict[str, Any]) -> Inputs:
+    def encode(self, sample: dict[str, Any]) -> _Inputs:
         """Read the files of a sample and return the processor's tensors of it."""
         import torch
 
@@ -113,7 +113,7 @@ def _rate_of(holder: Any) -> int | None:
     return rate if isinstance(rate, int) else None
 
 
-def _alike(one: Inputs, other: Inputs) -> bool:
+def _alike(one: _Inputs, other: _Inputs) -> bool:
     """Whether two samples can be stacked along their first axis."""
     return one.keys() == other.keys() and all(
         value.dim() > 0 and value.shape == other[name].shape for name, value in one.items()

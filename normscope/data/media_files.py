@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Place = str | os.PathLike[str]
-Waveform = np.ndarray[Any, np.dtype[np.float32]]
+_Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
 _IMAGES = "an image that pillow reads, such as .png or .jpg"
 _SOUNDS = "a sound that soundfile reads, such as .wav or .flac"
@@ -75,7 +75,7 @@ def read_image(path: Place) -> "Image":
             return _rgb(ImageOps.exif_transpose(file), path)
 
 
-def read_audio(path: Place, rate: int | None) -> Waveform:
+def read_audio(path: Place, rate: int | None) -> _Waveform:
     """Read a sound as one channel, the mean of its own, in [-1, 1] at `rate` samples a second, (N,).
 
     None keeps the file's own rate. Raises MediaError for what cannot be read, holds no sample, or has
@@ -87,7 +87,7 @@ def read_audio(path: Place, rate: int | None) -> Waveform:
         channels, own_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)  # (N, channels)
     if not len(channels):
         raise MediaError(f"{_shown(path)} holds no sound; expected a sample or more; leave it out")
-    mono: Waveform = channels.mean(axis=1)
+    mono: _Waveform = channels.mean(axis=1)
     return mono if rate is None or own_rate == rate else _resampled(mono, own_rate, rate, path)
 
 
@@ -109,14 +109,14 @@ def _rgb(picture: "Image", path: Place) -> "Image":
     return picture.convert("RGB")
 
 
-def _resampled(wave: Waveform, own_rate: int, rate: int, path: Place) -> Waveform:
+def _resampled(wave: _Waveform, own_rate: int, rate: int, path: Place) -> _Waveform:
     try:
         import soxr
     except ImportError as error:
         got = f"{_shown(path)} has {own_rate} samples a second"
         then = "run pip install 'normscope[audio]', or resample it"
         raise MediaError(f"{got}; expected {rate}, as the model does; {then}") from error
-    resampled: Waveform = soxr.resample(wave, own_rate, rate)
+    resampled: _Waveform = soxr.resample(wave, own_rate, rate)
     return resampled
 
 

@@ -38,7 +38,7 @@ class Text(NamedTuple):
     again: bool = False
 
 
-class Encoder:
+class TextEncoder:
     """Encodes texts as a tokenizer does, cut to `max_length`: what was `asked` for, or the model's `limit`.
 
     `excluded` are the ids that do not count: those of `special_ids` when `excluding`, else none.

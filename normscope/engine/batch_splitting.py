@@ -10,7 +10,7 @@ from normscope.errors import OutOfMemoryError
 from normscope.escaping import counted
 
 T = TypeVar("T")
-NOT_HELD = "memory did not hold a batch"
+_NOT_HELD = "memory did not hold a batch"
 
 
 class Parts:
@@ -37,7 +37,7 @@ class Parts:
     def hear(self, warnings: Sequence[str]) -> None:
         """Note the first of these warnings that is about memory, unless one is noted."""
         if not self.notes:
-            self.notes += [warning for warning in warnings if warning.startswith(NOT_HELD)][:1]
+            self.notes += [warning for warning in warnings if warning.startswith(_NOT_HELD)][:1]
 
 
 def cut(batch: Batch, number: int) -> list[Batch]:
@@ -53,7 +53,7 @@ def not_held(batch: Batch, done: str) -> str:
     """Say that memory did not hold a batch, and what was `done` about it."""
     texts, tokens = batch.mask.shape
     size = f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
-    return f"{NOT_HELD} of {size}: {done}; no number depends on that"
+    return f"{_NOT_HELD} of {size}: {done}; no number depends on that"
 
 
 def release(device: torch.device) -> None:

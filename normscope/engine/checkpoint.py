@@ -25,8 +25,8 @@ from normscope.results.json_codec import from_plain, to_plain
 from normscope.statistics.digests import KEY, digest_of, signed
 from normscope.statistics.safetensors_file import save_tensors
 
-CHECKPOINT_SCHEMA = "normscope.checkpoint/1"
-LOGGER = logging.getLogger("normscope")
+_CHECKPOINT_SCHEMA = "normscope.checkpoint/1"
+_LOGGER = logging.getLogger("normscope")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Saver:
         if now or time.monotonic() - self._last >= self.checkpoint.every:
             saved = Saved(self._facts, position, seconds, WatcherState.of(watcher))
             header = {
-                "schema": CHECKPOINT_SCHEMA,
+                "schema": _CHECKPOINT_SCHEMA,
                 "normscope": __version__,
                 "state": json.dumps(to_plain(saved), allow_nan=False),
             }
@@ -119,7 +119,7 @@ class Saver:
             except ReportError as error:
                 if not self.checkpoint.exists():
                     raise
-                LOGGER.warning("warning: %s; the run goes on, its last checkpoint stays", error)
+                _LOGGER.warning("warning: %s; the run goes on, its last checkpoint stays", error)
             self._last = time.monotonic()
 
 
@@ -127,7 +127,7 @@ def _read(path: str | os.PathLike[str]) -> Saved:
     with _whole(path):
         with safe_open(Path(path), framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("schema") != CHECKPOINT_SCHEMA:
+            if header.get("schema") != _CHECKPOINT_SCHEMA:
                 raise ReportError(f"schema is {printable(repr(header.get('schema'))[:200])}")
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get(KEY) != digest_of(tensors, header):

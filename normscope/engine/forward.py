@@ -16,10 +16,10 @@ from normscope.escaping import reason
 from normscope.models.modality import TEXT, WORDS, kinds_of
 
 # Our own files whose hooks a model's forward goes through, and the one of those that count what they see.
-COUNTING = (str(Path(__file__).with_name("watcher.py")),)
-OURS = (str(Path(__file__).with_name("swapping.py")), *COUNTING)
+_COUNTING = (str(Path(__file__).with_name("watcher.py")),)
+_OURS = (str(Path(__file__).with_name("swapping.py")), *_COUNTING)
 # What torch says where it has no class of its own for it.
-NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 class Forward:
@@ -54,7 +54,7 @@ class Forward:
         except NormscopeError:
             raise
         except (Exception, SystemExit) as error:
-            ours = _passed(error.__traceback__, OURS)
+            ours = _passed(error.__traceback__, _OURS)
             if _lacks_memory(error):
                 raise _lack_of_memory(error) from error
             if ours:
@@ -124,13 +124,13 @@ def _lacks_memory(error: BaseException) -> bool:
     """Whether a model failed for want of memory; on a CPU torch says so in a message alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _lack_of_memory(error: BaseException) -> RunError:
     """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
     why = reason(error)
-    if _passed(error.__traceback__, COUNTING):
+    if _passed(error.__traceback__, _COUNTING):
         got = f"out of memory where a batch is counted ({why}); expected room for the tables"
         return CountingError(f"{got}; try a smaller --table-memory, --batch-size or --max-length")
     return OutOfMemoryError(f"out of memory ({why}); try a smaller --batch-size or --max-length")

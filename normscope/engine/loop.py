@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
+_INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
 
 
-LONG_FIRST = "the run was interrupted: the numbers are of what it had seen until then, long texts first"
+_LONG_FIRST = "the run was interrupted: the numbers are of what it had seen until then, long texts first"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[s
 
 
 # Texts and tokens of the probe: no head count, no other size of a model is likely to be either.
-PROBE = (3, 11)
+_PROBE = (3, 11)
 
 
 def as_loaded(
@@ -192,7 +192,7 @@ def _run_texts(
     position = _run_batches(runner, batches, watcher, clock, course, start or Position())
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if course.stop.asked:
-        note = LONG_FIRST if run.order == "length" else INTERRUPTED
+        note = _LONG_FIRST if run.order == "length" else _INTERRUPTED
         run = course.interrupted(watcher, run, position, clock)
         return run, [*notes, *notes_on_texts(run), note]
     return run, [*notes, *notes_on_texts(run), *course.without_text(run)]
@@ -260,7 +260,7 @@ def _run_media(
     run = replace(run, texts=batches.texts, batch_size=size, order="given", medium=medium)
     if stop.asked and not batches.texts:
         raise KeyboardInterrupt
-    return run, [INTERRUPTED] if stop.asked else []
+    return run, [_INTERRUPTED] if stop.asked else []
 
 
 def require_layers(loaded: Loaded, watcher: Watcher) -> None:
@@ -290,7 +290,7 @@ def _probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
     Returns why texts must be run one by one, if they must.
     """
     word = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
-    ids = torch.tensor(word).expand(PROBE)
+    ids = torch.tensor(word).expand(_PROBE)
     watcher.probing = True
     try:
         forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})

@@ -15,7 +15,7 @@ from normscope.engine.forward import Forward, shifted
 from normscope.errors import CountingError, OutOfMemoryError
 
 # A GPU whose memory was never fuller than this holds batches of twice the size.
-ROOM = 0.4
+_ROOM = 0.4
 
 
 class Runner:
@@ -39,7 +39,7 @@ class Runner:
         self._watcher.tally.unknown += batches.unknown_in(batch)
         if largest < batch.mask.numel():
             batches.shrink(len(batch.sources), batch.mask.numel())
-        elif not failed and batches.tokens is not None and fullness(self._forward.device) < ROOM:
+        elif not failed and batches.tokens is not None and fullness(self._forward.device) < _ROOM:
             batches.grow()
 
     def _before(self, batch: Batch) -> Snapshot | None:

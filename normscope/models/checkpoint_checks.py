@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 # No model has as many, and to build them would take hours.
 MOST_LAYERS = 10_000
 # A checkpoint of this many weights a byte would have half a bit for each.
-WEIGHTS_PER_BYTE = 16
+_WEIGHTS_PER_BYTE = 16
 # What fits everywhere needs no look at the checkpoint.
-MANY_WEIGHTS = 1 << 28
+_MANY_WEIGHTS = 1 << 28
 
 
 def require_buildable(source: Source, config: "PreTrainedConfig") -> None:
@@ -37,7 +37,7 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
     """
     files = [path for path in Path(source.place).glob("*") if path.suffix in (".safetensors", ".bin")]
     stored = sum(path.stat().st_size for path in files if path.is_file())
-    most = max(WEIGHTS_PER_BYTE * stored, MANY_WEIGHTS)
+    most = max(_WEIGHTS_PER_BYTE * stored, _MANY_WEIGHTS)
     largest = sorted(value for _, value in _numbers(config.to_dict()))[-2:]
     if not source.is_folder or not files or not largest or largest[0] * largest[-1] <= most:
         return

@@ -42,7 +42,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class _Skeleton:
     """A model without weights (evaluation mode, on torch's meta device) and its origin."""
 
     model: "PreTrainedModel"
@@ -90,7 +90,7 @@ def load(
     return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
 
 
-def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Skeleton:
+def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Skeleton:
     """Build MODEL from its configuration alone, by the same class as `load`, on torch's meta device.
 
     No weights and no tokenizer are read or downloaded. Raises the errors of `load`.
@@ -100,7 +100,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Ske
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network: Any = _skeleton(source, loader, config, commit)
-    return Skeleton(network.eval(), source.given, options.revision, commit)
+    return _Skeleton(network.eval(), source.given, options.revision, commit)
 
 
 def _skeleton(

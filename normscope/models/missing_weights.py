@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # No forward in evaluation mode reads these.
-UNREAD = ("masked_spec_embed", "mask_token", "num_batches_tracked")
+_UNREAD = ("masked_spec_embed", "mask_token", "num_batches_tracked")
 
 
 def require_weights(source: Source, network: "PreTrainedModel", info: dict[str, Any]) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def require_weights(source: Source, network: "PreTrainedModel", info: dict[str, 
     change what a normalization layer sees, or what a language model predicts. Later ones may be missing.
     """
     _check_sizes(source, info["mismatched_keys"])
-    missing = {name for name in info["missing_keys"] if not name.endswith(UNREAD)}
+    missing = {name for name in info["missing_keys"] if not name.endswith(_UNREAD)}
     if missing and missing.issuperset(name for name, _ in network.named_parameters()):
         got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.given)}"
         raise ModelError(f"{got}; expected weights that fit config.json; check that they belong together")

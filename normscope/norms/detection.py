@@ -23,19 +23,19 @@ from normscope.norms.scale_invariance import is_untried, normalises
 from normscope.statistics.moments import Labels, Rows
 
 # The torch classes whose features are axis 1, whatever follows.
-CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
+_CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "batchnorm"),
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
 # What norms are called; GRN and CMVN are response and mean-variance normalizations.
-NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
+_NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
 # A formula whose output is further off than this plus rounding, rms by rms, is not the layer's.
 WORST_ERROR = 1e-3
 # One that is closer than this share of it leaves no doubt.
-CLEAR = 0.01
+_CLEAR = 0.01
 # The rarer formulas go row by row, so that a few rows will do.
-FEW_ROWS = 512
+_FEW_ROWS = 512
 
 
 @dataclass
@@ -107,11 +107,11 @@ class NormLayer:
         usual = formulas(self.module, features, dtype, bare=self.per_head)
         best = _least(self._errors(usual, rows, output, sample, factor))
         # Another formula may come close, as one over all features does where their groups are alike.
-        if best[0] <= _worst(output) * CLEAR or self.per_head:
+        if best[0] <= _worst(output) * _CLEAR or self.per_head:
             return best
         if not _is_channel_first(self.module):
-            rows, output = Rows.of(rows.x[:FEW_ROWS]), output[:FEW_ROWS]
-            factor = None if factor is None else factor[:FEW_ROWS]
+            rows, output = Rows.of(rows.x[:_FEW_ROWS]), output[:_FEW_ROWS]
+            factor = None if factor is None else factor[:_FEW_ROWS]
         rarer = rarer_formulas(self.module, features, dtype)
         return _least(iter([best, _least(self._errors(rarer, rows, output, sample, factor))]))
 
@@ -198,17 +198,17 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_channel_first(module: nn.Module) -> bool:
-    return isinstance(module, tuple(kind for kind, _ in CHANNEL_FIRST))
+    return isinstance(module, tuple(kind for kind, _ in _CHANNEL_FIRST))
 
 
 def _is_norm(module: nn.Module) -> bool:
-    known = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in CHANNEL_FIRST))
+    known = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in _CHANNEL_FIRST))
     if isinstance(module, known) or registered(module):
         return True
     below = [child for child in module.modules() if child is not module]
-    if any(NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
+    if any(_NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
         return False  # It only contains norms, or does more than to normalise.
-    if NAMES.search(type(module).__name__) and not _holds_matrix(module):
+    if _NAMES.search(type(module).__name__) and not _holds_matrix(module):
         return True
     return not below and normalises(module)
 
@@ -217,7 +217,7 @@ def is_around(module: nn.Module, norms: Collection[nn.Module]) -> bool:
     """Whether a module is called a norm, holds one of these, and no weights but vectors."""
     within = list(module.modules())
     return (
-        NAMES.search(type(module).__name__) is not None
+        _NAMES.search(type(module).__name__) is not None
         and any(part in norms for part in within[1:])
         and not any(map(_holds_matrix, within))
     )
@@ -229,7 +229,7 @@ def _holds_matrix(module: nn.Module) -> bool:
 
 def _kind(module: nn.Module) -> tuple[str, int]:
     """Return the kind as far as the class tells, and the number of features (0: unknown yet)."""
-    for kind, name in CHANNEL_FIRST:
+    for kind, name in _CHANNEL_FIRST:
         if isinstance(module, kind):
             return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))
     shape, weight = getattr(module, "normalized_shape", None), vector(module, "weight")

@@ -16,9 +16,9 @@ from normscope.norms.registry import Normalise, registered
 from normscope.statistics.moments import Labels, Moments, Rows
 
 # What is tried where a module hard-codes its eps, as OLMo's does.
-UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
-EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
-ACTIVATION_NAMES = ("activation", "act", "act_fn")
+_UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
+_EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
+_ACTIVATION_NAMES = ("activation", "act", "act_fn")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Formula:
         if self.prescaled:
             rows = Rows.of(rows.x * self._scale(module, rows.x))
         if self.kind == "batchnorm":
-            mean, power = batch_statistics(module, rows)
+            mean, power = _batch_statistics(module, rows)
             return (rows.x - mean) * (power + self.eps).rsqrt()
         if self.kind in ("groupnorm", "instancenorm"):
             mean, power = self._by_sample(rows, sample)
@@ -123,7 +123,7 @@ def _expanded(values: Tensor | None, default: float, features: int, dtype: torch
     return values if values.numel() == features else values.expand(features).contiguous()
 
 
-def batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
+def _batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return BatchNorm's mean and variance (D,): the running ones, or the rows' in training."""
     mean, power = (vector(module, name, rows.x.dtype) for name in ("running_mean", "running_var"))
     learns = module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -157,7 +157,7 @@ def formulas(module: nn.Module, features: int, dtype: torch.dtype, *, bare: bool
 
 def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iterator[Formula]:
     """Give the formulas to try where none of `formulas` fits: by groups, by length, scaled before."""
-    for name in ACTIVATION_NAMES:
+    for name in _ACTIVATION_NAMES:
         if callable(getattr(module, name, None)):
             for known in formulas(module, features, dtype):
                 yield Formula(known.kind, known.eps, known.offset, known.groups, activation=name)
@@ -175,7 +175,7 @@ def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iter
 
 
 def _eps_choices(eps: float) -> tuple[float, ...]:
-    return UNSAID_EPS if math.isnan(eps) else (eps,)
+    return _UNSAID_EPS if math.isnan(eps) else (eps,)
 
 
 def _offsets(module: nn.Module) -> tuple[float, ...]:
@@ -195,7 +195,7 @@ def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
     nn.RMSNorm's None means the machine epsilon of `dtype`, the one it computes in: float64 for
     float64, else float32.
     """
-    for name in EPS_NAMES:
+    for name in _EPS_NAMES:
         value = getattr(module, name, None)
         if isinstance(value, float | int):
             return float(value)

@@ -20,14 +20,14 @@ from torch.overrides import TorchFunctionMode
 
 from normscope.norms.homogeneity import Degrees
 
-NAMED = frozenset(
+_NAMED = frozenset(
     (
         *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
         *("local_response_norm", "normalize", "rms_norm"),
     )
 )
-WRITTEN_OUT = "a norm written out"
-TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # Not torchvision, which begins alike.
+_WRITTEN_OUT = "a norm written out"
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # Not torchvision, which begins alike.
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class FunctionalNorms(TorchFunctionMode):
             return result
         name = getattr(func, "__name__", "").strip("_")
         written_out = self._degrees.follow(name, args, kwargs, result)
-        if name in NAMED:
+        if name in _NAMED:
             given = args[0] if args else kwargs.get("input")
             if isinstance(given, Tensor) and not self._degrees.is_weight(given):
                 self._note(f"functional {name}", sys._getframe(1))
         elif written_out:
-            self._note(WRITTEN_OUT, sys._getframe(1))
+            self._note(_WRITTEN_OUT, sys._getframe(1))
         return result
 
     @contextmanager
@@ -102,7 +102,7 @@ class FunctionalNorms(TorchFunctionMode):
             if owner is model:
                 break  # Those around it are the caller's: to read a frame's variables keeps them alive.
         if not any(id(owner) in self._norms for owner in owners):
-            here = next((f for f in frames if not f.f_code.co_filename.startswith(TORCH)), frame)
+            here = next((f for f in frames if not f.f_code.co_filename.startswith(_TORCH)), frame)
             module = owners[0] if owners else model
             name = self._names.get(id(module)) or type(module).__name__
             self._places.setdefault(_place(what, here), {})[id(module)] = name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "sigmoid": Tensor.sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "sigmoid": Tensor.sigmoid}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Gate:
     def factor(self, gate: Tensor) -> Tensor:
         """Return what multiplies: the gate, activated, at least in float32."""
         wide = gate.detach() if gate.dtype == torch.float64 else gate.detach().float()
-        return ACTIVATIONS[self.activation](wide)
+        return _ACTIVATIONS[self.activation](wide)
 
 
-GATES = tuple(Gate(before, activation) for before in (False, True) for activation in ACTIVATIONS)
+GATES = tuple(Gate(before, activation) for before in (False, True) for activation in _ACTIVATIONS)

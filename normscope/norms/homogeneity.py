@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 # The same numbers in another form.
-RESHAPING = frozenset(
+_RESHAPING = frozenset(
     (
         *("bfloat16", "clone", "contiguous", "detach", "double", "expand", "expand_as", "flatten", "float"),
         *("half", "movedim", "permute", "reshape", "reshape_as", "squeeze", "to", "transpose", "type"),
@@ -21,22 +21,22 @@ RESHAPING = frozenset(
     )
 )
 # What keeps a statistic away from 0.
-GUARDING = frozenset(("add", "clamp", "clamp_min", "max", "maximum", "nan_to_num", "where"))
-PRODUCTS = {"mul": 1.0, "multiply": 1.0, "div": -1.0, "divide": -1.0, "true_divide": -1.0, "truediv": -1.0}
-POWERS = {"rdiv": -1.0, "reciprocal": -1.0, "rsqrt": -0.5, "rtruediv": -1.0, "sqrt": 0.5, "square": 2.0}
-STATISTICS = {"linalg_norm": 1.0, "linalg_vector_norm": 1.0, "norm": 1.0, "std": 1.0, "var": 2.0}
-EUCLIDEAN = (None, 2, "fro")
+_GUARDING = frozenset(("add", "clamp", "clamp_min", "max", "maximum", "nan_to_num", "where"))
+_PRODUCTS = {"mul": 1.0, "multiply": 1.0, "div": -1.0, "divide": -1.0, "true_divide": -1.0, "truediv": -1.0}
+_POWERS = {"rdiv": -1.0, "reciprocal": -1.0, "rsqrt": -0.5, "rtruediv": -1.0, "sqrt": 0.5, "square": 2.0}
+_STATISTICS = {"linalg_norm": 1.0, "linalg_vector_norm": 1.0, "norm": 1.0, "std": 1.0, "var": 2.0}
+_EUCLIDEAN = (None, 2, "fro")
 
 
 @dataclass(frozen=True)
-class Term:
+class _Term:
     """A tensor that grows as x ** degree, x being the `origin`th activation; a statistic once reduced."""
 
     origin: int
     degree: float = 1.0
     reduced: bool = False
 
-    def power(self, exponent: float) -> "Term":
+    def power(self, exponent: float) -> "_Term":
         """Return the term of this tensor's power."""
         return replace(self, degree=self.degree * exponent)
 
@@ -70,30 +70,30 @@ class Degrees:
             self._terms[result] = term
         return term is not None and term.degree == 0
 
-    def _step(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Term | None:
+    def _step(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Term | None:
         first, second = args[0], args[1] if len(args) > 1 else None
         term = None
-        if name in PRODUCTS:
-            term = self._product(first, second, PRODUCTS[name])
-        elif name in GUARDING:
+        if name in _PRODUCTS:
+            term = self._product(first, second, _PRODUCTS[name])
+        elif name in _GUARDING:
             term = self._guarded(args)
         elif name == "pow" and isinstance(second, int | float):
             term = self._power(first, second)
-        elif name in POWERS:
-            term = self._power(first, POWERS[name])
+        elif name in _POWERS:
+            term = self._power(first, _POWERS[name])
         elif name in ("mean", "sum"):
             known = self._known(first)
             term = replace(known, reduced=True) if known and known.degree == 2 else None
-        elif name in STATISTICS:
+        elif name in _STATISTICS:
             order = kwargs.get("p", kwargs.get("ord", second if name.endswith("norm") else None))
-            term = self._statistic(first, STATISTICS[name]) if order in EUCLIDEAN else None
+            term = self._statistic(first, _STATISTICS[name]) if order in _EUCLIDEAN else None
         elif name == "sub":
             term = self._less(first, second)
-        elif name in RESHAPING:
+        elif name in _RESHAPING:
             term = self._term(first)
         return term
 
-    def _product(self, first: Any, second: Any, sign: float) -> Term | None:
+    def _product(self, first: Any, second: Any, sign: float) -> _Term | None:
         one, two = self._term(first), self._term(second)
         if one is None or two is None:  # Scaled by a number or a weight.
             return one or (two and two.power(sign))
@@ -102,36 +102,36 @@ class Degrees:
         degree = one.degree + sign * two.degree
         if degree == 0 and (one.reduced == two.reduced or 1 not in (one.degree, two.degree)):
             return None
-        return Term(one.origin, degree, one.reduced and two.reduced)
+        return _Term(one.origin, degree, one.reduced and two.reduced)
 
-    def _power(self, value: Any, exponent: float) -> Term | None:
+    def _power(self, value: Any, exponent: float) -> _Term | None:
         term = self._term(value)
         return term.power(exponent) if term else None
 
-    def _statistic(self, value: Any, degree: float) -> Term | None:
+    def _statistic(self, value: Any, degree: float) -> _Term | None:
         term = self._term(value)
-        return Term(term.origin, degree, reduced=True) if term and term.degree == 1 else None
+        return _Term(term.origin, degree, reduced=True) if term and term.degree == 1 else None
 
-    def _guarded(self, values: Sequence[Any]) -> Term | None:
+    def _guarded(self, values: Sequence[Any]) -> _Term | None:
         """A statistic beside numbers, weights and others of the same activation is one still."""
         terms = {self._term(value) for value in values if isinstance(value, Tensor)} - {None}
         return next(iter(terms)) if len(terms) == 1 and all(t and t.reduced for t in terms) else None
 
-    def _less(self, value: Tensor, other: Any) -> Term | None:
+    def _less(self, value: Tensor, other: Any) -> _Term | None:
         """x less its mean is still x; x less another activation is not."""
         term = self._term(value)
         smaller = not isinstance(other, Tensor) or other.numel() < value.numel()
         return term if term and (smaller or term.reduced) else None
 
-    def _known(self, value: Any) -> Term | None:
+    def _known(self, value: Any) -> _Term | None:
         return self._terms.get(value) if isinstance(value, Tensor) else None
 
-    def _term(self, value: Any) -> Term | None:
+    def _term(self, value: Any) -> _Term | None:
         """Return a tensor's term, a new activation's where it has none; None for numbers and weights."""
         if not isinstance(value, Tensor) or self.is_weight(value):
             return None
         term = self._known(value)
         if term is None and value.dim() and value.is_floating_point():
             self._origins += 1
-            term = self._terms[value] = Term(self._origins)
+            term = self._terms[value] = _Term(self._origins)
         return term

@@ -20,10 +20,10 @@ def is_spread(model: "nn.Module") -> bool:
 
 
 # What wrappers call the module within.
-WITHIN = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_WITHIN = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
-PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -42,7 +42,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             "the model is a ScriptModule, whose layers take no hooks; expected a plain module; "
             "pass the one it was made of"
         )
-    inner = model.module if isinstance(model, PARALLEL) else model._modules.get("_orig_mod")
+    inner = model.module if isinstance(model, _PARALLEL) else model._modules.get("_orig_mod")
     return model if inner is None else unwrapped(inner)
 
 
@@ -51,7 +51,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     names, modules = {"": ""}, {"": model}
     for path, module in model.named_modules():
         parent, _, last = path.rpartition(".")
-        hidden = last in WITHIN or (last == "module" and isinstance(modules[parent], PARALLEL))
+        hidden = last in _WITHIN or (last == "module" and isinstance(modules[parent], _PARALLEL))
         names[path] = names[parent] if hidden or not path else f"{names[parent]}.{last}".lstrip(".")
         modules[path] = module
         yield names[path], module

@@ -11,9 +11,9 @@ from normscope.norms.residual_flow import methods, side_of
 
 PLACES = ("embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other")
 # How transformers' classes call the norms of queries and keys.
-QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
-WIDTHS = ("hidden_size", "n_embd", "d_model")
-HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
+_QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
 
 
 class Places:
@@ -32,7 +32,7 @@ class Places:
         self._stacks = [name for name, module in self._modules.items() if _is_stack(module)]
         self._base = getattr(model, "base_model_prefix", "")
         self._head_sizes = head_sizes(getattr(model, "config", None))
-        widths = [size for said in _members(getattr(model, "config", None)) for size in _sizes(said, WIDTHS)]
+        widths = [size for said in _members(getattr(model, "config", None)) for size in _sizes(said, _WIDTHS)]
         self._width = max(widths, default=math.inf)
 
     def of(self, name: str, features: int) -> str:
@@ -54,7 +54,7 @@ class Places:
         return self._modules[above], attribute
 
     def _is_per_head(self, owner: nn.Module, attribute: str, features: int) -> bool:
-        is_one = bool(QUERY_OR_KEY.fullmatch(attribute.lower()))
+        is_one = bool(_QUERY_OR_KEY.fullmatch(attribute.lower()))
         in_attention = "attention" in type(owner).__name__.lower()
         if not features or not self._head_sizes:
             return is_one
@@ -110,9 +110,9 @@ def head_sizes(config: Any) -> set[int]:
     """Return every size that one attention head has, by a configuration and those within it."""
     found = set()
     for members in _members(config):
-        found |= {value for name, value in members.items() if HEAD_SIZES.search(name) and _is_size(value)}
+        found |= {value for name, value in members.items() if _HEAD_SIZES.search(name) and _is_size(value)}
         heads = _sizes(members, ("num_attention_heads", "n_head", "num_heads"))
-        found |= {width // count for width in _sizes(members, WIDTHS) for count in heads}
+        found |= {width // count for width in _sizes(members, _WIDTHS) for count in heads}
     return found
 
 

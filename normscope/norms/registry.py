@@ -15,14 +15,14 @@ Class = TypeVar("Class", bound=type[nn.Module])
 
 
 @dataclass(frozen=True)
-class Registered:
+class _Registered:
     """What a user has said of a class: its kind, and how it normalises, if that is known."""
 
     kind: str
     normalise: Normalise | None
 
 
-_KNOWN: dict[type[nn.Module], Registered] = {}
+_KNOWN: dict[type[nn.Module], _Registered] = {}
 
 
 def register(module_class: Class, normalise: Normalise | None = None, *, kind: str = "other") -> Class:
@@ -42,10 +42,10 @@ def register(module_class: Class, normalise: Normalise | None = None, *, kind: s
         raise UsageError(f"{module_class!r} is no class of modules; expected a subclass of torch.nn.Module")
     if kind not in KINDS:
         raise UsageError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    _KNOWN[module_class] = Registered(kind, normalise)
+    _KNOWN[module_class] = _Registered(kind, normalise)
     return module_class
 
 
-def registered(module: nn.Module) -> Registered | None:
+def registered(module: nn.Module) -> _Registered | None:
     """Return what was said of the module's class, or of the nearest one that it derives from."""
     return next((_KNOWN[base] for base in type(module).__mro__ if base in _KNOWN), None)

@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 # A call that hands its one value on, near enough: what it returns stands for what it was given.
-PASSING = ("drop", "scale")
+_PASSING = ("drop", "scale")
 # Methods of a tensor that give the same numbers in another form, and what is no number of it.
-RESHAPING = ("contiguous", "expand", "flatten", "permute", "reshape", "to", "transpose", "type_as", "view")
-ABOUT = ("device", "dim", "dtype", "shape", "size")
+_RESHAPING = ("contiguous", "expand", "flatten", "permute", "reshape", "to", "transpose", "type_as", "view")
+_ABOUT = ("device", "dim", "dtype", "shape", "size")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +70,21 @@ def side_of(module: nn.Module, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Method:
+class _Method:
     """One method's code, and the attributes of `self` in it, in the order of their first mention."""
 
     code: ast.FunctionDef
     mentions: tuple[str, ...]
 
 
-def methods(module: nn.Module) -> tuple[Method, ...]:
+def methods(module: nn.Module) -> tuple[_Method, ...]:
     """Parse the methods that the module's class adds to torch's, `forward` first; those that have source."""
     kind: Any = type(module)
     return _methods(kind)
 
 
 @lru_cache(maxsize=512)
-def _methods(kind: type[nn.Module]) -> tuple[Method, ...]:
+def _methods(kind: type[nn.Module]) -> tuple[_Method, ...]:
     found: dict[str, Any] = {}
     for base in kind.__mro__:
         if base.__module__.split(".", maxsplit=1)[0] != "torch" and issubclass(base, nn.Module):
@@ -96,7 +96,7 @@ def _methods(kind: type[nn.Module]) -> tuple[Method, ...]:
     return tuple(method for method in parsed if method)
 
 
-def _parsed(function: object) -> Method | None:
+def _parsed(function: object) -> _Method | None:
     try:
         source = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]
         (code,) = ast.parse(source).body
@@ -106,7 +106,7 @@ def _parsed(function: object) -> Method | None:
         return None
     uses = [node for node in ast.walk(code) if isinstance(node, ast.Attribute) and _is_self(node.value)]
     uses.sort(key=lambda node: (node.lineno, node.col_offset))
-    return Method(code, tuple(dict.fromkeys(node.attr for node in uses)))
+    return _Method(code, tuple(dict.fromkeys(node.attr for node in uses)))
 
 
 def _is_self(node: ast.AST) -> bool:
@@ -199,7 +199,7 @@ class _Reading:
             first, second = (node.orelse, node.body) if flag is False else (node.body, node.orelse)
             return self._value(first) or (self._value(second) if flag is None else None)
         if isinstance(node, ast.Attribute | ast.Subscript):
-            about = isinstance(node, ast.Attribute) and node.attr in ABOUT
+            about = isinstance(node, ast.Attribute) and node.attr in _ABOUT
             return None if about or _path(node) else self._value(node.value)
         values = self._values(ast.iter_child_nodes(node))
         return self._make("tuple", values) if values else None
@@ -224,14 +224,14 @@ class _Reading:
         name = path[-1] if path else _name(node.func)
         if isinstance(node.func, ast.Attribute) and not path and (owner := self._value(node.func.value)):
             # A method of a tensor: x.to(...), x.view(...), x.add(y).
-            if name in ABOUT:
+            if name in _ABOUT:
                 return None
-            if not given or name in RESHAPING:
+            if not given or name in _RESHAPING:
                 return self._make("pass", [owner])
             given = [owner, *given]
         if name in ("add", "add_") and len(given) > 1:
             return self._make("add", given)
-        passing = len(given) == 1 and any(word in name.lower() for word in PASSING)
+        passing = len(given) == 1 and any(word in name.lower() for word in _PASSING)
         return self._make("pass" if passing else "call", given)
 
     def _make(self, kind: str, inputs: Sequence[Value] = ()) -> Value:

@@ -19,7 +19,7 @@ MOST_WEIGHTS = 1 << 20
 # Rows so long that no eps and no threshold matters; and how much a norm's output may change with their scale.
 LONG, SAME = 1e3, 1e-3
 # By how much each element is changed to see that the output follows.
-NUDGE = 0.01
+_NUDGE = 0.01
 
 _TOLD: dict[tuple[object, ...], bool] = {}
 
@@ -96,7 +96,7 @@ def _ignores_scale(module: nn.Module, x: Tensor) -> bool:
             warnings.simplefilter("ignore")
             dice = torch.Generator().manual_seed(0)
             tried = filled(module, dice)
-            nudged = x * (1 + NUDGE * torch.randn(x.shape, generator=dice))
+            nudged = x * (1 + _NUDGE * torch.randn(x.shape, generator=dice))
             given = (x, 2 * x, nudged, x.roll(1, 0))
             once, twice, near, other = (tried(value) for value in given)
     except (Exception, SystemExit):  # A foreign class, copied out of its model: anything may go wrong.

@@ -10,31 +10,31 @@ import torch
 from torch import Tensor, nn
 
 # Modules of these packages do nothing but compute.
-KNOWN = frozenset(
+_KNOWN = frozenset(
     ("diffusers", "open_clip", "sentence_transformers", "timm", "torch", "torchvision", "transformers")
 )
-NAMESPACES = frozenset(
+_NAMESPACES = frozenset(
     (
         *("math", "torch", "torch.fft", "torch.functional", "torch.linalg", "torch.nn"),
         *("torch.nn.functional", "torch.special"),
     )
 )
 # Where functions in C and in Python come from that compute, less those that set something.
-IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
-IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
-SETTERS = ("_", "from_file", "set_")
-CONTEXTS = (torch.no_grad, torch.autocast, torch.finfo)
-PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
-BUILTINS = frozenset(
+_IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
+_IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
+_SETTERS = ("_", "from_file", "set_")
+_CONTEXTS = (torch.no_grad, torch.autocast, torch.finfo)
+_PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
+_BUILTINS = frozenset(
     (
         *("AssertionError", "NotImplementedError", "TypeError", "ValueError", "abs", "bool", "float", "int"),
         *("isinstance", "len", "list", "max", "min", "range", "round", "slice", "str", "sum", "tuple"),
     )
 )
 # Methods of a module, a list or a number that change nothing but themselves.
-METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
+_METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
 # What a tensor has that reaches beyond the process's memory, or never returns.
-REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
+_REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
 # What a class may define that is called where a module is copied or called.
 OWN = frozenset(
     (
@@ -43,10 +43,10 @@ OWN = frozenset(
         *("modules", "parameters", "to_empty", "train"),
     )
 )
-CONTAINERS = (list, dict, set)
-READS = ("LOAD_ATTR", "LOAD_METHOD")
-GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
-FORBIDDEN = (
+_CONTAINERS = (list, dict, set)
+_READS = ("LOAD_ATTR", "LOAD_METHOD")
+_GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
+_FORBIDDEN = (
     *("DELETE_GLOBAL", "IMPORT_NAME", "STORE_DEREF", "STORE_GLOBAL", "STORE_NAME", "STORE_SUBSCR"),
     "YIELD_VALUE",
 )
@@ -58,7 +58,7 @@ def may_be_tried(module: nn.Module) -> bool:
     Code with loops, imports, stores into containers, or calls of what is not PyTorch's is not; nor is a
     class with its own way to be copied or called. A helper that the module calls is looked at, too.
     """
-    if type(module).__module__.split(".")[0] in KNOWN:
+    if type(module).__module__.split(".")[0] in _KNOWN:
         return True
     classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
     if "forward" in vars(module) or any(not OWN.isdisjoint(vars(kind)) for kind in classes[:-1]):
@@ -90,17 +90,17 @@ class _Reading:
         last: Any = None
         for step in dis.get_instructions(code):
             backward = "JUMP" in step.opname and isinstance(step.argval, int) and step.argval <= step.offset
-            if step.opname in FORBIDDEN or backward:
+            if step.opname in _FORBIDDEN or backward:
                 return False
-            if step.opname in GLOBALS:
+            if step.opname in _GLOBALS:
                 last = _value(step.argval, function, cells)
-                if isinstance(last, CONTAINERS) or not self._is_allowed(last):
+                if isinstance(last, _CONTAINERS) or not self._is_allowed(last):
                     return False
-            elif step.opname in READS and isinstance(last, ModuleType):
+            elif step.opname in _READS and isinstance(last, ModuleType):
                 last = getattr(last, step.argval, None)
                 if not self._is_allowed(last):
                     return False
-            elif step.opname in READS:
+            elif step.opname in _READS:
                 last = None
                 if not self._may_be_read(step.argval):
                     return False
@@ -111,28 +111,28 @@ class _Reading:
     def _may_be_read(self, name: str) -> bool:
         """Whether an attribute of a tensor, or of the module, is a value or arithmetic."""
         value = getattr(self._module, name, None)
-        if name.startswith("__") or (isinstance(value, CONTAINERS) and name not in vars(self._module)):
+        if name.startswith("__") or (isinstance(value, _CONTAINERS) and name not in vars(self._module)):
             return False  # A list of the class, say, is no part of a copy.
         if hasattr(nn.Module, name) or value is None:
             known = hasattr(Tensor, name) or hasattr(torch.finfo, name) or hasattr(int, name)
-            return name in METHODS or name in vars(self._module) or (known and name not in REACHING)
+            return name in _METHODS or name in vars(self._module) or (known and name not in _REACHING)
         if isinstance(value, MethodType):
             return value.__self__ is self._module and self.is_arithmetic(value.__func__)
         return self._is_allowed(value)
 
     def _is_allowed(self, value: Any) -> bool:
         if isinstance(value, ModuleType):
-            return value.__name__ in NAMESPACES
-        if isinstance(value, PLAIN) or any(value is kind for kind in (*CONTEXTS, *PLAIN)):
+            return value.__name__ in _NAMESPACES
+        if isinstance(value, _PLAIN) or any(value is kind for kind in (*_CONTEXTS, *_PLAIN)):
             return True
-        if isinstance(value, (*CONTAINERS, tuple, frozenset)):
+        if isinstance(value, (*_CONTAINERS, tuple, frozenset)):
             return all(map(self._is_allowed, value.values() if isinstance(value, dict) else value))
         name, place = getattr(value, "__name__", ""), getattr(value, "__module__", None)
         if place == "builtins":
-            return name in BUILTINS
-        if isinstance(value, BuiltinFunctionType) and place in IN_C:
-            return not name.startswith(SETTERS)
-        return place in IN_PYTHON or self.is_arithmetic(value)
+            return name in _BUILTINS
+        if isinstance(value, BuiltinFunctionType) and place in _IN_C:
+            return not name.startswith(_SETTERS)
+        return place in _IN_PYTHON or self.is_arithmetic(value)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -9,12 +9,12 @@ import numpy as np
 from normscope.render.layer import spaced
 from normscope.results.common import Floats
 
-WIDEST_CELL = 3
+_WIDEST_CELL = 3
 GAP = 2
 
 
 @dataclass(frozen=True)
-class Runs:
+class AxisRuns:
     """An axis of `length` cut into runs: where each `starts`, and how many cells each is wide."""
 
     length: int
@@ -22,10 +22,10 @@ class Runs:
     wide: int = 1
 
     @classmethod
-    def over(cls, length: int, room: int, *, late: bool = False) -> "Runs":
+    def over(cls, length: int, room: int, *, late: bool = False) -> "AxisRuns":
         """Cut an axis to at most `room` cells: evenly, or `late`: the first ones alone, then ever more."""
         if length <= room:
-            return cls(length, range(length), min(max(room // max(length, 1), 1), WIDEST_CELL))
+            return cls(length, range(length), min(max(room // max(length, 1), 1), _WIDEST_CELL))
         even = [round(i * length / room) for i in range(room)]
         return cls(length, _later(length, room) if late else even)
 

@@ -10,7 +10,7 @@ from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.batches import BatchFilling, BatchReport
 
 ORDERS = {"random": "random", "length": "by length", "given": "as given"}
-USUAL_SIZE = 32
+_USUAL_SIZE = 32
 
 
 def fillings(report: BatchReport, top: int) -> list[Grid]:
@@ -78,7 +78,7 @@ def filling_of(report: BatchReport, size: int, order: str) -> BatchFilling:
 
 def usual_size(report: BatchReport) -> int:
     """Return the size of the batches whose positions are shown."""
-    return max((s for s in batch_sizes(report) if s <= USUAL_SIZE), default=batch_sizes(report)[0])
+    return max((s for s in batch_sizes(report) if s <= _USUAL_SIZE), default=batch_sizes(report)[0])
 
 
 def batch_sizes(report: BatchReport) -> list[int]:

@@ -18,9 +18,9 @@ from normscope.render.summary import headline, workload
 from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.batches import BatchReport, LayerNoise
 
-WIDEST_STAIR = 4
+_WIDEST_STAIR = 4
 NUMBERS = 16  # what stands beside the stairs of one order
-MOST_BARS = 60
+_MOST_BARS = 60
 
 
 def render_batch_plots(report: BatchReport, *, layers: Sequence[str] = (), screen: Screen = Screen()) -> str:
@@ -37,24 +37,24 @@ def _parts(report: BatchReport, shown: Sequence[str], screen: Screen) -> Iterato
     yield flow(headline(report), screen, "bold")
     yield flow(workload(report), screen, "")
     yield flow(choice(report), screen, "")
-    yield from drawn(noise_by_size(report, shown, screen), screen)
+    yield from drawn(_noise_by_size(report, shown, screen), screen)
     for name in shown:
         yield Text()
         yield flow(title(report.layers[name]), screen, "bold")
         if report.layers[name].sizes:
-            yield from drawn(noise_bars(report.layers[name], screen), screen)
+            yield from drawn(_noise_bars(report.layers[name], screen), screen)
     yield from drawn(padding(report, screen), screen)
-    yield from drawn(texts_by_position(report, screen), screen)
+    yield from drawn(_texts_by_position(report, screen), screen)
 
 
-def noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) -> Grid:
+def _noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) -> Grid:
     """Return the table of all layers: noise against batch size as stairs, at random and by length."""
     layers, sizes = list(report.layers.values()), batch_sizes(report)
     orders = [order for order in ORDERS if any(_known(report, order))]
     every = logarithms([noise_at(x, size, order) for x in layers for order in orders for size in sizes])
     heights = iter(shares(every.tolist()))
     room = (screen.width - GOOD_NAME) // 2 - NUMBERS
-    wide = min(max(room // len(sizes), 1), WIDEST_STAIR)
+    wide = min(max(room // len(sizes), 1), _WIDEST_STAIR)
     stairs = [["".join(_stairs(heights, len(sizes), wide, screen.glyphs)) for _ in orders] for _ in layers]
     known = [*_known(report, *orders)]
     columns = [Column("layer", "", [layer.name for layer in layers], names=True)]
@@ -77,11 +77,11 @@ def noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) -> 
     return Grid("Noise against batch size", columns, notes, strong, faint)
 
 
-def noise_bars(layer: LayerNoise, screen: Screen) -> Grid:
+def _noise_bars(layer: LayerNoise, screen: Screen) -> Grid:
     """Return one layer's noise as bars, a row a batch size and order."""
     rows = sorted(layer.sizes or (), key=lambda row: row.batch_size)
     noise = [row.tid.mean.mean for row in rows]
-    width = min(screen.width - 36, MOST_BARS)
+    width = min(screen.width - 36, _MOST_BARS)
     # The least bar is short and not empty: empty would be no noise.
     bars = [screen.glyphs.bar(0.04 + 0.96 * share, width) for share in shares(logarithms(noise).tolist())]
     sizes = align(grouped(row.batch_size) for row in rows)
@@ -98,7 +98,7 @@ def noise_bars(layer: LayerNoise, screen: Screen) -> Grid:
 def padding(report: BatchReport, screen: Screen) -> Grid:
     """Return the share of padding as bars from 0 to 1, at random beside by length."""
     sizes = batch_sizes(report)
-    width = min((screen.width - 30) // 2, MOST_BARS)
+    width = min((screen.width - 30) // 2, _MOST_BARS)
     columns = [Column("texts", "a batch", align(grouped(size) for size in sizes))]
     for order in ("random", "length"):
         padded = [filling_of(report, size, order).padding_share for size in sizes]
@@ -108,7 +108,7 @@ def padding(report: BatchReport, screen: Screen) -> Grid:
     return Grid("Padding", columns, ["Every bar is from 0 to 100% of the token slots."])
 
 
-def texts_by_position(report: BatchReport, screen: Screen) -> Grid:
+def _texts_by_position(report: BatchReport, screen: Screen) -> Grid:
     """Return how many texts reach each position, in all and in a batch, as curves."""
     size = usual_size(report)
     curves = [Curve("all texts", report.kept.positions)]

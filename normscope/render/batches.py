@@ -19,8 +19,8 @@ from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
 from normscope.results.common import Summary
 
-SHOWN_SIZES = 4
-BAR = 24
+_SHOWN_SIZES = 4
+_BAR = 24
 
 
 def render_batches(
@@ -93,7 +93,7 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
     """Return the table of all layers: noise by batch size, and what batching by length does to it."""
     layers = list(report.layers.values())
     sizes = batch_sizes(report)
-    main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, SHOWN_SIZES).round().astype(int)}
+    main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, _SHOWN_SIZES).round().astype(int)}
     middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
     rank = {size: 0 if size in middle else 2 if size in main else 4 for size in sizes}
     random = [
@@ -137,7 +137,7 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         Column("noise", "of sd", _spread([row.tid.variance for row in rows], glyphs), "bn"),
         *_running_columns(rows),
         Column(
-            "of mean", "log scale", [glyphs.bar(0.04 + 0.96 * share, BAR) for share in bars], "bn", rank=1
+            "of mean", "log scale", [glyphs.bar(0.04 + 0.96 * share, _BAR) for share in bars], "bn", rank=1
         ),
         *_pair("by feature", rows, lambda row: row.tid_elementwise, 3),
         *_pair("distance", rows, lambda row: row.distance, 4, "variance"),

@@ -11,7 +11,7 @@ from normscope.render.summary import headline, workload
 from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.compare import Compared, Comparison, LayerDrift
 
-BAR = 4
+_BAR = 4
 
 
 def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen | None = None) -> str:
@@ -46,7 +46,7 @@ def drifts(comparison: Comparison, top: int, glyphs: Glyphs) -> Grid:
     """Return the table of the layers that moved most."""
     layers = list(comparison.layers.values())[:top]
     most = max((layer.bn_drift.mean for layer in layers if layer.bn_drift.mean >= 0), default=0.0)
-    bars = [glyphs.bar(layer.bn_drift.mean / most if most else 0.0, BAR) for layer in layers]
+    bars = [glyphs.bar(layer.bn_drift.mean / most if most else 0.0, _BAR) for layer in layers]
     means = [f"{n} {b}".rstrip() for n, b in zip(aligned(x.bn_drift.mean for x in layers), bars, strict=True)]
     renamed = any(layer.name != layer.other for layer in layers)
     columns = [

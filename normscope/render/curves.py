@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normscope.render.axis_downsampling import Runs
+from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.glyphs import logarithms, shares
 from normscope.render.grid import GAP, Column, Grid
 from normscope.render.numbers import align, short
@@ -47,7 +47,7 @@ def curved(
     least = Column("least", "", align(short(min(values, default=math.nan)) for values in known))
     greatest = Column("greatest", "", align(short(max(values, default=math.nan)) for values in known))
     room = screen.width - names.width - least.width - greatest.width - 3 * GAP
-    runs = Runs.over(len(curves[0].values), room, late=axis == "position")
+    runs = AxisRuns.over(len(curves[0].values), room, late=axis == "position")
     lines = [runs.drawn(screen.glyphs.stairs(shares(runs.reduced(c.heights).tolist()))) for c in curves]
     line = Column(axis, runs.ticks(numbers), lines, drawn=True)
     scale = "Each row has a scale of its own, from its least to its greatest number."

@@ -13,20 +13,20 @@ from normscope.results.glossary.entry import NOTATION, Entry
 from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
 # Prose on longer lines is hard to read.
-MEASURE = 100
-HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
+_MEASURE = 100
+_HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
 
 
 def render_glossary(screen: Screen | None = None) -> str:
     """Return one line for every number of every report, by topic, as text with line ends."""
     screen = _at_least(screen or Screen())
     parts = [part for grid in _topics() for part in drawn(grid, screen)]
-    return printed([*parts[1:], Text(), Text(HINT, "dim")], screen)
+    return printed([*parts[1:], Text(), Text(_HINT, "dim")], screen)
 
 
 def render_glossary_markdown() -> str:
     """Return what `render_glossary` shows as GitHub-flavoured Markdown."""
-    return _markdown(_topics(), HINT)
+    return _markdown(_topics(), _HINT)
 
 
 def render_entries(
@@ -34,7 +34,7 @@ def render_entries(
 ) -> str:
     """Return entries in full, then those `below` the first in a line each, as text with line ends."""
     screen = _at_least(screen or Screen())
-    screen = replace(screen, width=min(screen.width, MEASURE))
+    screen = replace(screen, width=min(screen.width, _MEASURE))
     return printed([*_in_full(entries, below, screen)][1:], screen)
 
 

@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from normscope.render.short_names import shorten
 
 GAP = 2
-NARROW = 2  # columns up to this rank belong on a screen of 80
-LEAST_NAME = 17  # a layer name may shrink to this before one of those goes
+_NARROW = 2  # columns up to this rank belong on a screen of 80
+_LEAST_NAME = 17  # a layer name may shrink to this before one of those goes
 GOOD_NAME = 34  # and to this before any other
-WHOLE_NAME = 44  # a name that wraps needs this to wrap rarely
+_WHOLE_NAME = 44  # a name that wraps needs this to wrap rarely
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
     """Return `grid` with the columns that fit `width`, its names cut to what room is left."""
     kept = list(grid.columns)
     for rank in sorted({column.rank for column in kept if column.rank}, reverse=True):
-        if rank <= NARROW and _needed(kept, rank) > width:
+        if rank <= _NARROW and _needed(kept, rank) > width:
             kept = [replace(column, cells=column.brief or column.cells) for column in kept]
         if _needed(kept, rank) <= width:
             break
@@ -67,9 +67,9 @@ def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
 
 def _needed(columns: Iterable[Column], rank: int) -> int:
     """The width that the columns ask for; a name gives way sooner to what matters more."""
-    least = LEAST_NAME if rank <= NARROW else GOOD_NAME
+    least = _LEAST_NAME if rank <= _NARROW else GOOD_NAME
     widths = [
-        min(column.width, least if column.names else WHOLE_NAME if column.wraps else column.width)
+        min(column.width, least if column.names else _WHOLE_NAME if column.wraps else column.width)
         for column in columns
     ]
     return sum(widths) + GAP * (len(widths) - 1)

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
-from normscope.render.axis_downsampling import Runs
+from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.glyphs import logarithms, shares, step
 from normscope.render.grid import GAP, GOOD_NAME
 from normscope.render.numbers import short
@@ -19,7 +19,7 @@ from normscope.results.common import Floats
 
 # Viridis in the 256 colours of terminals: ever lighter, and told apart by the colour-blind.
 RAMP = (17, 53, 24, 31, 36, 78, 148, 190, 228)
-LEAST_CELLS = 30
+_LEAST_CELLS = 30
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class HeatMap:
 
 def mapped(map: HeatMap, screen: Screen) -> Iterator[RenderableType]:
     """Return a heat map that fits the screen, under its heading and above its axis, scale and notes."""
-    most = max(min(GOOD_NAME, screen.width - GAP - LEAST_CELLS), 8)
+    most = max(min(GOOD_NAME, screen.width - GAP - _LEAST_CELLS), 8)
     names = shorten(map.names, min(most, screen.width // 4), screen.glyphs.ellipsis)
     margin = max(map_width for map_width in (*(cell_len(name) for name in names), len(map.axis)))
-    runs = Runs.over(map.values.shape[1], screen.width - margin - GAP, late=map.late)
+    runs = AxisRuns.over(map.values.shape[1], screen.width - margin - GAP, late=map.late)
     cells = runs.reduced(logarithms(map.values), map.by)
     places = np.reshape(shares(cells.ravel().tolist()), cells.shape).tolist()
     yield Text()
@@ -59,7 +59,7 @@ def mapped(map: HeatMap, screen: Screen) -> Iterator[RenderableType]:
     yield from (Text(note, "dim") for note in (*_on_runs(map, runs), *map.notes))
 
 
-def _row(runs: Runs, places: Sequence[float], screen: Screen) -> Text:
+def _row(runs: AxisRuns, places: Sequence[float], screen: Screen) -> Text:
     line = Text()
     for place in places:
         line.append_text(_cell(place, runs.wide, screen))
@@ -90,7 +90,7 @@ def _legend(cells: Floats, unit: str, screen: Screen) -> Text:
     return Text(f"{low} ").append_text(scale).append(f" {high}  log scale: {unit}")
 
 
-def _on_runs(map: HeatMap, runs: Runs) -> list[str]:
+def _on_runs(map: HeatMap, runs: AxisRuns) -> list[str]:
     if runs.longest <= 1:
         return []
     what = "the mean" if map.by == "mean" else "the largest"

@@ -6,7 +6,7 @@ from typing import Any
 
 from normscope.escaping import printable
 
-VOID = {"input", "link", "meta"}
+_VOID = {"input", "link", "meta"}
 
 
 class Markup(str):
@@ -15,22 +15,22 @@ class Markup(str):
     __slots__ = ()
 
 
-Content = str | None
+_Content = str | None
 
 
-def tag(name: str, /, *children: Content, **attributes: str | bool | None) -> Markup:
+def tag(name: str, /, *children: _Content, **attributes: str | bool | None) -> Markup:
     """Return an element; children that are no Markup are escaped, those that are None are left out.
 
     Attributes lose a trailing underscore (`class_`) and have `-` for `_`; True is one without a value,
     and those that are None or False are left out.
     """
     written = "".join(_attribute(key, value) for key, value in attributes.items())
-    if name in VOID:
+    if name in _VOID:
         return Markup(f"<{name}{written}>")
     return Markup(f"<{name}{written}>{join(*children)}</{name}>")
 
 
-def join(*children: Content) -> Markup:
+def join(*children: _Content) -> Markup:
     """Return children one after the other, each escaped unless it is Markup."""
     return Markup("".join(escape(child) for child in children if child is not None))
 

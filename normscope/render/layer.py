@@ -15,8 +15,8 @@ from normscope.results.common import Floats
 from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report
 
 FEW = 30  # fewer samples than this at a position, and its variance is a rough guess
-BAR = 10
-SPARK = 40
+_BAR = 10
+_SPARK = 40
 SHORT_KINDS = {"layernorm": "LN", "rmsnorm": "RMS"}
 
 
@@ -44,7 +44,9 @@ def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
     rows = reached[spaced(len(reached), top)].tolist()
     marks = ["*" if count < FEW else " " for count in stats.count[rows]]
     counts = align(grouped(int(count)) for count in stats.count[rows])
-    bars = [glyphs.bar(0.1 + 0.9 * share, BAR) for share in shares(logarithms(stats.variance[rows]).tolist())]
+    bars = [
+        glyphs.bar(0.1 + 0.9 * share, _BAR) for share in shares(logarithms(stats.variance[rows]).tolist())
+    ]
     columns = [
         Column("position", "", align(_places(stats, rows))),
         Column("texts", "", [count + mark for count, mark in zip(counts, marks, strict=True)]),
@@ -75,7 +77,7 @@ def over_features(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
         Column(f"{who} leaves", "mean", aligned(left.mean[rows]), "ln"),
         Column(f"{who} leaves", "variance", aligned(left.variance[rows]), "ln"),
         Column("distance", "from 0, 1", aligned(distance[rows])),
-        Column("", "", [glyphs.bar(d / furthest if furthest else 0.0, BAR) for d in distance[rows]], rank=3),
+        Column("", "", [glyphs.bar(d / furthest if furthest else 0.0, _BAR) for d in distance[rows]], rank=3),
     ]
     notes = _feature_notes(left, len(rows), glyphs) if output else []
     return Grid("By feature", columns, notes + notes_on(layer))
@@ -125,7 +127,7 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
     if (stats.count[list(rows)] < FEW).any():
         notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
     if length > 1:
-        spark = glyphs.spark(logarithms(stats.variance[reached]), SPARK)
+        spark = glyphs.spark(logarithms(stats.variance[reached]), _SPARK)
         notes.append(f"BN variance at {first}{glyphs.ellipsis}{last}, log scale: {spark}")
     return notes
 
@@ -139,6 +141,6 @@ def _feature_notes(output: FeatureOutput, rows: int, glyphs: Glyphs) -> list[str
     if len(deviations):
         within = float(np.mean(np.abs(deviations - 1) <= 0.1))
         low, high = short(deviations[0], 2), short(deviations[-1], 2)
-        notes.append(f"sd of every feature, sorted: {low} {glyphs.spark(deviations, SPARK)} {high}")
+        notes.append(f"sd of every feature, sorted: {low} {glyphs.spark(deviations, _SPARK)} {high}")
         notes.append(f"{percent(within)} of the features have an sd within 10% of BN's 1.")
     return notes

@@ -24,10 +24,10 @@ from normscope.results.layers import Outline
 from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
-TOP = 10
-MOST_MOVED = 20
+_TOP = 10
+_MOST_MOVED = 20
 # No colour of its own but a share of the text's: so it suits whatever it stands on.
-STYLE = """
+_STYLE = """
 .normscope { overflow-x: auto; color: inherit; }
 .normscope table { border-collapse: collapse; margin: 0.6em 0; color: inherit; background: none; }
 .normscope caption { text-align: left; font-weight: bold; padding: 0.2em 0; color: inherit; }
@@ -49,7 +49,7 @@ def render_html(result: object) -> str:
     lines = [
         tag("p", UNICODE.separator.join(parts), class_="" if i else "strong") for i, parts in enumerate(heads)
     ]
-    style = tag("style", Markup(STYLE))
+    style = tag("style", Markup(_STYLE))
     return str(tag("div", style, *lines, *map(_table, filter(None, tables)), class_="normscope"))
 
 
@@ -61,7 +61,7 @@ def _parts(result: object) -> Shown:
 
 @_parts.register
 def _(result: Report) -> Shown:
-    tables = (summary(result, least_agreeing(result), UNICODE), recurring(result, TOP))
+    tables = (summary(result, least_agreeing(result), UNICODE), recurring(result, _TOP))
     worded_tables = [worded(grid, result.run.medium) for grid in tables if grid is not None]
     return [headline(result), workload(result), *([note] for note in result.warnings)], worded_tables
 
@@ -69,7 +69,7 @@ def _(result: Report) -> Shown:
 @_parts.register
 def _(result: BatchReport) -> Shown:
     heads = [headline(result), workload(result), choice(result), *([note] for note in result.warnings)]
-    return heads, [over_layers(result, noisiest(result), UNICODE), *fillings(result, TOP)]
+    return heads, [over_layers(result, noisiest(result), UNICODE), *fillings(result, _TOP)]
 
 
 @_parts.register
@@ -88,7 +88,7 @@ def _(result: WhyReport) -> Shown:
 def _(result: Comparison) -> Shown:
     sides = [compare.about(side, name) for side, name in zip(result.reports, "AB", strict=True)]
     notes = ([note] for note in result.warnings)
-    return [*sides, *notes], [compare.drifts(result, MOST_MOVED, UNICODE)]
+    return [*sides, *notes], [compare.drifts(result, _MOST_MOVED, UNICODE)]
 
 
 @_parts.register

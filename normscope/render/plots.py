@@ -44,7 +44,7 @@ def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[Ren
         layer = report.layers[name]
         yield Text()
         yield flow(title(layer), screen, "bold")
-        for grid in (position_curves(layer, report.run.medium, screen), feature_curves(layer, screen)):
+        for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
             yield from drawn(grid, screen) if grid else ()
 
 
@@ -127,7 +127,7 @@ def over_features(report: Report) -> HeatMap | None:
     )
 
 
-def position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | None:
+def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | None:
     """Return one layer's numbers along the positions as curves, LN's beside BN's; None without any."""
     stats = layer.position
     if stats is None or not len(stats.count):
@@ -143,7 +143,7 @@ def position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | N
     return curved("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 
-def feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
+def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
     """Return one layer's features as sorted curves: what BN sees and what the layer leaves."""
     stats, output = layer.feature, layer.own_output
     if stats is None or not len(stats.variance):

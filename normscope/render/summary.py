@@ -16,13 +16,13 @@ from normscope.results.inspect import LayerReport, Report
 from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
-BAR = 3
+_BAR = 3
 
 # What tells which model was measured, and on what.
-Measured = Report | BatchReport | SwapReport | WhyReport | Compared
+_Measured = Report | BatchReport | SwapReport | WhyReport | Compared
 
 
-def headline(report: Measured) -> list[str]:
+def headline(report: _Measured) -> list[str]:
     """Say which model was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
@@ -31,7 +31,7 @@ def headline(report: Measured) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: Measured) -> list[str]:
+def workload(report: _Measured) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [
@@ -123,7 +123,7 @@ def _ln_columns(layers: Sequence[LayerReport], glyphs: Glyphs, rank: int) -> lis
 
 def _bn_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
     agreements = [agreement(layer) for layer in layers]
-    bars = [glyphs.bar(value, BAR) for value in agreements]
+    bars = [glyphs.bar(value, _BAR) for value in agreements]
     numbers = aligned(agreements)
     positions = [_explained(layer, "position") for layer in layers]
     return [

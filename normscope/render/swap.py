@@ -16,8 +16,8 @@ from normscope.render.summary import headline, workload
 from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
-BAR = 20
-HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
+_BAR = 20
+_HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
 def render_swap(report: SwapReport, *, screen: Screen | None = None) -> str:
@@ -52,7 +52,7 @@ def plan(report: SwapReport) -> list[str]:
     parts = [f"calibrated on {counted(known.texts, 'other text')}, {counted(known.tokens, 'token')}"]
     parts += ["recalibrated"] if known.recalibrated else []
     if baseline.head is not None:
-        asked = HEADS.get(baseline.head, printable(baseline.head))
+        asked = _HEADS.get(baseline.head, printable(baseline.head))
         parts.append(f"predicts {asked}: {counted(baseline.targets, 'token')}")
         parts.append(f"untouched: perplexity {short(baseline.perplexity)}")
     return [*parts, f"seed {report.seed}"]
@@ -173,7 +173,7 @@ def _bars(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list
         known = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
         filled = [0.04 + 0.96 * share for share in known[: len(damage)]]
     pairs = zip(filled, damage, strict=True)
-    return [glyphs.bar(1.0 if math.isinf(value) else share, BAR) for share, value in pairs]
+    return [glyphs.bar(1.0 if math.isinf(value) else share, _BAR) for share, value in pairs]
 
 
 def _mean(estimate: Estimate | None) -> float:

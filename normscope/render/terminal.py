@@ -12,7 +12,7 @@ from rich.text import Text
 from normscope.render.glyphs import ASCII, UNICODE, Glyphs
 from normscope.render.grid import GAP, Column, Grid, fit
 
-STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
+_STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
 DRAWN = {"plain": "green", "ln": "cyan", "bn": "magenta"}
 LEAST_WIDTH = 60  # a narrower screen wraps lines; cutting numbers would change them
 
@@ -86,7 +86,7 @@ def _table(grid: Grid, screen: Screen) -> Table:
 
 def _head(column: Column, qualified: bool) -> Text:
     about = Text("\n" + column.about if qualified else "", "dim")
-    return Text(column.title, STYLES[column.side]).append_text(about)
+    return Text(column.title, _STYLES[column.side]).append_text(about)
 
 
 def flow(parts: Iterable[str], screen: Screen, style: str) -> Text:

@@ -13,9 +13,9 @@ from normscope.render.numbers import UNKNOWN, with_interval
 from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
 
-STYLES = {"holds": "bold green", "fails": "bold red"}
-MOST_POSITIONS = 8
-WIDEST_TOKEN = 14
+_STYLES = {"holds": "bold green", "fails": "bold red"}
+_MOST_POSITIONS = 8
+_WIDEST_TOKEN = 14
 
 
 def render_why(report: WhyReport, *, screen: Screen | None = None) -> str:
@@ -66,7 +66,7 @@ _PLAIN = Console(width=LEAST_WIDTH)
 
 
 def _claim(finding: Finding) -> Text:
-    verdict = Text(finding.verdict.upper(), STYLES.get(finding.verdict, "bold"))
+    verdict = Text(finding.verdict.upper(), _STYLES.get(finding.verdict, "bold"))
     return Text(f"{finding.id:>2}  ", "bold") + verdict + Text(f"  {printable(finding.claim)}", "bold")
 
 
@@ -118,7 +118,7 @@ def verdicts(report: WhyReport) -> Grid:
 
 def pooled_grid(pooled: Pooled) -> Grid:
     """The grid of tokens by position: each column is what BatchNorm per position takes for one feature."""
-    length = min(MOST_POSITIONS, max(map(len, pooled.texts), default=0))
+    length = min(_MOST_POSITIONS, max(map(len, pooled.texts), default=0))
     columns = [
         Column(str(at), "", [_token(tokens, at) for tokens in pooled.texts], rank=at + 3)
         for at in range(length)
@@ -138,4 +138,4 @@ def _numbers(pooled: Pooled) -> list[str]:
 
 def _token(tokens: Sequence[str], at: int) -> str:
     shown = printable(tokens[at]) if at < len(tokens) else ""
-    return shown if len(shown) <= WIDEST_TOKEN else shown[: WIDEST_TOKEN - 1] + "~"
+    return shown if len(shown) <= _WIDEST_TOKEN else shown[: _WIDEST_TOKEN - 1] + "~"

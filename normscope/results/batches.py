@@ -2,7 +2,7 @@
 
 Batches are compared with the kept texts taken together, which are the whole corpus when it fits.
 The numbers are defined at `normscope.statistics.batch_noise.Noise` and
-`normscope.statistics.batch_composition.Filling`. Unknown is NaN here and null in JSON.
+`normscope.statistics.batch_composition._Filling`. Unknown is NaN here and null in JSON.
 """
 
 import os

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-MOMENTS = "normscope.moments/1"
-BEGINNINGS = (
+_MOMENTS = "normscope.moments/1"
+_BEGINNINGS = (
     (b"\x89PNG", "a picture, PNG"),
     (b"<svg", "a picture, SVG"),
     (b"<!doctype html", "a page, HTML"),
@@ -32,7 +32,7 @@ def what_it_is(path: Path) -> str | None:
     begins = start.lstrip().lower()
     if not begins:
         return "it is empty"
-    known = next((kind for beginning, kind in BEGINNINGS if begins.startswith(beginning.lower())), None)
+    known = next((kind for beginning, kind in _BEGINNINGS if begins.startswith(beginning.lower())), None)
     if known is None and begins[:1] not in b"[{":
         known = "binary" if b"\0" in start else "text that is no JSON, such as a table"
     first, _, more = start.partition(b"\n")
@@ -49,7 +49,7 @@ def _safetensors(path: Path) -> str | None:
             schema = (file.metadata() or {}).get("schema")
     except (SafetensorError, OSError) as error:
         return f"it is no whole safetensors file ({error})"
-    if schema == MOMENTS:
+    if schema == _MOMENTS:
         return None  # What is wrong with its report is the reader's to say.
     return f"it is safetensors of {schema!r}" if schema else "it is safetensors without a report"
 

@@ -20,7 +20,7 @@ from normscope.results.plan import PLAN_SCHEMA, RunPlan
 from normscope.results.swap import SWAP_SCHEMA, SwapReport
 from normscope.results.why import WHY_SCHEMA, WhyReport
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What each command writes, by the name of its schema.
 RESULTS: dict[str, tuple[str, type[Any]]] = {
     "report": (SCHEMA, Report),
@@ -33,7 +33,7 @@ RESULTS: dict[str, tuple[str, type[Any]]] = {
     "explain": (EXPLAIN_SCHEMA, Glossary),
 }
 # Members that a result's JSON has beside those of its type.
-BESIDE: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
+_BESIDE: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
 
 Schema = dict[str, Any]
 
@@ -48,17 +48,17 @@ def json_schema(name: str | None = None) -> Schema:
     if name is None:
         several = {key: _result(key) for key in RESULTS}
         definitions = {key: value for one in several.values() for key, value in one.pop("$defs").items()}
-        return {"$schema": DIALECT, "oneOf": list(several.values()), "$defs": definitions}
+        return {"$schema": _DIALECT, "oneOf": list(several.values()), "$defs": definitions}
     if name not in RESULTS:
         raise UsageError(f"there is no schema {quoted(name)}; expected one of {', '.join(RESULTS)}; name one")
-    return {"$schema": DIALECT, **_result(name)}
+    return {"$schema": _DIALECT, **_result(name)}
 
 
 def _result(name: str) -> Schema:
     version, kind = RESULTS[name]
     definitions: dict[str, Schema] = {}
     body = _Types(definitions).record(kind)
-    own = {"schema": {"const": version}, **BESIDE.get(name, {})}
+    own = {"schema": {"const": version}, **_BESIDE.get(name, {})}
     return {
         "title": version,
         **body,
@@ -95,12 +95,12 @@ class _Types:
             return self._reference(kind)
         if origin is np.ndarray:
             whole = issubclass(typing.get_args(arguments[1])[0], np.integer)
-            return {"type": "array", "items": SCALARS[int if whole else float]}
+            return {"type": "array", "items": _SCALARS[int if whole else float]}
         if origin is tuple:
             return {"type": "array", "items": self.of(arguments[0])}
         if origin is not None and issubclass(origin, Mapping):
             return self._mapping(arguments[1])
-        return SCALARS[kind]
+        return _SCALARS[kind]
 
     def _mapping(self, kind: Any) -> Schema:
         # Records know their own names, and are written as a list.
@@ -115,7 +115,7 @@ class _Types:
         return {"$ref": f"#/$defs/{kind.__name__}"}
 
 
-SCALARS: dict[Any, Schema] = {
+_SCALARS: dict[Any, Schema] = {
     int: {"type": "integer"},
     float: {"type": ["number", "null"]},
     str: {"type": "string"},

@@ -11,8 +11,8 @@ from normscope.results.json_codec import to_plain
 
 COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
 # Lists by position, and lists that name features or positions; every other list is by feature.
-BY_POSITION = ("position",)
-NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
+_BY_POSITION = ("position",)
+_NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
 
 Row = tuple[str, str, int | None, int | None, str, float | int]
 
@@ -49,7 +49,7 @@ def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
 
 def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:
     # Lists beside the features, or the first positions of the bins, that they are of.
-    keys = part.get("features") if "share" in part else part.get("first") if view in BY_POSITION else None
+    keys = part.get("features") if "share" in part else part.get("first") if view in _BY_POSITION else None
     for key, value in part.items():
         statistic = f"{path}{key}"
         if isinstance(value, dict):
@@ -61,13 +61,13 @@ def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Ro
 
 
 def _elements(name: str, view: str, statistic: str, values: list[Any], keys: Any) -> Iterator[Row]:
-    axis = NAMED.get(statistic.rpartition(".")[2])
+    axis = _NAMED.get(statistic.rpartition(".")[2])
     pairs: Iterable[tuple[int, Any]] = enumerate(values)
     if axis is not None:
         pairs = ((value, 1) for value in values)
     elif keys is not None:
         pairs = zip(keys, values, strict=True)
-    by_position = axis == "position" or (axis is None and view in BY_POSITION)
+    by_position = axis == "position" or (axis is None and view in _BY_POSITION)
     for at, value in pairs:
         if _is_number(value):
             position, feature = (at, None) if by_position else (None, at)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
-from normscope.statistics.outliers import Outliers
+from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.token_identity import Words
 
 
@@ -59,7 +59,7 @@ class Accumulator:
         self.token, self.sequence, self.instance = (Groups.empty(device) for _ in range(3))
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
-        self.outliers = Outliers(features, device)
+        self.outliers = OutlierCounts(features, device)
         self.words = None if words is None else Words(features, words, device)
 
     def empty(self) -> "Accumulator":

@@ -12,7 +12,7 @@ from normscope.statistics.accumulator import Accumulator
 
 # What a leaf holds, by the end of its name: numbers of things, or sums of what cannot be negative.
 COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens"}
-SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
+_SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
 # Whole numbers are exact in float64 up to here.
 MOST = 2**53
 
@@ -99,7 +99,7 @@ def _grows(old: Tensor) -> bool:
 
 
 def _check_numbers(path: str, name: str, values: Tensor) -> None:
-    counts, squares = name in COUNTS, name in SQUARES
+    counts, squares = name in COUNTS, name in _SQUARES
     if counts and not bool(((values >= 0) & (values <= MOST)).all()):
         raise ReportError(f"the tensor {quoted(path)} holds what is no count; expected 0 or more")
     if path == "by_position.mean":  # of the tokens' means, and of their variances

@@ -24,7 +24,7 @@ from normscope.statistics.layout import (
 from normscope.statistics.moments import Labels
 from normscope.statistics.position_bins import Bins
 
-ALL = slice(None)
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     kept = order[valid]
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
     word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
-    index = ALL if whole else kept
+    index = _ALL if whole else kept
     return _labelled(layout, index, labels[valid], positions[valid], word, mask.bins)
 
 
@@ -217,12 +217,12 @@ def _in_order(layout: str, order: Tensor) -> Alignment:
     position = torch.arange(order.shape[1], device=order.device)[None].expand_as(order).flatten()
     index = order.flatten()
     whole = torch.equal(index, torch.arange(len(index), device=index.device))
-    return _labelled(layout, ALL if whole else index, sample, position)
+    return _labelled(layout, _ALL if whole else index, sample, position)
 
 
 def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
     """Label rows that are no tokens: each stands for itself, at no position."""
-    return _labelled(layout, ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
+    return _labelled(layout, _ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
 
 
 def _labelled(

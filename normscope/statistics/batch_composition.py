@@ -9,14 +9,14 @@ import numpy as np
 from normscope.results.common import Counts, Floats
 
 FEW = 30
-LATE = 0.75
+_LATE = 0.75
 PART = 1 << 24
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass
-class Filling:
+class _Filling:
     """What batches of one size and order hold.
 
     `padding_share` is padding over all token slots, each batch padded to its longest text. `tokens`
@@ -37,18 +37,18 @@ class Filling:
     variance_error: float
 
 
-def filling(counted: Sequence[Flags], texts: Counts) -> Filling:
+def filling(counted: Sequence[Flags], texts: Counts) -> _Filling:
     """Look into batches: `counted` says which tokens of each text count, `texts` is (batches, size)."""
     lengths = np.array([len(flags) for flags in counted])
     longest = lengths[texts].max(1)
     reached = _reached(counted, lengths, texts)  # (batches, T)
     has = reached > 0
     there = np.arange(reached.shape[1])
-    late = has & (there >= LATE * (1 + (has * there).max(1, keepdims=True)))
+    late = has & (there >= _LATE * (1 + (has * there).max(1, keepdims=True)))
     samples = float(np.median(reached[late])) if late.any() else np.nan
     with np.errstate(invalid="ignore"):
         positions = reached.sum(0) / np.where(has.any(0), has.sum(0), np.nan)
-    return Filling(
+    return _Filling(
         padding_share=1 - float(lengths[texts].sum() / (longest.sum() * texts.shape[1])),
         tokens=reached.sum(1).astype(np.float64),
         positions=positions,

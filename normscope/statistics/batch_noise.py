@@ -16,9 +16,9 @@ from normscope.statistics.moments import Moments
 # Elements of a part's largest table.
 PART = 1 << 19
 # Steps of a running average that are taken at once.
-BLOCK = 64
+_BLOCK = 64
 # A standard deviation under this share of the mean is what rounding leaves of a constant feature.
-CONSTANT = 1e-12
+_CONSTANT = 1e-12
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Noise:
     elementwise_variance: Tensor
     distance_mean: Tensor
     distance_variance: Tensor
-    running: "Drift | None"
+    running: "RunningDiscrepancy | None"
 
 
 @dataclass
-class Drift:
+class RunningDiscrepancy:
     """BatchNorm's running statistics over batches in their order, in the norm-ratio form of TID.
 
     `end_mean`, `end_variance`: how far they end from the statistics of all texts, relative to those.
@@ -96,7 +96,7 @@ def _parts(samples: Moments, features: int) -> Iterator[Moments]:
 def _variance(cells: Moments) -> Tensor:
     """Return the biased variance, exactly 0 where it is a constant's rounding."""
     variance = cells.variance()
-    return variance.where(variance > (CONSTANT * cells.mean).square(), 0.0)
+    return variance.where(variance > (_CONSTANT * cells.mean).square(), 0.0)
 
 
 @dataclass
@@ -178,10 +178,10 @@ class _DriftSums:
         self.end[0] += mean[-1].square().sum()
         self.end[1] += (running_sd[-1] - whole_sd[0]).square().sum()
 
-    def read(self, scale: float) -> Drift:
+    def read(self, scale: float) -> RunningDiscrepancy:
         end_mean, end_variance = (self.end.sqrt() / scale).tolist()
         power = self.power.sqrt()
-        return Drift(end_mean, end_variance, self.mean.sqrt() / power, self.sd.sqrt() / power)
+        return RunningDiscrepancy(end_mean, end_variance, self.mean.sqrt() / power, self.sd.sqrt() / power)
 
 
 def running(values: Tensor, momentum: float) -> Tensor:
@@ -193,11 +193,11 @@ def running(values: Tensor, momentum: float) -> Tensor:
     """
     kept = 1.0 - momentum
     after, last = torch.empty_like(values), values[:1]
-    steps = torch.arange(BLOCK, dtype=values.dtype)
+    steps = torch.arange(_BLOCK, dtype=values.dtype)
     # weights[i, j] is what batch j still weighs after batch i.
     weights = momentum * (kept ** (steps[:, None] - steps).clamp(min=0)).tril()
-    for start in range(0, len(values), BLOCK):
-        block = values[start : start + BLOCK]
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
         n = len(block)
         after[start : start + n] = weights[:n, :n] @ block + kept ** (steps[:n, None] + 1) * last
         last = after[start + n - 1, None]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from normscope.results.why import Interval
 
-DRAWS = 200
+_DRAWS = 200
 COVERAGE = 0.95
 
 
-def weights(count: int, seed: int, draws: int = DRAWS) -> Tensor:
+def weights(count: int, seed: int, draws: int = _DRAWS) -> Tensor:
     """Draw `count` of `count` texts with replacement: how often each was drawn, (draws, count) float64."""
     dice = torch.Generator().manual_seed(seed)
     drawn = torch.randint(max(count, 1), (draws, count), generator=dice)
@@ -23,7 +23,7 @@ def weights(count: int, seed: int, draws: int = DRAWS) -> Tensor:
     )
 
 
-def resamples(count: int, seed: int, draws: int = DRAWS) -> Tensor:
+def resamples(count: int, seed: int, draws: int = _DRAWS) -> Tensor:
     """Say how often each of `count` texts counts, (1 + draws, count): once, then as in `weights`."""
     return torch.cat([torch.ones(1, count, dtype=torch.float64), weights(count, seed, draws)])
 

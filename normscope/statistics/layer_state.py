@@ -120,12 +120,12 @@ class RunMoments:
         self.shards = tuple(dict.fromkeys((*self.shards, *new.shards)))
 
 
-STORED = ("stored.mean", "stored.variance")
+_STORED = ("stored.mean", "stored.variance")
 
 
 def tensors_of(seen: Seen) -> dict[str, Tensor]:
     """Return what a layer has seen that is no plain value, on the CPU."""
-    stored = dict(zip(STORED, seen.stored, strict=True)) if seen.stored else {}
+    stored = dict(zip(_STORED, seen.stored, strict=True)) if seen.stored else {}
     tensors = {} if seen.moments is None else pack(seen.moments)
     return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
 
@@ -133,5 +133,5 @@ def tensors_of(seen: Seen) -> dict[str, Tensor]:
 def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
     """Return what a layer with so many features has seen, of its plain values and its `tensors_of`."""
     moments = unpack(tensors, features) if "table.co" in tensors else None
-    stored = (tensors[STORED[0]], tensors[STORED[1]]) if STORED[0] in tensors else None
+    stored = (tensors[_STORED[0]], tensors[_STORED[1]]) if _STORED[0] in tensors else None
     return replace(plain, moments=moments, stored=stored)

@@ -11,7 +11,7 @@ from torch import Tensor
 from normscope.results.inspect import EffectSize, ExplainedByToken
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.moments import CoMoments, Moments
-from normscope.statistics.outliers import LARGE_SHARE, Outliers
+from normscope.statistics.outliers import LARGE_SHARE, OutlierCounts
 from normscope.statistics.views import cells, likeness
 
 
@@ -106,7 +106,7 @@ def affine_outliers(values: Tensor) -> Tensor:
     return ((values - values.mean()).abs() > 3 * values.std(correction=0)).nonzero()[:, 0]
 
 
-def large_features(outliers: Outliers) -> Tensor:
+def large_features(outliers: OutlierCounts) -> Tensor:
     """Return the features with |output| >= 6 in at least 6 % of the tokens, LLM.int8's threshold."""
     return (outliers.large >= LARGE_SHARE * max(1, outliers.tokens)).nonzero()[:, 0]
 

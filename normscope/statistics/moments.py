@@ -18,7 +18,7 @@ from torch.nn.functional import embedding_bag
 from normscope.statistics.buffers import Scratch
 
 # One float32 sum of more rows than this would lose digits that matter.
-MANY_ROWS = 128
+_MANY_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Labels:
         start = count.cumsum(0) - count
         middle = (start + count // 2).clamp(max=max(len(group) - 1, 0))
         pivot = order[middle] if len(group) else middle
-        many = len(count) > 0 and int(count.max()) > MANY_ROWS
+        many = len(count) > 0 and int(count.max()) > _MANY_ROWS
         return cls(group, count.double()[:, None], pivot, many, order, start)
 
     def sums(self, values: Tensor) -> Tensor:

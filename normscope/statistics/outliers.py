@@ -15,7 +15,7 @@ LARGE, LARGE_SHARE = 6.0, 0.06
 MASSIVE, MEDIANS = 100.0, 1000.0
 
 
-class Outliers:
+class OutlierCounts:
     """What a layer with D features has shown of outliers.
 
     Of its output, over `tokens` tokens: `large` (D,), in how many tokens each feature has
@@ -50,7 +50,7 @@ class Outliers:
         self.large += large
         torch.fmax(self.largest, largest, out=self.largest)
 
-    def merge(self, new: "Outliers") -> None:
+    def merge(self, new: "OutlierCounts") -> None:
         """Add `new`."""
         self.tokens += new.tokens
         self.large += new.large

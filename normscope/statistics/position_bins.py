@@ -10,14 +10,14 @@ from torch import Tensor
 from normscope.errors import UsageError
 
 MEMORY = 1 << 30
-NUMBER = 8  # bytes of a float64
+_NUMBER = 8  # bytes of a float64
 # What a layer holds of a position and feature while it runs: of its moments mean, M2, the mean of y and the
 # co-moment; of its sums the pivot and four of them.
-CELL = 9 * NUMBER
+_CELL = 9 * _NUMBER
 # Of a position: the counts of both, the moments of its tokens' means and variances, its massive elements.
-ROW = 8 * NUMBER
+_ROW = 8 * _NUMBER
 # What one layer takes beside that while its sums become moments; layers do so one after the other.
-READING = 9 * NUMBER
+_READING = 9 * _NUMBER
 # What is planned for where neither the model nor its tokenizer has a limit.
 UNLIMITED = 1 << 20
 
@@ -79,7 +79,7 @@ def plan_tables(features: Sequence[int], positions: int | None, memory: int = ME
     A position on its own takes sum over layers of (72 D + 64) bytes, and 72 of the largest D while one
     layer is read. Raises UsageError where `memory` does not hold the widest bins.
     """
-    each = sum(CELL * d + ROW for d in features) + READING * max(features, default=0)
+    each = sum(_CELL * d + _ROW for d in features) + _READING * max(features, default=0)
     most, room = positions or UNLIMITED, memory // max(each, 1)
     if positions is not None and positions <= room:
         return TablePlan(positions, positions, None, positions * each, positions * each)

@@ -13,7 +13,7 @@ from normscope.statistics.layer_state import RunMoments
 from normscope.statistics.moments_file import require_moments
 from normscope.statistics.safetensors_file import save_tensors
 
-TENSORS_SCHEMA = "normscope.tensors/1"
+_TENSORS_SCHEMA = "normscope.tensors/1"
 
 
 def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
@@ -29,7 +29,7 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
     """
     run: RunMoments = require_moments(report, "the report")
     header = {
-        "schema": TENSORS_SCHEMA,
+        "schema": _TENSORS_SCHEMA,
         "normscope": __version__,
         "model": json.dumps(to_plain(report.model), allow_nan=False),
         "run": json.dumps(to_plain(report.run), allow_nan=False),

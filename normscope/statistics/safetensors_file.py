@@ -31,7 +31,7 @@ def save_tensors(
 Made = TypeVar("Made")
 
 
-class Kind(NamedTuple):
+class FileKind(NamedTuple):
     """What such a file is: its `name` in the folder, its `schema`, `what` it is called and who `wrote` it."""
 
     name: str

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import normscope
-from normscope.analyses.compare import METRICS, Gate, compare
+from normscope.analyses.compare import METRICS, Bound, compare
 from normscope.cli import output as streams
 from normscope.cli.app import app
 from normscope.errors import ReportError, UsageError
@@ -161,11 +161,11 @@ def test_json_there_and_back(before: Report, after: Report, tmp_path: Path) -> N
 def test_a_gate_names_what_is_above_it(metric: str, before: Report, after: Report) -> None:
     comparison = compare(before, after)
     sizes = sorted((abs(METRICS[metric](layer)) for layer in comparison.layers.values()), reverse=True)
-    crossed = Gate(metric, sizes[3]).crossed(comparison)
+    crossed = Bound(metric, sizes[3]).crossed(comparison)
     assert len(crossed) == 3
     assert [f"{size:.4g} is above" in line for size, line in zip(sizes, crossed, strict=False)] == [True] * 3
-    assert Gate(metric, sizes[0]).crossed(comparison) == []
-    assert Gate.read(f" {metric} = 1e-3") == Gate(metric, 1e-3)
+    assert Bound(metric, sizes[0]).crossed(comparison) == []
+    assert Bound.read(f" {metric} = 1e-3") == Bound(metric, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_gate_names_what_is_above_it(metric: str, before: Report, after: Repor
 )
 def test_a_gate_that_cannot_be_is_wrong_usage(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Gate.read(text)
+        Bound.read(text)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -192,9 +192,9 @@ def test_a_gate_that_cannot_be_is_wrong_usage(text: str, message: str) -> None:
 def test_a_gate_on_nothing_is_no_pass(before: Report) -> None:
     nothing = compare(before, reports.report([]))
     with pytest.raises(ReportError, match=r"no layer has bn_drift\.mean in both"):
-        Gate("bn_drift.mean", 1).crossed(nothing)
+        Bound("bn_drift.mean", 1).crossed(nothing)
     half = compare(before, replace(before, layers={MINILM[1]: before.layers[MINILM[1]]}))
-    assert Gate("bn_drift.mean", 1).untested(half) == [name for name in MINILM if name != MINILM[1]]
+    assert Bound("bn_drift.mean", 1).untested(half) == [name for name in MINILM if name != MINILM[1]]
 
 
 # What is shown

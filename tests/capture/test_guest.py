@@ -67,7 +67,7 @@ def test_a_norm_that_begins_to_work_in_place_is_told() -> None:
     report = watcher.report()
     layer = report.layers["InPlaceNorm"]
     assert layer.feature is not None
-    assert report.warnings == ("InPlaceNorm: 1 calls that wrote over their own input were left out",)
+    assert report.warnings == ("InPlaceNorm: 1 call that wrote over its own input was left out",)
     rows = torch.cat([inputs[i] for i in (0, 1, 3)]).double().reshape(-1, 8).numpy()
     np.testing.assert_allclose(layer.feature.variance, rows.var(0), rtol=2e-5)
 

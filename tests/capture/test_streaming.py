@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.capture.batch_sums import CellSums
-from normscope.capture.streaming import PivotSums, Running
+from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.accumulator_tensors import pack
 from normscope.statistics.alignment import TokenMask, align
@@ -85,7 +85,7 @@ def test_float32_numbers_do_not_depend_on_what_came_before() -> None:
     scratch = Scratch()
 
     def run(some: list[Any]) -> Accumulator:
-        running = Running(Accumulator(D, 1e-5), scratch)
+        running = StreamingMoments(Accumulator(D, 1e-5), scratch)
         for x, y in some:
             running.update(Rows.of(x, scratch), y, where, y.abs())
         return running.read()
@@ -99,7 +99,7 @@ def test_float32_numbers_do_not_depend_on_what_came_before() -> None:
 def test_reading_in_the_middle_changes_nothing() -> None:
     mask = torch.ones(2, 3, dtype=torch.bool)
     where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
-    often, once = (Running(Accumulator(D, 1e-5)) for _ in range(2))
+    often, once = (StreamingMoments(Accumulator(D, 1e-5)) for _ in range(2))
     for seed in range(5):
         x, y = batch(seed, 6)
         for running in (often, once):
@@ -113,11 +113,11 @@ def test_tokens_are_counted_on_from_what_was_seen() -> None:
     """By them it is chosen how the sums are made: the same after a checkpoint as without."""
     mask = torch.ones(2, 3, dtype=torch.bool)
     where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
-    first = Running(Accumulator(D, 1e-5))
+    first = StreamingMoments(Accumulator(D, 1e-5))
     for seed in range(2):
         first.update(Rows.of(batch(seed, 6)[0]), batch(seed, 6)[1], where)
     assert first.tokens == 12
-    on = Running(first.read())
+    on = StreamingMoments(first.read())
     on.update(Rows.of(batch(3, 6)[0]), batch(3, 6)[1], where)
     assert on.tokens == 18
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import normscope
 from normscope.analyses.swap.options import REPLACEMENTS, Swapping
 from normscope.cli.app import app
-from normscope.cli.commands.swap import Kind
+from normscope.cli.commands.swap import SwapKind
 from normscope.data.batching import Batching
 from normscope.errors import ReportError
 from normscope.models.loading import Loaded
@@ -195,7 +195,7 @@ def test_defaults_are_the_librarys(library: Library) -> None:
     (call,) = library.calls
     assert (call["swapping"], call["batching"], call["loading"]) == (Swapping(), Batching(), Loading())
     assert (call["calibration"], call["save"]) == (None, None)
-    assert tuple(kind.value for kind in Kind) == REPLACEMENTS
+    assert tuple(kind.value for kind in SwapKind) == REPLACEMENTS
 
 
 @pytest.mark.parametrize(

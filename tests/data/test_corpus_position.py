@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from normscope.data import batching as batches_module
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.corpus_position import Corpus, Position
+from normscope.data.corpus_position import CorpusReader, Position
 from normscope.errors import TextError
 from tests.data.test_batching import encoder
 
@@ -98,7 +98,7 @@ def test_a_corpus_that_has_grown_is_refused() -> None:
 
 
 def test_texts_are_not_hashed_unasked() -> None:
-    corpus = Corpus(iter(["a", "b"]))
+    corpus = CorpusReader(iter(["a", "b"]))
     assert (list(corpus), corpus.read, corpus.digest) == (["a", "b"], 2, "")
 
 
@@ -108,6 +108,6 @@ def test_half_a_pair_is_one_line_where_texts_are_hashed_too() -> None:
 
 
 def test_a_corpus_says_what_is_left_of_it() -> None:
-    corpus = Corpus(["a", "b", "c"])
+    corpus = CorpusReader(["a", "b", "c"])
     next(corpus)
     assert operator.length_hint(corpus) == 2

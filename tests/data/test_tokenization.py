@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from normscope.data.sample_sentences import SENTENCES
-from normscope.data.tokenization import Encoder, Row, Text, special_ids
+from normscope.data.tokenization import Row, Text, TextEncoder, special_ids
 from tests.data.test_batching import WORDS, decoder, encoder
 
 
 def encoded(tokenizer: Any, texts: Any, limit: int | None = None, *, excluding: bool = False) -> list[Row]:
-    made = Encoder(tokenizer, asked=None, limit=limit, excluding=excluding)
+    made = TextEncoder(tokenizer, asked=None, limit=limit, excluding=excluding)
     return made.encode([Text(10 * place, text) for place, text in enumerate(texts)])
 
 
@@ -60,8 +60,8 @@ def test_a_long_text_of_few_tokens_is_read_whole() -> None:
 def test_what_a_row_counts_for() -> None:
     tokenizer = encoder()
     bare, full = encoded(tokenizer, ["[SEP]", "alpha"])
-    counting = Encoder(tokenizer, asked=None, limit=None, excluding=False)
-    excluding = Encoder(tokenizer, asked=None, limit=None, excluding=True)
+    counting = TextEncoder(tokenizer, asked=None, limit=None, excluding=False)
+    excluding = TextEncoder(tokenizer, asked=None, limit=None, excluding=True)
     assert (counting.counts(bare), counting.counts(full)) == (True, True)
     assert (excluding.counts(bare), excluding.counts(full)) == (False, True)
     assert not counting.counts(full._replace(ids=[]))
@@ -75,7 +75,7 @@ def test_special_ids_are_those_named_and_those_of_the_template() -> None:
 
 def test_what_to_pad_with() -> None:
     def made(tokenizer: Any) -> tuple[int, int]:
-        found = Encoder(tokenizer, asked=None, limit=None, excluding=False)
+        found = TextEncoder(tokenizer, asked=None, limit=None, excluding=False)
         return found.pad_id, found.pad_type
 
     tokenizer = decoder()

@@ -9,7 +9,7 @@ import torch
 
 import normscope
 from normscope.capture.counters import Tally
-from normscope.capture.streaming import PivotSums, Running
+from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.capture.text_sample import KeptLayer
 from normscope.data.batching import Batching
 from normscope.engine.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ class Lacking:
         patch: pytest.MonkeyPatch,
         fails: Callable[[int, int], bool],
         *,
-        method: tuple[Any, str] = (Running, "update"),
+        method: tuple[Any, str] = (StreamingMoments, "update"),
         error: Callable[[], Exception] = ERRORS[0],
         first: bool = False,
     ) -> None:
@@ -105,7 +105,7 @@ def test_every_token_is_counted_once(
 
 @pytest.mark.parametrize(
     ("method", "call"),
-    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((Running, "add"), 2), ((Tally, "add"), 1)],
+    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((StreamingMoments, "add"), 2), ((Tally, "add"), 1)],
 )
 def test_wherever_it_fails(
     model: Any, monkeypatch: pytest.MonkeyPatch, method: tuple[Any, str], call: int

@@ -30,7 +30,7 @@ from normscope.render.page import charts_all_layers as overview
 from normscope.render.page import charts_heatmaps as maps
 from normscope.render.page.chart_registry import CHARTS, figures
 from normscope.render.page.figure import Figure, rounded, rows, table
-from normscope.render.page.parts import Part, headings, parts_of
+from normscope.render.page.parts import PagePart, headings, parts_of
 from normscope.render.page.vega import svg
 from normscope.render.page.write import page
 from normscope.results.glossary.lookup import ENTRIES
@@ -83,7 +83,7 @@ def breaking() -> list[Any]:
     return [whole, swap, said]
 
 
-def one(result: Any) -> Part:
+def one(result: Any) -> PagePart:
     (part,) = parts_of([result])
     return part
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from normscope.render.axis_downsampling import Runs
+from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.batch_plots import render_batch_plots
 from normscope.render.curves import Curve, curved
 from normscope.render.glyphs import ASCII, UNICODE
@@ -153,7 +153,7 @@ def test_a_heat_map_puts_shades_in_order() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 150), st.booleans())
 def test_runs_cover_the_axis_once(length: int, room: int, late: bool) -> None:
-    runs = Runs.over(length, room, late=late)
+    runs = AxisRuns.over(length, room, late=late)
     starts = list(runs.starts)
     assert starts[0] == 0
     assert starts == sorted(set(starts))
@@ -168,7 +168,7 @@ def test_runs_cover_the_axis_once(length: int, room: int, late: bool) -> None:
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(NAN)), min_size=1, max_size=60), st.integers(1, 80))
 def test_runs_reduce_as_a_plain_loop_does(numbers: list[float], room: int) -> None:
-    runs = Runs.over(len(numbers), room, late=True)
+    runs = AxisRuns.over(len(numbers), room, late=True)
     ends = [*runs.starts, len(numbers)]
     parts = [[value for value in numbers[a:b] if not math.isnan(value)] for a, b in itertools.pairwise(ends)]
     means = [math.fsum(part) / len(part) if part else NAN for part in parts]
@@ -178,10 +178,10 @@ def test_runs_reduce_as_a_plain_loop_does(numbers: list[float], room: int) -> No
 
 
 def test_the_first_positions_stand_alone() -> None:
-    runs = Runs.over(512, 40, late=True)
+    runs = AxisRuns.over(512, 40, late=True)
     assert list(runs.starts)[:4] == [0, 1, 2, 3]
     assert runs.longest == max(b - a for a, b in zip(runs.starts, [*runs.starts[1:], 512], strict=True))
-    assert Runs.over(4, 40) == Runs(4, range(4), 3)
+    assert AxisRuns.over(4, 40) == AxisRuns(4, range(4), 3)
 
 
 def test_curves_say_their_ends_and_draw_between_them() -> None:

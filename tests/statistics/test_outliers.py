@@ -15,7 +15,7 @@ from normscope.results.inspect import LayerReport
 from normscope.statistics import metrics
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.outliers import Outliers
+from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.recurring_outliers import outlier_features
 from tests.capture.test_watcher import padded, watched
 from tests.support import models, reports
@@ -23,9 +23,9 @@ from tests.support import models, reports
 D = 4
 
 
-def seen(x: Tensor, output: Tensor | None = None, real: Tensor | None = None) -> Outliers:
+def seen(x: Tensor, output: Tensor | None = None, real: Tensor | None = None) -> OutlierCounts:
     """Take in one batch (B, T, D), of which the `real` tokens count."""
-    outliers = Outliers(x.shape[2])
+    outliers = OutlierCounts(x.shape[2])
     mask = torch.ones(x.shape[:2], dtype=torch.bool) if real is None else real
     where = align(x.shape[:2], TokenMask(mask, mask), -1, x.device)
     rows = where.take(x.reshape(-1, x.shape[2]))
@@ -34,12 +34,12 @@ def seen(x: Tensor, output: Tensor | None = None, real: Tensor | None = None) ->
     return outliers
 
 
-def tables(outliers: Outliers) -> list[Tensor]:
+def tables(outliers: OutlierCounts) -> list[Tensor]:
     counts = [outliers.large, outliers.largest, outliers.massive, outliers.massive_positions[:, 0]]
     return [*counts, outliers.massive_largest, torch.tensor(outliers.tokens)]
 
 
-def assert_same(one: Outliers, other: Outliers) -> None:
+def assert_same(one: OutlierCounts, other: OutlierCounts) -> None:
     for a, b in zip(tables(one), tables(other), strict=True):
         size = max(a.numel(), b.numel())  # positions that hold nothing may be missing at the end
         torch.testing.assert_close(_wide(a, size), _wide(b, size), rtol=0, atol=0, check_dtype=False)
@@ -154,7 +154,7 @@ def test_parts_merge_to_the_whole_in_any_order(cut: int, seed: int) -> None:
     output = torch.randn(7, 5, D, generator=generator) * 4
     parts = [seen(x[part], output[part]) for part in (slice(cut), slice(cut, None)) if len(x[part])]
     for order in (parts, parts[::-1]):
-        merged = Outliers(D)
+        merged = OutlierCounts(D)
         for part in order:
             merged.merge(part)
         assert_same(merged, seen(x, output))
@@ -164,7 +164,7 @@ def test_an_empty_part_changes_nothing() -> None:
     x = torch.randn(2, 3, D)
     x[1, 2, 0] = 1e6
     one = seen(x, 5 * x)
-    one.merge(Outliers(D))
+    one.merge(OutlierCounts(D))
     assert_same(one, seen(x, 5 * x))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import normscope
-from normscope.capture.streaming import Running
+from normscope.capture.streaming import StreamingMoments
 from normscope.errors import UsageError
 from normscope.results.inspect import ExplainedByToken
 from normscope.statistics import metrics
@@ -355,7 +355,7 @@ def test_special_tokens_that_are_left_out_are_no_words() -> None:
 
 
 def test_an_accumulator_leaves_out_rows_that_have_no_word() -> None:
-    running = Running(Accumulator(D, 0.0, words=9))
+    running = StreamingMoments(Accumulator(D, 0.0, words=9))
     mask = torch.ones(1, 4, dtype=torch.bool)
     x = torch.randn(4, D, dtype=torch.float64)
     for ids in (None, torch.tensor([[1, 2, 1, 2]])):

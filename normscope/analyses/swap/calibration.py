@@ -12,9 +12,9 @@ from torch import Tensor
 
 from normscope.analyses.swap.replacement import Statistics
 from normscope.results.inspect import LayerReport, Report
-from normscope.statistics.safetensors_file import Kind
+from normscope.statistics.safetensors_file import FileKind
 
-FILE = Kind(
+FILE = FileKind(
     "normscope-calibration.safetensors", "normscope.calibration/1", "calibration", "normscope swap --save"
 )
 

@@ -19,10 +19,10 @@ from normscope.statistics.similarity import likeness_kept
 # So many logits are turned into probabilities at once: a part stays in a processor's cache.
 PART = 1 << 20
 # Similarities are those of this many texts at most: their matrix has the square of it.
-SIMILAR = 2048
+_SIMILAR = 2048
 
 
-class Comparison:
+class EffectSums:
     """Sums by text over the tokens of N texts, batch by batch: the untouched model beside another."""
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class Comparison:
 
     def add(self, own: Answer, other: Answer, question: Question) -> None:
         """Add the answers of the untouched model, and of the other, to one question."""
-        sums = hidden_sums(own.hidden, other.hidden, question.valid)
+        sums = _hidden_sums(own.hidden, other.hidden, question.valid)
         if own.logits is not None and other.logits is not None:
-            sums |= prediction_sums(own.logits, other.logits, question)
+            sums |= _prediction_sums(own.logits, other.logits, question)
         for name, values in sums.items():
             self._parts[name].append(values)
 
-    def merge(self, new: "Comparison") -> None:
+    def merge(self, new: "EffectSums") -> None:
         """Add those of other texts, which come after these."""
         for name, parts in new._parts.items():
             self._parts[name] += parts
@@ -46,7 +46,7 @@ class Comparison:
         return {name: torch.cat(parts) for name, parts in self._parts.items()}
 
 
-def hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
     """Compare hidden states (B, T, D) at the `valid` (B, T) tokens.
 
     Per text: its `tokens`, and over them the sums of the `cosine` and of the `error` ||other - own||^2
@@ -69,7 +69,7 @@ def hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
     }
 
 
-def prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str, Tensor]:
+def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str, Tensor]:
     """Compare logits (M, vocabulary) at the tokens that were asked for.
 
     Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
@@ -104,7 +104,7 @@ def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
         hidden_cosine=estimate(_ratio(weights, sums["cosine"], sums["tokens"])),
         relative_l2=estimate(_ratio(weights, sums["error"], sums["power"]).sqrt()),
         sentence_cosine=estimate(_ratio(weights, alike, one)),
-        similarity_correlation=_likeness(sums["own"][:SIMILAR], sums["other"][:SIMILAR]),
+        similarity_correlation=_likeness(sums["own"][:_SIMILAR], sums["other"][:_SIMILAR]),
         loss=loss,
         perplexity=perplexity(loss),
         kl=loss_of(sums, "kl", weights),

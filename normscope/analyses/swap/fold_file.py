@@ -16,9 +16,9 @@ from normscope._version import __version__
 from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.norms.module_tree import named_modules, unwrapped
-from normscope.statistics.safetensors_file import Kind
+from normscope.statistics.safetensors_file import FileKind
 
-FILE = Kind("normscope-fold.safetensors", "normscope.fold/1", "fold", "normscope swap --fold --save")
+FILE = FileKind("normscope-fold.safetensors", "normscope.fold/1", "fold", "normscope swap --fold --save")
 
 
 @dataclass(frozen=True)

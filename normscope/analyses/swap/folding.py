@@ -30,7 +30,7 @@ Run = Callable[[Sequence[str]], Iterable[Tensor]]
 T = TypeVar("T")
 
 
-class Runs(Protocol):
+class _BatchReplay(Protocol):
     """Gives the batches, or parts of them, anew at each call, and what was made of each."""
 
     def __call__(self, work: Callable[[Run], T]) -> Iterable[T]:
@@ -171,7 +171,7 @@ class Proven:
     together: Difference
 
 
-def proven(swap: Swap, made: Fold, runs: Runs) -> Proven:
+def proven(swap: Swap, made: Fold, runs: _BatchReplay) -> Proven:
     """Run the model with layers replaced beside the one with them folded; unfold what is not equal."""
     most = tolerance(swap.model)
     found = _differences(swap, made, [(name,) for name in made.layers], runs)
@@ -201,7 +201,9 @@ def _without(made: Fold, against: Mapping[str, str]) -> Fold:
     return replace(kept, refused={**made.refused, **against})
 
 
-def _differences(swap: Swap, made: Fold, variants: Sequence[Sequence[str]], runs: Runs) -> list[Difference]:
+def _differences(
+    swap: Swap, made: Fold, variants: Sequence[Sequence[str]], runs: _BatchReplay
+) -> list[Difference]:
     changes: list[list[Change]] = [made.only(names).changes(swap.model) for names in variants]
     found = [Difference() for _ in variants]
 

@@ -18,9 +18,9 @@ from normscope.engine.forward import tensors_in
 from normscope.norms.detection import NormLayer
 from normscope.norms.module_tree import named_modules
 
-ATEN = torch.ops.aten
+_ATEN = torch.ops.aten
 # The same numbers in memory of their own.
-COPIES = (ATEN.clone.default, ATEN._to_copy.default)
+_COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
 WORDS = {"add": "the addition", "mul": "the multiplication", "cat": "the concatenation"}
 
 
@@ -136,7 +136,7 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _read(self, func: Any, norm: NormLayer, value: Tensor, product: _Product | None, result: Any) -> None:
         """Take note of one operation that reads an output, as `value`."""
-        if func in COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
+        if func in _COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
             self._outputs[_memory(result)] = (norm, result)
         elif product is None or value is not product.x:
             what = str(func._schema.name).rpartition("::")[2].strip("_")
@@ -222,10 +222,10 @@ def _same(view: Tensor, value: Tensor) -> bool:
 
 def _product(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Product | None:
     """Read an operation as x W + c."""
-    if func is ATEN.mm.default:
+    if func is _ATEN.mm.default:
         return _Product(args[0], args[1], None)
-    if func is ATEN.addmm.default and not kwargs:
+    if func is _ATEN.addmm.default and not kwargs:
         return _Product(args[1], args[2], args[0])
-    if func is ATEN.linear.default:
+    if func is _ATEN.linear.default:
         return _Product(args[0], args[1].mT, args[2] if len(args) > 2 else None)
     return None

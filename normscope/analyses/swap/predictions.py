@@ -13,7 +13,7 @@ from normscope.engine.runner import decoder_valid
 from normscope.errors import RunError
 
 # The share of a text's tokens that a masked language model is asked for: Devlin et al. 2018, BERT.
-MASKED_SHARE = 0.15
+_MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Readout:
     def __init__(self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int) -> None:
         self._model: Any = model
         self._tokenizer, self._batching, self._seed = tokenizer, batching, seed
-        self.head = head_of(model)
+        self.head = _head_of(model)
         self.notes: list[str] = []
         if self.head == "masked" and getattr(tokenizer, "mask_token_id", None) is None:
             self.head = None
@@ -86,7 +86,7 @@ class Readout:
         for row, source in enumerate(batch.sources):
             dice = torch.Generator().manual_seed(self._seed * 1_000_003 + source)
             places = words[row].nonzero()[:, 0]
-            count = min(len(places), max(1, round(MASKED_SHARE * len(places))))
+            count = min(len(places), max(1, round(_MASKED_SHARE * len(places))))
             chosen[row, places[torch.randperm(len(places), generator=dice)[:count]]] = True
         return chosen
 
@@ -127,7 +127,7 @@ class Readout:
         return logits[question.text.to(logits.device), question.place.to(logits.device)].float().cpu()
 
 
-def head_of(model: nn.Module) -> str | None:
+def _head_of(model: nn.Module) -> str | None:
     """Tell by its class what a model's language-modelling head predicts, None without such a head."""
     name = type(model).__name__
     if "MaskedLM" in name:

@@ -15,7 +15,7 @@ from normscope.statistics.moments import Moments, Rows
 from normscope.statistics.views import cells
 
 # What each kind needs to know of the corpus.
-NEEDS: dict[str, tuple[str, ...]] = {
+_NEEDS: dict[str, tuple[str, ...]] = {
     BATCHNORM: ("mean", "variance"),
     FITTED: ("slope", "intercept"),
     BATCH: (),
@@ -59,7 +59,7 @@ class Statistics:
 
     def lacks(self, kind: str) -> list[str]:
         """Name what a kind of replacement needs and is not known."""
-        return [name for name in NEEDS[kind] if getattr(self, name) is None]
+        return [name for name in _NEEDS[kind] if getattr(self, name) is None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normscope.analyses.swap.calibrate import Calibrated, calibrated
-from normscope.analyses.swap.effects import Comparison, effect, loss_of, perplexity
+from normscope.analyses.swap.effects import EffectSums, effect, loss_of, perplexity
 from normscope.analyses.swap.fold_file import Fold
 from normscope.analyses.swap.folding import Proven, Run, foldable, proven
 from normscope.analyses.swap.options import BATCH, Swapping
@@ -30,7 +30,7 @@ from normscope.statistics.alignment import TokenMask
 from normscope.statistics.bootstrap import resamples
 
 # The bootstrap's draws: texts are summed up before, so that many cost little.
-DRAWS = 1000
+_DRAWS = 1000
 
 # The layers that are replaced at once, by name.
 Variant = tuple[str, ...]
@@ -98,7 +98,7 @@ class Trial:
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self.parts = Parts(self.readout.device)
         self.parts.hear(known.report.warnings)
-        self._weights = resamples(self.run.texts, swapping.seed, DRAWS)
+        self._weights = resamples(self.run.texts, swapping.seed, _DRAWS)
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
         """Measure variants side by side, so that the untouched model runs once for all of them."""
@@ -110,8 +110,8 @@ class Trial:
         targets = int(self._own["targets"].sum()) if loss is not None else 0
         return Baseline(self.readout.head, targets, loss, perplexity(loss))
 
-    def _compared(self, variants: Sequence[Variant]) -> list[Comparison]:
-        comparisons = [Comparison() for _ in variants]
+    def _compared(self, variants: Sequence[Variant]) -> list[EffectSums]:
+        comparisons = [EffectSums() for _ in variants]
         for batch in self._batches:
             for comparison, new in zip(comparisons, self._beside(batch, variants), strict=True):
                 comparison.merge(new)
@@ -119,9 +119,9 @@ class Trial:
         self._own = comparisons[0].sums()
         return comparisons
 
-    def _beside(self, batch: Batch, variants: Sequence[Variant]) -> list[Comparison]:
-        def work(parts: list[Batch]) -> list[Comparison]:
-            found = [Comparison() for _ in variants]
+    def _beside(self, batch: Batch, variants: Sequence[Variant]) -> list[EffectSums]:
+        def work(parts: list[Batch]) -> list[EffectSums]:
+            found = [EffectSums() for _ in variants]
             if self._swap.kind == BATCH and len(parts) > 1:
                 self._add_batch(parts, variants, found)
             else:
@@ -131,7 +131,7 @@ class Trial:
 
         return self._in_parts(batch, work)
 
-    def _add(self, batch: Batch, variants: Sequence[Variant], found: Sequence[Comparison]) -> None:
+    def _add(self, batch: Batch, variants: Sequence[Variant], found: Sequence[EffectSums]) -> None:
         question = self._ask(batch)
         with self._prefix.recording():
             own = self._answer(question)
@@ -142,7 +142,7 @@ class Trial:
                 comparison.add(own, self._answer(question), question)
 
     def _add_batch(
-        self, parts: Sequence[Batch], variants: Sequence[Variant], found: Sequence[Comparison]
+        self, parts: Sequence[Batch], variants: Sequence[Variant], found: Sequence[EffectSums]
     ) -> None:
         """Add the parts of a batch whose own statistics layers get: each part runs again for every one."""
         questions = [self.readout.ask(part) for part in parts]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
 # With fewer batches an interval says nothing.
-LEAST_BATCHES = 4
+_LEAST_BATCHES = 4
 
 
 def why(
@@ -110,7 +110,7 @@ def _material(report: Report, kept: KeptTokens, layers: Sequence[LayerRows], see
     counted = kept.counted()
     drawn = plans(Drawing(sizes=(SIZE,), draws=1, seed=seed), kept.sources, [len(flags) for flags in counted])
     batches = {
-        plan.order: plan for plan in drawn if plan.order != "given" and len(plan.texts) >= LEAST_BATCHES
+        plan.order: plan for plan in drawn if plan.order != "given" and len(plan.texts) >= _LEAST_BATCHES
     }
     own = {view: _agreement(report, [rows.name for rows in layers], view) for view in _VIEWS}
     return Material(layers, counted, batches, own, seed)

@@ -22,7 +22,7 @@ from normscope.statistics.similarity import likeness_kept
 # Texts of a batch wherever a claim is about batches.
 SIZE = 8
 # Similarity matrices are of at most so many texts.
-MOST_PAIRED = 512
+_MOST_PAIRED = 512
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _meaning(material: Material) -> Numbers:
     kept: dict[str, list[Tensor]] = {"sequence": [], "feature": []}
     for rows in material.ordinary:
         vectors = evidence.sentence_vectors(rows)
-        texts = min(MOST_PAIRED, len(vectors["own"]))
+        texts = min(_MOST_PAIRED, len(vectors["own"]))
         drawn = resamples(texts, material.seed)
         for view, found in kept.items():
             found.append(likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))

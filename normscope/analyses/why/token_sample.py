@@ -14,7 +14,7 @@ from normscope.statistics.alignment import Alignment
 
 # Bytes of a float32, and of what labels one token at one layer.
 NUMBER, LABELS = 4, 17
-LEAST_TEXTS = 2
+_LEAST_TEXTS = 2
 
 
 class KeptTokens(Kept):
@@ -58,7 +58,7 @@ class KeptTokens(Kept):
         self.ids = {source: self.ids[source] for source in self.choice.slots}
 
     def _drop_one(self) -> None:
-        if len(self.choice.slots) <= LEAST_TEXTS:
+        if len(self.choice.slots) <= _LEAST_TEXTS:
             need = sum(map(len, self.counted())) * self._each
             raise UsageError(
                 f"table memory of {self.memory:,} bytes; expected at least {need:,}, for two texts; raise it"

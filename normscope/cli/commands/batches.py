@@ -78,14 +78,14 @@ padding as bars; and how many texts reach each position.
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-Sizes = Annotated[
+_Sizes = Annotated[
     str | None,
     typer.Option("--sizes", metavar="N,N", help="Texts per batch; by default 2, 4, 8, ... up to 1024."),
 ]
 Draws = Annotated[
     int, typer.Option("--draws", metavar="N", help="How often all texts are put into batches anew.")
 ]
-Momentum = Annotated[
+_Momentum = Annotated[
     float | None,
     typer.Option("--momentum", metavar="M", help="Add BN's running statistics; PyTorch's default is 0.1."),
 ]
@@ -96,10 +96,10 @@ def batches(
     model: options.Model,
     *,
     corpus: TextOptions,
-    sizes: Sizes = None,
+    sizes: _Sizes = None,
     draws: Draws = 4,
     seed: options.Seed = 0,
-    momentum: Momentum = None,
+    momentum: _Momentum = None,
     samples: options.Samples = 2048,
     table_memory: options.TableMemory = "1GiB",
     batch: CountedBatchOptions,

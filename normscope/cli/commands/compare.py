@@ -12,10 +12,10 @@ from normscope.cli.report_options import as_data
 from normscope.escaping import counted
 
 if TYPE_CHECKING:
-    from normscope.analyses.compare import Gate
+    from normscope.analyses.compare import Bound
     from normscope.results.compare import Comparison
 
-CROSSED = 3
+_CROSSED = 3
 
 EPILOG = """\b
 Examples:
@@ -55,7 +55,7 @@ normscope explain bn_drift.mean has the formula and source."""
 
 A = Annotated[str, typer.Argument(metavar="A", help="The report to compare with, JSON or with moments.")]
 B = Annotated[str, typer.Argument(metavar="B", help="The report that is compared.")]
-FailAbove = Annotated[
+_FailAbove = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-above",
@@ -70,7 +70,7 @@ Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Most layers
 def compare(
     a: A,
     b: B,
-    fail_above: FailAbove = None,
+    fail_above: _FailAbove = None,
     top: Top = 20,
     format: options.OutputDataFormat = None,
     json: options.Json = False,
@@ -82,20 +82,20 @@ def compare(
     found = options.chosen(options.DataFormat, format, json, output)
     if not quiet:
         options.tell_suffix(found, output)
-    from normscope.analyses.compare import Gate
+    from normscope.analyses.compare import Bound
     from normscope.analyses.compare import compare as compared
 
-    gates = [Gate.read(text) for text in fail_above or ()]
+    gates = [Bound.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
     comparison = compared(a, b)
     place.write(_rendered(comparison, found, place, top))
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):
-        raise typer.Exit(CROSSED)
+        raise typer.Exit(_CROSSED)
 
 
-def _crossed(gates: "list[Gate]", comparison: "Comparison") -> bool:
+def _crossed(gates: "list[Bound]", comparison: "Comparison") -> bool:
     """Name the layers that are above a gate; warn of those that it cannot test."""
     crossed = [line for gate in gates for line in gate.crossed(comparison)]
     for gate in gates:

@@ -39,7 +39,7 @@ explain; without it, all.
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
-Metric = Annotated[
+_Metric = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="METRIC",
@@ -55,7 +55,7 @@ Schema = Annotated[
 
 
 def explain(
-    metric: Metric = None,
+    metric: _Metric = None,
     schema: Schema = False,
     format: options.OutputFormat = None,
     json: options.Json = False,

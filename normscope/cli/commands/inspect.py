@@ -162,7 +162,7 @@ normscope explain NAME has the formula and source of each number."""
 
 
 @dataclass(frozen=True)
-class MappedLoadOptions(LoadOptions):
+class _MappedLoadOptions(LoadOptions):
     """Where a model comes from, and how it runs, on several devices too."""
 
     device_map: options.DeviceMap = None
@@ -186,7 +186,7 @@ def inspect(
     resume: options.Resume = False,
     shard: options.ShardPart = None,
     result: ReportOptions,
-    source: MappedLoadOptions,
+    source: _MappedLoadOptions,
 ) -> None:
     """Show BN-style beside LN-style statistics of every normalization layer."""
     with joined() as ranks, ExitStack() as handled:

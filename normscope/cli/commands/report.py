@@ -46,7 +46,7 @@ The charts, and the result that each is drawn from:
 Needs the extra: pip install 'normscope[report]'.
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Results that were saved as JSON.")]
+_Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Results that were saved as JSON.")]
 Chart = Annotated[
     str | None,
     typer.Option(
@@ -69,7 +69,7 @@ PAGES, PICTURES = (".html", ".htm"), (".svg", ".png")
 
 
 def report(
-    file: Files,
+    file: _Files,
     chart: Chart = None,
     layer: Layer = None,
     output: options.OutputPath = None,

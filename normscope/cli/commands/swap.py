@@ -82,7 +82,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 SAVED = ("normscope-calibration.safetensors", "normscope-fold.safetensors")
 
 
-class Kind(str, Enum):
+class SwapKind(str, Enum):
     """What is put in a layer's place."""
 
     BATCHNORM = "batchnorm"
@@ -92,8 +92,8 @@ class Kind(str, Enum):
     IDENTITY = "identity"
 
 
-KindOption = Annotated[Kind, typer.Option("--kind", help="What the layers are replaced by.")]
-CalibrationFile = Annotated[
+_KindOption = Annotated[SwapKind, typer.Option("--kind", help="What the layers are replaced by.")]
+_CalibrationFile = Annotated[
     list[str] | None,
     typer.Option(
         "--calibration",
@@ -106,11 +106,11 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Leave these layers as they are. Repeatable."),
 ]
-Cumulative = Annotated[
+_Cumulative = Annotated[
     bool,
     typer.Option("--cumulative", help="Also one after the other, the most tolerant first."),
 ]
-Recalibrate = Annotated[
+_Recalibrate = Annotated[
     bool,
     typer.Option(
         "--recalibrate", help="Take a layer's statistics with those replaced before it in place; slow."
@@ -135,12 +135,12 @@ def swap(
     model: options.Model,
     *,
     corpus: TextOptions,
-    calibration: CalibrationFile = None,
-    kind: KindOption = Kind.BATCHNORM,
+    calibration: _CalibrationFile = None,
+    kind: _KindOption = SwapKind.BATCHNORM,
     layer: Layer = None,
     exclude: Exclude = None,
-    cumulative: Cumulative = False,
-    recalibrate: Recalibrate = False,
+    cumulative: _Cumulative = False,
+    recalibrate: _Recalibrate = False,
     fold: Fold = False,
     save: Save = None,
     seed: options.Seed = 0,

@@ -9,7 +9,7 @@ import altair as alt
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 LN, BN = BLUE, VERMILLION
 WIDTH = 760  # of a picture; on the page a chart is as wide as its place
-FEW_LAYERS = 40
+_FEW_LAYERS = 40
 
 # The parameter that holds the chosen layer's number, -1 for none.
 CHOSEN = "chosen"
@@ -28,7 +28,7 @@ def layer_axis() -> alt.Y:
 def finished(chart: Any, layers: int | None = None, height: int = 0) -> dict[str, Any]:
     """Return a chart's specification: a row for each of `layers`, or else so high in pixels."""
     if layers is not None:
-        height = layers * (18 if layers <= FEW_LAYERS else 12)
+        height = layers * (18 if layers <= _FEW_LAYERS else 12)
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     spec: dict[str, Any] = chart.properties(width="container", height=height, autosize=fit).to_dict()
     spec.pop("$schema", None)

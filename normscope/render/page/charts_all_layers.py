@@ -24,7 +24,7 @@ from normscope.render.page.chart_style import (
     tips,
 )
 from normscope.render.page.figure import DATA, Figure, Slice, Value, positive, rounded
-from normscope.render.page.parts import MOST_MOVERS, Part
+from normscope.render.page.parts import MOST_MOVERS, PagePart
 from normscope.results.batches import BatchReport, LayerNoise
 from normscope.results.common import Floats
 from normscope.results.compare import Comparison
@@ -36,7 +36,7 @@ SIZE = 8  # texts of the batches that the overview shows, or what is nearest
 _SHARES = alt.Axis(values=[-1, -0.5, 0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
 
 
-def agreement(part: Part, report: Report) -> Figure:
+def agreement(part: PagePart, report: Report) -> Figure:
     """Draw each layer's agreement with BatchNorm."""
     found = part.numbered(report.layers)
     values = np.array([_agreement(layer) for _, layer in found])
@@ -66,7 +66,7 @@ def agreement(part: Part, report: Report) -> Figure:
     )
 
 
-def explained(part: Part, report: Report) -> Figure | None:
+def explained(part: PagePart, report: Report) -> Figure | None:
     """Draw how much of each layer's input position, text and word explain; None where none is known."""
     found = part.numbered(report.layers)
     by = {
@@ -102,7 +102,7 @@ def explained(part: Part, report: Report) -> Figure | None:
     )
 
 
-def noise(part: Part, report: BatchReport) -> Figure | None:
+def noise(part: PagePart, report: BatchReport) -> Figure | None:
     """Draw how noisy each layer's batch means are at one size, by order; None where none is known."""
     known = part.numbered(report.layers)
     sizes = {each.batch_size for _, layer in known for each in layer.sizes or ()}
@@ -139,7 +139,7 @@ def noise(part: Part, report: BatchReport) -> Figure | None:
     )
 
 
-def damage(part: Part, report: SwapReport) -> Figure:
+def damage(part: PagePart, report: SwapReport) -> Figure:
     """Draw what replacing each layer alone does, with its interval."""
     known = part.numbered(report.layers)
     headless = report.baseline.loss is None
@@ -174,7 +174,7 @@ def damage(part: Part, report: SwapReport) -> Figure:
     )
 
 
-def movers(part: Part, comparison: Comparison) -> Figure:
+def movers(part: PagePart, comparison: Comparison) -> Figure:
     """Draw the layers that moved most between two reports, those first."""
     layers = list(comparison.layers.values())
     means = np.array([layer.bn_drift.mean for layer in layers])

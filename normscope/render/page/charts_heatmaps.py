@@ -13,13 +13,13 @@ from normscope.render.layer import SHORT_KINDS, distances
 from normscope.render.page import captions as words
 from normscope.render.page.chart_style import chosen, finished, layer_axis, tips
 from normscope.render.page.figure import DATA, Figure, Slice, Value, positive
-from normscope.render.page.parts import Part
+from normscope.render.page.parts import PagePart
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, OutlierFeature, Report
 
 # More cells in a row are narrower than can be seen, so some share one.
 MOST_CELLS = 128
-MOST_OUTLIERS = 24
+_MOST_OUTLIERS = 24
 
 
 def short_kind(report: Report) -> str:
@@ -28,7 +28,7 @@ def short_kind(report: Report) -> str:
     return kinds.pop() if len(kinds) == 1 else "the layer"
 
 
-def positions(part: Part, report: Report) -> Figure | None:
+def positions(part: PagePart, report: Report) -> Figure | None:
     """Draw the scale that each layer takes at each position, relative to its average over all tokens."""
     found = part.numbered(report.layers)
     found = [(i, layer) for i, layer in found if layer.position is not None and len(layer.position.count)]
@@ -65,7 +65,7 @@ def positions(part: Part, report: Report) -> Figure | None:
     )
 
 
-def features(part: Part, report: Report) -> Figure | None:
+def features(part: PagePart, report: Report) -> Figure | None:
     """Draw how far each layer leaves each feature from BN's mean 0 and variance 1."""
     found = part.numbered(report.layers)
     known = [(i, layer, distances(layer.own_output)) for i, layer in found if layer.own_output is not None]
@@ -98,9 +98,9 @@ def features(part: Part, report: Report) -> Figure | None:
     )
 
 
-def outliers(part: Part, report: Report) -> Figure | None:
+def outliers(part: PagePart, report: Report) -> Figure | None:
     """Draw in which layers the recurring outlier features stand out, and how far; None without any."""
-    features = report.outlier_features[:MOST_OUTLIERS]
+    features = report.outlier_features[:_MOST_OUTLIERS]
     if not features:
         return None
     columns = _standing_out(part, report, features)
@@ -153,7 +153,7 @@ def _map(axis: str, label: str, tooltip: list[alt.Tooltip], layers: int) -> dict
     return finished(cells.add_params(chosen()), layers)
 
 
-def _cells(part: Part, cells: Sequence[tuple[int, int, int, float]]) -> dict[str, list[Value]]:
+def _cells(part: PagePart, cells: Sequence[tuple[int, int, int, float]]) -> dict[str, list[Value]]:
     return {
         **part.columns([number for number, _, _, _ in cells]),
         "low": [low for _, low, _, _ in cells],
@@ -198,7 +198,9 @@ def _end(numbers: Sequence[int], high: int) -> int:
     return numbers[high] if high < len(numbers) else numbers[-1] + 1
 
 
-def _standing_out(part: Part, report: Report, features: Sequence[OutlierFeature]) -> dict[str, list[Value]]:
+def _standing_out(
+    part: PagePart, report: Report, features: Sequence[OutlierFeature]
+) -> dict[str, list[Value]]:
     """Return a row for each feature in each layer in which it is an outlier."""
     found = [
         (number, each, *_large(layer, each))

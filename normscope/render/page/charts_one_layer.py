@@ -25,21 +25,21 @@ from normscope.render.page.chart_style import (
 )
 from normscope.render.page.charts_heatmaps import short_kind
 from normscope.render.page.figure import DATA, Figure, Slice, Value, positive, rounded
-from normscope.render.page.parts import Part
+from normscope.render.page.parts import PagePart
 from normscope.results.batches import BatchReport, LayerNoise
 from normscope.results.inspect import LayerReport, Report
 
-NAMED = 6  # features that the scatter names at most: those with the largest standard deviation
+_NAMED = 6  # features that the scatter names at most: those with the largest standard deviation
 # Points of all layers together that a page holds, and the fewest of one layer that still show its shape.
 MOST_POINTS, LEAST_POINTS = 1 << 20, 256
-FAR = 2.0  # and at least this one, where BN would leave 1
+_FAR = 2.0  # and at least this one, where BN would leave 1
 
 # What BN has for each position, and for all of them.
 _BN = ("BN per position", "BN per feature")
 _FEW = alt.Axis(tickCount=4)
 
 
-def scatter(part: Part, report: Report) -> Figure | None:
+def scatter(part: PagePart, report: Report) -> Figure | None:
     """Draw every feature of a layer: its spread in the input against the spread that the layer leaves."""
     who = short_kind(report)
     most = _most(part)
@@ -85,7 +85,7 @@ def scatter(part: Part, report: Report) -> Figure | None:
         },
         ["own_output", "own_output.variance", "feature.variance"],
         [
-            f"Named: at most {NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."
+            f"Named: at most {_NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."
             + (fewer if widest > most else "")
         ],
         per_layer=True,
@@ -102,7 +102,7 @@ def _left_by_bn() -> Any:
     return line + says
 
 
-def profile(part: Part, report: Report) -> Figure | None:
+def profile(part: PagePart, report: Report) -> Figure | None:
     """Draw the variance of a layer over the positions, LN's average beside those that BN takes."""
     who = short_kind(report)
     slices = [_positions(report.layers.get(name), who) for name in part.layers]
@@ -132,7 +132,7 @@ def profile(part: Part, report: Report) -> Figure | None:
     )
 
 
-def sizes(part: Part, report: BatchReport) -> Figure | None:
+def sizes(part: PagePart, report: BatchReport) -> Figure | None:
     """Draw how the noise of a layer's batch means falls with the size of the batch."""
     slices = [_sizes(report.layers.get(name)) for name in part.layers]
     if not any(slices):
@@ -157,7 +157,7 @@ def sizes(part: Part, report: BatchReport) -> Figure | None:
     )
 
 
-def _most(part: Part) -> int:
+def _most(part: PagePart) -> int:
     """How many features of each layer are drawn, so that all layers together stay small enough to load."""
     return max(LEAST_POINTS, MOST_POINTS // max(1, len(part.layers)))
 
@@ -169,7 +169,7 @@ def _features(layer: LayerReport | None, who: str, most: int) -> Slice | None:
     large = layer.outliers.llm_int8 if layer.outliers else None
     outlying = set(large.features.tolist() if large else ())
     before, left = np.sqrt(layer.feature.variance), np.nan_to_num(np.sqrt(layer.own_output.variance))
-    named = [i for i in np.argsort(-left, kind="stable")[:NAMED].tolist() if left[i] >= FAR]
+    named = [i for i in np.argsort(-left, kind="stable")[:_NAMED].tolist() if left[i] >= _FAR]
     # Of two that are near, the one further to the right has its name on the right.
     named.sort(key=lambda i: -before[i])
     numbers = list(range(len(distance)))
@@ -225,7 +225,7 @@ def _sizes(layer: LayerNoise | None) -> Slice | None:
     return Slice(columns, words.sizes(layer.name, by))
 
 
-def start(part: Part) -> int:
+def start(part: PagePart) -> int:
     """Return the layer that is chosen at first: the one least like BN, or else the first."""
     agreements = [
         (layer.agreement or {}).get("feature", math.nan)

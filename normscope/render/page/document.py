@@ -14,13 +14,13 @@ from normscope.render.page.chart_registry import figures
 from normscope.render.page.chart_style import CHOSEN
 from normscope.render.page.charts_one_layer import start
 from normscope.render.page.figure import DATA, Figure, Slice
-from normscope.render.page.parts import Part, headings
+from normscope.render.page.parts import PagePart, headings
 from normscope.render.page.sections import section
 from normscope.render.page.vega import ON_PAGE, script
 from normscope.results.glossary.entry import NOTATION
 
 
-def html(parts: Sequence[Part], layers: Sequence[int | None]) -> str:
+def html(parts: Sequence[PagePart], layers: Sequence[int | None]) -> str:
     """Return the page of parts; `layers` are those chosen at first, None for the one least like BN."""
     titles = headings(parts)
     starts = [start(part) if layer is None else layer for part, layer in zip(parts, layers, strict=True)]
@@ -95,7 +95,7 @@ def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup:
     return tag("nav", tag("ul", *links), aria_label="Parts of this page")
 
 
-def _data(id: str, part: Part, drawn: Sequence[Figure], layer: int) -> dict[str, Any]:
+def _data(id: str, part: PagePart, drawn: Sequence[Figure], layer: int) -> dict[str, Any]:
     """Return what the page's script draws of a part; names of layers are there once, and looked up."""
     return {
         "id": id,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Value = float | int | str | None
-Columns = Mapping[str, Sequence[Value]]
+_Columns = Mapping[str, Sequence[Value]]
 
 DATA = "rows"
 
@@ -15,7 +15,7 @@ DATA = "rows"
 class Slice:
     """The data of a chart, as columns of equal length, and what it shows, in words with its numbers."""
 
-    columns: Columns
+    columns: _Columns
     says: str
 
 
@@ -56,7 +56,7 @@ class Figure:
         }
 
 
-def rows(columns: Columns) -> list[dict[str, Value]]:
+def rows(columns: _Columns) -> list[dict[str, Value]]:
     """Return columns as one dict a row."""
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

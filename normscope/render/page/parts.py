@@ -26,11 +26,11 @@ Layer = TypeVar("Layer")
 MOST_LAYERS = 256
 MOST_MOVERS = 20
 
-LABEL = 22  # characters of a layer's name beside a chart: what a telephone has room for
+_LABEL = 22  # characters of a layer's name beside a chart: what a telephone has room for
 
 
 @dataclass
-class Part:
+class PagePart:
     """One model and at most one result of each command about it; or one comparison.
 
     `files` are the results in the order given, with the name of the file that each is from. The layer
@@ -106,7 +106,7 @@ class Part:
     @cached_property
     def labels(self) -> list[str]:
         """The same names, cut to what stands beside a chart, no two alike."""
-        return shorten(self.layers, LABEL, "…")
+        return shorten(self.layers, _LABEL, "…")
 
     def numbered(self, layers: Mapping[str, Layer]) -> list[tuple[int, Layer]]:
         """Return those of a result's layers with their numbers in the part."""
@@ -125,13 +125,13 @@ class Part:
 _ROLES = {Report: "inspect", BatchReport: "batches", WhyReport: "why", SwapReport: "swap"}
 
 
-def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[Part]:
+def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[PagePart]:
     """Sort results, or the files that they were saved in, into parts, in the order given.
 
     A result joins the first part of its model that has none of its kind; comparisons stand by
     themselves, at the end. Raises ReportError where a file is none, UsageError without any.
     """
-    parts: list[Part] = []
+    parts: list[PagePart] = []
     for file, result in _read(results):
         part = _place(parts, result)
         role = _ROLES.get(type(result), "comparison")
@@ -142,7 +142,7 @@ def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[Part]:
     return sorted(parts, key=lambda part: part.comparison is not None)
 
 
-def headings(parts: Sequence[Part]) -> list[str]:
+def headings(parts: Sequence[PagePart]) -> list[str]:
     """Return the parts' titles, with the names of their files where titles are alike."""
     titles = [part.title for part in parts]
     files = [", ".join(dict.fromkeys(file for file, _ in part.files if file)) for part in parts]
@@ -160,13 +160,13 @@ def _read(results: Iterable[Saved | str | os.PathLike[str]]) -> Iterator[tuple[s
             yield "", result
 
 
-def _place(parts: list[Part], result: Saved) -> Part:
+def _place(parts: list[PagePart], result: Saved) -> PagePart:
     for part in parts:
         if isinstance(result, Comparison) or part.comparison is not None:
             continue
         if getattr(part, _ROLES[type(result)]) is None and _same(part.model, result.model):
             return part
-    parts.append(Part())
+    parts.append(PagePart())
     return parts[-1]
 
 

@@ -9,25 +9,25 @@ from normscope.render.html_markup import Markup, join, tag
 from normscope.render.numbers import with_interval
 from normscope.render.page import captions as words
 from normscope.render.page.figure import Figure, Slice, table
-from normscope.render.page.parts import Part
+from normscope.render.page.parts import PagePart
 from normscope.render.summary import headline, workload
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
 from normscope.results.reading import Saved
 from normscope.results.why import Finding, WhyReport
 
-SEPARATOR = " · "
+_SEPARATOR = " · "
 # Where charts stand, by the heading above them.
-OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
+_OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
 CLAIMS = "Which of the article's claims hold?"
-WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
+_WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
 
 
-def section(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int) -> Markup:
+def section(id: str, title: str, part: PagePart, drawn: Sequence[Figure], layer: int) -> Markup:
     """Return the section of one part: its findings in words, its charts, and where the numbers are from."""
     by_name = {figure.name: figure for figure in drawn}
     sections = [_in_short(id, part, drawn)]
-    for (heading, names), kind in ((OVERVIEW, "overview"), (WIDE, "overview wide")):
+    for (heading, names), kind in ((_OVERVIEW, "overview"), (_WIDE, "overview wide")):
         shown = [_figure(id, by_name[name], 0) for name in names if name in by_name]
         sections += [tag("h3", heading), tag("div", *shown, class_=f"figures {kind}")] if shown else []
     sections += _one_layer(id, part, [figure for figure in drawn if figure.per_layer], layer)
@@ -37,14 +37,14 @@ def section(id: str, title: str, part: Part, drawn: Sequence[Figure], layer: int
     return tag("section", *head, *sections, id=id, aria_labelledby=f"{id}-title")
 
 
-def _facts(part: Part) -> str:
+def _facts(part: PagePart) -> str:
     """Say which model it is, and what was fed to it."""
     result: Any = part.files[0][1] if part.comparison is None else part.comparison.reports[0]
     left_out = [part.left_out] if part.left_out else []
-    return SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
+    return _SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
 
 
-def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
+def _in_short(id: str, part: PagePart, drawn: Sequence[Figure]) -> Markup:
     """Return what the charts show, a sentence or two each, with its numbers; questions lead to charts."""
     said = [
         tag("li", tag("a", figure.title, href=f"#{id}-{figure.name}"), " ", figure.slices[0].says)
@@ -58,7 +58,7 @@ def _in_short(id: str, part: Part, drawn: Sequence[Figure]) -> Markup:
     return join(tag("h3", "In short"), nothing, tag("ul", *said, class_="short") if said else None)
 
 
-def _one_layer(id: str, part: Part, shown: Sequence[Figure], layer: int) -> list[Markup]:
+def _one_layer(id: str, part: PagePart, shown: Sequence[Figure], layer: int) -> list[Markup]:
     if not shown:
         return []
     options = [
@@ -153,7 +153,7 @@ def _claim(finding: Finding) -> Markup:
     )
 
 
-def _measured(part: Part) -> list[Markup]:
+def _measured(part: PagePart) -> list[Markup]:
     """Return where the numbers are from, and what the runs warned of."""
     lines = [tag("li", *_source(file, result)) for file, result in part.files]
     warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
@@ -166,9 +166,9 @@ def _source(file: str, result: Saved) -> Iterator[str]:
     yield f" ({file}): " if file else ": "
     if isinstance(result, Comparison):
         sides = zip(result.reports, "AB", strict=True)
-        yield "; ".join(SEPARATOR.join(about(side, name)) for side, name in sides)
+        yield "; ".join(_SEPARATOR.join(about(side, name)) for side, name in sides)
         return
-    yield SEPARATOR.join([*headline(result), *workload(result)])
+    yield _SEPARATOR.join([*headline(result), *workload(result)])
 
 
 _COMMANDS = {

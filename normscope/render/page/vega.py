@@ -15,10 +15,10 @@ from normscope.render.page import renderer
 from normscope.render.page.chart_style import WIDTH
 from normscope.render.page.figure import Figure
 
-SCALE = 2  # pixels of a PNG for one of the chart
+_SCALE = 2  # pixels of a PNG for one of the chart
 
 
-def theme(ink: str, muted: str, faint: str, *, background: str | None = None) -> dict[str, Any]:
+def _theme(ink: str, muted: str, faint: str, *, background: str | None = None) -> dict[str, Any]:
     """Return Vega-Lite's configuration in colours for text, for lesser text and for lines."""
     return {
         "background": background,
@@ -57,8 +57,8 @@ def theme(ink: str, muted: str, faint: str, *, background: str | None = None) ->
     }
 
 
-ON_PAGE = theme("var(--ink)", "var(--muted)", "var(--line)")
-ON_PAPER = theme("#1b1b1f", "#66666e", "#dcdce0", background="white")
+ON_PAGE = _theme("var(--ink)", "var(--muted)", "var(--line)")
+ON_PAPER = _theme("#1b1b1f", "#66666e", "#dcdce0", background="white")
 
 
 @cache
@@ -79,7 +79,7 @@ def png(figure: Figure, layer: int, about: str) -> bytes:
 
 def _drawn(kind: str, spec: dict[str, Any]) -> bytes:
     """Have a process of its own draw: where memory does not suffice, the renderer aborts it."""
-    command = [sys.executable, renderer.__file__, kind, _version(), str(SCALE)]
+    command = [sys.executable, renderer.__file__, kind, _version(), str(_SCALE)]
     given = json.dumps({"spec": spec, "config": ON_PAPER}).encode()
     done = subprocess.run(command, input=given, capture_output=True, check=False)
     if done.returncode == 0:

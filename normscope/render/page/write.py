@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted, reason
-from normscope.render.page.parts import Part, headings, parts_of
+from normscope.render.page.parts import PagePart, headings, parts_of
 from normscope.results.atomic_write import write_whole
 from normscope.results.reading import Saved
 
@@ -55,7 +55,7 @@ def picture(
     return svg(figure, number, about) if kind == "svg" else png(figure, number, about)
 
 
-def _only(chart: str, parts: Sequence[Part], layer: str | None) -> "tuple[Figure, int, str]":
+def _only(chart: str, parts: Sequence[PagePart], layer: str | None) -> "tuple[Figure, int, str]":
     """Return the one chart of a name that parts have, its layer's number, and what it is about."""
     from normscope.render.page.chart_registry import CHARTS, figures
     from normscope.render.page.charts_one_layer import start
@@ -84,7 +84,7 @@ def _only(chart: str, parts: Sequence[Part], layer: str | None) -> "tuple[Figure
     return figure, number, f"{about} · {printable(part.layers[number])}" if figure.per_layer else about
 
 
-def _chosen(parts: Sequence[Part], layer: str | None) -> list[int | None]:
+def _chosen(parts: Sequence[PagePart], layer: str | None) -> list[int | None]:
     """Return the number of the layer that a glob names in each part, None where it names none."""
     if layer is None:
         return [None] * len(parts)

@@ -2,8 +2,8 @@
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 
-COSINE = "agreement = sum_V,d y z / sqrt(sum_V,d y^2 sum_V,d z^2); "
-SCALE = "-1 to 1; null where no formula fits the layer"
+_COSINE = "agreement = sum_V,d y z / sqrt(sum_V,d y^2 sum_V,d z^2); "
+_SCALE = "-1 to 1; null where no formula fits the layer"
 
 COMPARISON = Topic(
     "How far BN-style is from what the layer does",
@@ -80,8 +80,8 @@ COMPARISON = Topic(
             definition="The cosine, over all valid tokens and features at once, between y, what the layer "
             "makes of its input before scale and shift, and z, what normalising by a view would make of it, "
             "with the statistics of the whole corpus and the layer's eps.",
-            formula=COSINE + "z = (x - mean_view) / sqrt(variance_view + eps)",
-            range=SCALE,
+            formula=_COSINE + "z = (x - mean_view) / sqrt(variance_view + eps)",
+            range=_SCALE,
             reading="1: the same output up to one positive factor. 0: unrelated.",
             source=OWN,
             commands=("inspect",),
@@ -92,8 +92,8 @@ COMPARISON = Topic(
             title="agreement with BatchNorm",
             definition="The cosine between the layer's own output and BatchNorm's, one mean and one "
             "variance per feature, taken over all texts.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean[d]) / sqrt(variance[d] + eps)",
-            range=SCALE,
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[d]) / sqrt(variance[d] + eps)",
+            range=_SCALE,
             reading="Near 1, corpus statistics per feature give what LayerNorm gives, up to one factor. "
             "Low: they cannot stand in for it, however large the batch.",
             source=OWN,
@@ -106,8 +106,8 @@ COMPARISON = Topic(
             title="agreement with BatchNorm by position",
             definition="The cosine between the layer's own output and that with one mean and one variance "
             "per position, over samples and features.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean[t]) / sqrt(variance[t] + eps)",
-            range=SCALE + ", or it has no positions",
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[t]) / sqrt(variance[t] + eps)",
+            range=_SCALE + ", or it has no positions",
             reading="Near 1, tokens at one position differ little in mean and scale.",
             source=OWN,
             commands=("inspect",),
@@ -120,8 +120,8 @@ COMPARISON = Topic(
             definition="The cosine between the layer's own output and that with one mean and one variance "
             "per position and feature, over samples alone: words at the same position taken for the same "
             "feature.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean[t,d]) / sqrt(variance[t,d] + eps)",
-            range=SCALE + ", or it has no positions",
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[t,d]) / sqrt(variance[t,d] + eps)",
+            range=_SCALE + ", or it has no positions",
             reading="It takes away what position explains. A cell without spread, as of one sample or of "
             "[CLS] in the first layer, gives z = 0.",
             source=OWN,
@@ -133,8 +133,8 @@ COMPARISON = Topic(
             title="agreement with LayerNorm over the whole text",
             definition="The cosine between the layer's own output and that with one mean and one variance "
             "per sample, over all its tokens and features.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean[n]) / sqrt(variance[n] + eps)",
-            range=SCALE + ", or it has no positions",
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[n]) / sqrt(variance[n] + eps)",
+            range=_SCALE + ", or it has no positions",
             reading="Low where tokens of one text differ in scale: then per token and per text are not the "
             "same.",
             source=OWN,
@@ -147,8 +147,8 @@ COMPARISON = Topic(
             title="agreement with InstanceNorm",
             definition="The cosine between the layer's own output and that with one mean and one variance "
             "per sample and feature, over its tokens.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean[n,d]) / sqrt(variance[n,d] + eps)",
-            range=SCALE + ", or it has no positions",
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[n,d]) / sqrt(variance[n,d] + eps)",
+            range=_SCALE + ", or it has no positions",
             reading="It takes away what all tokens of a text share. A text of one token gives z = 0.",
             source=OWN,
             commands=("inspect",),
@@ -159,8 +159,8 @@ COMPARISON = Topic(
             title="agreement with one scale for everything",
             definition="The cosine between the layer's own output and that with one mean and one variance "
             "over everything.",
-            formula=COSINE + "z[n,t,d] = (x[n,t,d] - mean) / sqrt(variance + eps)",
-            range=SCALE,
+            formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean) / sqrt(variance + eps)",
+            range=_SCALE,
             reading="The cosine of y with x itself, centred: the mark for the other views to beat. Where "
             "agreement.feature is below it, BatchNorm's scales take the output further away.",
             source=OWN,

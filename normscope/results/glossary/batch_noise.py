@@ -2,12 +2,12 @@
 
 from normscope.results.glossary.entry import POWERNORM, TID, Entry, Topic
 
-SD = "sd = sqrt(variance), sd_B = sqrt(variance_B)"
-RUNNING_SD = "; sd_r = sqrt(running_var)"
-OVER_B = "; summarised over B"
-CODE = TID + ", the form in the authors' published code"
-PYTORCH = "PyTorch: BatchNorm1d (momentum), but from the first batch, not from 0 and 1"
-NOISE_RANGE = "0 or more; null for a batch of fewer than two tokens"
+_SD = "sd = sqrt(variance), sd_B = sqrt(variance_B)"
+_RUNNING_SD = "; sd_r = sqrt(running_var)"
+_OVER_B = "; summarised over B"
+_CODE = TID + ", the form in the authors' published code"
+_PYTORCH = "PyTorch: BatchNorm1d (momentum), but from the first batch, not from 0 and 1"
+_NOISE_RANGE = "0 or more; null for a batch of fewer than two tokens"
 
 NOISE = Topic(
     "What BatchNorm would see in training: a batch B of texts beside all kept texts",
@@ -31,7 +31,7 @@ NOISE = Topic(
             definition="How far the statistics of one batch, which BatchNorm uses in training, are from "
             "those of all kept texts, which stand for what it uses in inference, relative to the latter's "
             "standard deviations.",
-            formula=SD + "; norms over d" + OVER_B,
+            formula=_SD + "; norms over d" + _OVER_B,
             range="two summaries",
             reading="Large at a batch size that is used: what was learned with batch statistics does not "
             "hold with fixed ones.",
@@ -44,8 +44,8 @@ NOISE = Topic(
             title="how far batch means are off",
             definition="The distance between a batch's mean and that of all kept texts, over features, "
             "relative to the standard deviations of all.",
-            formula="||mean_B - mean||_2 / ||sd||_2; " + SD + OVER_B,
-            range=NOISE_RANGE,
+            formula="||mean_B - mean||_2 / ||sd||_2; " + _SD + _OVER_B,
+            range=_NOISE_RANGE,
             reading="0.1: means are off by a tenth of a standard deviation, in the root mean square. The "
             "widest features count most.",
             source=TID,
@@ -58,8 +58,8 @@ NOISE = Topic(
             title="how far batch standard deviations are off",
             definition="The distance between a batch's standard deviations and those of all kept texts, "
             "over features, relative to the latter.",
-            formula="||sd_B - sd||_2 / ||sd||_2; " + SD + OVER_B,
-            range=NOISE_RANGE,
+            formula="||sd_B - sd||_2 / ||sd||_2; " + _SD + _OVER_B,
+            range=_NOISE_RANGE,
             reading="It is of standard deviations, in spite of its name, which is the paper's.",
             source=TID,
             commands=("batches",),
@@ -85,10 +85,10 @@ NOISE = Topic(
             title="the same discrepancy, feature by feature",
             definition="The discrepancy of each feature relative to its own standard deviation in the "
             "batch, averaged over the features that vary in the batch.",
-            formula=SD + "; averaged over d with sd_B[d] > 0" + OVER_B,
+            formula=_SD + "; averaged over d with sd_B[d] > 0" + _OVER_B,
             range="two summaries",
             reading="All features weigh alike, where tid is ruled by the widest few.",
-            source=CODE,
+            source=_CODE,
             commands=("batches",),
             see_also=("tid",),
         ),
@@ -97,10 +97,10 @@ NOISE = Topic(
             title="batch means, feature by feature",
             definition="How far a batch's mean of a feature is from that of all kept texts, in the batch's "
             "standard deviations of that feature, averaged over the features that vary in the batch.",
-            formula="average over d of |mean[d] - mean_B[d]| / sd_B[d]; " + SD + OVER_B,
-            range=NOISE_RANGE,
+            formula="average over d of |mean[d] - mean_B[d]| / sd_B[d]; " + _SD + _OVER_B,
+            range=_NOISE_RANGE,
             reading="Large where a feature hardly varies within one batch.",
-            source=CODE,
+            source=_CODE,
             commands=("batches",),
             see_also=("summary", "tid.mean"),
             columns=("by feature of mean",),
@@ -110,10 +110,10 @@ NOISE = Topic(
             title="batch standard deviations, feature by feature",
             definition="How far a feature's standard deviation over all kept texts is from the batch's, "
             "relative to the batch's, averaged over the features that vary in the batch.",
-            formula="average over d of |sd[d] / sd_B[d] - 1|; " + SD + OVER_B,
-            range=NOISE_RANGE,
+            formula="average over d of |sd[d] / sd_B[d] - 1|; " + _SD + _OVER_B,
+            range=_NOISE_RANGE,
             reading="0: batches vary in each feature just as all texts do.",
-            source=CODE,
+            source=_CODE,
             commands=("batches",),
             see_also=("summary", "tid.variance"),
             columns=("by feature of sd",),
@@ -123,7 +123,7 @@ NOISE = Topic(
             title="PowerNorm's distance of batches from all texts",
             definition="The plain distance between the statistics of a batch and those of all kept texts, "
             "by the number of features. PowerNorm's figure has running statistics in their place.",
-            formula="(1/D) ||.||_2 over d" + OVER_B,
+            formula="(1/D) ||.||_2 over d" + _OVER_B,
             range="two summaries",
             reading="It has the units of the activations: compare batch sizes at one layer, not layers.",
             source=POWERNORM,
@@ -135,8 +135,8 @@ NOISE = Topic(
             title="distance of batch means",
             definition="The distance between a batch's mean and that of all kept texts, by the number of "
             "features.",
-            formula="(1/D) ||mean_B - mean||_2" + OVER_B,
-            range=NOISE_RANGE,
+            formula="(1/D) ||mean_B - mean||_2" + _OVER_B,
+            range=_NOISE_RANGE,
             reading="A few outlier features can be nearly all of it.",
             source=POWERNORM,
             commands=("batches",),
@@ -148,8 +148,8 @@ NOISE = Topic(
             title="distance of batch variances",
             definition="The distance between a batch's variance and that of all kept texts, by the number "
             "of features.",
-            formula="(1/D) ||variance_B - variance||_2" + OVER_B,
-            range=NOISE_RANGE,
+            formula="(1/D) ||variance_B - variance||_2" + _OVER_B,
+            range=_NOISE_RANGE,
             reading="Of variances, not of standard deviations: it grows with the square of the scale.",
             source=POWERNORM,
             commands=("batches",),
@@ -167,7 +167,7 @@ NOISE = Topic(
             "N_B = valid tokens of B",
             range="shares of a standard deviation; null without --momentum",
             reading="What inference really uses: m = 0.1 remembers about the last ten batches.",
-            source=PYTORCH,
+            source=_PYTORCH,
             commands=("batches",),
             see_also=("momentum", "stored_gap", "tid"),
         ),
@@ -176,10 +176,10 @@ NOISE = Topic(
             title="how far the running mean ends from all texts",
             definition="After the last batch: the distance between the running mean and the mean of all "
             "kept texts, relative to the standard deviations of all.",
-            formula="||running_mean - mean||_2 / ||sd||_2; " + SD,
+            formula="||running_mean - mean||_2 / ||sd||_2; " + _SD,
             range="0 or more; null without batches of two tokens",
             reading="What is left of the batches' noise after averaging.",
-            source=PYTORCH,
+            source=_PYTORCH,
             commands=("batches",),
             see_also=("tid.mean", "stored_gap.mean"),
             columns=("at the end of mean",),
@@ -189,11 +189,11 @@ NOISE = Topic(
             title="how far the running sd ends from all texts",
             definition="After the last batch: the distance between the roots of the running variances and "
             "the standard deviations of all kept texts, relative to the latter.",
-            formula="||sd_r - sd||_2 / ||sd||_2" + RUNNING_SD,
+            formula="||sd_r - sd||_2 / ||sd||_2" + _RUNNING_SD,
             range="0 or more; null without batches of two tokens",
             reading="Batches vary less than all texts together, so that it does not fall to 0 with small "
             "ones.",
-            source=PYTORCH,
+            source=_PYTORCH,
             commands=("batches",),
             see_also=("tid.variance", "stored_gap.variance"),
             columns=("at the end of sd",),
@@ -203,7 +203,7 @@ NOISE = Topic(
             title="batches beside the running statistics",
             definition="How far each batch is from the running statistics before it, relative to those: the "
             "discrepancy between training and inference as its authors have it.",
-            formula="norms over d" + RUNNING_SD + ", before B" + OVER_B + " after the first",
+            formula="norms over d" + _RUNNING_SD + ", before B" + _OVER_B + " after the first",
             range="two summaries",
             reading="Above tid: the running statistics themselves are noisy.",
             source=TID,
@@ -215,8 +215,8 @@ NOISE = Topic(
             title="batch means beside the running mean",
             definition="The distance between a batch's mean and the running mean before it, over features, "
             "relative to the roots of the running variances.",
-            formula="||mean_B - running_mean||_2 / ||sd_r||_2" + RUNNING_SD + OVER_B + " after the first",
-            range=NOISE_RANGE,
+            formula="||mean_B - running_mean||_2 / ||sd_r||_2" + _RUNNING_SD + _OVER_B + " after the first",
+            range=_NOISE_RANGE,
             reading="PowerNorm draws such a distance for texts and for images: in texts it is larger.",
             source=TID,
             commands=("batches",),
@@ -228,8 +228,8 @@ NOISE = Topic(
             title="batch sds beside the running ones",
             definition="The distance between a batch's standard deviations and the roots of the running "
             "variances before it, over features, relative to the latter.",
-            formula="||sd_B - sd_r||_2 / ||sd_r||_2" + RUNNING_SD + OVER_B + " after the first",
-            range=NOISE_RANGE,
+            formula="||sd_B - sd_r||_2 / ||sd_r||_2" + _RUNNING_SD + _OVER_B + " after the first",
+            range=_NOISE_RANGE,
             reading="0: every batch varies as those before it did.",
             source=TID,
             commands=("batches",),

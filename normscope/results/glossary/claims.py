@@ -2,7 +2,7 @@
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 
-BOOTSTRAP = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
+_BOOTSTRAP = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
 
 CLAIMS = Topic(
     "The article's claims",
@@ -52,7 +52,7 @@ CLAIMS = Topic(
             formula="low = value + q(0.025) of (replicate - mean of replicates)",
             range="any number; null where there is no interval",
             reading="A claim is decided only when the threshold is outside of low to high.",
-            source=BOOTSTRAP,
+            source=_BOOTSTRAP,
             commands=("why",),
             see_also=("number.high", "seed"),
         ),
@@ -63,7 +63,7 @@ CLAIMS = Topic(
             formula="high = value + q(0.975) of (replicate - mean of replicates)",
             range="any number; null where there is no interval",
             reading="A wide interval asks for more texts.",
-            source=BOOTSTRAP,
+            source=_BOOTSTRAP,
             commands=("why",),
             see_also=("number.low",),
         ),

@@ -3,9 +3,9 @@
 from normscope.results.glossary.entry import KELLEY, Entry, Topic
 
 FROZEN = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
-ETA2 = "0 to 1; null where x does not vary"
-EPSILON2 = "epsilon2 = 1 - (1 - eta2) (|V| - 1) / (|V| - G)"
-RANGE = "-(G - 1) / (|V| - G) to 1; null where every token is its own group"
+_ETA2 = "0 to 1; null where x does not vary"
+_EPSILON2 = "epsilon2 = 1 - (1 - eta2) (|V| - 1) / (|V| - G)"
+_RANGE = "-(G - 1) / (|V| - G) to 1; null where every token is its own group"
 
 EXPLAINED = Topic(
     "What position, text and word explain of a layer's input",
@@ -43,7 +43,7 @@ EXPLAINED = Topic(
             formula="eta2 = 1 - SSW / SST; "
             "SSW = sum_V ||x[n,t] - mean_t||^2; "
             "SST = sum_V ||x[n,t] - mean||^2",
-            range=ETA2,
+            range=_ETA2,
             reading="Too high where positions rest on few samples: even noise gives about (G - 1) / (|V| - "
             "1).",
             source=KELLEY,
@@ -55,8 +55,8 @@ EXPLAINED = Topic(
             title="epsilon squared of the position",
             definition="eta2 corrected for the number of groups; G is the number of positions that hold a "
             "token.",
-            formula=EPSILON2,
-            range=RANGE,
+            formula=_EPSILON2,
+            range=_RANGE,
             reading="0: position tells nothing more than chance. 1: it tells all. Below 0 is less than "
             "chance would give. 'The same position is the same feature' is true to this extent.",
             source=KELLEY,
@@ -83,7 +83,7 @@ EXPLAINED = Topic(
             formula="eta2 = 1 - SSW / SST; "
             "SSW = sum_V ||x[n,t] - mean_n||^2; "
             "SST = sum_V ||x[n,t] - mean||^2",
-            range=ETA2,
+            range=_ETA2,
             reading="Too high where texts are short: a text of one token explains itself.",
             source=KELLEY,
             commands=("inspect",),
@@ -94,8 +94,8 @@ EXPLAINED = Topic(
             title="epsilon squared of the text",
             definition="eta2 corrected for the number of groups; G is the number of samples that hold a "
             "token, each counted again where a layer runs again.",
-            formula=EPSILON2,
-            range=RANGE,
+            formula=_EPSILON2,
+            range=_RANGE,
             reading="0: the tokens of one text are no more alike than any. 1: all tokens of a text are the "
             "same.",
             source=KELLEY,
@@ -124,7 +124,7 @@ EXPLAINED = Topic(
             formula="eta2 = 1 - SSW / SST; "
             "SSW = sum_V ||x[n,t] - mean_w||^2; "
             "SST = sum_V ||x[n,t] - mean||^2",
-            range=ETA2,
+            range=_ETA2,
             reading="Much too high where most words are rare: one seen once explains itself.",
             source=KELLEY,
             commands=("inspect",),
@@ -134,8 +134,8 @@ EXPLAINED = Topic(
             name="explained.token.epsilon2",
             title="epsilon squared of the word",
             definition="eta2 corrected for the number of groups; G is the number of token ids.",
-            formula=EPSILON2,
-            range=RANGE,
+            formula=_EPSILON2,
+            range=_RANGE,
             reading="Beside explained.position.epsilon2 it says whether word or place makes the vector.",
             source=KELLEY,
             commands=("inspect",),

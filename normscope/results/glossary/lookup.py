@@ -24,9 +24,9 @@ TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CL
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
 # The parts of the reports whose names are no part of an entry's.
-LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
+_LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
 # What numbers are made of that have an entry for all of them.
-MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
+_MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 
 
 def explain(name: str) -> Entry:
@@ -50,7 +50,7 @@ def found(name: str) -> tuple[Entry, ...]:
     matches = tuple(entry for entry in ENTRIES.values() if key == _key(entry.name))
     matches += tuple(entry for entry in ENTRIES.values() if key in map(_key, entry.columns))
     stem, _, member = key.rpartition(".")
-    for shared, members in MEMBERS.items():
+    for shared, members in _MEMBERS.items():
         if not matches and member in members:
             matches = tuple(e for e in ENTRIES.values() if stem == _key(e.name) and shared in e.see_also)
             matches += (ENTRIES[shared],) if matches else ()
@@ -71,7 +71,7 @@ def _key(name: str) -> str:
     """Write a name in the one way that all its spellings share."""
     path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")
     parts = path.split(".")
-    while len(parts) > 1 and parts[0] in LISTS:
+    while len(parts) > 1 and parts[0] in _LISTS:
         del parts[0]
     return re.sub(r"[\s_-]+", " ", ".".join(parts)).strip()
 

@@ -3,12 +3,12 @@
 from normscope.results.glossary.entry import OWN, Entry, Topic
 
 HEAD = "; null without a language-modelling head"
-MEANS = "; an estimate"
+_MEANS = "; an estimate"
 H = "h, h': last hidden state untouched, with layers replaced"
 P = "p, q: predicted, untouched and with layers replaced"
-EFRON = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
-KULLBACK = "Kullback & Leibler 1951, On Information and Sufficiency"
-DEVLIN = "Devlin et al. 2018, BERT, arXiv 1810.04805, for the masked tokens"
+_EFRON = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
+_KULLBACK = "Kullback & Leibler 1951, On Information and Sufficiency"
+_DEVLIN = "Devlin et al. 2018, BERT, arXiv 1810.04805, for the masked tokens"
 
 SWAP = Topic(
     "What breaks when layers are replaced, on held-out texts",
@@ -58,7 +58,7 @@ SWAP = Topic(
             range="low <= high; null where there is no number",
             reading="Two layers differ where their intervals are apart. The interval says nothing of other "
             "kinds of text.",
-            source=EFRON,
+            source=_EFRON,
             commands=("swap",),
             see_also=("effect.hidden_cosine", "seed"),
             columns=("cosine 95%", "KL 95%"),
@@ -84,7 +84,7 @@ SWAP = Topic(
             formula="targets = tokens that the loss is averaged over",
             range="0 or more",
             reading="Few of them make rough losses: see the intervals.",
-            source=DEVLIN,
+            source=_DEVLIN,
             commands=("swap",),
             see_also=("effect.loss", "run.tokens"),
         ),
@@ -94,9 +94,9 @@ SWAP = Topic(
             definition="The mean over the targets of -log of the probability that the untouched model gives "
             "to the token that comes, in nats.",
             formula="mean over targets of -log p(token)",
-            range="0 or more" + MEANS + HEAD,
+            range="0 or more" + _MEANS + HEAD,
             reading="log(vocabulary) is what guessing gets.",
-            source=DEVLIN,
+            source=_DEVLIN,
             commands=("swap",),
             see_also=("estimate", "effect.loss"),
         ),
@@ -143,7 +143,7 @@ SWAP = Topic(
             definition="The cosine of a token's last hidden state with its state in the untouched model, "
             "averaged over the valid tokens.",
             formula="mean over V of h . h' / (||h|| ||h'||); " + H,
-            range="-1 to 1" + MEANS,
+            range="-1 to 1" + _MEANS,
             reading="1: the same direction. States that share a large common part are alike from the start, "
             "so compare layers, not models.",
             source=OWN,
@@ -157,7 +157,7 @@ SWAP = Topic(
             definition="The norm of the difference of the last hidden states of all valid tokens, over the "
             "norm of the untouched ones.",
             formula="sqrt(sum over V of ||h' - h||^2 / sum over V of ||h||^2); " + H,
-            range="0 or more" + MEANS,
+            range="0 or more" + _MEANS,
             reading="Unlike the cosine it sees a change of scale: 1 is as far off as zeros would be.",
             source=OWN,
             commands=("swap",),
@@ -170,7 +170,7 @@ SWAP = Topic(
             definition="The cosine of a text's mean-pooled last hidden state with that of the untouched "
             "model, averaged over the texts.",
             formula="mean over n of cos(mean_t h, mean_t h'), over valid t; " + H,
-            range="-1 to 1" + MEANS,
+            range="-1 to 1" + _MEANS,
             reading="What models of sentence similarity give, where they pool by the mean.",
             source="Reimers & Gurevych 2019, Sentence-BERT, arXiv 1908.10084, for the pooling",
             commands=("swap",),
@@ -196,9 +196,9 @@ SWAP = Topic(
             definition="The mean over the targets of -log of the probability that the model gives to the "
             "token that comes once layers are replaced, in nats.",
             formula="mean over targets of -log q(token); " + P,
-            range="0 or more" + MEANS + HEAD,
+            range="0 or more" + _MEANS + HEAD,
             reading="Its difference to baseline.loss is what the replacement costs.",
-            source=DEVLIN,
+            source=_DEVLIN,
             commands=("swap",),
             see_also=("estimate", "baseline.loss"),
             columns=("loss nats",),
@@ -221,10 +221,10 @@ SWAP = Topic(
             definition="The Kullback-Leibler divergence of the predicted probabilities from those of the "
             "untouched model, averaged over the targets, in nats.",
             formula="mean over targets of sum_v p_v log(p_v / q_v); " + P,
-            range="0 or more" + MEANS + HEAD,
+            range="0 or more" + _MEANS + HEAD,
             reading="It sees every change of a prediction, where the loss sees that of the right token "
             "alone.",
-            source=KULLBACK,
+            source=_KULLBACK,
             commands=("swap",),
             see_also=("estimate", "effect.loss", "effect.damage"),
             columns=("KL nats",),
@@ -235,7 +235,7 @@ SWAP = Topic(
             definition="The share of the targets where the untouched model and that with layers replaced "
             "find the same token the likeliest.",
             formula="share of targets with argmax p = argmax q; " + P,
-            range="0 to 1" + MEANS + HEAD,
+            range="0 to 1" + _MEANS + HEAD,
             reading="What greedy generation would notice.",
             source=OWN,
             commands=("swap",),

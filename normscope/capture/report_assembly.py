@@ -1,0 +1,61 @@
+"""Assembles a report from the state of all layers of a watcher."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from normscope._version import __version__
+from normscope.capture.layer_calls import LayerCalls
+from normscope.capture.layer_summary import layer_report, notes_on, pooled
+from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.inspect import LayerReport, Report
+from normscope.statistics.layer_state import RunMoments
+from normscope.statistics.position_bins import TablePlan
+from normscope.statistics.recurring_outliers import outlier_features
+
+
+def assemble(
+    layers: Sequence[LayerCalls],
+    tables: TablePlan,
+    model: ModelInfo,
+    run: RunInfo,
+    notes: Sequence[str],
+    carried: RunMoments | None,
+    *,
+    last: bool,
+) -> Report:
+    """Return the report on `layers` under this description of the model and the run.
+
+    `carried`, if given, is filled with the moments; the `last` report may carry the layers' own, not copies.
+    """
+    reports: dict[str, LayerReport] = {}
+    bins = _first_positions(tables, run)
+    found = [*notes, *_note_on_bins(tables, bins)]
+    for layer in layers:
+        for name, call, capture in layer.named():
+            measured = layer_report(capture)
+            reports[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
+            if carried:
+                carried.layers[name] = capture.seen.copy(share=last)
+            found += [f"{name}: {note}" for note in notes_on(reports[name], capture.seen)]
+        found += layer.notes()
+    found += pooled(reports.values())
+    recurring = outlier_features(reports.values())
+    run = replace(run, position_bins=bins)
+    return Report(__version__, model, run, reports, tuple(found), recurring, carried)
+
+
+def _first_positions(tables: TablePlan, run: RunInfo) -> tuple[int, ...] | None:
+    """Return the first positions of all bins that were seen, None where every position stands alone."""
+    bins = tables.bins
+    if bins is None or run.positions <= bins.exact:
+        return None
+    return tuple(bins.first(bins.rows(run.positions)))
+
+
+def _note_on_bins(tables: TablePlan, first: tuple[int, ...] | None) -> list[str]:
+    if first is None or tables.bins is None:
+        return []
+    return [
+        f"positions from {tables.bins.exact} on share bins of 2, then 4, then 8, ...: tables of "
+        f"every position may take {tables.exact_bytes:,} bytes; see --table-memory and --max-length"
+    ]
