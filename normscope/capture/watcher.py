@@ -182,27 +182,24 @@ class Watcher:
         self._hooks.enter_context(as_written())
         self._open = True
         self.tally.start()
+        enter = self._hooks.enter_context  # A handle's context ends with the hook removed.
         before, done, after = Hook(self._before), Hook(self._done), Hook(self._after)
         for layer in self.layers:
             module, kept = layer.norm.module, KeptInput(layer.norm.module)
             if kept.foreign:
-                self._hooks.enter_context(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
+                enter(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
             # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
             reader = Hook(self._reader(layer, kept))
-            self._hooks.enter_context(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
+            enter(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
         for handle in self._outer.hooks(self._beside):
-            self._hooks.enter_context(handle)
+            enter(handle)
         for module in self.model.modules():
             if isinstance(module, STRIDED):
-                self._hooks.enter_context(
-                    module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True)
-                )
+                enter(module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True))
             if module is self.model or self._scopes.opens_one(module):
-                self._hooks.enter_context(
-                    module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
-                )
-                self._hooks.enter_context(module.register_forward_hook(done))
-                self._hooks.enter_context(module.register_forward_hook(after, always_call=True))
+                enter(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+                enter(module.register_forward_hook(done))
+                enter(module.register_forward_hook(after, always_call=True))
         return self
 
     def __exit__(
@@ -266,9 +263,8 @@ class Watcher:
         except Exception as error:
             if not self.guest or isinstance(error, NormscopeError):
                 raise
-            self.scope_notes[f"a forward's tokens could not be read, so padding counts: {reason(error)}"] = (
-                None
-            )
+            note = f"a forward's tokens could not be read, so padding counts: {reason(error)}"
+            self.scope_notes[note] = None
             self._scopes.open(module, (), {}, Chosen(None, None))
         if self._scopes.depth == 1 and not self._looked:
             self._looking.enter_context(self._functional)
