@@ -92,10 +92,14 @@ def one_pass(
     finite, massive, gap, square = kernels.take(
         *_arrays(x, output.to(x.dtype).contiguous(), where.numbers, token),
         _way(norm, x),
-        kernels.Cells(*_arrays(where.position.group, where.position.pivot, position.pivot, position.sums)),
-        kernels.Cells(*_arrays(where.sample.group, where.sample.pivot, sample.pivot, sample.sums)),
+        kernels.CellBuffers(
+            *_arrays(where.position.group, where.position.pivot, position.pivot, position.sums)
+        ),
+        kernels.CellBuffers(*_arrays(where.sample.group, where.sample.pivot, sample.pivot, sample.sums)),
         kernels.Samples(*_arrays(sample.count, *cells, *samples), eps),
-        kernels.Output(*_arrays(pivot[0], moved[0, 0], moved[1, 0], worst[0], largest[0], large[0]), LARGE),
+        kernels.OutputBuffers(
+            *_arrays(pivot[0], moved[0, 0], moved[1, 0], worst[0], largest[0], large[0]), LARGE
+        ),
         MASSIVE,
         MEDIANS,
     )

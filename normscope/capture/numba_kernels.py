@@ -36,7 +36,7 @@ class Way(NamedTuple):
     bias: np.ndarray
 
 
-class _CellBuffers(NamedTuple):
+class CellBuffers(NamedTuple):
     """Cells (G, D) to sum rows x and y in.
 
     `group` (V,) says which cell each row belongs to, and `member` (G,) names one row of each. `sums`
@@ -65,7 +65,7 @@ class Samples(NamedTuple):
     eps: float
 
 
-class _OutputBuffers(NamedTuple):
+class OutputBuffers(NamedTuple):
     """What is known of y and of a layer's output, (D,) each.
 
     `moved` and `square` are the sums of y - pivot and of its square; `worst` is the largest gap between
@@ -105,7 +105,7 @@ def _row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[b
 
 
 @compiled
-def begin(cells: _CellBuffers, x: np.ndarray, index: np.ndarray) -> None:
+def begin(cells: CellBuffers, x: np.ndarray, index: np.ndarray) -> None:
     """Clear the sums, and copy each cell's member as its pivot."""
     cells.sums[:] = 0
     for g in range(len(cells.member)):
@@ -113,7 +113,7 @@ def begin(cells: _CellBuffers, x: np.ndarray, index: np.ndarray) -> None:
 
 
 @compiled
-def _add_cell(x: np.ndarray, y: np.ndarray, cells: _CellBuffers, cell: int) -> None:
+def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> None:
     """Add one row x beside y (D,) to the sums of its cell."""
     pivot, sums = cells.pivot[cell], cells.sums
     first, square, second, both = sums[0, cell], sums[1, cell], sums[2, cell], sums[3, cell]
@@ -126,7 +126,7 @@ def _add_cell(x: np.ndarray, y: np.ndarray, cells: _CellBuffers, cell: int) -> N
 
 
 @compiled
-def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: _OutputBuffers) -> float:
+def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: OutputBuffers) -> float:
     """Add one row y beside the layer's output (D,) to `room`; return the sum of out^2."""
     pivot, moved, squares, worst = room.pivot, room.moved, room.square, room.worst
     largest, large, limit = room.largest, room.large, out.dtype.type(room.limit)
@@ -153,9 +153,9 @@ def _add_rows(
     index: np.ndarray,
     token: np.ndarray,
     way: Way,
-    position: _CellBuffers,
-    sample: _CellBuffers,
-    room: _OutputBuffers,
+    position: CellBuffers,
+    sample: CellBuffers,
+    room: OutputBuffers,
 ) -> float:
     """Sum the rows `index` (V,) of x and out (R, D) in all rooms; return the sum of out^2."""
     begin(position, x, index)
@@ -223,7 +223,7 @@ def spread(values: np.ndarray, found: np.ndarray) -> None:
 
 
 @compiled
-def _sum_up(cells: _CellBuffers, room: Samples) -> None:
+def _sum_up(cells: CellBuffers, room: Samples) -> None:
     """Read the cells (B, D) of a batch's samples into `room`."""
     features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, room.eps
     mean, variance, sequence = room.mean, room.variance, room.sequence
@@ -291,10 +291,10 @@ def take(
     index: np.ndarray,
     token: np.ndarray,
     way: Way,
-    position: _CellBuffers,
-    sample: _CellBuffers,
+    position: CellBuffers,
+    sample: CellBuffers,
     samples: Samples,
-    room: _OutputBuffers,
+    room: OutputBuffers,
     massive: float,
     medians: float,
 ) -> tuple[bool, np.ndarray, float, float]:

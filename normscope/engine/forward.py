@@ -16,8 +16,9 @@ from normscope.escaping import reason
 from normscope.models.modality import TEXT, WORDS, kinds_of
 
 # Our own files whose hooks a model's forward goes through, and the one of those that count what they see.
-_COUNTING = (str(Path(__file__).with_name("watcher.py")),)
-_OURS = (str(Path(__file__).with_name("swapping.py")), *_COUNTING)
+_PACKAGE = Path(__file__).parents[1]
+_COUNTING = (str(_PACKAGE / "capture" / "watcher.py"),)
+_OURS = (str(_PACKAGE / "analyses" / "swap" / "swapped.py"), *_COUNTING)
 # What torch says where it has no class of its own for it.
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 

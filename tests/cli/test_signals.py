@@ -168,9 +168,9 @@ import types
 from normscope.models import loading
 from tests.support import reports
 loading.load = lambda *given: loading.Loaded(None, None, "m", None, None, ())
-scan = types.ModuleType("normscope.engine.loop")
+scan = types.ModuleType("normscope.analyses.inspect")
 scan.inspect, scan.layer_names = lambda *given, **named: reports.minilm(), None
-sys.modules["normscope.engine.loop"] = scan
+sys.modules["normscope.analyses.inspect"] = scan
 from normscope.statistics import moments_file, position_tables_file as tensors_file
 def write(report, path):
     from normscope.results.atomic_write import write_whole

@@ -257,7 +257,8 @@ def test_a_result_that_cannot_be_written_costs_no_other(
     def fail(*_given: object) -> None:
         raise ReportError(f"cannot write {failing}: it is gone; name another")
 
-    monkeypatch.setattr(f"normscope.{failing}_file.write_{failing}", fail)
+    module = {"moments": "moments_file", "tensors": "position_tables_file"}[failing]
+    monkeypatch.setattr(f"normscope.statistics.{module}.write_{failing}", fail)
     files = [
         "--moments",
         tmp_path / "moments",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support import models
 from tests.zoo.build import build
 
 Step = Callable[[Tensor], Tensor]
-HERE = "test_functional_norms.py"
+HERE = Path(__file__).name
 
 
 class Applied(nn.Module):
