@@ -23,7 +23,7 @@ LONG_READ = 5_000_000  # bytes of a report that take a second or more
 _STANDARD_OUTPUT = "/dev/stdout"
 
 
-class Result(Protocol):
+class Writable(Protocol):
     """What a command has found, as far as writing it goes."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Output:
                 f"cannot write to standard output: {error.strerror}; free some space"
             ) from error
 
-    def json(self, result: Result) -> str:
+    def json(self, result: Writable) -> str:
         """Return a result as JSON that the place can encode, and a terminal shows and does not obey.
 
         Both forms read as the same values.

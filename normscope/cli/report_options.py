@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from normscope.cli import options
 from normscope.cli.destinations import Places, checked
 from normscope.cli.interruption import finishing
-from normscope.cli.output import Output, Result, warn
+from normscope.cli.output import Output, Writable, warn
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normscope.results.inspect import Report
 
 
-class _Layered(Result, Protocol):
+class _Layered(Writable, Protocol):
     """A result that has layers, in order."""
 
     @property

@@ -1,8 +1,17 @@
-"""Base classes of results: equality by plain values, and tables in notebooks."""
+"""Base classes of results: JSON under a schema, equality by plain values, and tables in notebooks."""
 
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any, ClassVar, TypeVar
 
-from normscope.results.json_codec import to_plain
+from normscope.errors import ReportError
+from normscope.results.atomic_write import write_json
+from normscope.results.json_codec import from_plain, require_schema, to_plain
+
+R = TypeVar("R", bound="Result")
 
 
 class Shown:
@@ -22,3 +31,43 @@ class Record:
         if type(other) is not type(self):
             return NotImplemented
         return bool(to_plain(self) == to_plain(other))
+
+
+class Result(Record):
+    """A base for the results of commands: to plain JSON values under a schema, to JSON text, and back.
+
+    A mapping of `layers` by their names is a list in JSON.
+    """
+
+    SCHEMA: ClassVar[str]
+    """The name of the schema, as `normscope.report/1`."""
+    EXPECTED: ClassVar[str]
+    """What a message calls such a result, as "a normscope report"."""
+    WHERE: ClassVar[str] = "report"
+    """How a message names the outermost value."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON values, in the documented schema that `SCHEMA` names."""
+        plain: dict[str, Any] = to_plain(self)
+        if isinstance(plain.get("layers"), dict):
+            plain["layers"] = list(plain["layers"].values())
+        return {"schema": self.SCHEMA, **plain}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
+        """Return the result as strict JSON text and, given a path, write it there whole or not at all."""
+        return write_json(self.to_dict(), path, indent)
+
+    @classmethod
+    def from_dict(cls: type[R], data: Any) -> R:
+        """Build a result from what `to_dict` returns; ReportError says what does not fit."""
+        data = require_schema(data, cls.SCHEMA, cls.EXPECTED)
+        kind = typing.get_type_hints(cls).get("layers")
+        if typing.get_origin(kind) is not Mapping:
+            return from_plain(cls, data, cls.WHERE)
+        several: Any = tuple[typing.get_args(kind)[1], ...]  # type: ignore[misc]
+        layers = from_plain(several, data.get("layers"), f"{cls.WHERE}.layers")
+        by_name = {layer.name: layer for layer in layers}
+        if len(by_name) < len(layers):
+            raise ReportError(f"{cls.WHERE}.layers has two layers of one name; expected each name once")
+        rest = from_plain(cls, {**data, "layers": {}}, cls.WHERE)
+        return dataclasses.replace(rest, layers=by_name)  # type: ignore[type-var]

@@ -2,22 +2,15 @@
 
 Batches are compared with the kept texts taken together, which are the whole corpus when it fits.
 The numbers are defined at `normscope.statistics.batch_noise.Noise` and
-`normscope.statistics.batch_composition._Filling`. Unknown is NaN here and null in JSON.
+`normscope.statistics.batch_composition.Filling`. Unknown is NaN here and null in JSON.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from normscope.errors import ReportError
 from normscope.escaping import counted
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record, Shown
+from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Floats, ModelInfo, RunInfo, Summary
-from normscope.results.json_codec import from_plain, require_schema, to_plain
-
-BATCHES_SCHEMA = "normscope.batches/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +88,11 @@ class KeptTexts(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BatchReport(Record, Shown):
+class BatchReport(Result, Shown):
     """What BatchNorm would see in batches of the texts of one run, by layer, size and order."""
+
+    SCHEMA = "normscope.batches/1"
+    EXPECTED = "a report on batches"
 
     normscope: str
     model: ModelInfo
@@ -112,22 +108,3 @@ class BatchReport(Record, Shown):
     def __repr__(self) -> str:
         sizes = sorted({batch.batch_size for batch in self.batches})
         return f"<BatchReport of {self.model.id}: {counted(len(self.layers), 'layer')}, batches of {sizes}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON values, in the documented schema `normscope.batches/1`."""
-        plain: dict[str, Any] = to_plain(self)
-        return {"schema": BATCHES_SCHEMA, **plain, "layers": list(plain["layers"].values())}
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "BatchReport":
-        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        require_schema(data, BATCHES_SCHEMA, "a report on batches")
-        layers = from_plain(tuple[LayerNoise, ...], data.get("layers"), "report.layers")
-        by_name = {layer.name: to_plain(layer) for layer in layers}
-        if len(by_name) < len(layers):
-            raise ReportError("report.layers has two layers of one name; expected each name once")
-        return from_plain(cls, {**data, "layers": by_name})

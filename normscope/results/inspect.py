@@ -6,22 +6,17 @@ in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn
 normalise.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record, Shown
+from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Counts, Floats, ModelInfo, RunInfo, Summary
-from normscope.results.json_codec import APART, from_plain, require_schema, to_plain
-
-SCHEMA = "normscope.report/1"
-
+from normscope.results.json_codec import APART
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -240,13 +235,16 @@ class LayerReport(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Report(Record, Shown):
+class Report(Result, Shown):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `moments` is what `normscope.merge` needs, a
     `normscope.statistics.layer_state.RunMoments`, where it was asked for: no part of the JSON, and of no
     comparison.
     """
+
+    SCHEMA = "normscope.report/1"
+    EXPECTED = "a normscope report"
 
     normscope: str
     model: ModelInfo
@@ -261,34 +259,13 @@ class Report(Record, Shown):
         counts = (len(self.layers), "layer"), (run.texts, "text"), (run.tokens, "token")
         return f"<Report of {self.model.id}: {', '.join(counted(*each) for each in counts)}>"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON values, in the documented schema `normscope.report/1`."""
-        plain: dict[str, Any] = to_plain(self)
-        return {
-            "schema": SCHEMA,
-            **plain,
-            "layers": list(plain["layers"].values()),
-            "warnings": plain["warnings"],
-        }
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)
-
     @classmethod
     def from_dict(cls, data: Any) -> "Report":
         """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        require_schema(data, SCHEMA, "a normscope report")
-        layers = from_plain(tuple[LayerReport, ...], data.get("layers"), "report.layers")
-        by_name = {layer.name: layer for layer in layers}
-        if len(by_name) < len(layers):
-            raise ReportError("report.layers has two layers of one name; expected each name once")
-        for layer in layers:
+        report = super().from_dict(data)
+        for layer in report.layers.values():
             _check_lengths(layer)
-        return from_plain(cls, {**data, "layers": {}})._with_layers(by_name)
-
-    def _with_layers(self, layers: Mapping[str, LayerReport]) -> "Report":
-        return replace(self, layers=layers)
+        return report
 
 
 def _check_lengths(layer: LayerReport) -> None:

@@ -10,26 +10,26 @@ import numpy as np
 
 from normscope.errors import UsageError
 from normscope.escaping import quoted
-from normscope.results.batches import BATCHES_SCHEMA, BatchReport
-from normscope.results.compare import COMPARE_SCHEMA, Comparison
+from normscope.results.batches import BatchReport
+from normscope.results.compare import Comparison
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, Glossary
-from normscope.results.inspect import SCHEMA, Report
+from normscope.results.inspect import Report
 from normscope.results.json_codec import plain_fields
-from normscope.results.layers import OUTLINE_SCHEMA, Outline
-from normscope.results.plan import PLAN_SCHEMA, RunPlan
-from normscope.results.swap import SWAP_SCHEMA, SwapReport
-from normscope.results.why import WHY_SCHEMA, WhyReport
+from normscope.results.layers import Outline
+from normscope.results.plan import RunPlan
+from normscope.results.swap import SwapReport
+from normscope.results.why import WhyReport
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What each command writes, by the name of its schema.
 RESULTS: dict[str, tuple[str, type[Any]]] = {
-    "report": (SCHEMA, Report),
-    "plan": (PLAN_SCHEMA, RunPlan),
-    "layers": (OUTLINE_SCHEMA, Outline),
-    "batches": (BATCHES_SCHEMA, BatchReport),
-    "swap": (SWAP_SCHEMA, SwapReport),
-    "why": (WHY_SCHEMA, WhyReport),
-    "compare": (COMPARE_SCHEMA, Comparison),
+    "report": (Report.SCHEMA, Report),
+    "plan": (RunPlan.SCHEMA, RunPlan),
+    "layers": (Outline.SCHEMA, Outline),
+    "batches": (BatchReport.SCHEMA, BatchReport),
+    "swap": (SwapReport.SCHEMA, SwapReport),
+    "why": (WhyReport.SCHEMA, WhyReport),
+    "compare": (Comparison.SCHEMA, Comparison),
     "explain": (EXPLAIN_SCHEMA, Glossary),
 }
 # Members that a result's JSON has beside those of its type.

@@ -1,15 +1,9 @@
 """Result of `layers`: a model's normalization layers before anything has run."""
 
-import os
 from dataclasses import dataclass
-from typing import Any
 
 from normscope.escaping import counted
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record, Shown
-from normscope.results.json_codec import from_plain, require_schema, to_plain
-
-OUTLINE_SCHEMA = "normscope.layers/1"
+from normscope.results.base import Record, Result, Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +37,12 @@ class OutlinedLayer(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Outline(Record, Shown):
+class Outline(Result, Shown):
     """The normalization layers of one model, in model order."""
+
+    SCHEMA = "normscope.layers/1"
+    EXPECTED = "a list of layers"
+    WHERE = "layers"
 
     normscope: str
     model: OutlinedModel
@@ -52,17 +50,3 @@ class Outline(Record, Shown):
 
     def __repr__(self) -> str:
         return f"<Outline of {self.model.id}: {counted(len(self.layers), 'layer')}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outline as plain JSON values, in the documented schema `normscope.layers/1`."""
-        return {"schema": OUTLINE_SCHEMA, **to_plain(self)}
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the outline as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "Outline":
-        """Build an outline from what `to_dict` returns; ReportError says what does not fit."""
-        require_schema(data, OUTLINE_SCHEMA, "a list of layers")
-        return from_plain(cls, data, "layers")

@@ -1,15 +1,9 @@
 """Result of `inspect --dry-run`: the expected cost of a run."""
 
-import os
 from dataclasses import dataclass
-from typing import Any
 
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record
+from normscope.results.base import Record, Result
 from normscope.results.common import ModelInfo
-from normscope.results.json_codec import to_plain
-
-PLAN_SCHEMA = "normscope.plan/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +39,11 @@ class TimedBatch(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class RunPlan(Record):
+class RunPlan(Result):
     """What a run would take. `flops` are floating-point operations a token; times are of this machine."""
+
+    SCHEMA = "normscope.plan/1"
+    EXPECTED = "a plan of a run"
 
     normscope: str
     model: ModelInfo
@@ -56,11 +53,3 @@ class RunPlan(Record):
     batch: TimedBatch
     flops: float
     expected_seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values, in the documented schema `normscope.plan/1`."""
-        return {"schema": PLAN_SCHEMA, **to_plain(self)}
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return it as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)

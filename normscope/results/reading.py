@@ -14,12 +14,12 @@ from typing import Any
 
 from normscope.errors import ReportError
 from normscope.escaping import printable, quoted
-from normscope.results.batches import BATCHES_SCHEMA, BatchReport
-from normscope.results.compare import COMPARE_SCHEMA, Comparison
+from normscope.results.batches import BatchReport
+from normscope.results.compare import Comparison
 from normscope.results.file_kinds import what_it_is
-from normscope.results.inspect import MOMENTS_SCHEMA, SCHEMA, Report
-from normscope.results.swap import SWAP_SCHEMA, SwapReport
-from normscope.results.why import WHY_SCHEMA, WhyReport
+from normscope.results.inspect import MOMENTS_SCHEMA, Report
+from normscope.results.swap import SwapReport
+from normscope.results.why import WhyReport
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
@@ -74,12 +74,8 @@ def _refuse(constant: str) -> None:
 Saved = Report | BatchReport | WhyReport | SwapReport | Comparison
 
 
-_KINDS: dict[str, type[Report | BatchReport | WhyReport | SwapReport | Comparison]] = {
-    SCHEMA: Report,
-    BATCHES_SCHEMA: BatchReport,
-    WHY_SCHEMA: WhyReport,
-    SWAP_SCHEMA: SwapReport,
-    COMPARE_SCHEMA: Comparison,
+_KINDS: dict[str, type[Saved]] = {
+    kind.SCHEMA: kind for kind in (Report, BatchReport, WhyReport, SwapReport, Comparison)
 }
 
 

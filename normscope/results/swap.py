@@ -4,19 +4,12 @@ Unknown is NaN here and null in JSON.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from normscope.errors import ReportError
 from normscope.escaping import counted
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record, Shown
+from normscope.results.base import Record, Result, Shown
 from normscope.results.common import ModelInfo, RunInfo
-from normscope.results.json_codec import from_plain, require_schema, to_plain
-
-SWAP_SCHEMA = "normscope.swap/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +129,15 @@ class CalibrationInfo(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SwapReport(Record, Shown):
+class SwapReport(Result, Shown):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` is about the held-out texts, `kind` says what the layers are replaced by. `cumulative` is None
     unless it was asked for, nor is `fold`.
     """
+
+    SCHEMA = "normscope.swap/1"
+    EXPECTED = "a report on swaps"
 
     normscope: str
     model: ModelInfo
@@ -164,22 +160,3 @@ class SwapReport(Record, Shown):
     def by_damage(self) -> list[LayerSwap]:
         """Return the layers, the one that does the most damage first."""
         return sorted(self.layers.values(), key=lambda layer: (-layer.effect.damage, layer.index))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON values, in the documented schema `normscope.swap/1`."""
-        plain: dict[str, Any] = to_plain(self)
-        return {"schema": SWAP_SCHEMA, **plain, "layers": list(plain["layers"].values())}
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "SwapReport":
-        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        require_schema(data, SWAP_SCHEMA, "a report on swaps")
-        layers = from_plain(tuple[LayerSwap, ...], data.get("layers"), "report.layers")
-        by_name = {layer.name: to_plain(layer) for layer in layers}
-        if len(by_name) < len(layers):
-            raise ReportError("report.layers has two layers of one name; expected each name once")
-        return from_plain(cls, {**data, "layers": by_name})

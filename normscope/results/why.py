@@ -1,16 +1,10 @@
 """Result of `why`: a model's evidence on the article's claims."""
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any
 
-from normscope.results.atomic_write import write_json
-from normscope.results.base import Record, Shown
+from normscope.results.base import Record, Result, Shown
 from normscope.results.common import ModelInfo, RunInfo
-from normscope.results.json_codec import from_plain, require_schema, to_plain
-
-WHY_SCHEMA = "normscope.why/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +55,15 @@ class Pooled(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WhyReport(Record, Shown):
+class WhyReport(Result, Shown):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
     `kept_texts` of the run's texts are what the numbers are taken from; intervals are of 95 %, by the
     bootstrap with this `seed`.
     """
+
+    SCHEMA = "normscope.why/1"
+    EXPECTED = "a report on the claims"
 
     normscope: str
     model: ModelInfo
@@ -80,17 +77,3 @@ class WhyReport(Record, Shown):
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{finding.id} {finding.verdict}" for finding in self.claims)
         return f"<WhyReport of {self.model.id}: {verdicts}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON values, in the documented schema `normscope.why/1`."""
-        return {"schema": WHY_SCHEMA, **to_plain(self)}
-
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the report as strict JSON text and, given a path, write it there whole or not at all."""
-        return write_json(self.to_dict(), path, indent)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "WhyReport":
-        """Build a report from what `to_dict` returns; ReportError says what does not fit."""
-        require_schema(data, WHY_SCHEMA, "a report on the claims")
-        return from_plain(cls, data)

@@ -16,7 +16,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass
-class _Filling:
+class Filling:
     """What batches of one size and order hold.
 
     `padding_share` is padding over all token slots, each batch padded to its longest text. `tokens`
@@ -37,7 +37,7 @@ class _Filling:
     variance_error: float
 
 
-def filling(counted: Sequence[Flags], texts: Counts) -> _Filling:
+def filling(counted: Sequence[Flags], texts: Counts) -> Filling:
     """Look into batches: `counted` says which tokens of each text count, `texts` is (batches, size)."""
     lengths = np.array([len(flags) for flags in counted])
     longest = lengths[texts].max(1)
@@ -48,7 +48,7 @@ def filling(counted: Sequence[Flags], texts: Counts) -> _Filling:
     samples = float(np.median(reached[late])) if late.any() else np.nan
     with np.errstate(invalid="ignore"):
         positions = reached.sum(0) / np.where(has.any(0), has.sum(0), np.nan)
-    return _Filling(
+    return Filling(
         padding_share=1 - float(lengths[texts].sum() / (longest.sum() * texts.shape[1])),
         tokens=reached.sum(1).astype(np.float64),
         positions=positions,

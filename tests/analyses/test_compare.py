@@ -24,7 +24,7 @@ from normscope.errors import ReportError, UsageError
 from normscope.render.compare import render_comparison, render_comparison_markdown
 from normscope.render.terminal import Screen
 from normscope.results.common import Summary
-from normscope.results.compare import COMPARE_SCHEMA, Comparison
+from normscope.results.compare import Comparison
 from normscope.results.inspect import EffectSize, Explained, LayerReport, Report
 from tests.support import models, reports
 from tests.support.reports import MINILM, NAN
@@ -145,7 +145,7 @@ def test_what_makes_numbers_differ_is_said(before: Report) -> None:
 def test_json_there_and_back(before: Report, after: Report, tmp_path: Path) -> None:
     comparison = compare(before, replace(after, layers=dict(list(after.layers.items())[2:])))
     data = json.loads(comparison.to_json(tmp_path / "c.json"))
-    assert data["schema"] == COMPARE_SCHEMA
+    assert data["schema"] == Comparison.SCHEMA
     assert [layer["name"] for layer in data["layers"]] == list(comparison.layers)
     assert Comparison.from_dict(json.loads((tmp_path / "c.json").read_text())) == comparison
     with pytest.raises(ReportError, match="two layers of one name"):

@@ -24,7 +24,7 @@ from normscope.norms.detection import select
 from normscope.render.batch_plots import render_batch_plots
 from normscope.render.batches import noisiest, render_batches, render_batches_markdown
 from normscope.render.terminal import Screen
-from normscope.results.batches import BATCHES_SCHEMA, BatchReport
+from normscope.results.batches import BatchReport
 from tests.support import models, reports
 from tests.support.reports import HOSTILE, LLAMA, MINILM
 
@@ -144,7 +144,7 @@ def test_rendering_and_help_load_no_torch() -> None:
 def test_a_report_comes_back_equal_from_json() -> None:
     for report in (reports.batch_report(), reports.batch_report(momentum=0.1)):
         plain = json.loads(report.to_json())
-        assert plain["schema"] == BATCHES_SCHEMA == "normscope.batches/1"
+        assert plain["schema"] == BatchReport.SCHEMA == "normscope.batches/1"
         assert [layer["name"] for layer in plain["layers"]] == MINILM
         assert plain["layers"][-1]["sizes"] is None
         assert BatchReport.from_dict(plain) == report

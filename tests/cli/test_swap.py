@@ -23,7 +23,7 @@ from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.render.swap import render_swap, render_swap_markdown
 from normscope.render.terminal import Screen
-from normscope.results.swap import SWAP_SCHEMA, SwapReport
+from normscope.results.swap import SwapReport
 from tests.support import models, reports
 from tests.support.reports import HOSTILE, LLAMA, MINILM
 
@@ -129,7 +129,7 @@ def test_rendering_loads_no_torch() -> None:
 def test_a_report_comes_back_equal_from_json(head: str | None) -> None:
     report = reports.swap_report(head=head, broken=True, cumulative=head is None, fold=head is None)
     plain = json.loads(report.to_json())
-    assert plain["schema"] == SWAP_SCHEMA == "normscope.swap/1"
+    assert plain["schema"] == SwapReport.SCHEMA == "normscope.swap/1"
     assert [layer["name"] for layer in plain["layers"]] == MINILM
     assert plain["all"]["effect"]["hidden_cosine"]["mean"] == pytest.approx(0.03)
     assert plain["layers"][0]["effect"]["hidden_cosine"] == {"mean": None, "low": None, "high": None}

@@ -41,7 +41,7 @@ from normscope.render.outliers import by_layer, recurring
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
 from normscope.render.terminal import Screen
-from normscope.results.base import Record
+from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
 from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, found
@@ -76,12 +76,12 @@ NAMED = {"outlier_features"}
 LIKE_A_LAYER = {"all", "fold"}
 
 
-def roots() -> list[type[Record]]:
+def roots() -> list[type[SavedResult]]:
     """Every report that is written: the records of the package that know their JSON."""
     for module in pkgutil.walk_packages(normscope.__path__, "normscope."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    return [kind for kind in Record.__subclasses__() if hasattr(kind, "to_json")]
+    return SavedResult.__subclasses__()
 
 
 def members(kind: Any) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from normscope.results import atomic_write as files
 from normscope.results import inspect as report_module
 from normscope.results.atomic_write import write_whole
 from normscope.results.common import Floats, Summary
-from normscope.results.inspect import SCHEMA, AffineFit, FeatureStats, LayerReport, Report, Scale
+from normscope.results.inspect import AffineFit, FeatureStats, LayerReport, Report, Scale
 from normscope.results.json_codec import from_plain, plain_fields, to_plain
 from normscope.results.reading import read_report
 from tests.support import reports
@@ -391,7 +391,7 @@ def test_a_members_own_name_cannot_break_the_line() -> None:
 def test_another_schema_is_refused(schema: Any) -> None:
     message = refusal(lambda: Report.from_dict(changed("schema", schema)))
     assert f"schema is {schema!r}" in message
-    assert SCHEMA in message
+    assert Report.SCHEMA in message
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3, {}], ids=str)

@@ -19,7 +19,7 @@ from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
 from normscope.results.glossary.entry import Glossary
 from normscope.results.glossary.lookup import ENTRIES
-from normscope.results.inspect import SCHEMA, Report
+from normscope.results.inspect import Report
 from normscope.results.json_codec import from_plain
 from normscope.results.json_schema import RESULTS, json_schema
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
@@ -159,7 +159,7 @@ def test_a_change_of_the_schema_shows(golden: Callable[[str, str], None]) -> Non
 
 def test_there_is_a_report_of_every_schema_version() -> None:
     versions = {json.loads(path.read_text(encoding="utf-8"))["schema"] for path in OLD}
-    assert versions == {f"normscope.report/{n}" for n in range(1, int(SCHEMA.rpartition("/")[2]) + 1)}
+    assert versions == {f"normscope.report/{n}" for n in range(1, int(Report.SCHEMA.rpartition("/")[2]) + 1)}
     assert len(OLD) >= 2
 
 
