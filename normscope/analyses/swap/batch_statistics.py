@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class _UnknownError(NormscopeError):
-    """A part reached a call whose statistics are not known yet. It never leaves this module."""
+    """A part reached a call whose statistics are not known yet. `together` catches it."""
 
 
 class BatchStatistics:
