@@ -54,10 +54,10 @@ def batch_noise(
 ) -> BatchReport:
     """Report what BatchNorm would see in batches of these texts, at every normalization layer.
 
-    The texts are run once. Per text and layer the count, mean and M2 of every feature are kept, for
-    a choice of texts by chance that `drawing` bounds; batches of any size are exact merges of
-    them, and are compared with all kept texts together. `batching` only says how texts are run;
-    all else is as for `inspect`.
+    The texts are run once. For a random sample of texts, whose size `drawing` bounds, each layer
+    stores the count, mean and M2 of every feature per text. Batches of any size are exact merges of
+    these moments, and are compared with all sampled texts together. `batching` only says how texts
+    are run. All other arguments are as for `inspect`.
 
     Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
     """

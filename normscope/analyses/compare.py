@@ -16,7 +16,7 @@ from normscope.results.compare import Compared, Comparison, Drift, LayerDrift
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.reading import read_report
 
-# What a gate may be on: a number of each layer, by its path in the JSON.
+# The metrics that a bound can test: one number per layer, by its path in the JSON.
 METRICS: dict[str, Callable[[LayerDrift], float]] = {
     "bn_drift.mean": lambda layer: layer.bn_drift.mean,
     "bn_drift.variance": lambda layer: layer.bn_drift.variance,
@@ -32,7 +32,7 @@ _SAME = ("special_tokens", "max_length")
 def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[str]) -> Comparison:
     """Return how far report `b` is from report `a`, layer by layer; either may be the path of a file.
 
-    Layers are matched by name, those that are left by their order. For each:
+    Layers are matched by name; the remaining layers are matched by their order. For each layer:
 
     - `bn_drift.mean` = ||mu_b - mu_a||_2 / ||sd_a||_2 and `bn_drift.variance` = ||sd_b - sd_a||_2 /
       ||sd_a||_2 over features, of the statistics that BatchNorm would keep: Training Inference
@@ -42,7 +42,7 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     - `agreement_change` and `position_change`: agreement with BN, and what position explains
       (epsilon squared), in b less in a.
 
-    NaN is what either report does not know. Raises ReportError for a file that is no report.
+    A number is NaN where either report does not know it. Raises ReportError for a file that is no report.
     """
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))
@@ -65,7 +65,7 @@ def moved(layer: LayerDrift) -> float:
 
 
 def _pairs(a: list[str], b: list[str]) -> Iterator[tuple[str, str]]:
-    """Match names that both have, then those that are left in their order."""
+    """Match the names that both lists have, then match the remaining names by their order."""
     names = set(a) & set(b)
     rest = zip((n for n in a if n not in names), (n for n in b if n not in names), strict=False)
     yield from ((name, name) for name in a if name in names)

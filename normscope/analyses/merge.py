@@ -62,7 +62,7 @@ def _refuse_twice(parts: Sequence[Report | str | os.PathLike[str]]) -> None:
 
 
 def _place(path: str | os.PathLike[str]) -> str:
-    """The file that a path leads to; what is no path at all is left to be told by its reader."""
+    """Return the real path of a file; an invalid path is returned as it is, and its reader reports it."""
     try:
         return os.path.realpath(path)
     except ValueError:  # a NUL in it
@@ -70,7 +70,7 @@ def _place(path: str | os.PathLike[str]) -> str:
 
 
 class _Total:
-    """The parts so far: their moments in one, and of each only what is small."""
+    """The parts so far: their merged moments, and each part's report without its moments."""
 
     def __init__(self) -> None:
         self._moments = RunMoments({}, 0)
@@ -108,7 +108,7 @@ class _Total:
         self._slots.append(moments.slots)
 
     def _is_more(self, report: Report) -> bool:
-        """Whether a part has layers to add: an empty one has not, beside others."""
+        """Whether a part has layers to add: an empty part has none if another part is not empty."""
         empty = not any(layer.calls for layer in report.layers.values())
         if self._empty and not empty:
             self._layers, self._moments.layers, self._words = {}, {}, {}
@@ -116,7 +116,7 @@ class _Total:
         return not empty or self._empty
 
     def _twice(self, moments: RunMoments, name: str) -> list[str]:
-        """Warn of shards that are there already, which files under other names may hide."""
+        """Warn of shards that an earlier part already has: file names may hide this."""
         twice = [shard for shard in moments.shards if shard in self._moments.shards]
         return [
             f"{name} is shard {shard}, as a part before it is: right only where their corpora differ"
@@ -211,13 +211,13 @@ def _unshared(old: list[str], new: list[str]) -> tuple[Any, Any]:
 
 
 def _words(moments: RunMoments) -> dict[str, int | None]:
-    """Return how many token ids each layer could keep, None where words were not asked for."""
+    """Return the maximum number of token ids per layer, None where they were not requested."""
     known = {name: seen.moments for name, seen in moments.layers.items() if seen.moments is not None}
     return {name: part.words.most if part.words else None for name, part in known.items()}
 
 
 def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
-    """Return what a report warns of but for its layers and shards, whose notes are written anew."""
+    """Return a report's warnings, except those on layers and shards, which are written again."""
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
     of_run = {*notes_on_texts(report.run), *missing(moments.shards)}

@@ -23,7 +23,7 @@ from normscope.models.loading import Loaded, quiet
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
 from normscope.statistics.position_bins import MEMORY, TablePlan
 
-# So many texts are tokenised, at most.
+# The maximum number of texts that are tokenised.
 SAMPLE = 4096
 
 
@@ -100,7 +100,7 @@ def _sampled(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sampl
 
 
 def _timed(found: _Sample, watcher: Watcher, forward: Forward, batching: Batching) -> tuple[Batch, float]:
-    """Run the batch of middling length, after one text of it, which pays for what only comes once."""
+    """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
     runner, batch = Runner(watcher, forward, batching, None), found.made[len(found.made) // 2]
     runner.run(batch.part(slice(0, 1)), found.batches)
     begun = time.perf_counter()
@@ -111,7 +111,7 @@ def _timed(found: _Sample, watcher: Watcher, forward: Forward, batching: Batchin
 
 
 def _flops(forward: Forward, batch: Batch) -> float:
-    """Return the operations a token that the model's matrix products take, an addition and a product two."""
+    """Return the operations of matrix products per token slot; a multiply-add counts as two."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(batch.inputs)
     return float(counter.get_total_flops()) / batch.mask.numel()

@@ -61,7 +61,7 @@ def _require_apart(outputs: Places, inputs: Places) -> None:
             )
         taken[known] = option
         for source, place in read:
-            # What is not there yet replaces nothing.
+            # An output that does not exist yet (its identity is a path) replaces nothing.
             if not isinstance(known, Path) and (known == _identity(place) or _is_part(path, place)):
                 raise UsageError(
                     f"{option} is {quoted(path)}, which is read for {source}; expected a file of its own; "

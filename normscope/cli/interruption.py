@@ -15,7 +15,7 @@ BATCH, RESULT = "this batch is finished first", "what was found is written first
 
 
 class Asked:
-    """Which signal asked for the end, and so what the command ends with; `first` is what is done before."""
+    """A signal handler that asks the run to stop, and holds the exit code; `first` is done before the end."""
 
     def __init__(self, first: str, *, quiet: bool) -> None:
         self.stop, self.first, self._quiet = Stop(), first, quiet
@@ -39,7 +39,7 @@ class Asked:
 
 @contextmanager
 def signals(first: str = BATCH, *, quiet: bool = False) -> Iterator[Asked]:
-    """Let the signals end what runs in order while the context is open."""
+    """Handle signals by an orderly stop of the run while the context is open."""
     asked = Asked(first, quiet=quiet)
     if threading.current_thread() is not threading.main_thread():
         yield asked  # Only the main thread may set handlers.

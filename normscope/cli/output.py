@@ -24,7 +24,7 @@ _STANDARD_OUTPUT = "/dev/stdout"
 
 
 class Writable(Protocol):
-    """What a command has found, as far as writing it goes."""
+    """The part of a command's result that writing needs."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -41,7 +41,7 @@ class Output:
 
     @property
     def path_written(self) -> str:
-        """Its path, standard output's own where it is that."""
+        """The path of the file, or the path of standard output."""
         return self.path if self.path is not None and self.is_file else _STANDARD_OUTPUT
 
     @property
@@ -208,7 +208,7 @@ def announce(paths: Iterable[str]) -> None:
 
 @contextmanager
 def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None]:
-    """Say what is waited for where that takes so long."""
+    """Write `line` to standard error if the context is still open after `seconds`."""
     waiting = Timer(seconds, say, [line])
     waiting.daemon = True
     if not quiet:
@@ -220,7 +220,7 @@ def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None
 
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
-    """Write what a report warns of, the first few unless `verbose`."""
+    """Write a report's warnings: only the first few unless `verbose`."""
     shown = warnings if verbose or len(warnings) <= _FEW_WARNINGS else warnings[:_FEW_WARNINGS]
     for warning in shown:
         say(f"warning: {warning}")

@@ -33,7 +33,7 @@ class Resuming:
         Output(self.path).check_file("--checkpoint")
 
     def paths(self, ranks: "Ranks | None") -> list[str]:
-        """Return where it is; each of several ranks has its own."""
+        """Return the checkpoint paths: one, or one for each rank."""
         if self.path is None:
             return []
         if ranks is None:

@@ -15,7 +15,7 @@ NUMBERS = tuple(
     number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
 _INTERRUPTED = 128 + signal.SIGINT
-# Several signals within so many seconds, from keys held down or a shell that sends one to all, are one.
+# Signals within this many seconds count as one: a key is held down, or a shell signals all processes.
 PATIENCE = 1.0
 
 
@@ -45,7 +45,7 @@ class _Ending:
         raise KeyboardInterrupt
 
     def tell(self) -> int:
-        """Say that the command was interrupted, once; return the exit code."""
+        """Write once that the command was interrupted; return the exit code."""
         if not self._told:
             self._told, self._last = True, time.monotonic()
             write_line("interrupted")

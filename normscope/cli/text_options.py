@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from normscope.models.loading import Loaded
 
-# After so many seconds without a first text it is said that it is waited for.
+# Seconds without a first text after which a message says that the command waits for it.
 PATIENCE = 3.0
 _STANDARD_INPUT = "/dev/stdin"
 
@@ -50,7 +50,7 @@ class TextOptions:
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """What decides, beside the texts' own place, which texts are read."""
+        """The options and file sizes that, besides the paths, decide which texts are read."""
         sizes = [str(Path(name).stat().st_size) for name in self.file or [] if Path(name).is_file()]
         return {
             "field": self.field,
@@ -119,7 +119,7 @@ def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: 
 
     texts = read_texts(arguments, files, field=field)
     sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
-    # Asked for now: an empty pipe should not cost the loading of a model.
+    # The first text is read now, so that an empty pipe fails before a model is loaded.
     with patience(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
         begun = texts.begin()
     if not begun:

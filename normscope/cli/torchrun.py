@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from normscope.engine.progress import Progress
     from normscope.results.inspect import Report
 
-# After so many seconds it is said that the others are waited for.
+# Seconds after which a message says that this rank waits for the others.
 PATIENCE = 5.0
 
 
@@ -55,7 +55,7 @@ def joined() -> "Iterator[Ranks | None]":
 
 
 def _number(variable: str, otherwise: int) -> int:
-    """Read what a launcher such as torchrun says."""
+    """Read a whole number from an environment variable that a launcher such as torchrun sets."""
     value = os.environ.get(variable, "")
     if value and not value.isdecimal():
         raise UsageError(
@@ -76,7 +76,7 @@ def leads(ranks: "Ranks | None") -> bool:
 
 
 def watching(ranks: "Ranks | None", progress: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
-    """Return what shows how far the run is, and ends it when another rank has failed."""
+    """Return a progress function that also ends the run when another rank has failed."""
     if ranks is None:
         return progress
 

@@ -31,12 +31,12 @@ def one_line(error: Exception) -> str:
 
 
 def is_help(error: Exception) -> bool:
-    """Whether it is no error but the help that a command without arguments shows."""
+    """Whether the error only carries the help that a command without arguments shows."""
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
 def _name(error: Exception) -> str | None:
-    """The option or argument that was wrong, None where it is none alone."""
+    """Return the name of the wrong option or argument, None if the error is not about a single one."""
     parameter = getattr(error, "param", None)
     if parameter is None or "Missing" in type(error).__name__:
         return None

@@ -31,7 +31,7 @@ class AxisRuns:
 
     @property
     def longest(self) -> int:
-        """The most numbers that share a cell."""
+        """The maximum count of numbers that share a cell."""
         return int(max(np.diff([*self.starts, self.length]), default=0))
 
     def reduced(self, values: Floats, by: Literal["mean", "max"] = "mean") -> Floats:
@@ -69,7 +69,7 @@ class AxisRuns:
 
 
 def _later(length: int, room: int) -> list[int]:
-    """Choose as many starts as there is room for; of those that are asked for, the early ones coincide."""
+    """Choose at most `room` starts. The early ones of `spaced` coincide, so more are requested."""
     starts = spaced(length, room)
     for asked in range(room + 1, length + 1):
         more = spaced(length, asked)

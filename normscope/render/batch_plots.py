@@ -19,7 +19,7 @@ from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.batches import BatchReport, LayerNoise
 
 _WIDEST_STAIR = 4
-NUMBERS = 16  # what stands beside the stairs of one order
+NUMBERS = 16  # columns for the two numbers around the stairs of one order
 _MOST_BARS = 60
 
 

@@ -221,7 +221,7 @@ def _running_notes(rows: Sequence[BatchNoise]) -> list[str]:
 
 
 def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
-    """Say how fast the noise falls beside what chance alone would do, the square root of the size."""
+    """Say how fast the noise falls with batch size, compared with independent texts."""
     notes = [
         "noise: how far a batch's means, and sds, are from those of all texts,",
         f"relative to the features' sds ({glyphs.plus_minus}sd over batches).",

@@ -29,7 +29,7 @@ MAKERS = [reports.minilm, reports.worded, reports.llama, reports.mixed, reports.
 
 def table(report: Any) -> pd.DataFrame:
     text = io.StringIO("".join(csv_lines(report.layers)))
-    return pd.read_csv(text, keep_default_na=False, na_values=[""])
+    return pd.read_csv(text, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
 
 def numbers_below(part: Any) -> int:

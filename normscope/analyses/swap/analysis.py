@@ -84,7 +84,7 @@ def swap(
         proven = trial.folded() if swapping.fold else None
         if proven is not None:
             report = replace(report, fold=_fold_info(trial, proven))
-    # Calibrating has said it already where memory was too little for that, too.
+    # Calibration may have given the same warnings on memory: each is reported once.
     new = [note for note in trial.parts.notes if note not in report.warnings]
     report = replace(report, warnings=(*report.warnings, *new))
     report = replace(report, run=replace(report.run, seconds=work.seconds()))
@@ -173,7 +173,7 @@ def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> 
 
 
 def _expected(parted: Parted, swapping: Swapping, layers: int) -> int:
-    """Guess how many texts all runs of the model together see."""
+    """Estimate the number of texts over all runs of the model."""
     calibrations, runs = 1, layers + 2
     if swapping.recalibrate:
         calibrations, runs = calibrations + layers, runs + 2

@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class _UnknownError(NormscopeError):
-    """A part has come to a call whose statistics are not known yet; never seen outside."""
+    """A part reached a call whose statistics are not known yet. `together` catches it."""
 
 
 class BatchStatistics:
-    """What the parts of one batch tell of each call, one call after the other.
+    """Statistics of a whole batch at each call, collected from its parts, one call after the other.
 
-    A call's input depends on the statistics of those before it, so every part is begun again for each: that
-    takes k + 1 rounds for k calls, and no more memory than one part.
+    A call's input depends on the statistics of the calls before it, so every part runs again from the
+    start for each call. This takes k + 1 rounds for k calls, and no more memory than one part.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class BatchStatistics:
         self._new: Moments | None = None
 
     def together(self, runs: Sequence[Callable[[], T]]) -> list[T]:
-        """Return what the parts' runs give with the statistics of the whole batch."""
+        """Return the results of the parts' runs, computed with the statistics of the whole batch."""
         while True:
             done = [self._ended(run) for run in runs]
             if self._new is None:

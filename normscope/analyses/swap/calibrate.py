@@ -35,7 +35,7 @@ class Calibrated:
 
     @property
     def layers(self) -> dict[str, LayerReport]:
-        """What the run reports of the layers that can be replaced."""
+        """The run's reports on the layers that can be replaced, by name."""
         return {name: self.report.layers[name] for name in self.calibration.layers}
 
 
@@ -71,7 +71,7 @@ def calibrated(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Calibrated:
-    """Take them of a model that is loaded, with its layers as they are: some may be replaced."""
+    """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
         capture.scales = Moments.empty(1, 1)

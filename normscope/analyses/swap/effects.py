@@ -16,9 +16,9 @@ from normscope.results.swap import Effect, Estimate
 from normscope.statistics.bootstrap import COVERAGE
 from normscope.statistics.similarity import likeness_kept
 
-# So many logits are turned into probabilities at once: a part stays in a processor's cache.
+# The number of logits per softmax call: a part of this size stays in a processor's cache.
 PART = 1 << 20
-# Similarities are those of this many texts at most: their matrix has the square of it.
+# The maximum number of texts for similarities: their matrix grows with its square.
 _SIMILAR = 2048
 
 
@@ -37,7 +37,7 @@ class EffectSums:
             self._parts[name].append(values)
 
     def merge(self, new: "EffectSums") -> None:
-        """Add those of other texts, which come after these."""
+        """Append the sums of other texts after these."""
         for name, parts in new._parts.items():
             self._parts[name] += parts
 
@@ -73,7 +73,7 @@ def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str
     """Compare logits (M, vocabulary) at the tokens that were asked for.
 
     Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
-    nats, of KL(own || other) and of whether both have one likeliest token.
+    nats, of KL(own || other), and of 1 where both models have the same most likely token.
     """
     rows_at_once = max(1, PART // max(1, own.shape[1]))
     pieces = (torch.split(values, rows_at_once) for values in (own, other, question.target))
@@ -113,7 +113,7 @@ def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
 
 
 def loss_of(sums: dict[str, Tensor], name: str, weights: Tensor) -> Estimate | None:
-    """Return the mean of a sum over the tokens asked for, None where none were."""
+    """Return the mean of a sum over the target tokens, None where there are none."""
     if "targets" not in sums or not float(sums["targets"].sum()):
         return None
     return estimate(_ratio(weights, sums[name], sums["targets"]))

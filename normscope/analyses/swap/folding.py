@@ -22,19 +22,20 @@ from normscope.engine.forward import evaluating, tensors_in
 from normscope.norms.module_tree import named_modules
 from normscope.results.inspect import Report
 
-# So many numbers of two outputs are compared at once.
+# The number of values of two outputs that are compared at once.
 PART = 1 << 20
 
-# Runs the model once on one batch: these layers are replaced, or folded, and all before is as it was.
+# Runs the model once on one batch. It takes the names of the replaced or folded layers: the blocks
+# before them may replay their recorded outputs.
 Run = Callable[[Sequence[str]], Iterable[Tensor]]
 T = TypeVar("T")
 
 
 class _BatchReplay(Protocol):
-    """Gives the batches, or parts of them, anew at each call, and what was made of each."""
+    """Iterates over the batches, or parts of them, at each call, and yields a result for each."""
 
     def __call__(self, work: Callable[[Run], T]) -> Iterable[T]:
-        """Return what `work` makes of each; of one that memory did not hold it is asked again, in parts."""
+        """Return the result of `work` for each batch; a batch that does not fit in memory runs in parts."""
 
 
 def fold(
@@ -73,7 +74,7 @@ def fold(
 
 
 def foldable(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
-    """Fold what one forward lets be folded, unproven; `run` is it and returns what the model does."""
+    """Fold the layers that one forward allows, unchecked; `run` is that forward, and returns its output."""
     consumers = Consumers(swap.model, [each.norm for each in swap.replacements.values()])
     with swap.settling(), consumers.watching():
         returned = run()
@@ -93,7 +94,7 @@ def foldable(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
 
 
 def _parameters(consumer: Consumer, line: Line) -> Iterator[tuple[str, Tensor]]:
-    """Give the new W, and c where there is one or it is not 0, in the dtype of W."""
+    """Yield the new W, and the new c if it exists or is not 0, each with its name."""
     own, bias = (
         consumer.module._parameters.get(path.rpartition(".")[2]) for path in (consumer.weight, consumer.bias)
     )
@@ -123,7 +124,7 @@ class Difference:
         self._parts.append(outputs)
 
     def _largest(self) -> tuple[Tensor, Tensor]:
-        """The largest difference, and number, of each output over all batches."""
+        """Return the largest difference and the largest value of each output over all batches."""
         largest = torch.stack(self._parts).amax(0) if self._parts else torch.zeros(0, 2)
         return largest[:, 0], largest[:, 1]
 
@@ -135,7 +136,7 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """The largest difference of two numbers over the largest number, of the output where it is most."""
+        """The largest difference over the largest value of an output, maximum over outputs; NaN if none."""
         difference, size = self._largest()
         tiny = torch.finfo(size.dtype).tiny
         return float((difference / size.clamp(min=tiny)).max()) if len(difference) else math.nan

@@ -19,7 +19,7 @@ from normscope.norms.detection import NormLayer
 from normscope.norms.module_tree import named_modules
 
 _ATEN = torch.ops.aten
-# The same numbers in memory of their own.
+# Operations that copy the same values into new memory.
 _COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
 WORDS = {"add": "the addition", "mul": "the multiplication", "cat": "the concatenation"}
 
@@ -60,7 +60,7 @@ class _Product:
 
 
 class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode that takes note of what reads the outputs of some layers of a model that runs in it.
+    """A dispatch mode that records which operations read the outputs of some layers of a model.
 
     `norms` are the layers. What it finds holds for the forward that it saw: a model that goes other
     ways on other inputs may read an output elsewhere there.

@@ -23,7 +23,7 @@ class _Block:
 
 
 class Prefix:
-    """The blocks of one model, and what they gave in the forward that was last recorded.
+    """The blocks of one model, and their outputs in the last recorded forward.
 
     `layers` are the layers that may be replaced, by name.
     """
@@ -37,7 +37,7 @@ class Prefix:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep what the blocks give in the forward to come."""
+        """Record the blocks' outputs in the next forward."""
         self._begun.clear()
         with ExitStack() as hooks:
             for block in self._blocks:
@@ -68,18 +68,18 @@ class Prefix:
 
     @contextmanager
     def replaying(self, replaced: Collection[str]) -> Iterator[None]:
-        """Give again what the blocks gave that end before the first of the `replaced` layers is called."""
+        """Replay the recorded outputs of the blocks that end before the first `replaced` layer is called."""
         first = min((self._begun.get(name, 0) for name in replaced), default=0)
         with ExitStack() as forwards:
             for block in self._blocks:
-                # A block that is shared sees another input at each call.
+                # A shared block gets a different input at each call, so one output cannot stand for all.
                 if block.calls == 1 and block.end < first and "forward" not in vars(block.module):
                     block.module.forward = _giver(block.output)
                     forwards.callback(block.module.__delattr__, "forward")
             yield
 
     def clear(self) -> None:
-        """Let go of what was kept."""
+        """Release the recorded outputs."""
         for block in self._blocks:
             block.output = None
 
@@ -89,7 +89,7 @@ def _giver(output: Any) -> Any:
 
 
 def _copied(output: Any) -> Any:
-    """Copy tensors in tuples and lists: what comes after may write into them."""
+    """Copy tensors in tuples and lists: later operations may write into them."""
     if isinstance(output, Tensor):
         return output.clone()
     if isinstance(output, tuple | list):

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Work(Clock):
-    """Tells a caller how far all runs of the model together are: `texts` counts each text once a run."""
+    """Reports the progress of all runs of the model together: `texts` counts each text once per run."""
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         super().__init__(progress)
@@ -51,7 +51,7 @@ class Work(Clock):
         self._tokens += tokens
 
     def again(self, since: int) -> None:
-        """Expect once more what was done since so many texts were."""
+        """Expect again the texts that were done after the first `since` texts."""
         if self.expected is not None:
             self.expected += self._texts - since
 
@@ -144,7 +144,7 @@ class Trial:
     def _add_batch(
         self, parts: Sequence[Batch], variants: Sequence[Variant], found: Sequence[EffectSums]
     ) -> None:
-        """Add the parts of a batch whose own statistics layers get: each part runs again for every one."""
+        """Add the parts of a batch whose layers use batch statistics: all parts run again per variant."""
         questions = [self.readout.ask(part) for part in parts]
         own = [self._answer(question) for question in questions]
         runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
@@ -157,7 +157,7 @@ class Trial:
         return self.readout.ask(batch)
 
     def _in_parts(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
-        """Do some work on a batch, or on parts of it; what the progress counted in vain comes again."""
+        """Do some work on a batch, or on parts of it; texts of a failed attempt are expected again."""
         begun = self._work.texts
 
         def tried(parts: list[Batch]) -> T:
@@ -169,7 +169,7 @@ class Trial:
         return self.parts.work(batch, tried)
 
     def _is_replayed(self, question: Question, own: Answer) -> bool:
-        """Whether the model gives the same, bit by bit, when as many blocks as can be give what they gave."""
+        """Whether the output is bit-identical when as many blocks as possible replay their records."""
         try:
             with self._prefix.replaying([self._prefix.last]):
                 again = self.readout.read(question)
@@ -192,7 +192,7 @@ class Trial:
         return answer
 
     def folded(self) -> Proven:
-        """Fold the layers that can be, by the statistics of now, and prove that on the held-out texts."""
+        """Fold the layers that can be folded, with the current statistics, and check it on held-out texts."""
         least = min(self._batches, key=lambda batch: batch.mask.numel())
         made = self.parts.work(least, self._foldable)
         if self._work.expected is not None:
@@ -222,7 +222,7 @@ class Trial:
         return run
 
     def growing(self, order: Variant) -> Iterator[Variant]:
-        """Give an order's first layer, first two, ...: each is calibrated with those before in place."""
+        """Yield an order's first layer, first two, ...: each is calibrated with the earlier ones replaced."""
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
                 known = calibrated(self._loaded, self._known, self._work, [glob.escape(name)])

@@ -55,7 +55,7 @@ def explained_by_position(rows: LayerRows, weights: Tensor) -> Tensor:
 
 
 def explained_by_text(rows: LayerRows, weights: Tensor) -> Tensor:
-    """Return epsilon squared of the text, (R,); a text that is drawn twice is two texts."""
+    """Return epsilon squared of the text, (R,); a text that is drawn twice counts as two texts."""
     x, texts = _centred(rows), weights.shape[1]
     sums = torch.zeros(texts, x.shape[1], dtype=torch.float64).index_add_(0, rows.text, x)
     squares = torch.zeros(texts, dtype=torch.float64).index_add_(0, rows.text, x.square().sum(1))
