@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from normscope.cli.interruption import Asked
-from normscope.cli.output import patience, say
+from normscope.cli.output import data_alone, patience, say
 from normscope.cli.signals import ENDING, NUMBERS
 from normscope.errors import NormscopeError, TextError, UsageError
 from normscope.escaping import quoted
@@ -42,7 +42,7 @@ def joined() -> "Iterator[Ranks | None]":
     with ExitStack() as met:
         place = f"{os.environ.get('MASTER_ADDR', '(none)')}:{os.environ.get('MASTER_PORT', '(none)')}"
         others = f"rank {rank} waits at {place} for the other ranks of WORLD_SIZE {count}"
-        with patience(f"{others}; where there are none: unset WORLD_SIZE RANK", PATIENCE):
+        with data_alone(), patience(f"{others}; where there are none: unset WORLD_SIZE RANK", PATIENCE):
             ranks = met.enter_context(Ranks(rank, count))
         try:
             yield ranks
