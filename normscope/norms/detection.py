@@ -1,8 +1,8 @@
 """Detects the modules of a model that normalise: their kind, eps and affine.
 
-A module is a candidate by its class, its structure, or by what it does to random rows; which
-formula it follows is decided by what it does: the candidate formulas are tried on its first real
-input, and the one that gives the module's real output wins.
+A module is a candidate because of its class, its structure, or its output for random rows. Its formula is
+found by trial: the candidate formulas are applied to the module's first real input, and the one that
+gives the real output is chosen.
 """
 
 import fnmatch
@@ -28,19 +28,19 @@ _CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.instancenorm._InstanceNorm, "instancenorm"),
     (nn.GroupNorm, "groupnorm"),
 )
-# What norms are called; GRN and CMVN are response and mean-variance normalizations.
+# Class names of norms; GRN and CMVN are response and mean-variance normalizations.
 _NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
-# A formula whose output is further off than this plus rounding, rms by rms, is not the layer's.
+# The maximum relative error, rms over rms, of the layer's formula; the rounding error is added to it.
 WORST_ERROR = 1e-3
-# One that is closer than this share of it leaves no doubt.
+# If the error is below this share of the maximum, no rarer formula is tried.
 _CLEAR = 0.01
-# The rarer formulas go row by row, so that a few rows will do.
+# The rarer formulas normalise each row on its own, so a few rows are enough to compare them.
 _FEW_ROWS = 512
 
 
 @dataclass
 class NormLayer:
-    """One normalization layer of a model; `formula` is None until its first call has settled it."""
+    """One normalization layer of a model; `formula` is None before the first call, and if none fits."""
 
     name: str
     index: int
@@ -57,17 +57,17 @@ class NormLayer:
 
     @property
     def by_row(self) -> bool:
-        """Whether each row is normalised on its own; not so by BatchNorm from the batch, in training."""
+        """False for a BatchNorm in training mode, which normalises by the statistics of the batch."""
         return not (self.kind == "batchnorm" and self.module.training)
 
     @property
     def pools(self) -> bool:
-        """Whether it normalises by statistics of several rows of what it is given."""
+        """Whether the layer normalises by statistics of several rows of its input."""
         return self.kind in ("groupnorm", "instancenorm") or not self.by_row
 
     @property
     def eps(self) -> float:
-        """What the layer adds to the variance, NaN when it does not say."""
+        """The eps that the layer adds to the variance, NaN if it is not known."""
         return self.formula.eps if self.formula else module_eps(self.module)
 
     @property
@@ -79,9 +79,9 @@ class NormLayer:
         return "+".join(names) or "none"
 
     def settle(self, rows: Rows, output: Tensor | None, sample: Labels, factor: Tensor | None = None) -> None:
-        """Choose the formula that turns the rows into the module's real `output` (V, D), if there is one.
+        """Choose the formula that gives the module's real `output` (V, D) for the rows, if there is one.
 
-        `factor` (V, D) is what a gate multiplies the formula's output by.
+        If the layer has a gate, the formula's output is multiplied by `factor` (V, D).
         """
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
@@ -93,11 +93,11 @@ class NormLayer:
             self.kind = "other"
 
     def axis_is_known(self) -> bool:
-        """Whether the class settles where the features are; other classes may have them on axis 1."""
+        """Whether the class determines the feature axis; other classes may have the features on axis 1."""
         return _is_channel_first(self.module) or type(self.module) in (nn.LayerNorm, nn.RMSNorm)
 
     def error(self, rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None = None) -> float:
-        """Return how far the best formula is from the module's real output (V, D), rms by rms."""
+        """Return the relative error, rms over rms, of the best formula against the real output (V, D)."""
         return self._best(rows, output, sample, factor)[0]
 
     def _best(
@@ -106,7 +106,7 @@ class NormLayer:
         features, dtype = rows.x.shape[1], rows.x.dtype
         usual = formulas(self.module, features, dtype, bare=self.per_head)
         best = _least(self._errors(usual, rows, output, sample, factor))
-        # Another formula may come close, as one over all features does where their groups are alike.
+        # A wrong formula may come close: one over all features does, if the groups of features are alike.
         if best[0] <= _worst(output) * _CLEAR or self.per_head:
             return best
         if not _is_channel_first(self.module):
@@ -136,15 +136,15 @@ def _least(errors: Iterator[tuple[float, Formula | None]]) -> tuple[float, Formu
 
 
 def _worst(output: Tensor) -> float:
-    """Return how far a formula may be from an output, rms by rms: rounding in the output's dtype counts."""
+    """Return the maximum relative error, rms over rms, of a formula, with rounding in the output's dtype."""
     return WORST_ERROR + 2 * torch.finfo(output.dtype).eps
 
 
 def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
     """List the normalization layers of `model` in registration order, each module once.
 
-    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive; one that matches
-    nothing raises UsageError. `index` counts all layers, chosen or not.
+    `only` and `exclude` are shell-style globs on the layers' names, case-sensitive. A glob that matches
+    nothing raises UsageError. `index` counts all layers, selected or not.
     """
     found = [
         NormLayer(name, i, m, *_kind(m), feature_axis=1 if _is_channel_first(m) else -1)
@@ -155,7 +155,10 @@ def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()
 
 
 def untried(model: nn.Module) -> list[str]:
-    """Say, in a sentence at most, which modules could be norms but are not tried, as they may do more."""
+    """Return a note, or none, on modules that could be norms but are not tried.
+
+    They are not tried because their code may do more than compute.
+    """
     left = {
         type(module).__name__: name
         for name, module in named_modules(model)
@@ -171,7 +174,10 @@ def untried(model: nn.Module) -> list[str]:
 
 
 def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = ()) -> set[str]:
-    """Return the names that match a glob of `only` (all when there is none) and none of `exclude`."""
+    """Return the names that match a glob of `only` (all if it is empty) and none of `exclude`.
+
+    Raises UsageError for globs that are not lists of strings, and for a glob that matches no name.
+    """
     if isinstance(only, str) or isinstance(exclude, str):
         raise UsageError("layer globs came as one string; expected a list of globs: put it in a list")
     for globs in (only, exclude):
@@ -192,7 +198,7 @@ def _matches(names: Iterable[str], globs: Iterable[str]) -> set[str]:
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in named_modules(model):
-        # Weight normalization is a parametrization: it makes a weight, and sees no tokens.
+        # Weight normalization is a parametrization: its input is a weight, not tokens.
         if _is_norm(module) and "parametrizations" not in name.split("."):
             yield name or type(module).__name__, module
 
@@ -207,14 +213,14 @@ def _is_norm(module: nn.Module) -> bool:
         return True
     below = [child for child in module.modules() if child is not module]
     if any(_NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
-        return False  # It only contains norms, or does more than to normalise.
+        return False  # It only contains norms, or does more than normalise.
     if _NAMES.search(type(module).__name__) and not _holds_matrix(module):
         return True
     return not below and normalises(module)
 
 
 def is_around(module: nn.Module, norms: Collection[nn.Module]) -> bool:
-    """Whether a module is called a norm, holds one of these, and no weights but vectors."""
+    """Whether a module has a norm's class name, contains one of `norms`, and has no weights but vectors."""
     within = list(module.modules())
     return (
         _NAMES.search(type(module).__name__) is not None
@@ -228,7 +234,7 @@ def _holds_matrix(module: nn.Module) -> bool:
 
 
 def _kind(module: nn.Module) -> tuple[str, int]:
-    """Return the kind as far as the class tells, and the number of features (0: unknown yet)."""
+    """Return the kind, as far as the class determines it, and the number of features (0: not known yet)."""
     for kind, name in _CHANNEL_FIRST:
         if isinstance(module, kind):
             return name, int(getattr(module, "num_features", getattr(module, "num_channels", 0)))

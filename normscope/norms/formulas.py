@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from normscope.norms.registry import Normalise, registered
 from normscope.statistics.moments import Labels, Moments, Rows
 
-# What is tried where a module hard-codes its eps, as OLMo's does.
+# The values to try if a module hard-codes its eps, as OLMo's does.
 _UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 _ACTIVATION_NAMES = ("activation", "act", "act_fn")
@@ -25,17 +25,17 @@ _ACTIVATION_NAMES = ("activation", "act", "act_fn")
 class Formula:
     """One way to normalise rows x of D features: y = (x - centre) / sqrt(power + eps).
 
-    `kind` "layernorm" has the row's mean as centre and its variance as power, "rmsnorm" 0 and the
-    mean square, both of each of the `groups` that the row's features fall into; "l2norm" is
-    x / max(||x||, eps) or, with the eps `inside` the root, x / sqrt(||x||^2 + eps). "batchnorm" has
-    the running statistics per feature (in training the batch's), and "groupnorm" the statistics of
-    the row's sample over all its positions and one of the `groups`; with a group for each feature
-    that is "instancenorm".
+    If `kind` is "layernorm", the centre is the row's mean and the power is its variance. If it is
+    "rmsnorm", the centre is 0 and the power is the mean square. "l2norm" is x / max(||x||, eps) or, with
+    the eps `inside` the root, x / sqrt(||x||^2 + eps). These three are computed within each of the
+    `groups` into which the features of a row are divided. "batchnorm" uses the running statistics per
+    feature (in training, those of the batch). "groupnorm" uses the statistics of the row's sample over
+    all its positions and one of the `groups`; with one group per feature it is "instancenorm".
 
-    The affine is y * (offset + weight) + bias, with the parts that the module has. It is the
-    module's `activation` that comes last where that is set; a `prescaled` formula normalises
-    x * (offset + weight) and has no affine, and a `bare` one is compared before the affine. `own` is
-    a registered class's own way to y.
+    The affine is y * (offset + weight) + bias, with the parts that the module has. If `activation` is
+    set, the module's attribute of that name is applied last. A `prescaled` formula normalises x * (offset
+    + weight) and has no affine. A `bare` formula is compared before the affine. `own` is a registered
+    class's own function for y.
     """
 
     kind: str
@@ -50,14 +50,14 @@ class Formula:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is LayerNorm or RMSNorm over all features of a row, with nothing around it."""
+        """Whether it is LayerNorm or RMSNorm over all features of a row, with nothing before or after it."""
         odd = self.groups > 1 or self.prescaled or self.activation is not None or self.own is not None
         return self.kind in ("layernorm", "rmsnorm") and not odd
 
     def normalise(self, module: nn.Module, rows: Rows, sample: Labels, *, spend: bool = False) -> Tensor:
-        """Return y (V, D), what the module makes of the rows before its affine.
+        """Return y (V, D): the rows as the module normalises them, before its affine.
 
-        It may take the memory of `rows.centred`, if that may be spent.
+        With `spend`, the result may overwrite `rows.centred`.
         """
         if self.own is not None:
             return self.own(module, rows.x)
@@ -83,7 +83,7 @@ class Formula:
         return rows.x / squared.sqrt().clamp(min=self.eps)
 
     def row_scale(self, rows: Rows) -> Tensor:
-        """Return 1 / sqrt(power + eps) (V, 1) of a layernorm or an rmsnorm: its scale of each row."""
+        """Return the scale of each row of a layernorm or rmsnorm, 1 / sqrt(power + eps), (V, 1)."""
         power = rows.variance if self.kind == "layernorm" else rows.variance + rows.mean.square()
         return (power + self.eps).rsqrt()
 
@@ -96,7 +96,7 @@ class Formula:
         return mean, power  # (B, D)
 
     def affine(self, module: nn.Module, y: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the layer's output (V, D) as this formula has it, in the memory `out` or other."""
+        """Return the layer's output (V, D) by this formula, from y; `out` may be used as its memory."""
         if self.bare or self.prescaled:
             return y
         scale, bias = self._scale(module, y), fitting(module, "bias", y.shape[1], y.dtype)
@@ -104,7 +104,7 @@ class Formula:
         return made if self.activation is None else getattr(module, self.activation)(made)
 
     def weight_and_bias(self, module: nn.Module, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return what y is multiplied by and what is added then, (features,) each."""
+        """Return the factor of y and the summand after it, (features,) each: 1 and 0 where there is none."""
         weight, bias = self._weight(module, features, dtype), fitting(module, "bias", features, dtype)
         return _expanded(weight, 1.0, features, dtype), _expanded(bias, 0.0, features, dtype)
 
@@ -124,7 +124,7 @@ def _expanded(values: Tensor | None, default: float, features: int, dtype: torch
 
 
 def _batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return BatchNorm's mean and variance (D,): the running ones, or the rows' in training."""
+    """Return BatchNorm's mean and variance (D,): the running ones or, in training, those of the rows."""
     mean, power = (vector(module, name, rows.x.dtype) for name in ("running_mean", "running_var"))
     learns = module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
     if mean is None or power is None or learns:
@@ -133,7 +133,7 @@ def _batch_statistics(module: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def formulas(module: nn.Module, features: int, dtype: torch.dtype, *, bare: bool = False) -> list[Formula]:
-    """List the formulas that `module` may follow on rows of `features`, the likeliest first."""
+    """List the formulas that `module` may follow on rows of `features` features, the most likely first."""
     eps = module_eps(module, dtype)
     own = registered(module)
     if own is not None and own.normalise is not None:
@@ -147,7 +147,7 @@ def formulas(module: nn.Module, features: int, dtype: torch.dtype, *, bare: bool
     stored = [vector(module, name) for name in ("running_mean", "running_var")]
     if any(v is not None and v.numel() != features for v in stored):
         return []
-    # Frozen BatchNorms are classes of their own, known by what they store.
+    # Frozen BatchNorms have classes of their own; their running statistics identify them.
     if all(v is not None for v in stored) or isinstance(module, nn.modules.batchnorm._BatchNorm):
         return [Formula("batchnorm", eps) for eps in choices]
     kinds = ("rmsnorm", "layernorm") if says_rms(module) else ("layernorm", "rmsnorm")
@@ -156,7 +156,10 @@ def formulas(module: nn.Module, features: int, dtype: torch.dtype, *, bare: bool
 
 
 def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iterator[Formula]:
-    """Give the formulas to try where none of `formulas` fits: by groups, by length, scaled before."""
+    """Yield the formulas to try if none of `formulas` fits.
+
+    They add an activation, normalise by the length or by groups, or scale before they normalise.
+    """
     for name in _ACTIVATION_NAMES:
         if callable(getattr(module, name, None)):
             for known in formulas(module, features, dtype):
@@ -183,17 +186,17 @@ def _offsets(module: nn.Module) -> tuple[float, ...]:
 
 
 def _group_counts(module: nn.Module, features: int) -> list[int]:
-    """Into how many equal groups the features may fall: the module's own whole numbers say it."""
+    """Return the numbers of equal groups that the features may have, from the module's own integers."""
     held = [v for v in vars(module).values() if isinstance(v, int) and not isinstance(v, bool)]
     whole = [n for n in held if 1 < n < features and features % n == 0]
     return list(dict.fromkeys(count for n in whole for count in (n, features // n)))
 
 
 def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
-    """Return the module's eps, NaN when it holds none.
+    """Return the module's eps, NaN if it has none.
 
-    nn.RMSNorm's None means the machine epsilon of `dtype`, the one it computes in: float64 for
-    float64, else float32.
+    An eps of None in nn.RMSNorm means the machine epsilon of the dtype that it computes in: float64 if
+    `dtype` (or the weight's, if that is None) is float64, otherwise float32.
     """
     for name in _EPS_NAMES:
         value = getattr(module, name, None)
@@ -206,23 +209,23 @@ def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:
 
 
 def says_rms(module: nn.Module) -> bool:
-    """Whether the class's name says that it takes the root mean square."""
+    """Whether the name of the module's class contains "rms"."""
     return "rms" in type(module).__name__.lower()
 
 
 def vector(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> Tensor | None:
-    """Return a parameter or buffer of the module as a flat vector, None when it has none."""
+    """Return the module's parameter or buffer `name` as a flat vector, None if it has no such tensor."""
     value = getattr(module, name, None)
     return value.detach().to(dtype).reshape(-1) if isinstance(value, Tensor) else None
 
 
 def stored_statistics(module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Return a BatchNorm's running mean and variance (D,) in float64, None where it has none."""
+    """Return a BatchNorm's running mean and variance (D,) in float64, None if it has none."""
     mean, variance = (vector(module, name, torch.float64) for name in ("running_mean", "running_var"))
     return None if mean is None or variance is None else (mean, variance)
 
 
 def fitting(module: nn.Module, name: str, features: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-    """Return the same where it is a number, or one a feature: a vector of another size is not used."""
+    """Return `vector(module, name, dtype)` if it has 1 or `features` elements, otherwise None."""
     value = vector(module, name, dtype)
     return value if value is not None and value.numel() in (1, features) else None

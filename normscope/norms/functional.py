@@ -1,7 +1,8 @@
 """Finds normalization without a module, which hooks cannot see: functional calls and inline code.
 
-While the model runs, every tensor function passes by here. PyTorch's own norms are known by name; those
-that are written out, by the degrees of what they divide by.
+While the model runs, a mode intercepts every tensor function. PyTorch's own norms are recognised by name.
+Norms that are written out in code are recognised by their degree of homogeneity, as described in
+`normscope.norms.homogeneity`.
 """
 
 import os
@@ -27,7 +28,7 @@ _NAMED = frozenset(
     )
 )
 _WRITTEN_OUT = "a norm written out"
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # Not torchvision, which begins alike.
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # The separator excludes torchvision.
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Place:
 
 
 class FunctionalNorms(TorchFunctionMode):
-    """A mode that takes note of where `model`, running in it, normalises outside of `norms`, its modules.
+    """A mode that records where `model`, running in it, normalises outside of `norms`, its norm modules.
 
-    `names` are those of all its modules; the model itself is not kept alive.
-    Weights that are normalised do not count: that is a way to parametrise a layer.
+    `names` are the names of all its modules. The mode holds no strong reference to the model. Normalised
+    weights are not recorded: they are a parametrization of a layer.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class FunctionalNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call the function, and look at what it did."""
+        """Call the function, and record the line that called it if it completes a norm."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if self._paused:
@@ -82,7 +83,7 @@ class FunctionalNorms(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take no note of what is done meanwhile, which is not the model's."""
+        """Record nothing within this context: the code that runs in it is not the model's."""
         self._paused = True
         try:
             yield
@@ -90,7 +91,7 @@ class FunctionalNorms(TorchFunctionMode):
             self._paused = False
 
     def notes(self) -> list[str]:
-        """Say where, a sentence a line of code."""
+        """Return one sentence per line of code that normalises."""
         return [_sentence(place, [*modules.values()]) for place, modules in self._places.items()]
 
     def _note(self, what: str, frame: FrameType) -> None:
@@ -100,7 +101,7 @@ class FunctionalNorms(TorchFunctionMode):
             owner = _owner(each)
             owners += [] if owner is None else [owner]
             if owner is model:
-                break  # Those around it are the caller's: to read a frame's variables keeps them alive.
+                break  # Outer frames are the caller's; reading their variables would keep these alive.
         if not any(id(owner) in self._norms for owner in owners):
             here = next((f for f in frames if not f.f_code.co_filename.startswith(_TORCH)), frame)
             module = owners[0] if owners else model

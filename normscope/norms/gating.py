@@ -1,7 +1,7 @@
 """Gated norms: a second input, activated, multiplies what is normalised or the output.
 
-Qwen3-Next normalises and then gates, Mamba 2 gates and then normalises. What such a layer
-normalises is the gated input in the second case: that is the x whose statistics are taken.
+Qwen3-Next normalises and then gates, Mamba 2 gates and then normalises. In the second case the layer
+normalises the gated input, so statistics are taken of the gated input.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, 
 
 @dataclass(frozen=True)
 class Gate:
-    """How a norm uses its gate: `before` or after normalising, by one of the ACTIVATIONS."""
+    """How a norm uses its gate: `before` or after it normalises, with this `activation`."""
 
     before: bool
     activation: str
 
     def factor(self, gate: Tensor) -> Tensor:
-        """Return what multiplies: the gate, activated, at least in float32."""
+        """Return the activated gate, in float32 or float64: the factor of the input or of the output."""
         wide = gate.detach() if gate.dtype == torch.float64 else gate.detach().float()
         return _ACTIVATIONS[self.activation](wide)
 

@@ -1,8 +1,8 @@
 """Tracks each tensor's degree of homogeneity in the activation.
 
-x / sqrt(mean(x^2)) no longer grows with x, nor does (x - mean) / sqrt(var): x times a statistic of x
-that together have degree 0 is a norm, however it is written out. A softmax, a scale of attention, a
-rotary embedding and a gate have no such statistic.
+A tensor has degree k if it is multiplied by c^k when x is multiplied by c. x / sqrt(mean(x^2)) and (x -
+mean) / sqrt(var) have degree 0. A product of x and a statistic of x with degree 0 is a norm, however the
+code writes it. A softmax, a scale of attention, a rotary embedding and a gate have no such statistic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-# The same numbers in another form.
+# Functions that return the same numbers in another shape, dtype or memory.
 _RESHAPING = frozenset(
     (
         *("bfloat16", "clone", "contiguous", "detach", "double", "expand", "expand_as", "flatten", "float"),
@@ -20,7 +20,7 @@ _RESHAPING = frozenset(
         *("type_as", "unflatten", "unsqueeze", "view", "view_as"),
     )
 )
-# What keeps a statistic away from 0.
+# Functions that keep a statistic away from 0, as an eps does.
 _GUARDING = frozenset(("add", "clamp", "clamp_min", "max", "maximum", "nan_to_num", "where"))
 _PRODUCTS = {"mul": 1.0, "multiply": 1.0, "div": -1.0, "divide": -1.0, "true_divide": -1.0, "truediv": -1.0}
 _POWERS = {"rdiv": -1.0, "reciprocal": -1.0, "rsqrt": -0.5, "rtruediv": -1.0, "sqrt": 0.5, "square": 2.0}
@@ -30,19 +30,22 @@ _EUCLIDEAN = (None, 2, "fro")
 
 @dataclass(frozen=True)
 class _Term:
-    """A tensor that grows as x ** degree, x being the `origin`th activation; a statistic once reduced."""
+    """A tensor that grows as x ** `degree`, where x is the activation number `origin`.
+
+    It is `reduced` if it is a statistic of x.
+    """
 
     origin: int
     degree: float = 1.0
     reduced: bool = False
 
     def power(self, exponent: float) -> "_Term":
-        """Return the term of this tensor's power."""
+        """Return the term of this tensor raised to `exponent`."""
         return replace(self, degree=self.degree * exponent)
 
 
 class Degrees:
-    """The terms of the tensors that are alive, and which of them are made of weights alone."""
+    """The terms of the tensors that are alive, and the set of those made of weights alone."""
 
     def __init__(self) -> None:
         self._terms: Any = WeakIdKeyDictionary()
@@ -54,7 +57,10 @@ class Degrees:
         return isinstance(value, nn.Parameter) or value in self._weights
 
     def follow(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> bool:
-        """Take note of one step, a tensor function without its underscores; whether it completes a norm."""
+        """Record one call of a tensor function; return whether its result is a norm.
+
+        `name` is the function's name without its outer underscores.
+        """
         if isinstance(result, tuple) and name in ("std_mean", "var_mean"):
             name, result = name.removesuffix("_mean"), result[0]
         if not isinstance(result, Tensor):
@@ -62,7 +68,8 @@ class Degrees:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         made_of_weights = bool(tensors) and all(map(self.is_weight, tensors))
         term = self._step(name, args, kwargs) if tensors and not made_of_weights and args else None
-        for kept in (self._terms, self._weights):  # The result may be an argument, changed in place.
+        # A function in place returns its argument, whose old entry is wrong now.
+        for kept in (self._terms, self._weights):
             kept.pop(result, None)
         if made_of_weights:
             self._weights[result] = True
@@ -100,6 +107,7 @@ class Degrees:
         if one.origin != two.origin:
             return None
         degree = one.degree + sign * two.degree
+        # Degree 0 is a norm only if exactly one factor is a statistic and one has degree 1, as x has.
         if degree == 0 and (one.reduced == two.reduced or 1 not in (one.degree, two.degree)):
             return None
         return _Term(one.origin, degree, one.reduced and two.reduced)
@@ -113,12 +121,12 @@ class Degrees:
         return _Term(term.origin, degree, reduced=True) if term and term.degree == 1 else None
 
     def _guarded(self, values: Sequence[Any]) -> _Term | None:
-        """A statistic beside numbers, weights and others of the same activation is one still."""
+        """Return the statistic's term if all other arguments are numbers, weights or have the same term."""
         terms = {self._term(value) for value in values if isinstance(value, Tensor)} - {None}
         return next(iter(terms)) if len(terms) == 1 and all(t and t.reduced for t in terms) else None
 
     def _less(self, value: Tensor, other: Any) -> _Term | None:
-        """x less its mean is still x; x less another activation is not."""
+        """Return the term of x for x minus its mean; x minus another activation has no term."""
         term = self._term(value)
         smaller = not isinstance(other, Tensor) or other.numel() < value.numel()
         return term if term and (smaller or term.reduced) else None
@@ -127,7 +135,7 @@ class Degrees:
         return self._terms.get(value) if isinstance(value, Tensor) else None
 
     def _term(self, value: Any) -> _Term | None:
-        """Return a tensor's term, a new activation's where it has none; None for numbers and weights."""
+        """Return the tensor's term; without one it is a new activation. None for numbers and weights."""
         if not isinstance(value, Tensor) or self.is_weight(value):
             return None
         term = self._known(value)

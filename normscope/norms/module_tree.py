@@ -15,11 +15,11 @@ from normscope.errors import UsageError
 
 
 def is_spread(model: "nn.Module") -> bool:
-    """Whether accelerate brings weights to where they are needed."""
+    """Whether the library accelerate has put its hooks on modules, to move weights between devices."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-# What wrappers call the module within.
+# The names that wrappers give to the module inside them.
 _WITHIN = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
@@ -27,10 +27,10 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model within its compiled or data-parallel wrappers, itself where it has none.
+    """Return the model inside its compiled or data-parallel wrappers, or the model itself without any.
 
-    Raises UsageError for what has no modules that could be hooked: a scripted or traced model, and
-    nn.DataParallel on several devices, which runs copies that come and go.
+    Raises UsageError if the modules cannot be hooked: a scripted or traced model, or nn.DataParallel on
+    several devices, which runs temporary copies.
     """
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise UsageError(
@@ -47,7 +47,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give every module once, with its name as it would be without wrappers."""
+    """Yield every module once, with the name that it would have without wrappers."""
     names, modules = {"": ""}, {"": model}
     for path, module in model.named_modules():
         parent, _, last = path.rpartition(".")
@@ -58,7 +58,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def as_written() -> AbstractContextManager[Any]:
-    """Run compiled code as it was written until the context ends."""
+    """Return a context in which compiled code runs uncompiled."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # Nothing has been compiled.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")

@@ -10,7 +10,7 @@ from torch import nn
 from normscope.norms.residual_flow import methods, side_of
 
 PLACES = ("embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other")
-# How transformers' classes call the norms of queries and keys.
+# The attribute names that transformers' classes give to the norms of queries and keys.
 _QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
@@ -19,11 +19,12 @@ _HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
 class Places:
     """Tells the place of each norm of a model.
 
-    Blocks are what lies in the model's ModuleLists. Outside of them a norm belongs to the
-    "embeddings" when the code calls it before the blocks, and is "final" when it calls it after; of a
-    part that is put on top of the base model it belongs to the "head". In a block it is "per-head"
-    when it lies in an attention module and is as wide as one head; "pre-norm" when the code reads
-    x + f(norm(x)), "post-norm" when it reads norm(x + f(x)) or x + norm(f(x)). Else "other".
+    Blocks are the modules in the model's ModuleLists. A norm outside of blocks belongs to the
+    "embeddings" if the code calls it before the blocks, and is "final" if the code calls it after them.
+    In a part on top of the base model, it belongs to the "head". A norm in a block is "per-head" if it is
+    in an attention module and is as wide as one head. It is "pre-norm" if the code computes x +
+    f(norm(x)), and "post-norm" if the code computes norm(x + f(x)) or x + norm(f(x)). Otherwise the place
+    is "other".
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,9 +37,9 @@ class Places:
         self._width = max(widths, default=math.inf)
 
     def of(self, name: str, features: int) -> str:
-        """Return the place of the norm called `name`, of so many features (0: unknown)."""
+        """Return the place of the norm `name` with `features` features (0: unknown)."""
         if name not in self._modules:
-            return "other"  # the model is nothing but a norm
+            return "other"  # The model itself is a norm.
         owner, attribute = self._owner(name)
         if self._is_per_head(owner, attribute, features):
             return "per-head"
@@ -47,7 +48,10 @@ class Places:
         return side_of(owner, attribute) or "other"
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
-        """The module whose code calls the norm, and as what: a list of norms goes by the list's name."""
+        """Return the module whose code calls the norm, and the attribute's name in that code.
+
+        For a norm in a list, the name is that of the list.
+        """
         above, _, attribute = name.rpartition(".")
         while isinstance(self._modules[above], nn.ModuleList | nn.ModuleDict) and above:
             above, _, attribute = above.rpartition(".")
@@ -61,7 +65,7 @@ class Places:
         return features in self._head_sizes and (is_one or (in_attention and features < self._width))
 
     def _outside(self, name: str) -> str:
-        """Compare with the blocks of the nearest module around the norm that has some."""
+        """Compare with the blocks of the nearest module that contains the norm and has blocks."""
         for above in reversed([*_above(name)]):
             start = f"{above}." if above else ""
             stacks = {self._branch(start, stack) for stack in self._stacks if stack.startswith(start)}
@@ -88,17 +92,17 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _above(name: str) -> Iterator[str]:
-    """The names of the modules around a module, the outermost, "", first."""
+    """Yield the names of the modules that contain a module, starting with the outermost, ""."""
     parts = name.split(".")
     yield from (".".join(parts[:i]) for i in range(len(parts)))
 
 
 def _order(module: nn.Module) -> list[str]:
-    """A module's children as its forward first calls them; those that it does not name, as registered."""
+    """Return a module's children as `forward` first names them; the others follow their registration."""
     children = [name for name, _ in module.named_children()]
     forward = [method for method in methods(module) if method.code.name == "forward"]
     called = [name for method in forward for name in method.mentions if name in children]
-    # One that goes unnamed stays behind the child that it was registered after.
+    # A child without a name in `forward` comes after the child that was registered before it.
     order = list(called)
     for i, name in enumerate(children):
         if name not in order:
@@ -107,7 +111,7 @@ def _order(module: nn.Module) -> list[str]:
 
 
 def head_sizes(config: Any) -> set[int]:
-    """Return every size that one attention head has, by a configuration and those within it."""
+    """Return every size of an attention head in a configuration and in those nested in it."""
     found = set()
     for members in _members(config):
         found |= {value for name, value in members.items() if _HEAD_SIZES.search(name) and _is_size(value)}
@@ -121,7 +125,7 @@ def _sizes(members: dict[str, Any], names: tuple[str, ...]) -> list[int]:
 
 
 def _members(config: Any) -> Iterator[dict[str, Any]]:
-    """What a configuration says, and what each one within it says."""
+    """Yield the members of a configuration, and those of each configuration nested in it."""
     members: dict[str, Any] = getattr(config, "__dict__", {})
     yield members
     for value in members.values():

@@ -16,7 +16,7 @@ Class = TypeVar("Class", bound=type[nn.Module])
 
 @dataclass(frozen=True)
 class _Registered:
-    """What a user has said of a class: its kind, and how it normalises, if that is known."""
+    """What a user registered for a class: its kind, and its `normalise` function or None."""
 
     kind: str
     normalise: Normalise | None
@@ -26,7 +26,7 @@ _KNOWN: dict[type[nn.Module], _Registered] = {}
 
 
 def register(module_class: Class, normalise: Normalise | None = None, *, kind: str = "other") -> Class:
-    """Count every module of this class, or of one derived from it, as a normalization layer.
+    """Treat every module of this class, or of a subclass, as a normalization layer.
 
         normscope.register(MyNorm)
         normscope.register(MyNorm, lambda module, x: x / x.abs().mean(-1, keepdim=True))
@@ -36,7 +36,7 @@ def register(module_class: Class, normalise: Normalise | None = None, *, kind: s
     affine y * weight + bias (or y * (1 + weight) + bias) of the parameters with those names; the
     report's `own_error` says how well it fits. `kind` is what reports call such layers, one of
     layernorm, rmsnorm, l2norm, batchnorm, groupnorm, instancenorm, other. Returns the class, so that
-    it also serves as a decorator. Raises UsageError for what is no module class, and for other kinds.
+    it also serves as a decorator. Raises UsageError if it is not a module class, or the kind is unknown.
     """
     if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
         raise UsageError(f"{module_class!r} is no class of modules; expected a subclass of torch.nn.Module")
@@ -47,5 +47,5 @@ def register(module_class: Class, normalise: Normalise | None = None, *, kind: s
 
 
 def registered(module: nn.Module) -> _Registered | None:
-    """Return what was said of the module's class, or of the nearest one that it derives from."""
+    """Return the registration of the module's class or of its nearest base class, None if there is none."""
     return next((_KNOWN[base] for base in type(module).__mro__ if base in _KNOWN), None)

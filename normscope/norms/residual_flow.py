@@ -1,8 +1,8 @@
 """Classifies residual blocks from their code: x + f(norm(x)), norm(x + f(x)), or neither.
 
-The method's statements are followed in order with a symbol for every value, and each `if` that asks
-for a flag of the module takes the side that the module takes. Nothing is run, so it costs the same
-for a model of any size.
+The statements of a method are read in order, with a symbol for every value. An `if` on a flag of the
+module is read only on the side that the flag selects. Nothing is run, so the cost does not depend on the
+size of the model.
 """
 
 import ast
@@ -15,33 +15,36 @@ from typing import Any
 
 from torch import nn
 
-# A call that hands its one value on, near enough: what it returns stands for what it was given.
+# Parts of the names of calls, such as dropout, whose one argument is taken as their result.
 _PASSING = ("drop", "scale")
-# Methods of a tensor that give the same numbers in another form, and what is no number of it.
+# Tensor methods that return the same numbers in another form; tensor attributes that are no numbers of it.
 _RESHAPING = ("contiguous", "expand", "flatten", "permute", "reshape", "to", "transpose", "type_as", "view")
 _ABOUT = ("device", "dim", "dtype", "shape", "size")
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What an expression gives: `kind` is norm, add, pass (one value handed on), tuple, call or given."""
+    """The value of an expression.
+
+    `kind` is norm, add, pass (one value passed on), tuple, call, or given (an argument of the method).
+    """
 
     kind: str
     inputs: tuple["Value", ...] = ()
 
     def bare(self) -> "Value":
-        """Return the value that was handed on to become this one."""
+        """Return the value that was passed on to give this one."""
         return self.inputs[0].bare() if self.kind == "pass" else self
 
     def terms(self) -> "list[Value]":
-        """List what was added up, sums within the sum taken apart and kept as well."""
+        """List the terms of a sum; a sum among them is listed together with its own terms."""
         found = []
         for term in (value.bare() for value in self.inputs):
             found += [term, *(term.terms() if term.kind == "add" else ())]
         return found
 
     def comes_from(self, other: "Value") -> bool:
-        """Whether `other` went into this value, however far back."""
+        """Whether this value is `other` or was computed from it."""
         ahead, seen = [self], set()
         while ahead:
             value = ahead.pop()
@@ -54,11 +57,11 @@ class Value:
 
 
 def side_of(module: nn.Module, name: str) -> str:
-    """Tell on which side of a residual addition the methods of `module` apply its norm `self.name`.
+    """Return the side of a residual addition on which `module` applies its norm `self.name`, "" if unknown.
 
-    "pre-norm": its input is also added to what is made of its output, x + f(norm(x)). "post-norm":
-    its input is a sum, norm(x + f(x)), or its output is a term of one, x + norm(f(x)). "" if neither
-    can be seen.
+    "pre-norm": the input of the norm is also added to a result of its output, x + f(norm(x)).
+    "post-norm": the input of the norm is a sum, norm(x + f(x)), or its output is a term of a sum, x +
+    norm(f(x)).
     """
     for method in methods(module):
         if name in method.mentions:
@@ -78,7 +81,10 @@ class _Method:
 
 
 def methods(module: nn.Module) -> tuple[_Method, ...]:
-    """Parse the methods that the module's class adds to torch's, `forward` first; those that have source."""
+    """Parse the methods that the module's class adds to torch's, `forward` first.
+
+    Methods without source are left out.
+    """
     kind: Any = type(module)
     return _methods(kind)
 
@@ -89,7 +95,7 @@ def _methods(kind: type[nn.Module]) -> tuple[_Method, ...]:
     for base in kind.__mro__:
         if base.__module__.split(".", maxsplit=1)[0] != "torch" and issubclass(base, nn.Module):
             for name, value in vars(base).items():
-                # The initialiser makes the parts and uses none.
+                # `__init__` creates the parts and calls none of them.
                 if inspect.isfunction(value) and name != "__init__":
                     found.setdefault(name, value)
     parsed = (_parsed(found[name]) for name in sorted(found, key=lambda name: name != "forward"))
@@ -114,7 +120,10 @@ def _is_self(node: ast.AST) -> bool:
 
 
 class _Reading:
-    """One method, followed from top to bottom; loops once, both sides of what cannot be told."""
+    """One method, read from top to bottom.
+
+    Loops are read once; of an `if` that cannot be decided, both sides are read.
+    """
 
     def __init__(self, module: nn.Module, norm: str) -> None:
         self.module, self.norm = module, norm
@@ -122,7 +131,7 @@ class _Reading:
         self.made: list[Value] = []
 
     def side(self) -> str:
-        """Return the first side that a use of the norm tells."""
+        """Return the side that the first use of the norm shows, "" if no use shows one."""
         sums = [value for value in self.made if value.kind in ("add", "call")]
         return next((side for n in self.made if n.kind == "norm" and (side := _side(n, sums))), "")
 
@@ -159,7 +168,7 @@ class _Reading:
             self._block(node.body)
 
     def _flag(self, test: ast.expr) -> bool | None:
-        """What a condition on the module's own flags comes to; None when it asks for anything else."""
+        """Return the value of a test on the module's own flags; None for any other test."""
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             inner = self._flag(test.operand)
             return None if inner is None else not inner
@@ -242,7 +251,7 @@ class _Reading:
 
 def _side(norm: Value, sums: Sequence[Value]) -> str:
     given = norm.inputs[0].bare()
-    # A module that is handed both x and f(norm(x)) adds them up inside.
+    # A module that is called with both x and f(norm(x)) is taken to add them inside.
     added = [value.terms() for value in sums]
     if any(given in terms and any(t is not given and t.comes_from(norm) for t in terms) for terms in added):
         return "pre-norm"
@@ -257,7 +266,7 @@ def _name(node: ast.AST) -> str:
 
 
 def _path(node: ast.AST) -> list[str]:
-    """The attributes that lead from `self` to a part, an index passed over; empty for anything else."""
+    """Return the attributes that lead from `self` to a part, without indices; empty for anything else."""
     names: list[str] = []
     while isinstance(node, ast.Attribute | ast.Subscript):
         if isinstance(node, ast.Attribute):

@@ -16,20 +16,22 @@ from normscope.norms.tensor_arithmetic import may_be_tried
 ANY_WIDTH = 8
 # A module with more weights than this is no norm: copies would cost memory.
 MOST_WEIGHTS = 1 << 20
-# Rows so long that no eps and no threshold matters; and how much a norm's output may change with their scale.
+# LONG is the scale of the rows for the trial, so large that no eps and no threshold matters; SAME is the
+# relative change up to which outputs count as equal.
 LONG, SAME = 1e3, 1e-3
-# By how much each element is changed to see that the output follows.
+# The relative change of each element, to test that the output follows the input.
 _NUDGE = 0.01
 
 _TOLD: dict[tuple[object, ...], bool] = {}
 
 
 def normalises(module: nn.Module) -> bool:
-    """Whether a small module of a class of its own gives the same for x and for 2 x, as norms do.
+    """Whether a small module, not of torch's classes, gives the same for x and for 2 x, as norms do.
 
-    A copy is tried on long rows, features last or on axis 1; torch's own classes are known and are
-    not tried. What does not depend on its input does not normalise it, nor does what is constant but
-    for jumps, as sign, a mask of the largest, and a softmax of long rows are.
+    A copy runs on rows of large norm, with the features on the last axis or on axis 1. torch's own
+    classes are known and are not tried. The output must also follow the input. A constant output is not a
+    norm, nor is one that is constant except for jumps: a sign, a mask of the largest elements, or a
+    softmax of rows of large norm.
     """
     tensors = [*module.parameters(), *module.buffers()]
     if not _is_small(module) or not may_be_tried(module):
@@ -55,7 +57,7 @@ def _is_small(module: nn.Module) -> bool:
 
 @contextmanager
 def own_chance() -> Iterator[None]:
-    """Give every stream of random numbers back as it was: Python's, numpy's and torch's of all devices."""
+    """Restore all random number generators at the end: Python's, numpy's, and torch's on all devices."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda._initialized else ()
     try:
@@ -67,11 +69,11 @@ def own_chance() -> Iterator[None]:
 
 
 def filled(module: nn.Module, dice: torch.Generator) -> nn.Module:
-    """Return a copy in memory with weights and buffers that differ in every feature."""
+    """Return a copy on the CPU, with weights and buffers that differ in every feature."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         copied = copy.deepcopy(module).to_empty(device="cpu").float().eval()
-    for part in copied.modules():  # Hooks are copied, too, and are not ours to call.
+    for part in copied.modules():  # Hooks are copied too, and must not be called here.
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             hooks.clear()
     with torch.no_grad():
@@ -99,12 +101,12 @@ def _ignores_scale(module: nn.Module, x: Tensor) -> bool:
             nudged = x * (1 + _NUDGE * torch.randn(x.shape, generator=dice))
             given = (x, 2 * x, nudged, x.roll(1, 0))
             once, twice, near, other = (tried(value) for value in given)
-    except (Exception, SystemExit):  # A foreign class, copied out of its model: anything may go wrong.
+    except (Exception, SystemExit):  # A copy of an unknown class may raise anything.
         return False
     if not isinstance(once, Tensor) or once.shape != x.shape or not once.is_floating_point():
         return False
     scale = float(once.double().square().mean().sqrt())
-    # Jumps move few elements, if any.
+    # A jump changes few elements, if any, so the median stays 0.
     follows = float((near - once).abs().median()) > SAME * scale
     return follows and _gap(once, twice) < SAME * scale < _gap(once, other)
 

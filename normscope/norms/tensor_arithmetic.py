@@ -19,7 +19,7 @@ _NAMESPACES = frozenset(
         *("torch.nn.functional", "torch.special"),
     )
 )
-# Where functions in C and in Python come from that compute, less those that set something.
+# The modules of functions that only compute, in C and in Python, and names of those that set something.
 _IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
 _IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
 _SETTERS = ("_", "from_file", "set_")
@@ -33,9 +33,9 @@ _BUILTINS = frozenset(
 )
 # Methods of a module, a list or a number that change nothing but themselves.
 _METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
-# What a tensor has that reaches beyond the process's memory, or never returns.
+# Tensor methods with effects beyond the process's memory, or that may never return.
 _REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
-# What a class may define that is called where a module is copied or called.
+# Methods that run when a module is copied or called; a class that defines one is not tried.
 OWN = frozenset(
     (
         *("__call__", "__copy__", "__deepcopy__", "__getattr__", "__getattribute__", "__getstate__"),
@@ -53,10 +53,10 @@ _FORBIDDEN = (
 
 
 def may_be_tried(module: nn.Module) -> bool:
-    """Whether a copy of a leaf module may be run: it is of a known package, or computes with tensors alone.
+    """Whether a copy of a leaf module may run: its package is known, or its code is only tensor arithmetic.
 
-    Code with loops, imports, stores into containers, or calls of what is not PyTorch's is not; nor is a
-    class with its own way to be copied or called. A helper that the module calls is looked at, too.
+    Not allowed are loops, imports, stores into containers, calls of functions that are not PyTorch's, and
+    a class with its own way to be copied or called. Helpers that the module calls are checked too.
     """
     if type(module).__module__.split(".")[0] in _KNOWN:
         return True
@@ -67,14 +67,14 @@ def may_be_tried(module: nn.Module) -> bool:
 
 
 class _Reading:
-    """The functions of one module that have been read."""
+    """Reads the functions of one module, each of them once."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._read: set[CodeType] = set()
 
     def is_arithmetic(self, function: Any) -> bool:
-        """Whether a function, and all that it calls, is tensor arithmetic."""
+        """Whether a function, and every function that it calls, is tensor arithmetic."""
         if not isinstance(function, FunctionType):
             return False
         if function.__code__ in self._read:
@@ -112,7 +112,7 @@ class _Reading:
         """Whether an attribute of a tensor, or of the module, is a value or arithmetic."""
         value = getattr(self._module, name, None)
         if name.startswith("__") or (isinstance(value, _CONTAINERS) and name not in vars(self._module)):
-            return False  # A list of the class, say, is no part of a copy.
+            return False  # A list of the class, for example, is not copied with the module.
         if hasattr(nn.Module, name) or value is None:
             known = hasattr(Tensor, name) or hasattr(torch.finfo, name) or hasattr(int, name)
             return name in _METHODS or name in vars(self._module) or (known and name not in _REACHING)
@@ -136,7 +136,7 @@ class _Reading:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Give a function's code, and that of the functions within it."""
+    """Yield a function's code, and the code of the functions defined in it."""
     yield code
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -144,7 +144,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _value(name: str, function: FunctionType, cells: Any) -> Any:
-    """Return what a name that is not local means in a function; what is allowed nowhere, if unknown."""
+    """Return the value of a name that is not local; if unknown, an object that is not allowed."""
     if name in cells:
         try:
             return cells[name].cell_contents

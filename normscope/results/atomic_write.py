@@ -14,25 +14,25 @@ from normscope.errors import ReportError
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing is locked and so nothing is taken for left behind
+except ImportError:  # Windows: nothing is locked, so no folder can be known as left behind
     fcntl = None  # type: ignore[assignment]
 
 
 def write_json(data: Any, path: str | os.PathLike[str] | None, indent: int | None) -> str:
-    """Return `data` as strict JSON text and, given a path, write it there whole or not at all."""
+    """Return `data` as strict JSON text; if a path is given, write it there completely or not at all."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a UTF-16 pair stays an escape
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate becomes an escape
     if path is not None:
         write_whole(path, text)
     return text
 
 
 def write_whole(path: str | os.PathLike[str], text: str | Iterable[str]) -> None:
-    """Write `text`, or its pieces one by one, to `path` as UTF-8: beside it first, then renamed over it.
+    """Write `text`, or its pieces one by one, to `path` as UTF-8: to a temporary file that is then renamed.
 
-    A reader never sees half a file, and a failure leaves what was there before. Devices and
-    named pipes (`/dev/stdout`) are written to directly, since they cannot be renamed over.
-    Raises ReportError when the place cannot be written.
+    A reader never sees half a file, and a failure leaves the old file unchanged. Devices and named pipes
+    (`/dev/stdout`) are written to directly, since they cannot be replaced. Raises ReportError if `path`
+    cannot be written.
     """
 
     def write(target: Path) -> None:
@@ -43,9 +43,9 @@ def write_whole(path: str | os.PathLike[str], text: str | Iterable[str]) -> None
 
 
 def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Call `write` with a name beside `path`, then rename what it wrote over it; else as `write_whole`.
+    """Call `write` with a temporary path, then rename the file that it wrote to `path`.
 
-    Raises ReportError for devices and pipes, too: what `write` makes needs a file.
+    Otherwise as `write_whole`. Raises ReportError also for devices and pipes: `write` needs a file.
     """
     if Path(path).exists() and not Path(path).is_file():
         raise ReportError(f"cannot write {str(path)!r}: it is no file; name a file")
@@ -53,7 +53,7 @@ def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Raise ReportError, before the work, where `write_whole` and `write_with` could not write to `path`."""
+    """Raise ReportError, before the work, if `write_whole` and `write_with` could not write to `path`."""
 
     def probe(target: Path) -> None:
         if not target.exists():
@@ -80,7 +80,7 @@ def _write(path: str | os.PathLike[str], write: Callable[[Path], object], *, kee
 
 
 def _resolved(path: Path) -> Path:
-    """Follow links, so that what they lead to is replaced; before Python 3.13 a loop is a RuntimeError."""
+    """Follow symbolic links, to replace their target; a loop is a RuntimeError before Python 3.13."""
     target = path.resolve()
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -88,7 +88,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _put(made: Path, target: Path) -> None:
-    """Rename a file to its place; what cannot be replaced, such as a mounted file, is written in place."""
+    """Rename a file to its place; one that cannot be replaced, such as a mounted file, is overwritten."""
     with made.open("rb+") as stream:
         os.fsync(stream.fileno())
     made.chmod(_mode_for(target))
@@ -102,7 +102,7 @@ def _put(made: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
-    """A folder on the same file system, for what is being written; those of killed runs are removed."""
+    """Yield a temporary folder on the same file system; folders that killed runs left are removed."""
     stem = f".{target.name[:50]}."
     if fcntl:
         _remove_left(target.parent, stem)
@@ -118,7 +118,7 @@ def _folder_beside(target: Path) -> Iterator[Path]:
 
 
 def _made_and_locked(folder: Path) -> int | None:
-    """Make a folder and lock it; anew where another run has removed it before it was locked."""
+    """Make a folder and lock it; try again if another run removes it before it is locked."""
     while True:
         folder.mkdir(mode=0o700)
         if not fcntl:
@@ -133,7 +133,7 @@ def _made_and_locked(folder: Path) -> int | None:
 
 
 def _remove_left(parent: Path, stem: str) -> None:
-    """Remove the folders that killed runs have left: a run that still writes holds its folder's lock."""
+    """Remove the folders that killed runs left behind: a run that still writes holds its folder's lock."""
     with contextlib.suppress(OSError):
         left = [path for path in parent.iterdir() if path.name.startswith(stem)]
         for folder in left:
@@ -147,7 +147,7 @@ def _remove_left(parent: Path, stem: str) -> None:
 
 
 def _mode_for(target: Path) -> int:
-    """The permissions an ordinary `open` would have left: the old file's, or the umask's."""
+    """Return the permissions that `open` would give: those of the old file, otherwise by the umask."""
     if target.exists():
         return target.stat().st_mode & 0o777
     umask = os.umask(0)

@@ -25,8 +25,8 @@ class NoiseParts(Record):
 class Running(Record):
     """BatchNorm's running statistics over the batches in their order, beginning with the first.
 
-    `mean` and `variance`: how far they end from the statistics of all kept texts, as TID. `tid`:
-    how far each batch is from what they were before it.
+    `mean` and `variance` are the distance of the final running statistics from those of all kept texts,
+    as TID. `tid` is the distance of each batch from the running statistics before it.
     """
 
     mean: float

@@ -13,7 +13,7 @@ import numpy as np
 
 from normscope.results.base import Record
 
-# Spelled out, since the readers take the element type off them: numpy's own short form has changed.
+# Written in full: readers take the element type from them, and numpy's short form has changed.
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -48,11 +48,12 @@ class ModelInfo(Record):
 class RunInfo(Record):
     """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
 
-    `medium` is what its samples, counted in `texts`, are: text, image, audio, or several side by side.
-    `position_bins` are the first positions of the bins that late positions share, None where every one
-    stands alone; `batch_tokens` the most token slots of a batch where their number decided its size.
-    Of `tokens`, `unknown_tokens` are the tokenizer's unknown one, and of `texts`, `repeated_texts` are an
-    earlier one once more; both are None where the texts are not known.
+    `medium` is the kind of the samples that `texts` counts: text, image, audio, or several side by side.
+    `position_bins` are the first positions of the bins that late positions share, None if there are no
+    bins. `batch_tokens` is the maximum number of token slots in a batch, if that number decided the batch
+    size. `unknown_tokens` is the number of `tokens` that are the tokenizer's unknown token.
+    `repeated_texts` is the number of `texts` that repeat an earlier one. Both are None if the texts are
+    not known.
     """
 
     texts: int

@@ -28,8 +28,8 @@ class Drift(Record):
 class LayerDrift(Record):
     """One layer of A and its counterpart in B, `other`; `index` is A's.
 
-    `bn_drift` compares the statistics that BatchNorm would keep, `ln_drift` the averages of those that
-    LayerNorm takes; the changes are B less A.
+    `bn_drift` compares the statistics that BatchNorm would store, `ln_drift` the averages of those that
+    LayerNorm takes. The changes are B minus A.
     """
 
     name: str

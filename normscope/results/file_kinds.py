@@ -19,7 +19,7 @@ _BEGINNINGS = (
 
 
 def what_it_is(path: Path) -> str | None:
-    """Say what a file that is not JSON is; None where that cannot be told, and for all but files."""
+    """Name the kind of a file that is not JSON; None if it is unknown, or if the path is not a file."""
     try:
         if not path.is_file():
             return None
@@ -50,7 +50,7 @@ def _safetensors(path: Path) -> str | None:
     except (SafetensorError, OSError) as error:
         return f"it is no whole safetensors file ({error})"
     if schema == _MOMENTS:
-        return None  # What is wrong with its report is the reader's to say.
+        return None  # The reader says what is wrong with its report.
     return f"it is safetensors of {schema!r}" if schema else "it is safetensors without a report"
 
 

@@ -42,11 +42,11 @@ class FeatureStats(Record):
 class PositionStats(Record):
     """Per position, BN-style beside LN-style; every array is (T,).
 
-    `count` is the number of samples that reach the position. `mean` and `variance` pool samples
-    and features there, as BatchNorm does with the position as its channel. `token_mean` and
-    `token_variance` average each token's own mean and variance, as LayerNorm takes them. Where late
-    positions share bins a place in the arrays is a bin, `first` its first position, and `count` the
-    tokens in it; `first` is None where every position stands alone.
+    `count` is the number of samples that reach the position. `mean` and `variance` pool samples and
+    features there, as BatchNorm does with the position as its channel. `token_mean` and `token_variance`
+    average each token's own mean and variance, as LayerNorm takes them. If late positions share bins,
+    each array element is a bin: `first` is its first position, and `count` the number of tokens in it.
+    `first` is None if there are no bins.
     """
 
     count: Counts
@@ -58,7 +58,7 @@ class PositionStats(Record):
 
     @property
     def numbers(self) -> Counts:
-        """The position at each place of the arrays, or the first one of its bin, (T,)."""
+        """The position of each array element, or the first position of its bin, (T,)."""
         return np.arange(len(self.count)) if self.first is None else self.first
 
 
@@ -106,7 +106,7 @@ class ExplainedByToken(Record):
 class Explained(Record):
     """The share of the variance of x that position, that sample, and that the token's id account for.
 
-    `token` is None where it was not asked for, or the ids are not known.
+    `token` is None if it was not requested, or the token ids are not known.
     """
 
     position: EffectSize
@@ -135,7 +135,8 @@ class StoredGap(Record):
 class LargeFeatures(Record):
     """Features whose output is 6 or more in size in at least 6 % of the tokens; every array is (F,).
 
-    `share` is each one's share of the tokens, `largest` its largest |output|.
+    `share` (F,) is the share of the tokens in which each feature is large, `largest` (F,) its maximum
+    |output|.
     """
 
     features: Counts
@@ -147,8 +148,8 @@ class LargeFeatures(Record):
 class MassiveActivations(Record):
     """Elements of the input over 100 in size, and over 1000 medians of their sample.
 
-    `count` is how many there were, `largest` the largest size; `features` and `positions` are where
-    most of them were, the most first, at most 16 of each.
+    `count` is their number and `largest` the maximum of their |x|. `features` and `positions` are those
+    with the largest numbers of them, in descending order, at most 16 of each.
     """
 
     count: int
@@ -169,8 +170,8 @@ class AffineOutliers(Record):
 class Outliers(Record):
     """What stands out of a layer, each by the rule of its source.
 
-    `llm_int8` is None where the output is not known, `affine_outliers` where there is no affine of
-    several elements. `sd_ratio` is the largest over the median standard deviation of a feature.
+    `llm_int8` is None if the output is not known, `affine_outliers` if there is no affine of several
+    elements. `sd_ratio` is the maximum over the median of the features' standard deviations.
     """
 
     llm_int8: LargeFeatures | None
@@ -183,7 +184,7 @@ class Outliers(Record):
 class OutlierFeature(Record):
     """One feature of the layers with `width` features that is an outlier in several of them.
 
-    `layers` are their names, `share` how many they are of all measured layers of that width.
+    `layers` are the names of these layers, `share` their share of all measured layers of that width.
     """
 
     feature: int
@@ -196,8 +197,9 @@ class OutlierFeature(Record):
 class LayerReport(Record):
     """All numbers of one normalization layer. A part that could not be measured is None.
 
-    `call` tells which of a forward's calls of the module this is, from 1; None when all were pooled.
-    `calls_per_forward` is the most calls in one forward, `calls` the calls that are in these numbers.
+    `call` is the number of this call within a forward pass, from 1; None if all calls are pooled.
+    `calls_per_forward` is the maximum number of calls in one forward pass, `calls` the number of calls in
+    these statistics.
     """
 
     name: str
@@ -230,7 +232,7 @@ class LayerReport(Record):
 
     @property
     def module_name(self) -> str:
-        """The name of the layer's module in the model: without the number of the call."""
+        """The name of the layer's module in the model, without the number of the call."""
         return self.name.removesuffix(f"#{self.call}")
 
 
@@ -238,9 +240,9 @@ class LayerReport(Record):
 class Report(Result, Shown):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
-    `outlier_features` are those that recur across layers. `moments` is what `normscope.merge` needs, a
-    `normscope.statistics.layer_state.RunMoments`, where it was asked for: no part of the JSON, and of no
-    comparison.
+    `outlier_features` are those that recur across layers. `moments` is a
+    `normscope.statistics.layer_state.RunMoments`, which `normscope.merge` needs; it is None unless
+    requested, and is part neither of the JSON nor of a comparison.
     """
 
     SCHEMA = "normscope.report/1"
@@ -269,7 +271,7 @@ class Report(Result, Shown):
 
 
 def _check_lengths(layer: LayerReport) -> None:
-    """Raise ReportError where arrays over the same axis differ in length, or from the layer's features."""
+    """Raise ReportError if arrays over one axis differ in length, or from the number of features."""
     if layer.features < 0:
         raise ReportError(f"layer {quoted(layer.name)} has {layer.features} features; expected 0 or more")
     large = layer.outliers.llm_int8 if layer.outliers else None

@@ -21,7 +21,7 @@ from normscope.escaping import printable
 T = TypeVar("T")
 
 
-# The metadata of a field that is no part of the plain values.
+# The metadata of a field that is left out of the plain values.
 APART = {"apart": True}
 
 
@@ -44,12 +44,12 @@ def plain_fields(kind: Any) -> "list[dataclasses.Field[Any]]":
 
 
 def from_plain(kind: type[T], value: Any, where: str = "report") -> T:
-    """Build `kind` from plain values; ReportError names the first member that does not fit."""
+    """Build `kind` from plain values; ReportError names the first member that does not fit, below `where`."""
     return typing.cast(T, _read(kind, value, where))
 
 
 def require_schema(data: Any, schema: str, what: str) -> dict[str, Any]:
-    """Return `data` if it says that it follows `schema`; ReportError says that it is not `what`."""
+    """Return `data` if it follows `schema`; otherwise raise a ReportError that says it is not `what`."""
     got = data.get("schema") if isinstance(data, dict) else type(data).__name__
     if isinstance(data, dict) and got == schema:
         return data
@@ -82,7 +82,7 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     for field in plain_fields(kind):
         key = field.name.rstrip("_")
         if key not in members and field.default is not dataclasses.MISSING:
-            continue  # A later version's field, in an earlier version's report.
+            continue  # An earlier version wrote the report, before the field existed.
         if key not in members:
             raise ReportError(f"{where} has no member {key!r}; expected a report that normscope wrote")
         read[field.name] = _read(hints[field.name], members[key], f"{where}.{key}")

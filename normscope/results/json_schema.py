@@ -110,7 +110,7 @@ class _Types:
 
     def _reference(self, kind: Any) -> Schema:
         if kind.__name__ not in self._definitions:
-            self._definitions[kind.__name__] = {}  # Its place, before what is below it.
+            self._definitions[kind.__name__] = {}  # Reserves its place before its members' types.
             self._definitions[kind.__name__].update(self.record(kind))
         return {"$ref": f"#/$defs/{kind.__name__}"}
 

@@ -21,8 +21,9 @@ class OutlinedModel(Record):
 class OutlinedLayer(Record):
     """One normalization layer.
 
-    `features` is None where only its input will tell, `eps` NaN where it has none. `place` is one of
-    embeddings, pre-norm, post-norm, final, per-head, head, other: see `normscope.norms.placement.Places`.
+    `features` is None if only the layer's input determines it; `eps` is NaN if the layer has none.
+    `place` is one of embeddings, pre-norm, post-norm, final, per-head, head, other: see
+    `normscope.norms.placement.Places`.
     """
 
     name: str

@@ -10,8 +10,8 @@ from normscope.results.common import ModelInfo
 class Tables(Record):
     """The tables over positions: their `bytes` at most, in so many `rows`, for so many `positions`.
 
-    `exact` is how many positions stand alone where later ones share bins, None where all do; `positions`
-    is None where texts may be of any length.
+    `exact` is the number of positions without a bin if later ones share bins, None if there are no bins.
+    `positions` is None if texts may have any length.
     """
 
     bytes: int

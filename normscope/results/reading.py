@@ -47,7 +47,7 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
 
 
 def _text(path: Path) -> str:
-    """Return the JSON of a report, from beside its moments where it has some."""
+    """Return the JSON text of a report, also from a file that holds its moments too."""
     mode = path.stat().st_mode
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero has no end
         raise ValueError("it is a device")

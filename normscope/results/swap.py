@@ -39,7 +39,7 @@ class Effect(Record):
 
     @property
     def damage(self) -> float:
-        """What effects are ordered by: KL, or 1 - cosine without a head; infinite where it is no number."""
+        """The number that orders effects: KL, or 1 - hidden cosine without a head; infinite if not finite."""
         damage = 1 - self.hidden_cosine.mean if self.kl is None else self.kl.mean
         return damage if math.isfinite(damage) else math.inf
 
@@ -48,7 +48,7 @@ class Effect(Record):
 class Baseline(Record):
     """The untouched model: its language-modelling `head`, "causal", "masked", "seq2seq" or None.
 
-    `targets` are the tokens of the held-out texts that it is asked to predict.
+    `targets` is the number of tokens of the held-out texts that the model must predict.
     """
 
     head: str | None
@@ -88,8 +88,8 @@ class Step(Record):
 class FoldedLayer(Record):
     """What became of a replaced layer: folded `into` the Linears of these names, or the `reason` why not.
 
-    The differences are those of the model's outputs, this layer alone replaced and then folded; NaN where
-    it was not tried.
+    The differences are between the outputs of the model with only this layer replaced, and those after it
+    is folded; NaN if that was not tried.
     """
 
     name: str
@@ -103,8 +103,8 @@ class FoldedLayer(Record):
 class FoldInfo(Record):
     """The layers that the Linears after them do the work of, and the proof that the outputs are equal.
 
-    Up to `tolerance`, a relative difference, they count as equal. The differences are those of all folded
-    layers together, and the `effect` is theirs: None without any.
+    Outputs count as equal up to `tolerance`, a relative difference. The differences and the `effect` are
+    those of all folded layers together; `effect` is None if no layer was folded.
     """
 
     tolerance: float
@@ -115,7 +115,7 @@ class FoldInfo(Record):
 
     @property
     def folded(self) -> list[FoldedLayer]:
-        """Return the layers that were folded."""
+        """The layers that were folded."""
         return [layer for layer in self.layers if layer.reason is None]
 
 
@@ -132,8 +132,8 @@ class CalibrationInfo(Record):
 class SwapReport(Result, Shown):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
-    `run` is about the held-out texts, `kind` says what the layers are replaced by. `cumulative` is None
-    unless it was asked for, nor is `fold`.
+    `run` describes the held-out texts, and `kind` the replacement of the layers. `cumulative` and `fold`
+    are None unless requested.
     """
 
     SCHEMA = "normscope.swap/1"
@@ -158,5 +158,5 @@ class SwapReport(Result, Shown):
         )
 
     def by_damage(self) -> list[LayerSwap]:
-        """Return the layers, the one that does the most damage first."""
+        """Return the layers, sorted by damage, the largest first."""
         return sorted(self.layers.values(), key=lambda layer: (-layer.effect.damage, layer.index))

@@ -10,7 +10,7 @@ from normscope.results.base import Record
 from normscope.results.json_codec import to_plain
 
 COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
-# Lists by position, and lists that name features or positions; every other list is by feature.
+# Views with lists by position; lists of feature or position numbers. All other lists are by feature.
 _BY_POSITION = ("position",)
 _NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
 
@@ -18,12 +18,12 @@ Row = tuple[str, str, int | None, int | None, str, float | int]
 
 
 def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
-    """Give the lines of a CSV of layers: a heading, then one known number a row.
+    """Yield the lines of a CSV of layers: a header, then one row per known number.
 
-    `view` and `statistic`, with a point between them, are the number's path in the JSON; `position` and
-    `feature` say which element of a list it is, or are empty; of a bin of positions it is the first.
-    What a layer is as a whole has the view `layer`. Features and positions that a list only names get a
-    row each, with the value 1.
+    `view` and `statistic`, joined by a point, are the path of the number in the JSON. `position` and
+    `feature` are the index of an element of a list, and are empty for other numbers. The position of a
+    bin is its first position. A number of the layer as a whole has the view `layer`. A list of feature or
+    position numbers gives one row per element, with the value 1.
     """
     yield _line(COLUMNS)
     for name, layer in layers.items():
@@ -31,9 +31,9 @@ def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
 
 
 def json_lines(layers: Mapping[str, Record]) -> Iterator[str]:
-    """Give one line of strict JSON, in ASCII, for each layer: what it is in the report's list of layers.
+    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON report.
 
-    Its name is also there as `layer`, which the CSV calls it.
+    The layer's name is added as `layer`, the name of that column in the CSV.
     """
     for name, layer in layers.items():
         yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"
@@ -48,7 +48,7 @@ def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
 
 
 def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:
-    # Lists beside the features, or the first positions of the bins, that they are of.
+    # The feature numbers, or the first positions of bins, to which the lists of this part belong.
     keys = part.get("features") if "share" in part else part.get("first") if view in _BY_POSITION else None
     for key, value in part.items():
         statistic = f"{path}{key}"

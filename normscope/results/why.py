@@ -32,9 +32,9 @@ class Evidence(Record):
 class Finding(Record):
     """One claim: what it says, its evidence, the rule that decides it by `decided_by`, and the verdict.
 
-    `decided_by` is the name of the evidence that the rule is about, None where no number decides.
-    `threshold` is NaN there. `verdict` is one of holds, fails, undecided, "not testable here"; `more`
-    the command that shows more.
+    `decided_by` is the name of the evidence that the rule tests. It is None, and `threshold` is NaN, if
+    no number decides. `verdict` is one of holds, fails, undecided, "not testable here". `more` is the
+    command that shows more.
     """
 
     id: str
@@ -58,8 +58,8 @@ class Pooled(Record):
 class WhyReport(Result, Shown):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
-    `kept_texts` of the run's texts are what the numbers are taken from; intervals are of 95 %, by the
-    bootstrap with this `seed`.
+    The numbers are computed from `kept_texts` of the run's texts. The 95 % intervals come from the
+    bootstrap over texts with the random seed `seed`.
     """
 
     SCHEMA = "normscope.why/1"

@@ -1,9 +1,9 @@
 """All moments of one layer, mergeable in any order.
 
-What is kept is a (position x feature) table and a few scalars per view, so memory grows with
-the longest sample and not with the corpus. The views `feature`, `position` and `global` are
-read off the table; `token`, `sequence` and `instance` are complete within a batch and are
-summarised as they pass.
+An accumulator holds a (position x feature) table and a few scalars per view. Its memory therefore grows
+with the longest sample, not with the corpus. The views `feature`, `position` and `global` are computed
+from the table. A group of the views `token`, `sequence` and `instance` is complete within one batch, so
+each batch adds only a summary of its groups.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from normscope.statistics.token_identity import Words
 
 @dataclass
 class Groups:
-    """Groups too many to keep (tokens, samples): the spread of their means and of their variances."""
+    """Groups that are too many to store (tokens, samples): the spread of their means and variances."""
 
     mean: Spread
     variance: Spread
@@ -29,7 +29,7 @@ class Groups:
         return cls(Spread.empty(device), Spread.empty(device))
 
     def add(self, mean: Tensor, variance: Tensor) -> None:
-        """Add groups with these means and variances."""
+        """Add groups with these means and variances, tensors of one shape."""
         self.mean.merge(Spread.of(mean))
         self.variance.merge(Spread.of(variance))
 
@@ -42,11 +42,13 @@ class Groups:
 class Accumulator:
     """The running moments of one layer with D features and this eps, on one device.
 
-    `table` (T, D) pairs the input x with the layer's own normalization y by position; `output`
-    (1, D) holds y's moments per feature; `by_position` (T, 2) each token's mean and variance;
-    `within_samples` is the sum of squares of x around its sample's mean, per feature; `outliers`
-    counts what stands out of the input and of the layer's real output. `words`, x by token id, is kept
-    only where a number of ids is given, None else.
+    `table` (T, D) holds, by position, the moments of the input x and its co-moments with y, the layer's
+    own normalization of x before the affine. `output` (1, D) holds the moments of y per feature.
+    `by_position` (T, 2) holds, by position, the moments of the tokens' means (column 0) and variances
+    (column 1). `within_samples` (1, D) is the sum of squares of x around the mean of its sample, per
+    feature. `outliers` counts outliers of the input and of the layer's real output. The attribute `words`
+    holds the moments of x by token id; it is None unless the argument `words`, the maximum number of ids,
+    is given.
     """
 
     def __init__(
@@ -63,12 +65,12 @@ class Accumulator:
         self.words = None if words is None else Words(features, words, device)
 
     def empty(self) -> "Accumulator":
-        """Return moments like these of nothing yet."""
+        """Return an empty accumulator with the same features, eps, device and number of token ids."""
         words = None if self.words is None else self.words.most
         return Accumulator(self.output.mean.shape[1], self.eps, self.output.mean.device, words)
 
     def merge(self, new: "Accumulator") -> None:
-        """Add what `new` has seen of the same layer, in any order."""
+        """Add the moments that `new` holds of the same layer; the order of merges does not matter."""
         for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):
             getattr(self, name).merge(getattr(new, name))
         self.sequence_likeness.merge(new.sequence_likeness)
@@ -80,15 +82,15 @@ class Accumulator:
 
     @property
     def count(self) -> int:
-        """How many tokens were seen."""
+        """The number of tokens that were added."""
         return int(self.output.count)
 
     @property
     def positions(self) -> int:
-        """How many positions were seen, counted from 0 to the last."""
+        """The number of rows of the table: one per position from 0, or one per bin of positions."""
         return len(self.table.co)
 
     @property
     def samples(self) -> int:
-        """How many samples were seen; a layer called twice in a forward sees each of them twice."""
+        """The number of samples; a layer that is called twice in a forward pass counts each sample twice."""
         return int(self.sequence.mean.moments.count)

@@ -10,28 +10,28 @@ from normscope.errors import ReportError
 from normscope.escaping import quoted
 from normscope.statistics.accumulator import Accumulator
 
-# What a leaf holds, by the end of its name: numbers of things, or sums of what cannot be negative.
+# The last part of a leaf's name says what it holds: COUNTS are counts; _SQUARES cannot be negative.
 COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens"}
 _SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
-# Whole numbers are exact in float64 up to here.
+# float64 represents every integer up to this one exactly.
 MOST = 2**53
 
 
 def pack(moments: Accumulator) -> dict[str, Tensor]:
-    """Return all that the moments hold as tensors on the CPU, named by their path: `table.x.mean`.
+    """Return everything in the accumulator as tensors on the CPU, named by path, as `table.x.mean`.
 
-    Numbers become tensors without axes, a dictionary one of its pairs (N, 2).
+    A number becomes a tensor of shape (). A dictionary becomes its (key, value) pairs, int64 (N, 2).
     """
     return {path: _tensor(getattr(owner, name)) for path, owner, name in _leaves(moments)}
 
 
 def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
-    """Return the moments of a layer with so many features that `pack` made tensors of.
+    """Return the accumulator of a layer with `features` features, from the tensors of `pack`.
 
-    Raises ReportError where a tensor is missing, its shape or dtype is not what it must be, or it holds
-    what no moments can: a negative count or sum of squares.
+    Raises ReportError if a tensor is missing, has a wrong shape or dtype, or holds impossible values: a
+    negative count or a negative sum of squares.
     """
-    # Held against the file before memory is taken for so many.
+    # Checked first: a wrong number of features must not allocate that much memory.
     if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
         raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
     moments = Accumulator(features, 0.0, words=1 if "words.most" in tensors else None)
@@ -51,13 +51,13 @@ def unpack(tensors: Mapping[str, Tensor], features: int) -> Accumulator:
 
 
 def copied(moments: Accumulator, *, share: bool = False) -> Accumulator:
-    """Return a copy on the CPU, which goes its own way unless it may `share` memory."""
+    """Return a copy on the CPU; it is independent, unless it may `share` memory with the original."""
     tensors = {path: values if share else values.clone() for path, values in pack(moments).items()}
     return unpack(tensors, moments.output.mean.shape[1])
 
 
 def moved(moments: Accumulator, device: torch.device) -> Accumulator:
-    """Return the same moments, whose tensors are on this device now."""
+    """Move the accumulator's tensors to this device, in place, and return the accumulator."""
     for _, owner, name in [*_leaves(moments)]:
         value = getattr(owner, name)
         if isinstance(value, Tensor):
@@ -66,7 +66,7 @@ def moved(moments: Accumulator, device: torch.device) -> Accumulator:
 
 
 def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Give the path of every tensor, number and dictionary in a statistic, who holds it and by which name."""
+    """Yield the path, the owner and the attribute name of each tensor, number and dictionary of `part`."""
     for name, value in vars(part).items():
         if isinstance(value, Tensor | int | float | dict):
             yield f"{path}{name}", part, name
@@ -89,7 +89,7 @@ def _value(old: Any, new: Tensor) -> Any:
 
 
 def _fits(old: Tensor, new: Tensor) -> bool:
-    """Whether `new` can take the place of `old`: only what has no rows yet may have more of them."""
+    """Whether `new` may replace `old`: only a table without rows may get another number of rows."""
     same = old.shape[1:] == new.shape[1:] if _grows(old) else old.shape == new.shape
     return same and old.dim() == new.dim() and old.dtype == new.dtype
 
@@ -102,9 +102,9 @@ def _check_numbers(path: str, name: str, values: Tensor) -> None:
     counts, squares = name in COUNTS, name in _SQUARES
     if counts and not bool(((values >= 0) & (values <= MOST)).all()):
         raise ReportError(f"the tensor {quoted(path)} holds what is no count; expected 0 or more")
-    if path == "by_position.mean":  # of the tokens' means, and of their variances
+    if path == "by_position.mean":  # Only column 1, the mean of variances, cannot be negative.
         values, squares = values[:, 1], True
-    if squares and bool((values < 0).any()):  # NaN is what is not known.
+    if squares and bool((values < 0).any()):  # NaN means unknown, and is allowed.
         raise ReportError(f"the tensor {quoted(path)} has negative numbers; expected 0 or more")
 
 

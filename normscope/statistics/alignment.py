@@ -31,11 +31,13 @@ _ALL = slice(None)
 class TokenMask:
     """The tokens of one forward pass: which are real, and which of them count.
 
-    `real` (B, S) bool also covers earlier tokens of a key-value cache; `valid` (B, T) bool is about
-    the forward's own tokens, the last T. A real token that does not count (a special token that
-    was excluded) still takes a position. `ids` (B, T) are those tokens' ids, where they are asked for
-    and known. Late positions share `bins`, if there are any. `texts` (B, T) numbers the samples where
-    several share a row, one after the other; it is None where each row is one.
+    B is the batch size, T the number of tokens per row in this forward pass, and S that number plus the
+    cached tokens. `real` (B, S) bool is False for padding. It also covers earlier tokens of a key-value
+    cache. `valid` (B, T) bool marks the tokens that count among the last T. A special token that is
+    excluded is real but not valid; it still takes a position. `ids` (B, T) are the token ids, None if
+    they are not needed or not known. Late positions share `bins`; None means that they do not. `texts`
+    (B, T) numbers the samples if several share a row, one after the other; it is None if each row is one
+    sample.
     """
 
     real: Tensor
@@ -45,14 +47,16 @@ class TokenMask:
     texts: Tensor | None = None
 
     def current(self) -> Tensor:
-        """Return which of the forward's own tokens are real, (B, T)."""
+        """Return which of the tokens of this forward pass are real, (B, T) bool."""
         return self.real[:, -self.valid.shape[1] :]
 
     def positions(self) -> Tensor:
         """Number each sample's real tokens from 0, (B, T)."""
+        # Counted over all S tokens, so that the positions continue after the cached tokens.
         numbers = (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
         if self.texts is None:
             return numbers
+        # Each text of a row starts at position 0: subtract the number at which the text begins.
         begins = self.texts.diff(dim=1, prepend=self.texts[:, :1]) > 0
         return numbers - numbers.where(begins, 0).cummax(1).values
 
@@ -65,15 +69,15 @@ class TokenMask:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The rows of a layer's input that count, and where each belongs.
+    """The rows of a layer's input that count, and the sample and position of each.
 
-    `index` picks them out of all rows. `sample` and `position` label them; the rows of one sample
-    stand together, and samples are numbered without gaps; `batch_row` (G,) says which row of the
-    batch each of them is, or which text where several share a row. A layout of None means that the
-    axes could not be told apart: every row counts and belongs to no known sample or position. It is
-    not `sure` where sizes that coincide would have allowed another layout. `word` (V,) is the token
-    id of each row, None where there is none or it is not asked for. With `bins`, `position` labels
-    rows by their bins, and `number` (V,) has the positions themselves.
+    `index` selects these V rows from all rows. `sample` and `position` label them. The rows of one sample
+    are adjacent, and samples are numbered from 0 without gaps. `batch_row` (G,) is the batch row of each
+    sample, or the number of its text if several texts share a row. A `layout` of None means that the axes
+    could not be identified: every row counts, and its sample and position are unknown. `sure` is False if
+    sizes coincide, so that another layout was possible. `word` (V,) is the token id of each row, None if
+    ids are not needed or not known. With `bins`, `position` labels rows by their bins, and `number` (V,)
+    holds the positions themselves.
     """
 
     layout: str | None
@@ -88,12 +92,12 @@ class Alignment:
 
     @property
     def positions(self) -> Tensor:
-        """The position of each row, (V,), whatever bin it is in."""
+        """The position of each row, (V,), also where positions share bins."""
         return self.position.group if self.number is None else self.number
 
     @property
     def positioned(self) -> bool:
-        """Whether rows have positions: not so when there is one row a sample, or no layout."""
+        """Whether rows have positions; False if there is one row per sample, or no layout."""
         return self.layout is not None and self.layout != POOLED
 
     @property
@@ -102,7 +106,7 @@ class Alignment:
         return self.layout is not None and not is_own_sequence(self.layout)
 
     def take(self, rows: Tensor, scratch: Scratch | None = None, name: str = "") -> Tensor:
-        """Return the rows (R, D) that count, (V, D): a view, or in a `scratch` block or new."""
+        """Return the rows (V, D) that count of `rows` (R, D): a view, a `scratch` block or a new tensor."""
         if isinstance(self.index, slice):
             return rows[self.index]
         out = None if scratch is None else scratch.block(name, rows, len(self.index))
@@ -110,7 +114,7 @@ class Alignment:
 
     @cached_property
     def numbers(self) -> Tensor:
-        """Return which of all rows count, (V,)."""
+        """Return the row numbers of the rows that count, (V,)."""
         if not isinstance(self.index, slice):
             return self.index
         start, group = self.index.start or 0, self.sample.group
@@ -118,15 +122,15 @@ class Alignment:
 
     @cached_property
     def total(self) -> Tensor:
-        """How many rows count, (1, 1) float64."""
+        """The number of rows that count, (1, 1) float64."""
         return self.sample.count.sum(0, keepdim=True)
 
     def keep(self, chosen: Tensor) -> "Alignment":
-        """Return the alignment of those of its rows that are `chosen` (V,) bool."""
+        """Return the alignment of only those of its rows that are `chosen`, (V,) bool."""
         return self._relabelled(self.numbers[chosen], chosen)
 
     def parts(self, size: int) -> "list[Alignment]":
-        """Cut at sample borders into parts of about `size` rows, each numbering its samples from 0."""
+        """Cut at sample boundaries into parts of about `size` rows; each part numbers its samples from 0."""
         parts, start, ends = [], 0, self.sample.count.flatten().cumsum(0).long().tolist()
         for i, end in enumerate(ends):
             following = ends[i + 1] if i + 1 < len(ends) else None
@@ -154,17 +158,17 @@ def align(
     known: str | None = None,
     samples: int | None = None,
 ) -> Alignment:
-    """Label the rows of an input whose axes other than the features are `lead`.
+    """Label the rows of an input; `lead` is the sizes of its axes other than the features.
 
-    With a mask the axes are matched against its (B, T). Where they are not those of its tokens, but one
-    of them holds the B texts, the others are the layer's own sequence, N: pooled or added tokens,
-    windows, whatever padding they hold. Without a mask they are matched against the number of
-    `samples` alone, and if that is unknown, too, the first axis is the sample and the others, in
-    order, are the position.
+    With a mask, the axes are matched against the mask's (B, T). If they are not the axes of its tokens,
+    but one of them holds the B samples, the other axes are the layer's own sequence, N: pooled or added
+    tokens, or windows. All rows of such a sequence count, padding included. Without a mask, the axes are
+    matched against the number of `samples`. If that is unknown too, the first axis is the sample, and the
+    other axes, in order, are the position.
 
-    Where sizes coincide and several layouts match, the one that is `known` from another call is
-    taken, else the first, and the alignment is not `sure`. What is known to be UNALIGNED stays so,
-    even where sizes happen to match.
+    If sizes coincide and several layouts match, the layout `known` from another call is chosen, otherwise
+    the first one, and the alignment is not `sure`. With a mask, a layer `known` as UNALIGNED stays
+    unaligned, even if sizes happen to match.
     """
     rows = torch.arange(math.prod(lead), device=device).reshape(lead or (1,))
     if known == UNALIGNED and mask is not None:
@@ -180,6 +184,7 @@ def align(
     if not layouts:
         return _one_by_one(None, rows)
     layout = known if known in layouts else next(iter(layouts))
+    # With one row, or one sample in a sequence of its own, all layouts give the same labels.
     sure = len(layouts) == 1 or rows.numel() == 1 or (samples == 1 and not tokens)
     if layout == POOLED:
         return replace(_one_by_one(POOLED, rows), sure=sure)
@@ -189,7 +194,7 @@ def align(
 
 
 def fits(lead: tuple[int, ...], mask: TokenMask) -> bool:
-    """Whether these axes can be those of the mask's tokens."""
+    """Whether axes of the sizes `lead` can be those of the mask's tokens."""
     return bool(token_layouts(lead, mask.valid.shape))
 
 
@@ -199,6 +204,7 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     labels = (rows if mask.texts is None else mask.texts)[:, :, None].expand_as(order)
     positions = mask.positions()[:, :, None].expand_as(order)
     kept = order[valid]
+    # If all rows count, in order, a slice selects them without a copy.
     whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
     word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
     index = _ALL if whole else kept
@@ -212,7 +218,7 @@ def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
 
 
 def _in_order(layout: str, order: Tensor) -> Alignment:
-    """Label rows whose numbers are in `order` (B, N): all of them count, at positions 0 to N - 1."""
+    """Label rows, of which `order` (B, N) holds the numbers: all of them count, at positions 0 to N - 1."""
     sample = torch.arange(len(order), device=order.device)[:, None].expand_as(order).flatten()
     position = torch.arange(order.shape[1], device=order.device)[None].expand_as(order).flatten()
     index = order.flatten()
@@ -221,7 +227,7 @@ def _in_order(layout: str, order: Tensor) -> Alignment:
 
 
 def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
-    """Label rows that are no tokens: each stands for itself, at no position."""
+    """Label rows that are not tokens: each row is a sample of its own, and its position is unknown."""
     return _labelled(layout, _ALL, rows.flatten(), torch.zeros_like(rows.flatten()))
 
 
@@ -233,7 +239,7 @@ def _labelled(
     word: Tensor | None = None,
     bins: Bins | None = None,
 ) -> Alignment:
-    # Numbered anew, so that a sample without a valid row is no group of zero rows.
+    # Renumbered, so that a sample without a valid row does not become an empty group.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
     cells = Labels.of(position if bins is None else bins.of(position))
     number = None if bins is None else position

@@ -19,14 +19,15 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 class Filling:
     """What batches of one size and order hold.
 
-    `padding_share` is padding over all token slots, each batch padded to its longest text. `tokens`
-    (batches,) counts those that count in each. `positions` (T,) is the mean number of texts with a
-    token that counts at each position, over the batches that have any there.
+    `padding_share` is the share of padding in all token slots; each batch is padded to its longest text.
+    `tokens` (batches,) is the number of tokens that count in each batch. `positions` (T,) is the mean
+    number of texts with a token that counts at each position, over the batches that have such a text.
 
-    The positions of every batch that any of its texts has taken together: `positions_short` is the
-    share of them that fewer than 30 texts reach, and `late_samples` the median number of texts in
-    the last quarter of each batch's positions. `variance_error` is the relative standard error
-    sqrt(2 / (late_samples - 1)) of a variance from so many, for a normal variable; NaN for one.
+    The other three numbers are taken over the positions of all batches together, where at least one text
+    has a token that counts. `positions_short` is the share of them that fewer than 30 texts reach.
+    `late_samples` is the median number of texts in the last quarter of each batch's positions.
+    `variance_error` is sqrt(2 / (late_samples - 1)), the relative standard error of the variance of a
+    normal variable with that sample size; NaN if it is 1.
     """
 
     padding_share: float
@@ -59,7 +60,7 @@ def filling(counted: Sequence[Flags], texts: Counts) -> Filling:
 
 
 def _reached(counted: Sequence[Flags], lengths: Counts, texts: Counts) -> Counts:
-    """Count for each batch the texts with a token that counts at each position, (batches, T)."""
+    """Return the number of texts of each batch with a token that counts at each position, (batches, T)."""
     table = np.zeros((len(counted), int(lengths.max())), dtype=bool)
     for row, flags in zip(table, counted, strict=True):
         row[: len(flags)] = flags

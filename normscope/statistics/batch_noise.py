@@ -1,7 +1,8 @@
 """Batch noise: the statistics of batches of texts against those of all texts.
 
-Pure functions of the moments of single texts: a batch is the exact merge of its texts, so none is
-run again. Features are taken in parts, so that memory does not grow with their number.
+Pure functions of the moments of single texts. The moments of a batch are the exact merge of the moments
+of its texts, so no text runs through the model again. Features are processed in parts, so that memory
+does not grow with their number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,17 @@ from torch.nn.functional import embedding_bag
 
 from normscope.statistics.moments import Moments
 
-# Elements of a part's largest table.
+# The number of elements in the largest table of a part.
 PART = 1 << 19
-# Steps of a running average that are taken at once.
+# The number of steps of a running average that one matrix product computes.
 _BLOCK = 64
-# A standard deviation under this share of the mean is what rounding leaves of a constant feature.
+# Rounding alone gives a constant feature a standard deviation up to this share of its mean.
 _CONSTANT = 1e-12
 
 
 @dataclass
 class Noise:
-    """The noise of one layer in batches of one size and order, a number a batch, each (batches,).
+    """The noise of one layer in batches of one size and order; each tensor is (batches,).
 
     With mu_B, sd_B, var_B of a batch, mu, sd, var of all texts, and D features:
     `tid_mean` ||mu_B - mu||_2 / ||sd||_2 and `tid_variance` ||sd_B - sd||_2 / ||sd||_2, Training
@@ -48,9 +49,10 @@ class Noise:
 class RunningDiscrepancy:
     """BatchNorm's running statistics over batches in their order, in the norm-ratio form of TID.
 
-    `end_mean`, `end_variance`: how far they end from the statistics of all texts, relative to those.
-    `tid_mean`, `tid_variance` (batches - 1,): how far each batch is from what they were before it,
-    relative to them: the discrepancy of Wang et al. between training and inference.
+    `end_mean` and `end_variance` are the distance of the final running statistics from those of all
+    texts, relative to the latter. `tid_mean` and `tid_variance` (batches - 1,) are the distance of each
+    batch's statistics from the running statistics before that batch, relative to the running statistics:
+    the discrepancy of Wang et al. between training and inference.
     """
 
     end_mean: float
@@ -60,10 +62,10 @@ class RunningDiscrepancy:
 
 
 def noise(samples: Moments, plans: Sequence[Tensor], momentum: float | None = None) -> list[Noise]:
-    """Return the noise of the batches of every plan, (batches, size) numbers of samples.
+    """Return the noise of the batches of each plan; a plan (batches, size) holds sample numbers.
 
-    `samples` (K, D) are the moments of single texts; all of them together are the corpus that
-    batches are compared with. `momentum` asks for running statistics.
+    `samples` (K, D) are the moments of single texts. All K together are the corpus that batches are
+    compared with. Running statistics are computed only if a `momentum` is given.
     """
     tokens = [samples.count[:, 0][plan].sum(1) for plan in plans]
     sums = [_Sums.empty(count, momentum) for count in tokens]
@@ -76,7 +78,7 @@ def noise(samples: Moments, plans: Sequence[Tensor], momentum: float | None = No
 
 
 def merged(samples: Moments, texts: Tensor) -> Moments:
-    """Return the moments of batches: of samples (K, D), those numbered `texts` (batches, size)."""
+    """Merge samples (K, D) into batches (batches, D); `texts` (batches, size) holds the sample numbers."""
     counts = samples.count[:, 0][texts]  # (batches, size)
     count = counts.sum(1, keepdim=True)
     mean = embedding_bag(texts, samples.count * samples.mean, mode="sum") / count.clamp(min=1)
@@ -94,16 +96,17 @@ def _parts(samples: Moments, features: int) -> Iterator[Moments]:
 
 
 def _variance(cells: Moments) -> Tensor:
-    """Return the biased variance, exactly 0 where it is a constant's rounding."""
+    """Return the biased variance; exactly 0 where it is only the rounding error of a constant."""
     variance = cells.variance()
     return variance.where(variance > (_CONSTANT * cells.mean).square(), 0.0)
 
 
 @dataclass
 class _Sums:
-    """Sums over features, per batch (batches,): they add up over the parts of a layer.
+    """Sums over features for each batch; the sums of the parts of a layer add up.
 
-    `known` are the batches of two tokens or more; `power` is the sum of all texts' variances.
+    `known` (batches,) bool marks the batches of at least two tokens; the sums have one element for each
+    of them. `power` is the variance of the whole corpus, summed over features.
     """
 
     known: Tensor
@@ -151,13 +154,13 @@ class _Sums:
         )
 
     def _spread(self, values: Tensor) -> Tensor:
-        """Put numbers of known batches to their places among all, the others NaN."""
+        """Return values for all batches, (batches,): those of the known batches, and NaN for the others."""
         return values.new_full(self.known.shape, torch.nan).masked_scatter(self.known, values)
 
 
 @dataclass
 class _DriftSums:
-    """Sums over features: `mean`, `sd`, `power` (batches - 1,), and those at the end (2,)."""
+    """Sums over features: `mean`, `sd`, `power` (batches - 1,), and `end` (2,) after the last batch."""
 
     mean: Tensor
     sd: Tensor
@@ -170,7 +173,10 @@ class _DriftSums:
         return cls(zero, zero.clone(), zero.clone(), zero.new_zeros(2))
 
     def add(self, mean: Tensor, variance: Tensor, shift: Tensor, sd: Tensor, whole_sd: Tensor) -> None:
-        """Add running statistics beside those of batches; means are less the corpus's, to lose no digits."""
+        """Add one part of the features: running statistics, and the batch statistics to compare them with.
+
+        The corpus mean is subtracted from all means, so that large means lose no digits.
+        """
         running_sd = variance.sqrt()
         self.mean += (shift[1:] - mean[:-1]).square().sum(1)
         self.sd += (sd[1:] - running_sd[:-1]).square().sum(1)
@@ -187,14 +193,14 @@ class _DriftSums:
 def running(values: Tensor, momentum: float) -> Tensor:
     """Return the running average after each batch of `values` (batches, D), in the same shape.
 
-    running = (1 - momentum) running + momentum batch, as nn.BatchNorm1d has it, but beginning
-    with the first batch and not with PyTorch's 0 and 1: after the few batches of a measurement
-    those would still weigh (1 - momentum)^batches, and no trained layer remembers them.
+    running = (1 - momentum) running + momentum batch, as in nn.BatchNorm1d. It starts from the first
+    batch, not from PyTorch's 0 and 1. After the few batches of a measurement, those initial values would
+    still have the weight (1 - momentum)^batches; in a trained layer they no longer matter.
     """
     kept = 1.0 - momentum
     after, last = torch.empty_like(values), values[:1]
     steps = torch.arange(_BLOCK, dtype=values.dtype)
-    # weights[i, j] is what batch j still weighs after batch i.
+    # weights[i, j] is the weight of batch j in the average after batch i.
     weights = momentum * (kept ** (steps[:, None] - steps).clamp(min=0)).tril()
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]

@@ -15,7 +15,10 @@ COVERAGE = 0.95
 
 
 def weights(count: int, seed: int, draws: int = _DRAWS) -> Tensor:
-    """Draw `count` of `count` texts with replacement: how often each was drawn, (draws, count) float64."""
+    """Draw `count` of `count` texts with replacement, `draws` times.
+
+    Returns how often each text was drawn, (draws, count) float64.
+    """
     dice = torch.Generator().manual_seed(seed)
     drawn = torch.randint(max(count, 1), (draws, count), generator=dice)
     return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
@@ -24,17 +27,19 @@ def weights(count: int, seed: int, draws: int = _DRAWS) -> Tensor:
 
 
 def resamples(count: int, seed: int, draws: int = _DRAWS) -> Tensor:
-    """Say how often each of `count` texts counts, (1 + draws, count): once, then as in `weights`."""
+    """Return the weights of `count` texts, (1 + draws, count): all 1 in row 0, then those of `weights`."""
     return torch.cat([torch.ones(1, count, dtype=torch.float64), weights(count, seed, draws)])
 
 
 def interval(value: float, replicates: Tensor, least: float = -math.inf, most: float = math.inf) -> Interval:
-    """Return the value with the spread of its replicates (draws,) around their mean.
+    """Return the value with its 95 % interval, from the spread of the replicates (draws,).
 
-    The interval stays between the `least` and the `most` that the number can be.
+    The ends are clamped to `least` and `most`, the smallest and largest possible value. There is no
+    interval if fewer than half of the replicates are finite.
 
-    Around their mean, since a replicate holds some texts twice, which biases what counts groups or
-    squares; the spread is what tells how far the value may be from that of other texts.
+    The spread is taken around the mean of the replicates, not around the value. A replicate contains some
+    texts twice, which biases metrics that count groups or squares. The spread alone shows how far the
+    value may be from that of other texts.
     """
     known = replicates[replicates.isfinite()]
     if len(known) < len(replicates) / 2 or not len(known):

@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class Scratch:
-    """Named blocks of memory, each as large as it had to be so far.
+    """Named blocks of memory; each block is as large as the largest request for it so far.
 
-    What a block holds is lost when the same name is asked for again.
+    A request for a name overwrites what its block held before.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def block(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:
-        """Return the block of this name in the dtype and shape of `like` (V, D), or with so many `rows`."""
+        """Return the block `name`, with the dtype and shape of `like` (V, D), or with this many `rows`."""
         shape = (len(like) if rows is None else rows, *like.shape[1:])
         key, size = (name, like.dtype, like.device), math.prod(shape)
         known = self._blocks.get(key)

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Where a file's header keeps the digest of its tensors and of the rest of the header.
+# The header entry that holds the digest of the tensors and of all other header entries.
 KEY = "sha256"
 
 
 def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """Return 64 digits that another name, dtype, shape, element or string makes others.
+    """Return the SHA-256 of the tensors and the header, as 64 hexadecimal digits.
 
-    Of a tensor without memory (on the meta device) the elements are not known.
+    Any change of a name, dtype, shape, element or header string changes it; the header's own digest entry
+    is ignored. The elements of a tensor without memory (on the meta device) are not included.
     """
     known = hashlib.sha256()
     for name, text in sorted(header.items()):
@@ -28,12 +29,12 @@ def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
 
 
 def signed(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """Return the header with the digest in it."""
+    """Return a copy of the header with the digest added."""
     return {**header, KEY: digest_of(tensors, header)}
 
 
 def _bytes(values: Tensor) -> Tensor:
     values = values.detach()
-    if type(values) is not Tensor:  # a quantized one, whose memory is its own affair
+    if type(values) is not Tensor:  # A quantized tensor, for example, has no plain memory to hash.
         values = values.double()
     return values.cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -14,15 +14,17 @@ from normscope.statistics.accumulator_tensors import copied, pack, unpack
 
 @dataclass
 class Seen:
-    """What one layer has seen so far; `moments` is None until its first call.
+    """The moments of one layer so far and the facts about its calls; `moments` is None before the first.
 
-    `nonfinite` rows, and `misfits` and `unreadable` calls, were left out. `layouts` are the axes of its
-    inputs in order, None where they could not be told apart; `guesses` those where sizes coincide.
-    `padded` says that it normalises by statistics of several rows, of which some were left out, and
-    `unfitted` that no formula gives its output; where one does, `worst_error` is the largest
-    gap, over `output_size` elements with sum of squares `output_square` and a dtype of this
-    `precision`. `exact` is how many positions stand alone where later ones share bins, None where all do.
-    `stored` are a BatchNorm's running mean and variance.
+    `nonfinite` is the number of rows that were left out. `misfits` (another number of features) and
+    `unreadable` (nested, sparse, quantized or complex input) are the numbers of calls that were left out.
+    `layouts` are the axes of the inputs in order, None where they could not be identified; `guesses` are
+    those chosen where sizes coincide. `padded` means that the layer normalises by statistics of several
+    rows, and some of these rows were left out. `unfitted` means that no formula gives its output.
+    Otherwise `worst_error` is the largest gap between formula and output, over `output_size` elements
+    with sum of squares `output_square` and a dtype of this `precision`. `exact` is the number of
+    positions without a bin if later ones share bins, None if there are no bins. `stored` holds the
+    running mean and variance of a BatchNorm.
     """
 
     calls: int = 0
@@ -45,7 +47,7 @@ class Seen:
 
     @property
     def layout(self) -> str | None:
-        """The axes of the layer's input in order, None when unknown or not called."""
+        """The axes of the layer's input in order; None if they are unknown or the layer was not called."""
         return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
 
     def own_error(self) -> float:
@@ -55,18 +57,18 @@ class Seen:
         return self.worst_error / math.sqrt(self.output_square / self.output_size)
 
     def add_layout(self, layout: str | None, *, sure: bool) -> None:
-        """Note the axes of an input; they are a guess where nothing else has told them."""
+        """Record the layout of an input; it is a guess unless it is `sure` or another call settled it."""
         self.layouts = _union(self.layouts, (layout,))
         if not sure and self.known_layout is None:
             self.guesses = _union(self.guesses, (layout,))
 
     def copy(self, *, share: bool = False) -> "Seen":
-        """Return a copy on the CPU, which goes its own way unless it may `share` memory with this."""
+        """Return a copy on the CPU; it is independent, unless it may `share` memory with this one."""
         stored = self.stored and (self.stored[0].cpu(), self.stored[1].cpu())
         return replace(self, moments=self.moments and copied(self.moments, share=share), stored=stored)
 
     def merge(self, new: "Seen") -> None:
-        """Add what `new` has seen of the same layer; `new` stays as it is."""
+        """Add the state `new` of the same layer; `new` is not changed."""
         for name in ("calls", "nonfinite", "misfits", "unreadable", "output_square", "output_size"):
             setattr(self, name, getattr(self, name) + getattr(new, name))
         self.layouts = _union(self.layouts, new.layouts)
@@ -80,7 +82,7 @@ class Seen:
         self.worst_error = max(self.worst_error, new.worst_error)
         self.stored = self.stored or new.stored
         if new.moments is not None:
-            # Into empty moments at first, so that the tables of a part are never another's.
+            # Start from empty moments, so that the two states never share a table.
             self.moments = self.moments or new.moments.empty()
             self.moments.merge(new.moments)
 
@@ -90,7 +92,7 @@ def _union(old: tuple[str | None, ...], new: tuple[str | None, ...]) -> tuple[st
 
 
 def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
-    """Return the most texts, tokens and positions of a layer: all that a run without token ids tells."""
+    """Return the maximum number of texts, tokens and positions of any layer, for runs without token ids."""
     known = [seen.moments for seen in layers if seen.moments is not None]
     return {
         "texts": max((moments.samples for moments in known), default=0),
@@ -101,10 +103,10 @@ def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
 
 @dataclass
 class RunMoments:
-    """What a report carries to be merged: what each layer has seen, and how many token slots there were.
+    """The part of a report that can be merged: the state of each layer, and the number of token `slots`.
 
-    `shards` are the parts of a corpus that are in it, "1/4", where it was shared out. `digest` is what
-    the contents of the file that it was read from are known by, empty where it was not.
+    `shards` names the parts of a divided corpus that are included, for example "1/4". `digest` identifies
+    the contents of the file that the moments were read from; it is empty if there was no file.
     """
 
     layers: dict[str, Seen]
@@ -113,7 +115,7 @@ class RunMoments:
     digest: str = ""
 
     def merge(self, new: "RunMoments") -> None:
-        """Add another run's; `new` stays as it is."""
+        """Add the moments of another run; `new` is not changed."""
         for name, seen in new.layers.items():
             self.layers.setdefault(name, Seen()).merge(seen)
         self.slots += new.slots
@@ -124,14 +126,14 @@ _STORED = ("stored.mean", "stored.variance")
 
 
 def tensors_of(seen: Seen) -> dict[str, Tensor]:
-    """Return what a layer has seen that is no plain value, on the CPU."""
+    """Return the tensors of a layer's state, on the CPU: its moments and its stored BatchNorm statistics."""
     stored = dict(zip(_STORED, seen.stored, strict=True)) if seen.stored else {}
     tensors = {} if seen.moments is None else pack(seen.moments)
     return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
 
 
 def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
-    """Return what a layer with so many features has seen, of its plain values and its `tensors_of`."""
+    """Rebuild a layer's state from its plain values and the tensors of `tensors_of`."""
     moments = unpack(tensors, features) if "table.co" in tensors else None
     stored = (tensors[_STORED[0]], tensors[_STORED[1]]) if _STORED[0] in tensors else None
     return replace(plain, moments=moments, stored=stored)

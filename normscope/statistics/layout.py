@@ -12,12 +12,12 @@ from torch import Tensor
 POOLED = "(B, D)"
 UNALIGNED = "unaligned"
 
-# Brings the row numbers of an input, in its own axes, into the order of samples and positions.
+# Reorders the row numbers of an input from the input's axes to samples and positions.
 Order = Callable[[Tensor], Tensor]
 
 
 def lead_axes(shape: tuple[int, ...], feature_axis: int, features: int) -> tuple[int, ...] | None:
-    """Return the sizes of the axes before the features, None when `shape` holds no such feature axes."""
+    """Return the sizes of the axes other than the features; None if `shape` has no such feature axes."""
     if feature_axis == 1:
         return (shape[0], *shape[2:]) if len(shape) > 1 and shape[1] == features else None
     lead = shape[:-1]
@@ -27,36 +27,38 @@ def lead_axes(shape: tuple[int, ...], feature_axis: int, features: int) -> tuple
 
 
 def to_rows(values: Tensor, feature_axis: int, features: int) -> Tensor:
-    """Bring a layer's input or output into rows (R, D), its other axes in their order."""
+    """Reshape a layer's input or output to rows (R, D); the axes other than the features keep their order."""
     if feature_axis == 1 and values.dim() > 2:
         values = values.movedim(1, -1)
     return values.reshape(-1, features)
 
 
 def token_layouts(lead: tuple[int, ...], tokens: tuple[int, ...], feature_axis: int = -1) -> dict[str, Order]:
-    """Name the layouts of tokens (B, T), `tokens` being their sizes, that those of the other axes allow.
+    """Return the layouts, by name, in which axes of the sizes `lead` can hold tokens of sizes (B, T).
 
-    Each comes with what brings row numbers into (B, T, heads), POOLED with what leaves them.
+    `tokens` is (B, T). Each layout comes with the function that reorders row numbers to (B, T, heads);
+    the function of POOLED leaves them as they are.
     """
     return _by_name(_matches(lead, *tokens), feature_axis)
 
 
 def sequence_layouts(lead: tuple[int, ...], samples: int, feature_axis: int, letter: str) -> dict[str, Order]:
-    """Name the layouts of a sequence of any length, its axis called `letter`, that the sizes allow.
+    """Return the layouts, by name, in which axes of the sizes `lead` can hold a sequence of any length.
 
-    Each comes with what brings row numbers into (B, N), POOLED with what leaves them.
+    `letter` is the name of the sequence axis. Each layout comes with the function that reorders row
+    numbers to (B, N); the function of POOLED leaves them as they are.
     """
     return _by_name(_sequences(lead, samples, feature_axis, letter), feature_axis)
 
 
 def plain_layout(axes: int, feature_axis: int) -> str:
-    """Name the layout of `axes` axes besides the features: the first the sample, the others the position."""
+    """Name the layout of `axes` axes other than the features: first the sample, then the positions."""
     positions = "T" if axes == 2 else ", ".join(f"T{i}" for i in range(1, axes))
     return _named(f"(B, {positions}, D)", feature_axis)
 
 
 def is_own_sequence(layout: str | None) -> bool:
-    """Whether a layout is of a layer's own sequence, and not of the model's tokens."""
+    """Whether the layout is that of a layer's own sequence, not of the model's tokens."""
     return layout is not None and "N" in layout
 
 
@@ -67,7 +69,7 @@ def _by_name(found: "Iterator[tuple[str, Order]]", feature_axis: int) -> dict[st
 def _sequences(
     lead: tuple[int, ...], samples: int, feature_axis: int, letter: str
 ) -> "Iterator[tuple[str, Order]]":
-    """Name the layouts of a sequence of any length, each with what brings row numbers into (B, N)."""
+    """Yield the layouts that a sequence of any length may have, each with its reordering to (B, N)."""
     if len(lead) < 2:
         return
     rest = letter if len(lead) == 2 else ", ".join(f"{letter}{i}" for i in range(1, len(lead)))
@@ -80,11 +82,11 @@ def _sequences(
     elif lead[0] != samples and feature_axis == 1:
         yield f"(N0, {rest}, D)", lambda rows: rows.flatten(1)
     elif math.prod(lead) == samples:
-        yield POOLED, lambda rows: rows  # Frames of a video, say, that are samples of their own.
+        yield POOLED, lambda rows: rows  # Video frames, for example, each a sample of its own.
 
 
 def _named(layout: str, feature_axis: int) -> str:
-    """Say in a layout's name that the features are axis 1."""
+    """Return the layout's name, with D moved to axis 1 if the features are there."""
     if feature_axis == -1:
         return layout
     first, *rest = layout.strip("()").split(", ")[:-1]
@@ -92,7 +94,7 @@ def _named(layout: str, feature_axis: int) -> str:
 
 
 def _matches(lead: tuple[int, ...], samples: int, length: int) -> "Iterator[tuple[str, Order]]":
-    """Name the layouts that the sizes allow, each with what brings row numbers into (B, T, heads)."""
+    """Yield the layouts that the sizes allow, each with its reordering of row numbers to (B, T, heads)."""
     tokens = samples * length
     if lead == (samples, length):
         yield "(B, T, D)", lambda rows: rows[:, :, None]

@@ -29,12 +29,12 @@ def agreement(moments: Accumulator, view: str) -> float:
 def affine_fit(by_feature: CoMoments, output: Moments) -> float:
     """Return R^2 = 1 - SSR / SST of the best per-feature line y_d ~ a_d x_d + b_d over all features.
 
-    The best that any fixed per-feature scale and shift, so any BN-style layer, can do. A feature
-    of x without spread predicts nothing. `by_feature` and `output` are (1, D). normscope's own.
+    No fixed per-feature scale and shift, and so no BN-style layer, can do better. A feature of x without
+    variance predicts nothing. `by_feature` and `output` are (1, D). normscope's own.
     """
     m2 = by_feature.x.m2
     predicted = by_feature.co.square() / m2.where(m2 > 0, math.inf)
-    # Where x hardly varies, both are rounding: no line explains more than there is.
+    # Where x hardly varies, its moments are rounding errors: limit what a line explains to all of y.
     return ratio(torch.minimum(predicted, output.m2).sum(), output.m2.sum())
 
 
@@ -51,21 +51,21 @@ def explained(within: Tensor, total: Tensor, count: int, groups: int) -> EffectS
 
 
 def explained_by_position(moments: Accumulator) -> EffectSize:
-    """Return what position explains of x: groups are the positions that hold any token."""
+    """Return the effect size of position on x; groups are the positions with at least one token."""
     groups = int((moments.table.x.count > 0).sum())
     return explained(moments.table.x.m2, cells(moments, "feature").x.m2, moments.count, groups)
 
 
 def explained_by_sample(moments: Accumulator) -> EffectSize:
-    """Return what the sample explains of x: groups are the samples."""
+    """Return the effect size of the sample on x; groups are the samples."""
     return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
 
 
 def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
-    """Return what the token's identity explains of x, None where no ids are kept.
+    """Return the effect size of the token id on x; None if no token ids are stored.
 
-    Groups are the token ids. Both sums of squares, and the grand mean, are over the tokens whose id is
-    kept; `coverage` is their share of all tokens of the layer.
+    Groups are the token ids. Both sums of squares and the grand mean include only the tokens whose id is
+    stored; `coverage` is their share of all tokens of the layer.
     """
     words = moments.words
     if words is None or not words.rows:
@@ -77,11 +77,11 @@ def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
 
 
 def first_position(by_position: Moments) -> tuple[float, float]:
-    """Return the rms over samples and features of centred tokens at position 0 and after it.
+    """Return the rms over samples and features of centred tokens: at position 0, and at all later ones.
 
-    A token less its own mean over features has the token's variance as its mean square, so both
-    are read off `by_position` (T, 2), column 1. What the works that remove LayerNorm at inference
-    freeze: Heimersheim 2024, arXiv 2409.13710.
+    The mean square of a token minus its own mean over features is the token's variance. Both numbers are
+    therefore computed from `by_position` (T, 2), column 1. Works that remove LayerNorm at inference
+    freeze them: Heimersheim 2024, arXiv 2409.13710.
     """
     variance, count = by_position.mean[:, 1], by_position.count[:, 0]
     rest = ratio((variance[1:] * count[1:]).sum(), count[1:].sum())
@@ -89,16 +89,16 @@ def first_position(by_position: Moments) -> tuple[float, float]:
 
 
 def sd_ratio(by_feature: Moments) -> float:
-    """Return the largest over the median standard deviation of a feature of x, 1 or more.
+    """Return the maximum over the median of the standard deviations of the features of x, 1 or more.
 
-    `by_feature` is (1, D). NaN where the median feature does not vary. normscope's own.
+    `by_feature` is (1, D). NaN if the median feature does not vary. normscope's own.
     """
     deviation = by_feature.variance()[0].sqrt()
     return ratio(deviation.max(), deviation.quantile(0.5))
 
 
 def affine_outliers(values: Tensor) -> Tensor:
-    """Return the features d with |values_d - mean| > 3 sd, of a weight or a bias (D,) and its biased sd.
+    """Return the features d of a weight or a bias (D,) with |values_d - mean| > 3 sd; sd is biased.
 
     Kovaleva et al., 2021, "BERT Busters", arXiv 2105.06990.
     """
@@ -112,17 +112,17 @@ def large_features(outliers: OutlierCounts) -> Tensor:
 
 
 def most(counts: Tensor, bound: int) -> Tensor:
-    """Return where `counts` (N,) are largest and not 0, the largest first, `bound` at most."""
+    """Return the indices of the largest `counts` (N,) that are not 0, at most `bound`, the largest first."""
     order = counts.argsort(descending=True, stable=True)[:bound]
     return order[counts[order] > 0]
 
 
 def stored_gap(by_feature: Moments, mean: Tensor, variance: Tensor) -> tuple[float, float]:
-    """Return how far stored statistics (D,) are from the corpus's, in the norm-ratio form of TID.
+    """Return the distance of stored statistics (D,) from those of the corpus, in the norm-ratio form of TID.
 
-    ||mu - mean||_2 / ||sd||_2 and ||sd_corpus - sd||_2 / ||sd||_2 with the stored sd = sqrt(variance):
-    the domain shift that a BatchNorm in evaluation is exposed to. Training Inference Discrepancy:
-    Wang et al., NeurIPS 2022, arXiv 2210.05153.
+    ||mu - mean||_2 / ||sd||_2 and ||sd_corpus - sd||_2 / ||sd||_2 with the stored sd = sqrt(variance).
+    This is the domain shift that a BatchNorm in evaluation mode is exposed to. Training Inference
+    Discrepancy: Wang et al., NeurIPS 2022, arXiv 2210.05153.
     """
     sd = variance.double().sqrt()
     shift = by_feature.mean[0] - mean

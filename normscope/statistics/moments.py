@@ -3,9 +3,9 @@
 A statistic stores counts, means and sums of centred products, and divides only when it is
 read. Two parts are merged by the pairwise formula of Chan, Golub & LeVeque (1979), "Updating
 Formulae and a Pairwise Algorithm for Computing Sample Variances", STAN-CS-79-773; within one
-part the sums are taken around one of its own members, so a mean of 1e8 beside a variance of 1
-does no harm. What is kept is float64; within a part the shifted sums are taken in the dtype of
-its values, at least float32. Merging an empty part changes nothing.
+part the sums are taken around a member of the part or around its mean, so a mean of 1e8 with a
+variance of 1 loses no precision. Stored values are float64; within a part the shifted sums are
+taken in the dtype of its values, at least float32. Merging an empty part changes nothing.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ from torch.nn.functional import embedding_bag
 
 from normscope.statistics.buffers import Scratch
 
-# One float32 sum of more rows than this would lose digits that matter.
+# A float32 sum of more rows than this would lose significant digits.
 _MANY_ROWS = 128
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Which of G groups each of V rows belongs to: `group` (V,), the rows per group `count` (G, 1)
-    float64, `pivot` (G,), a row from the middle of each group, and whether some group has `many` rows.
+    """The group of each of V rows, as a number from 0 to G - 1, and tables of the groups.
 
-    `order` (V,) has the rows group by group, and `start` (G,) where in it each group begins.
+    `group` (V,) is each row's group. `count` (G, 1) float64 is the number of rows per group. `pivot` (G,)
+    is a row from the middle of each group. `many` says whether any group has too many rows for a float32
+    sum. `order` (V,) lists the rows group by group, and `start` (G,) is where each group begins in it.
     """
 
     group: Tensor
@@ -47,7 +48,10 @@ class Labels:
         return cls(group, count.double()[:, None], pivot, many, order, start)
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum the rows of `values` (V, D) by group into (G, D), of its dtype or, of many rows, float64."""
+        """Sum the rows of `values` (V, D) by group into (G, D).
+
+        The result has the dtype of `values`, or float64 if a group has many rows.
+        """
         values = values.double() if self.many else values
         # Three times as fast as adding row by row: a group's sum stays in the processor's registers.
         return embedding_bag(self.order, values.contiguous(), self.start, mode="sum")
@@ -57,11 +61,11 @@ class Labels:
         return self.sums(values).double() / self.count.clamp(min=1)
 
     def shifted(self, values: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Subtract its group's pivot from each row: (V, D), into `out` or new; and those pivots (G, D).
+        """Subtract its group's pivot from each row: return (V, D), in `out` or new, and the pivots (G, D).
 
-        Sums of squares around a member of the group cancel little, and not at all where the group
-        is constant, as the first token of a corpus often is. A member from the middle, since the
-        first and the last of a text are often far from all others.
+        Sums of squares around a member of the group lose few digits, and none if the group is constant,
+        as the first token of a corpus often is. The member is from the middle, because the first and last
+        tokens of a text are often far from all others.
         """
         pivot = values.index_select(0, self.pivot)
         own = torch.index_select(pivot, 0, self.group, out=out)
@@ -69,7 +73,7 @@ class Labels:
 
 
 def _weights(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the merged count and the share of it that is new; an empty cell has share 0."""
+    """Return the merged count, and the share of `new` in it, which is 0 for an empty cell."""
     total = old + new
     return total, new / total.clamp(min=1)
 
@@ -87,27 +91,27 @@ class Moments:
 
     @classmethod
     def empty(cls, groups: int, features: int, device: torch.device | str = "cpu") -> "Moments":
-        """Return moments of nothing, (groups, features)."""
+        """Return empty moments, (groups, features)."""
         zeros = torch.zeros(groups, features, dtype=torch.float64, device=device)
         return cls(zeros[:, :1].clone(), zeros, zeros.clone())
 
     @classmethod
     def of(cls, values: Tensor) -> "Moments":
-        """Take the moments of the rows of `values` (V, D) as one group, (1, D)."""
+        """Return the moments of all rows of `values` (V, D) as one group, (1, D)."""
         count = torch.full((1, 1), values.shape[0], dtype=torch.float64, device=values.device)
         mean = values.sum(0, keepdim=True).double() / count.clamp(min=1)
         return cls(count, mean, (values - mean.to(values.dtype)).square_().sum(0, keepdim=True).double())
 
     @classmethod
     def by_group(cls, values: Tensor, labels: Labels) -> "Moments":
-        """Take the moments of the rows of `values` (V, D) by group."""
+        """Return the moments of the rows of `values` (V, D) by group, (G, D)."""
         moved, shift = labels.shifted(values)
         mean = labels.means(moved)
         m2 = labels.sums(moved.square_()).double() - labels.count * mean.square()
         return cls(labels.count.clone(), shift.double() + mean, m2.clamp_(min=0))
 
     def merge(self, new: "Moments") -> None:
-        """Add `new`, whose groups are the first of these (this table grows when it has more)."""
+        """Add `new`; its groups are the first groups of this table, which grows if `new` has more."""
         self.grow(new.mean.shape[0])
         count, mean, m2 = (old[: len(new.mean)] for old in (self.count, self.mean, self.m2))
         total, share = _weights(count, new.count)
@@ -117,7 +121,7 @@ class Moments:
         count.copy_(total)
 
     def grow(self, groups: int) -> None:
-        """Make room for at least `groups` groups; the added ones are empty."""
+        """Grow the table to at least `groups` groups; the added groups are empty."""
         for name in ("count", "mean", "m2"):
             setattr(self, name, grown(getattr(self, name), groups))
 
@@ -126,14 +130,14 @@ class Moments:
         return Moments(*(table.index_select(0, groups) for table in (self.count, self.mean, self.m2)))
 
     def put(self, groups: Tensor, new: "Moments") -> None:
-        """Replace the `groups` (N,), each named once, by those of `new` (N, D)."""
+        """Replace the `groups` (N,), each listed once, by the groups of `new` (N, D)."""
         for table, values in zip(
             (self.count, self.mean, self.m2), (new.count, new.mean, new.m2), strict=True
         ):
             table.index_copy_(0, groups, values)
 
     def to(self, device: torch.device | str) -> "Moments":
-        """Return them on another device, or as they are."""
+        """Return the moments on this device; tensors that are already there are not copied."""
         return Moments(self.count.to(device), self.mean.to(device), self.m2.to(device))
 
     def pool(self, dim: int) -> "Moments":
@@ -163,8 +167,8 @@ def grown(table: Tensor, groups: int) -> Tensor:
 class CoMoments:
     """Moments of x per cell, the mean of a paired y, and their co-moment sum((x - mean_x) y).
 
-    x is what enters a layer, y what its own normalization makes of it; the co-moment tells how
-    alike y and any other normalization of x are, without a second pass.
+    x is the input of a layer, y the layer's own normalization of it. The co-moment gives the cosine
+    between y and any other normalization of x without a second pass.
     """
 
     x: Moments
@@ -173,12 +177,12 @@ class CoMoments:
 
     @classmethod
     def empty(cls, groups: int, features: int, device: torch.device | str = "cpu") -> "CoMoments":
-        """Return co-moments of nothing, (groups, features)."""
+        """Return empty co-moments, (groups, features)."""
         x = Moments.empty(groups, features, device)
         return cls(x, x.mean.clone(), x.mean.clone())
 
     def merge(self, new: "CoMoments") -> None:
-        """Add `new`, whose groups are the first of these (this table grows when it has more)."""
+        """Add `new`; its groups are the first groups of this table, which grows if `new` has more."""
         groups = new.co.shape[0]
         self.mean_y, self.co = grown(self.mean_y, groups), grown(self.co, groups)
         self.x.grow(groups)
@@ -199,7 +203,7 @@ class CoMoments:
 
 @dataclass
 class Spread:
-    """Moments of many scalars, with the least and the largest of them."""
+    """Moments of many scalars, with their minimum and maximum."""
 
     moments: Moments
     low: Tensor
@@ -207,13 +211,13 @@ class Spread:
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> "Spread":
-        """Return the spread of nothing."""
+        """Return the spread of no values."""
         infinite = torch.full((), torch.inf, dtype=torch.float64, device=device)
         return cls(Moments.empty(1, 1, device), infinite, -infinite)
 
     @classmethod
     def of(cls, values: Tensor) -> "Spread":
-        """Take the spread of all elements of `values`."""
+        """Return the spread of all elements of `values`."""
         if values.numel() == 0:
             return cls.empty(values.device)
         low, high = torch.aminmax(values)
@@ -234,13 +238,13 @@ class Likeness:
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> "Likeness":
-        """Return the likeness over nothing."""
+        """Return the sums over no cells."""
         zero = torch.zeros((), dtype=torch.float64, device=device)
         return cls(zero, zero.clone())
 
     @classmethod
     def of(cls, cells: CoMoments, eps: float) -> "Likeness":
-        """Sum over cells, each normalised as z = (x - mean) / sqrt(variance + eps)."""
+        """Return the sums over cells, each normalised as z = (x - mean) / sqrt(variance + eps)."""
         count = cells.x.count.clamp(min=1)
         return cls(*likeness(count, cells.x.m2 / count, cells.co / count, eps))
 
@@ -253,7 +257,7 @@ class Likeness:
 def likeness(count: Tensor, variance: Tensor, covariance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return sum(y z) and sum(z^2) over cells, each normalised by its own mean and variance."""
     scale = (variance + eps).rsqrt_()
-    if not eps:  # A cell without any spread gives z = 0, as 0 / 0 would not.
+    if not eps:  # Without eps, a cell of zero variance gives z = 0, not 0 / 0.
         scale = scale.where(variance > 0, 0.0)
     weighted = count * scale
     return (weighted * covariance).sum(), (weighted * scale).mul_(variance).sum()
@@ -261,7 +265,10 @@ def likeness(count: Tensor, variance: Tensor, covariance: Tensor, eps: float) ->
 
 @dataclass
 class Rows:
-    """Tokens as rows x (V, D), with each row's own mean and biased variance (V, 1) and x less its mean."""
+    """Tokens as rows x (V, D), with each row's own mean and biased variance, both (V, 1).
+
+    `centred` (V, D) is x minus its row's mean.
+    """
 
     x: Tensor
     mean: Tensor
@@ -270,7 +277,8 @@ class Rows:
 
     @classmethod
     def of(cls, x: Tensor, scratch: Scratch | None = None) -> "Rows":
-        """Take every row's mean and variance; x less its mean goes into `scratch` memory, or new."""
+        """Compute the mean and variance of each row; x minus its mean goes into `scratch` memory, or new."""
+        # Half precision is too coarse for means and sums of squares.
         x = x if x.dtype == torch.float64 else x.float()
         mean = x.mean(1, keepdim=True)
         centred = torch.sub(x, mean, out=None if scratch is None else scratch.block("centred", x))
@@ -279,13 +287,13 @@ class Rows:
 
     @cached_property
     def reach(self) -> float:
-        """A bound on all |x|, not finite where a row is not: the one number that the host waits for."""
+        """An upper bound on all |x|, not finite if any row is not: the one number that the host waits for."""
         return float(self.bounds().amax()) if len(self.x) else 0.0
 
     def bounds(self) -> Tensor:
-        """Bound each row's |x|, (V,): none is further from the mean than the norm of the row less that."""
+        """Return an upper bound on each row's |x|, (V,): |mean| plus the norm of the centred row."""
         return self.variance.mul(self.x.shape[1]).sqrt_().add_(self.mean.abs()).squeeze(1)
 
     def finite(self) -> Tensor:
-        """Tell the rows without NaN or infinity, (V,) bool: one bad element spoils its row's variance."""
+        """Return which rows have no NaN or infinity, (V,) bool; one such element spoils a row's variance."""
         return self.variance.isfinite().squeeze(1)

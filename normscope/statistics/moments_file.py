@@ -1,7 +1,7 @@
 """The moments file: a report with its moments, as safetensors, which `merge` reads.
 
-The report's JSON is the tensor `report`, its bytes; the moments of layer i are the tensors `i/...`, in
-float64, as they were; what else was counted is JSON in the header.
+The tensor `report` holds the bytes of the report's JSON. The tensors `i/...` hold the moments of layer i,
+unchanged. The other facts of the run are JSON in the header.
 """
 
 import json
@@ -27,9 +27,9 @@ from normscope.statistics.safetensors_file import save_tensors
 
 
 def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write a report with its moments to `path`: what `read_moments`, `merge` and `read_report` read.
+    """Write a report with its moments to `path`, for `read_moments`, `merge` and `read_report`.
 
-    Raises ReportError when the report carries no moments, or the place cannot be written.
+    Raises ReportError if the report carries no moments, or `path` cannot be written.
     """
     run: RunMoments = require_moments(report, "the report")
     layers = [to_plain(seen) for seen in run.layers.values()]
@@ -50,7 +50,7 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
 def read_moments(path: str | os.PathLike[str]) -> Report:
     """Read a report with the moments that `write_moments` or `normscope inspect --moments` wrote.
 
-    Raises ReportError when the file is missing, or holds no such report, or none with moments.
+    Raises ReportError if the file is missing, holds no such report or no moments, or was changed.
     """
     report = read_report(path)
     try:
@@ -59,7 +59,7 @@ def read_moments(path: str | os.PathLike[str]) -> Report:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         moments = _run_moments(report, json.loads(header["facts"]), tensors)
         moments.digest = digest_of(tensors, header)
-        # Earlier versions wrote none.
+        # Files of earlier versions have no digest.
         if header.get(KEY, moments.digest) != moments.digest:
             raise ReportError("it was changed after it was written")
         return replace(report, moments=moments)
@@ -76,7 +76,7 @@ def read_moments(path: str | os.PathLike[str]) -> Report:
 
 
 def require_moments(report: Report, what: str) -> RunMoments:
-    """Return what the report carries to be merged; ReportError when it carries nothing."""
+    """Return the moments that the report carries; if none, raise a ReportError that calls it `what`."""
     run = report.moments
     if isinstance(run, RunMoments):
         return run
@@ -99,7 +99,7 @@ def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> R
 
 
 def check_facts(listed: Sequence[Seen]) -> None:
-    """Raise ReportError for what no run counts: fewer than none, or the squares of no elements."""
+    """Raise ReportError for impossible numbers: a negative count, or a sum of squares over no elements."""
     for i, seen in enumerate(listed):
         numbers = {name: value for name, value in vars(seen).items() if isinstance(value, int | float)}
         below = next((name for name, value in numbers.items() if value < 0), None)

@@ -1,6 +1,6 @@
 """Outliers of one layer: large features of its output, massive activations of its input.
 
-Counts and maxima, so parts are merged in any order to the same numbers.
+Only counts and maxima are stored, so the order in which parts are merged does not change the numbers.
 """
 
 import torch
@@ -11,22 +11,22 @@ from normscope.statistics.moments import Rows, grown
 
 # LLM.int8's threshold on a feature's output, and the share of the tokens that must reach it.
 LARGE, LARGE_SHARE = 6.0, 0.06
-# A massive activation is larger than this, and than this many times its sample's median.
+# |x| of a massive activation is over MASSIVE, and at least MEDIANS times the median of its sample.
 MASSIVE, MEDIANS = 100.0, 1000.0
 
 
 class OutlierCounts:
-    """What a layer with D features has shown of outliers.
+    """Counts and maxima of the outliers of a layer with D features.
 
-    Of its output, over `tokens` tokens: `large` (D,), in how many tokens each feature has
-    |output| >= 6, and `largest` (D,), its largest |output|. Of its input: how many massive elements
-    there were in each feature, `massive` (D,), and at each position, `massive_positions` (T, 1), and
-    `massive_largest` (), the largest of their sizes.
+    Of the output, over `tokens` tokens: `large` (D,) is the number of tokens in which each feature has
+    |output| >= 6, and `largest` (D,) is the maximum of |output| per feature. Of the input: `massive` (D,)
+    is the number of massive elements per feature, `massive_positions` (T, 1) their number per position,
+    and `massive_largest` () the maximum of their |x|.
 
     The thresholds on outputs are those of Dettmers et al., 2022, arXiv 2208.07339, section 4.1. An
-    element is massive when |x| > 100 and |x| >= 1000 medians of |x| over its sample's tokens that
-    count (Sun et al., 2024, arXiv 2402.17762); of a sample that comes in several forwards, as in
-    generation, over those of the forward.
+    element is massive if |x| > 100 and |x| >= 1000 times the median of |x| over the tokens of its sample
+    that count (Sun et al., 2024, arXiv 2402.17762). If a sample comes in several forward passes, as in
+    generation, the median is over the tokens of one forward pass.
     """
 
     def __init__(self, features: int, device: torch.device | str = "cpu") -> None:
@@ -38,14 +38,14 @@ class OutlierCounts:
         self.massive_largest = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, rows: Rows, sizes: Tensor | None, where: Alignment) -> None:
-        """Add tokens: what went in and, where it is known, |what came out|, `sizes` (V, D)."""
+        """Add tokens: the input `rows` and, if it is known, |output|, the `sizes` (V, D)."""
         if sizes is not None:
             self.add_output(len(sizes), *_large(sizes))
         if rows.reach > 0.99 * MASSIVE:
             self.add_massive(rows.x, where, _candidates(rows, where))
 
     def add_output(self, tokens: int, large: Tensor, largest: Tensor) -> None:
-        """Add outputs by what is known of them per feature, (D,)."""
+        """Add outputs by their counts `large` and maxima `largest` per feature, (D,) each."""
         self.tokens += tokens
         self.large += large
         torch.fmax(self.largest, largest, out=self.largest)
@@ -60,7 +60,7 @@ class OutlierCounts:
         self.massive_largest = torch.maximum(self.massive_largest, new.massive_largest)
 
     def add_massive(self, x: Tensor, where: Alignment, candidates: list[int]) -> None:
-        """Add the massive elements of x (V, D) in those of its samples."""
+        """Add the massive elements of x (V, D); only the samples numbered in `candidates` can have any."""
         sample = where.sample
         ends = sample.count[:, 0].cumsum(0).long()
         for i in candidates:
@@ -79,12 +79,12 @@ class OutlierCounts:
 
 
 def _large(sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return in how many rows of `sizes` (V, D) each feature is large, and its largest, (D,)."""
+    """Return per feature the number of rows of `sizes` (V, D) in which it is large, and its maximum, (D,)."""
     largest = sizes.amax(0)
-    if sizes.device.type != "cpu":  # There a pass over all costs less than to ask which features it takes.
+    if sizes.device.type != "cpu":  # There, counting all features is faster than a wait for the large ones.
         return (sizes >= LARGE).sum(0).double(), largest
     large = torch.zeros(sizes.shape[1], dtype=torch.float64)
-    # Few features reach it, so that counting is only a few columns' work.
+    # Few features reach the threshold, so only a few columns must be counted.
     reached = (~(largest < LARGE)).nonzero()[:, 0]
     if len(reached):
         columns = sizes.T.index_select(0, reached)
@@ -93,11 +93,12 @@ def _large(sizes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _candidates(rows: Rows, where: Alignment) -> list[int]:
-    """Name the samples that may have a massive element: half of theirs are 1000 times smaller.
+    """Return the samples that may have a massive element: half of their elements are 1000 times smaller.
 
-    It takes one pass over the elements, where a median would take many.
+    This takes one pass over the elements; a median takes many.
     """
     x, sample = rows.x, where.sample
+    # 0.99 leaves room for rounding in the bounds.
     suspects = (rows.bounds() > 0.99 * MASSIVE).nonzero()[:, 0]
     peaks = x.index_select(0, suspects).abs_().amax(1)
     peak = peaks.new_zeros(len(sample.count))  # (B,)
@@ -111,6 +112,6 @@ def _candidates(rows: Rows, where: Alignment) -> list[int]:
 
 
 def _median(sizes: Tensor) -> Tensor:
-    """Return the median of all elements, of an even number the middle between the two in question."""
+    """Return the median of all elements; for an even number, the mean of the two middle elements."""
     flat = sizes.flatten()
     return (flat.median().double() - flat.neg().median().double()) / 2

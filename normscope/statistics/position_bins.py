@@ -11,23 +11,23 @@ from normscope.errors import UsageError
 
 MEMORY = 1 << 30
 _NUMBER = 8  # bytes of a float64
-# What a layer holds of a position and feature while it runs: of its moments mean, M2, the mean of y and the
-# co-moment; of its sums the pivot and four of them.
+# Bytes per position and feature while a layer runs: mean, M2, mean of y and co-moment of its moments; the
+# pivot and four more of its running sums.
 _CELL = 9 * _NUMBER
-# Of a position: the counts of both, the moments of its tokens' means and variances, its massive elements.
+# Bytes per position: two counts, the moments of the tokens' means and variances, the massive elements.
 _ROW = 8 * _NUMBER
-# What one layer takes beside that while its sums become moments; layers do so one after the other.
+# Extra bytes while the sums of a layer become moments; only one layer does so at a time.
 _READING = 9 * _NUMBER
-# What is planned for where neither the model nor its tokenizer has a limit.
+# The number of positions to plan for if neither the model nor its tokenizer has a limit.
 UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Positions 0 to k - 1 each on their own, k = `exact` and even; k to 2k - 1 in bins of 2, then of 4, ...
+    """Positions 0 to k - 1 have a bin each, k = `exact` and even; k to 2k - 1 share bins of 2, then of 4, ...
 
-    No bin is wider than 2 / k of the position it starts at. They do not depend on the data, so parts of
-    a corpus have the same, and they go on for ever.
+    No bin is wider than 2 / k of the position at which it starts. The bins do not depend on the data, so
+    all parts of a corpus have the same bins. There is no last bin.
     """
 
     exact: int
@@ -41,7 +41,7 @@ class Bins:
         return before + ((positions - start) >> octave)
 
     def rows(self, positions: int) -> int:
-        """Return how many bins hold positions 0 to `positions` - 1."""
+        """Return the number of bins for positions 0 to `positions` - 1."""
         if positions <= self.exact:
             return positions
         octave = ((positions - 1) // self.exact).bit_length()
@@ -60,10 +60,10 @@ class Bins:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """The tables over positions of all layers: for how many `positions`, in how many `rows`, in which bins.
+    """The size of the tables over positions of all layers: `rows` rows for `positions` positions, in `bins`.
 
-    `positions` None means that nothing limits them. `bytes` is what they take once texts reach the last;
-    `exact_bytes` what they would without bins.
+    `positions` is None if there is no limit. `bytes` is the memory of the tables once texts reach the
+    last position; `exact_bytes` is that memory without bins.
     """
 
     positions: int | None
@@ -74,10 +74,10 @@ class TablePlan:
 
 
 def plan_tables(features: Sequence[int], positions: int | None, memory: int = MEMORY) -> TablePlan:
-    """Plan the tables of layers with so many features, for texts of at most `positions` tokens.
+    """Plan the tables of layers with these numbers of `features`, for texts of at most `positions` tokens.
 
-    A position on its own takes sum over layers of (72 D + 64) bytes, and 72 of the largest D while one
-    layer is read. Raises UsageError where `memory` does not hold the widest bins.
+    A position without a bin takes (72 D + 64) bytes, summed over layers, and 72 bytes times the maximum D
+    while one layer is read. Raises UsageError if not even the widest bins fit in `memory` bytes.
     """
     each = sum(_CELL * d + _ROW for d in features) + _READING * max(features, default=0)
     most, room = positions or UNLIMITED, memory // max(each, 1)
@@ -89,6 +89,7 @@ def plan_tables(features: Sequence[int], positions: int | None, memory: int = ME
             f"table memory of {memory:,} bytes; expected at least {least * each:,}, for the tables of all "
             "layers; raise it, or measure fewer layers"
         )
+    # Binary search for the maximum number of exact positions whose bins fit.
     low, high = 1, max(2, min(room, most) // 2 + 1)
     while high - low > 1:
         middle = (low + high) // 2

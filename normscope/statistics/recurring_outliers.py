@@ -5,15 +5,16 @@ from collections.abc import Iterable
 
 from normscope.results.inspect import LayerReport, OutlierFeature
 
-# In how many of the layers of its width a feature must be one, and how many layers are more than one.
+# A feature must be an outlier in this share of the layers of its width, and in at least SEVERAL layers.
 LAYER_SHARE, SEVERAL = 0.25, 2
 
 
 def outlier_features(layers: Iterable[LayerReport]) -> tuple[OutlierFeature, ...]:
     """List the features that reach 6 in 6 % of the tokens of 25 % of the layers as wide, most layers first.
 
-    Dettmers et al., 2022, arXiv 2208.07339, section 4.1. In at least two layers: where there are few,
-    one could be a quarter, and would not recur. Layers whose output is not known do not count.
+    Dettmers et al., 2022, arXiv 2208.07339, section 4.1. At least two layers are required: if there are
+    few layers, one of them can be 25 %, but its feature does not recur. Layers whose output is not known
+    are not counted.
     """
     found: dict[tuple[int, int], list[str]] = defaultdict(list)
     measured: dict[int, int] = defaultdict(int)

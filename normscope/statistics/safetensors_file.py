@@ -22,7 +22,7 @@ def save_tensors(
     def write(target: Path) -> None:
         try:
             save_file(dict(tensors), target, metadata=dict(header))
-        except SafetensorError as error:  # a full disk, too, which is no OSError to safetensors
+        except SafetensorError as error:  # also for a full disk, which safetensors does not raise as OSError
             raise OSError(str(error).rpartition("I/O error: ")[2]) from error
 
     write_with(path, write)
@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 
 class FileKind(NamedTuple):
-    """What such a file is: its `name` in the folder, its `schema`, `what` it is called and who `wrote` it."""
+    """A kind of file: its `name` in a folder, its `schema`, `what` messages call it, and what `wrote` it."""
 
     name: str
     schema: str
@@ -42,7 +42,7 @@ class FileKind(NamedTuple):
     def write(
         self, folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], about: Mapping[str, str]
     ) -> Path:
-        """Write the file into a folder, made if need be; ReportError when it cannot be written."""
+        """Write the file into a folder, which is made if missing; ReportError if it cannot be written."""
         path = Path(folder) / self.name
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -59,9 +59,10 @@ class FileKind(NamedTuple):
     def read(
         self, folder: str | os.PathLike[str], make: Callable[[dict[str, Tensor], dict[str, Any]], Made]
     ) -> Made:
-        """Return what `make` makes of the tensors and the header of a folder's file, or of a file.
+        """Return what `make` returns for the tensors and the header of a file, or of the file in a folder.
 
-        ReportError where there is none, it is another kind, or `make` finds something missing or odd.
+        Raises ReportError if there is no file, it is of another kind, or `make` finds something missing
+        or wrong.
         """
         path = Path(folder)
         path = path / self.name if path.is_dir() else path

@@ -8,7 +8,7 @@ def likeness_kept(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
     """Return Pearson's correlation (R,) of two similarity matrices, over all pairs of texts.
 
     The matrices hold the cosines of sentence vectors (N, D); pairs of a text with itself are left out.
-    `weights` (R, N) are how often each text counts: less than three texts make no correlation.
+    `weights` (R, N) say how often each text counts; a correlation needs at least three texts.
     Kriegeskorte et al. 2008, "Representational similarity analysis".
     """
     pairs = 1 - torch.eye(len(own), dtype=own.dtype)
@@ -22,7 +22,10 @@ def likeness_kept(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
 
 
 def _deviations(vectors: Tensor, pairs: Tensor) -> Tensor:
-    """Return the cosines less their mean: where all texts are alike, their squares are alike to the end."""
+    """Return the cosines (N, N) minus their mean over pairs, and 0 on the diagonal.
+
+    Without the mean, the squares of nearly equal cosines would differ only in their last digits.
+    """
     unit = torch.nn.functional.normalize(vectors, dim=1)
     similarities = unit @ unit.T
     return (similarities - (similarities * pairs).sum() / pairs.sum()) * pairs

@@ -9,35 +9,36 @@ from torch import Tensor
 
 from normscope.statistics.moments import Labels, Moments, grown
 
-# What the tables of all layers may take, in bytes.
+# The memory limit of the tables of all layers together, in bytes.
 MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
 class WordRoom:
-    """How many distinct token ids each of a model's layers may keep.
+    """The number of distinct token ids that each layer of a model may store.
 
-    `most` if it is given; else what fits MEMORY, 1 GiB over all `layers` alike, with D + 2 float64 an
-    id: 26,747 ids for 13 layers of 384 features, 503 for 65 of 4,096.
+    It is `most` if that is given. Otherwise it is the number that fits in MEMORY, 1 GiB divided equally
+    among all `layers`, with D + 2 float64 per id: 26,747 ids for 13 layers of 384 features, 503 for 65 of
+    4,096.
     """
 
     layers: int
     most: int | None = None
 
     def ids(self, features: int) -> int:
-        """Return the number for a layer with so many features, 1 at the least."""
+        """Return the number of ids for a layer with `features` features, at least 1."""
         return self.most or max(1, MEMORY // (self.layers * 8 * (features + 2)))
 
 
 class Words:
     """The count, mean and within-group sum of squares of x for each of at most `most` token ids.
 
-    Of more ids the lowest are kept, which tokenizers give to the commonest words. Which they are
-    does not depend on the order of the tokens, and each kept id has all of its tokens: the tables are
-    exact for what they cover, and parts are merged in any order to the same.
+    If there are more ids, the lowest are stored; tokenizers give low ids to the most common words. The
+    choice does not depend on the order of the tokens, and a stored id has all of its tokens. The tables
+    are therefore exact for the ids that they cover, and merging parts in any order gives the same tables.
 
-    `rows` has the row of each id in `count` (G, 1), `mean` (G, D) and `within` (G, 1), the sum over
-    features of squares around the id's mean. Rows of no id are zero.
+    `rows` maps each id to its row in `count` (G, 1), `mean` (G, D) and `within` (G, 1), the sum over
+    features of squares around the mean of the id. Rows without an id are zero.
     """
 
     def __init__(self, features: int, most: int, device: torch.device | str = "cpu") -> None:
@@ -47,11 +48,11 @@ class Words:
         self.count, self.mean, self.within = zeros[:, :1].clone(), zeros, zeros[:, :1].clone()
 
     def empty(self) -> "Words":
-        """Return tables like these of nothing yet."""
+        """Return empty tables with the same features, number of ids and device."""
         return Words(self.mean.shape[1], self.most, self.mean.device)
 
     def add(self, x: Tensor, word: Tensor) -> None:
-        """Add the rows of x (V, D), the token ids of which are `word` (V,)."""
+        """Add the rows of x (V, D) with the token ids `word` (V,)."""
         ids, group = torch.unique(word, return_inverse=True)
         cells = Moments.by_group(x, Labels.of(group))
         self._merge(ids.tolist(), cells.count, cells.mean, cells.m2.sum(1, keepdim=True))
@@ -76,7 +77,7 @@ class Words:
         self.count.index_copy_(0, rows, total)
 
     def _admit(self, ids: Sequence[int]) -> None:
-        """Give each new id that is to be kept a row; the highest ids make room for lower ones."""
+        """Give a row to each new id that is stored; the highest ids are dropped in favour of lower ones."""
         fresh = [word for word in ids if word not in self.rows]
         used, free = len(self.rows), []
         if used + len(fresh) > self.most:
@@ -91,7 +92,7 @@ class Words:
             self._grow(min(self.most, 2 * len(self.rows)))
 
     def _grow(self, rows: int) -> None:
-        """Make room for so many rows; by doubling, tables are rarely copied."""
+        """Grow the tables to at least `rows` rows; the caller doubles that number, so copies are rare."""
         self.count, self.mean, self.within = (
             grown(table, rows) for table in (self.count, self.mean, self.within)
         )

@@ -34,7 +34,7 @@ def cells(moments: Accumulator, view: str) -> CoMoments:
 
 
 def likeness(moments: Accumulator, view: str) -> Likeness:
-    """Return sum(y z) and sum(z^2) of the layer's own y and the view's z over all that was seen."""
+    """Return sum(y z) and sum(z^2) over all tokens, with the layer's own y and the z of the view."""
     if view == "sequence":
         return moments.sequence_likeness
     if view == "instance":
