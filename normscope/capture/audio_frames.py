@@ -6,40 +6,40 @@ from torch import Tensor, nn
 
 from normscope.statistics.alignment import TokenMask, fits
 
-# What makes fewer frames of a sound.
+# Modules that reduce the number of frames.
 STRIDED = (nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.MaxPool1d)
 
 
 class Frames:
-    """The real frames of each sound of a batch, at every stage that the model has come to.
+    """The real frames of each sound of a batch, at every stage that the model has reached.
 
-    `real` (B, S) bool is about what the model is given. A convolution or a pool makes as many frames of
-    a padded sound as it would of that sound alone, which is how models map the mask themselves. Where
-    padding does not come last that cannot be told.
+    `real` (B, S) bool is the mask of the model's input. After a convolution or a pool, a padded sound has
+    as many real frames as it would have without padding; models map their masks in the same way. The
+    number is unknown if padding does not come last.
     """
 
     def __init__(self, real: Tensor) -> None:
         self._given = real
         lengths, size = real.sum(1), real.shape[1]
         self._lengths: dict[int, Tensor] = {}
-        """How many frames of each sound are real, (B,), by the number of frames that there are."""
+        """The number of real frames of each sound, (B,), by the total number of frames."""
         if bool((real == _until(lengths, size)).all()):
             self._lengths[size] = lengths
 
     def convolved(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
-        """Note what a convolution or a pool (B, C, L, ...) makes of frames that are known."""
+        """Compute the real frames after a convolution or a pool, (B, C, L, ...), if its input's are known."""
         if given.dim() < 3 or output.dim() < 3 or len(given) != len(self._given):
             return
         size, made = given.shape[2], output.shape[2]
         if size not in self._lengths or size == made or _made(module, size) != made:
             return
         lengths = _made(module, self._lengths[size]).clamp(min=0)
-        # Two ways to as many frames are added up: what both have is real.
+        # Two branches with the same number of frames are added: a frame is real if it is real in both.
         known = self._lengths.get(made)
         self._lengths[made] = lengths if known is None else lengths.minimum(known)
 
     def mask_of(self, lead: tuple[int, ...]) -> TokenMask:
-        """Return the mask of the frames that these axes hold, that of the whole sounds if none."""
+        """Return the mask of the frames that match the axes `lead`, or of the model's input if none match."""
         for size in sorted(self._lengths, reverse=True):
             real = _until(self._lengths[size], size)
             if fits(lead, TokenMask(real, real)):

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-# A tensor takes about so many bytes beside its numbers.
+# Approximate memory of a tensor, in bytes, besides its elements.
 OVERHEAD = 500
-# One backlog holds so many bytes at most, or the numbers of so few batches, however large they are.
+# A backlog is full above this many bytes, but never with fewer than this many batches.
 MOST, FEW = 1 << 17, 16
 
 
 class Backlog:
-    """Tensors of many batches, as many of each batch, until they are taken together."""
+    """Tensors of many batches, the same number from each batch, until `take` removes them all."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, ...]] = []
@@ -20,16 +20,16 @@ class Backlog:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to take them."""
+        """Whether the tensors should be taken now."""
         return self._bytes > MOST and len(self._batches) >= FEW
 
     def add(self, *tensors: Tensor) -> None:
-        """Add those of one batch."""
+        """Add the tensors of one batch."""
         self._batches.append(tensors)
         self._bytes += sum(tensor.nbytes + OVERHEAD for tensor in tensors)
 
     def take(self) -> list[tuple[Tensor, ...]]:
-        """Return the first tensors of all batches, the second, and so on; there are none then."""
+        """Return the first tensors of all batches, the second ones, and so on; empty the backlog."""
         taken = [*zip(*self._batches, strict=True)]
         self._batches, self._bytes = [], 0
         return taken

@@ -13,11 +13,11 @@ from normscope.statistics.moments import Labels, Moments, Rows, likeness
 
 @dataclass(frozen=True)
 class CellSums:
-    """Sums over cells (G, D) of rows x and, beside them, y, in float64.
+    """Sums over cells (G, D) of rows x and their paired y, in float64.
 
-    With q the `pivot` (G, D) of each cell, one of its own rows x, `sums` (4, G, D) are those of x - q,
-    (x - q)^2, y and (x - q) y over the `count` (G, 1) rows: so nothing is lost where a cell is constant.
-    Without any y, there are the first two.
+    With q the `pivot` (G, D) of each cell, which is one of its rows x, `sums` (4, G, D) are the sums of
+    x - q, (x - q)^2, y and (x - q) y over the `count` (G, 1) rows. Around such a pivot no digits are lost
+    where a cell is constant. Without y, there are only the first two sums.
     """
 
     count: Tensor
@@ -26,7 +26,7 @@ class CellSums:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, labels: Labels, scratch: Scratch) -> "CellSums":
-        """Take them of rows x and y (V, D)."""
+        """Sum rows x and y (V, D) by the cells of `labels`."""
         moved, pivot = labels.shifted(x, scratch.block("first", x))
         both = torch.mul(moved, y, out=scratch.block("second", y))
         others = [labels.sums(values) for values in (y, both)]
@@ -35,17 +35,19 @@ class CellSums:
 
     @classmethod
     def of_one(cls, x: Tensor, scratch: Scratch) -> "CellSums":
-        """Take those of rows x (V, D) as one cell, without any y."""
+        """Sum rows x (V, D) as one cell, without y."""
+        # From the middle: the first and the last row of a text are often far from all others.
         pivot = x[len(x) // 2 :][:1]
         moved = torch.sub(x, pivot, out=scratch.block("first", x))
         sums = torch.stack([moved.sum(0, keepdim=True), moved.square_().sum(0, keepdim=True)])
         count = sums.new_full((1, 1), len(x), dtype=torch.float64)
+        # A copy: without one, a float64 pivot would be a view of x, which may be overwritten.
         return cls(count, pivot.to(torch.float64, copy=True), sums.double())
 
     def add_to(self, pivot: Tensor, sums: Tensor, count: Tensor) -> None:
-        """Add them to the first cells of others (2 or 4, G, D), around their `pivot` p (G, D).
+        """Add these sums to the first cells of other sums (2 or 4, G, D), around their `pivot` p (G, D).
 
-        sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
+        sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2; the products likewise.
         """
         groups = len(self.pivot)
         count[:groups] += self.count
@@ -59,16 +61,17 @@ class CellSums:
             sums[3].addcmul_(apart, self.sums[2])
 
     def read(self) -> "CellStatistics":
-        """Return what the sums tell of each cell."""
+        """Return the statistics of each cell."""
         mean, square, mean_y, product = (self.sums / self.count.clamp(min=1)).unbind()
         covariance = product.addcmul_(mean, mean_y, value=-1)
+        # Rounding can make a variance slightly negative.
         variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
         return CellStatistics(self.count, mean + self.pivot, variance, mean_y, covariance)
 
 
 @dataclass(frozen=True)
 class CellStatistics:
-    """The mean and variance of x, the mean of y, and their covariance, by cell: (G, 1), and (G, D) each."""
+    """By cell: the count (G, 1); the mean and variance of x, the mean of y, their covariance (G, D)."""
 
     count: Tensor
     mean: Tensor
@@ -82,13 +85,13 @@ class CellStatistics:
 
 
 class SampleSummary(NamedTuple):
-    """What is left of a batch's samples, B cells of D features.
+    """Summary of the samples of a batch, which are B cells of D features.
 
-    `spread` (2, 4) has, of all cells' means and of all their variances, the mean, the sum of squares
-    around it, the least and the largest. `likeness` (2,) is sum(y z) and sum(z^2), with z the cell's own
-    normalization of x. `sequence` (B, 4) is each sample's count of rows, and over all their elements
-    the mean and variance of x, and its covariance with y. `within` (1, D) is the sum of squares around
-    the sample's mean.
+    `spread` (2, 4) has one row for the means of all cells and one for their variances. Each row is a mean,
+    the sum of squares around it, the minimum and the maximum. `likeness` (2,) is sum(y z) and sum(z^2),
+    where z is x normalized by its own cell. `sequence` (B, 4) has for each sample the count of rows and,
+    over all their elements, the mean and variance of x and its covariance with y. `within` (1, D) is
+    the sum of squares around the mean of each sample.
     """
 
     spread: Tensor
@@ -98,7 +101,7 @@ class SampleSummary(NamedTuple):
 
     @classmethod
     def of(cls, cells: CellStatistics, eps: float) -> "SampleSummary":
-        """Sum the cells up, in float64."""
+        """Summarise the cells, in float64."""
         middle = cells.mean.mean(1, keepdim=True)
         apart = cells.mean - middle
         variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)
@@ -117,10 +120,10 @@ def _spread(values: Tensor) -> Tensor:
 
 
 class BatchSums(NamedTuple):
-    """The sums of one batch of V rows x with D features, and their own y.
+    """The sums of one batch of V rows x with D features, and of their y.
 
-    `token` (V, 2) is each row's own mean and variance, `position` pairs x with y by position, and
-    `output` is y per feature, one cell.
+    `token` (V, 2) is the mean and variance of each row, `position` has the sums of x and y by position,
+    and `output` the sums of y by feature, as one cell.
     """
 
     token: Tensor
@@ -132,7 +135,7 @@ class BatchSums(NamedTuple):
     def of(
         cls, rows: Rows, y: Tensor, where: Alignment, eps: float, scratch: Scratch
     ) -> "tuple[BatchSums, CellStatistics]":
-        """Take them of rows x and y (V, D); return the cells of the samples, too."""
+        """Sum rows x and y (V, D); also return the statistics of x and y by sample."""
         samples = CellSums.of(rows.x, y, where.sample, scratch).read()
         sums = cls(
             torch.cat([rows.mean, rows.variance], dim=1),

@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 TEXT = ("input_ids", "inputs_embeds")
-# What a decoder is given that has its own names for its tokens and their mask.
+# The names of a decoder's tokens, where they differ from those of the encoder.
 DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 SOUND = ("input_values", "input_features", "audio_values")
 MEDIA = ("pixel_values", "pixel_values_videos", "pixel_values_images", *SOUND)
-# What models of text and sounds call the mask of the sounds.
+# The names of the audio mask in models of text and audio.
 SOUND_MASKS = ("feature_attention_mask", "input_features_mask")
-# What torch's losses ignore, and so what labels are padded with.
+# The label that torch's losses ignore; so labels are padded with it.
 _IGNORED = -100
-# What an encoder made in a forward of its own: nothing in there is given to this one.
+# The output of an earlier forward of the encoder: nothing in it is an argument of this forward.
 _MADE = "encoder_outputs"
-# How deep dictionaries and tuples of arguments are looked into.
+# The depth to which nested dictionaries and tuples of arguments are searched.
 _DEPTH = 4
 
 
 def by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call; those in dictionaries among them have names, too."""
+    """Return the arguments of a call by name, and also those in nested dictionaries."""
     try:
         given = dict(signature.bind_partial(*args, **kwargs).arguments)
     except TypeError:
-        given = dict(kwargs)  # A call that does not fit: the model's own error is the better one.
+        given = dict(kwargs)  # The call does not fit the signature: the model itself raises the better error.
     named = dict(given)
     for name, value in _within(given):
         named.setdefault(str(name), value)
@@ -35,28 +35,29 @@ def by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[st
 
 
 def first(given: Mapping[str, Any], names: tuple[str, ...]) -> Tensor | None:
-    """Return the first of these arguments that is a tensor."""
+    """Return the first argument in `names` that is a tensor, None if there is none."""
     return next((given[name] for name in names if isinstance(given.get(name), Tensor)), None)
 
 
 def tensors(given: Mapping[str, Any]) -> list[Tensor]:
-    """Return all tensors that a forward is given, in tuples and lists too."""
+    """Return all tensors in a forward's arguments, also in nested dictionaries, tuples and lists."""
     return [value for _, value in _within(given) if isinstance(value, Tensor)]
 
 
 def real_tokens(mask: Tensor) -> Tensor:
-    """Tell which tokens an attention mask keeps, bool; what is added to scores is negative at padding."""
+    """Return which tokens an attention mask keeps, bool in the shape of the mask."""
     mask = mask.detach()
+    # A mask that is added to scores is 0 at tokens and negative at padding.
     if mask.is_floating_point() and (bool((mask < 0).any()) or not bool(mask.any())):
         return mask >= 0
     return mask != 0
 
 
 def decoder_mask(given: Mapping[str, Any]) -> Tensor | None:
-    """Return the mask (B, T) of an encoder-decoder's decoder: its own, or what the labels tell.
+    """Return the mask (B, T) of a decoder: its own argument, or one from the labels, else None.
 
-    The decoder is fed the labels, moved one to the right by its start token, to predict label t at
-    position t. So a position is padding where no label from there on is one to predict.
+    The decoder's input is the labels, shifted right by its start token; it predicts label t at position
+    t. So a position is padding if neither its label nor any later label is one to predict.
     """
     mask, labels = given.get("decoder_attention_mask"), given.get("labels")
     if isinstance(mask, Tensor):
@@ -68,18 +69,19 @@ def decoder_mask(given: Mapping[str, Any]) -> Tensor | None:
 
 
 def holds_padding(ids: Any, config: Any, columns: list[int]) -> bool:
-    """Whether several texts' ids (B, T) hold the padding token of a model's `config` in these columns."""
+    """Whether the ids (B, T) of several texts hold the padding token of `config` in these columns."""
     pad = getattr(config, "pad_token_id", None)
     others = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "sep"))
     if not isinstance(ids, Tensor) or ids.dim() != 2 or min(ids.shape) < 2 or not isinstance(pad, int):
         return False
+    # A padding token with a second role, such as eos, may also be a real token.
     return pad not in others and bool((ids[:, columns] == pad).any())
 
 
 def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
-    """Number the texts that share rows (B, T), from 0 on over the batch; None where each row is one text.
+    """Number the packed texts of a batch from 0, (B, T); None where each row is one text.
 
-    A text begins where `position_ids` go back: so transformers' collators without padding write it.
+    A text begins where `position_ids` do not increase; transformers' padding-free collators write them so.
     """
     positions = given.get("position_ids")
     if not isinstance(positions, Tensor) or positions.dim() != 2 or positions.shape[1] != real.shape[1]:
@@ -92,7 +94,7 @@ def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
 
 
 def _within(value: Any, depth: int = _DEPTH) -> Iterator[tuple[Any, Any]]:
-    """Give what mappings, tuples and lists hold, under its name or None, outermost first."""
+    """Yield the (name or None, value) pairs in mappings, tuples and lists, outer pairs first."""
     if isinstance(value, Mapping):
         items = [(name, inner) for name, inner in value.items() if name != _MADE]
     elif isinstance(value, tuple | list):

@@ -8,12 +8,12 @@ from normscope.statistics.alignment import TokenMask
 
 
 class Tally:
-    """What a watcher has been shown: forwards, samples, tokens, and the time they took."""
+    """Counts of the forwards, samples and tokens of a watcher, and their time in seconds."""
 
     def __init__(self) -> None:
         self.batches = self.samples = self.tokens = self.real = self.slots = self.positions = 0
         self.unknown = 0
-        """How many tokens are the tokenizer's unknown one; counted by who has the tokenizer."""
+        """The number of unknown tokens; counted by the caller, which has the tokenizer."""
         self.seconds = 0.0
         self._since = 0.0
 
@@ -26,11 +26,11 @@ class Tally:
         self.seconds += time.perf_counter() - self._since
 
     def add(self, mask: TokenMask | None) -> None:
-        """Count one forward."""
+        """Count one forward; `mask` is None where it has no tokens."""
         self.batches += 1
         if mask is not None:
             real, positions = mask.current(), mask.positions()
-            # A sample is counted where it begins: steps of a generation go on with it.
+            # A sample is counted at its first token: later steps of a generation continue the same sample.
             self.samples += int(((positions == 0) & real).sum())
             self.slots += real.numel()
             self.real += int(real.sum())
@@ -39,7 +39,7 @@ class Tally:
             self.positions = max(self.positions, int(last) + 1)
 
     def run_info(self) -> RunInfo:
-        """Return it as a report's account of a run whose batches the user made."""
+        """Return the counts as the description of a run whose batches the user made."""
         return RunInfo(
             texts=self.samples,
             tokens=self.tokens,
@@ -56,5 +56,5 @@ class Tally:
         )
 
     def padding_share(self) -> float:
-        """Return padding over all token slots, NaN without any."""
+        """Return the share of padding in all token slots, NaN without slots."""
         return 1 - self.real / self.slots if self.slots else math.nan

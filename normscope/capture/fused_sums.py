@@ -16,7 +16,7 @@ from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import Labels
 from normscope.statistics.outliers import LARGE, MASSIVE, MEDIANS
 
-# A layer that has seen fewer elements than this has little to save: to load what is compiled takes a second.
+# With fewer elements than this a layer saves too little time: loading the compiled code takes a second.
 AFTER = 1 << 23
 
 
@@ -31,27 +31,28 @@ def _kernels() -> Any:
 
 @dataclass(frozen=True)
 class _CompiledSums(CellSums):
-    """Sums in the dtype of x or, where cells have many rows, float64; in memory that is used again."""
+    """Sums in the dtype of x, or in float64 where cells have many rows; the buffers are reused."""
 
     @classmethod
     def room(cls, name: str, labels: Labels, x: Tensor, scratch: Scratch) -> "_CompiledSums":
-        """Return room for the sums over these cells of x's rows (R, D)."""
+        """Return buffers for the sums of the rows x (R, D) over the cells of `labels`."""
         shape = (len(labels.count), x.shape[1])
         pivot = _block(scratch, f"{name} pivot", shape, x.dtype)
         sums = _block(scratch, f"{name} sums", (4, *shape), torch.float64 if labels.many else x.dtype)
         return cls(labels.count, pivot, sums)
 
     def add_to(self, pivot: Tensor, sums: Tensor, count: Tensor) -> None:
-        """Add them to the first cells of others (2 or 4, G, D), around their `pivot` (G, D)."""
+        """Add these sums to the first cells of other sums (2 or 4, G, D), around their `pivot` (G, D)."""
         _kernels().move(*_arrays(self.count, self.pivot, self.sums, pivot, sums, count))
 
 
 class OnePass(NamedTuple):
-    """What one pass over V rows x and a layer's output tells.
+    """The results of one pass over V rows x and a layer's output.
 
-    `massive` names the samples that may have massive elements. `worst` is the largest
-    |affine(y) - output|, `square` the sum of output^2, `large` (D,) in how many rows |output| is large,
-    and `largest` (D,) its maximum. Sums by position and of outputs are in memory that is used again.
+    `massive` lists the samples that may have massive elements. `worst` is the maximum of
+    |affine(y) - output|, and `square` the sum of output^2. `large` (D,) counts the rows where |output| is
+    large, and `largest` (D,) is the maximum of |output|. The buffers of the sums by position and of the
+    output are reused by the next pass.
     """
 
     sums: BatchSums
@@ -63,9 +64,9 @@ class OnePass(NamedTuple):
 
 
 def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
-    """Whether a call of a layer is taken in one pass, whose input is x (R, D) after so many tokens.
+    """Whether a call with input x (R, D), after `tokens` earlier tokens, is summed in one pass.
 
-    That follows from the run alone, so that one that goes on from a checkpoint does as an unbroken one.
+    No timing is involved: a run that continues from a checkpoint decides as an uninterrupted run does.
     """
     if x.device.type != "cpu" or not norm.settled or tokens * norm.features < AFTER:
         return False
@@ -76,9 +77,9 @@ def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
 def one_pass(
     norm: NormLayer, eps: float, x: Tensor, output: Tensor, where: Alignment, scratch: Scratch
 ) -> OnePass | None:
-    """Take the rows (R, D) of a layer's input and output that count; None where one is not finite.
+    """Sum the counted rows of a layer's input and output (R, D); None if an element is not finite.
 
-    `eps` is that of the samples' own normalizations.
+    `eps` is the eps of the normalization by sample.
     """
     kernels = _kernels()
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
@@ -126,6 +127,6 @@ def _way(norm: NormLayer, x: Tensor) -> Any:
 
 
 def _summary(sample: CellSums) -> SampleSummary:
-    """Return room for what is left of a batch's samples."""
+    """Return buffers for the summary of the samples of a batch."""
     shapes = ((2, 4), (2,), (len(sample.count), 4), (1, sample.pivot.shape[1]))
     return SampleSummary(*(torch.empty(shape, dtype=torch.float64) for shape in shapes))

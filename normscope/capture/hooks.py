@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from normscope.errors import UsageError
 
-# What runs code again to have its gradients: the forward itself was the one to count.
+# It may run a forward again to compute gradients; only the first run counts.
 BACKWARD = "a backward pass"
 
 
 class Hook:
-    """A hook that stays with its module: a copy of that, or a pickled one, has one that does nothing."""
+    """A hook that works only on its own module; in a copied or pickled module it does nothing."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -26,19 +26,21 @@ class Hook:
         return self._call(*given)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A method of the standard library that takes anything and returns None: no file needs normscope.
+        # A standard-library method that returns None: a pickled model can be loaded without normscope.
         return getattr, (nullcontext(), "__exit__")
 
 
 def uncounted() -> str | None:
-    """Say what runs now that is no forward to be counted, None where it is one: numbers are real and new."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():  # First, as torch.export reads this, too.
+    """Return what runs now instead of a normal forward, such as a backward pass; None in a normal forward."""
+    if (
+        torch.compiler.is_compiling() or torch._C._is_tracing()
+    ):  # First, as torch.export traces this function, too.
         return "torch.jit.trace, torch.export or torch.compile"
     if torch._C._current_graph_task_id() != -1:
         return BACKWARD
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.vmap or a transform of torch.func"
-    # Fake tensors, and graphs that are made, have keys of their own; modes of users have none.
+    # The modes of fake tensors and of make_fx have a key; modes of users have none.
     if torch._C._len_torch_dispatch_stack() and any(
         getattr(mode, "_mode_key", None) is not None for mode in _get_current_dispatch_mode_stack()
     ):
@@ -47,18 +49,18 @@ def uncounted() -> str | None:
 
 
 class Turn:
-    """One thread's turn with a model, which may take it again and again before it gives all back."""
+    """A reentrant lock that lets one thread at a time run a model."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._taken: list[threading.Thread] = []
 
     def is_ours(self) -> bool:
-        """Whether this thread has it."""
+        """Whether this thread holds the lock."""
         return bool(self._taken) and self._taken[-1] is threading.current_thread()
 
     def take(self) -> None:
-        """Take it for this thread; UsageError where another has it."""
+        """Take the lock for this thread; UsageError if another thread holds it."""
         here = threading.current_thread()
         if not self._lock.acquire(blocking=False):
             other = self._taken[-1].name if self._taken else "another"
@@ -69,7 +71,7 @@ class Turn:
         self._taken.append(here)
 
     def give_back(self) -> None:
-        """Give it back as often as it was taken."""
+        """Release the lock once; each `take` needs one release."""
         self._taken.pop()
         self._lock.release()
 
@@ -84,9 +86,9 @@ def _is_plain(values: Tensor) -> bool:
 
 
 class KeptInput:
-    """A layer's input as it was before the layer ran, which may write its output over it.
+    """A copy of a layer's input from before the call, for layers that write their output over it.
 
-    The first call tells whether it does. Classes of torch's own do not.
+    The first call shows whether a layer does so. The classes of torch itself do not.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -97,7 +99,7 @@ class KeptInput:
         self._copy: Tensor | None = None
 
     def keep(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy the input of a call to come, if need be; a hook."""
+        """Copy the input before a call, unless the layer does not overwrite it; a forward pre-hook."""
         if self._overwrites is False:
             return
         given = _first_tensor((*args, *kwargs.values()))
@@ -106,14 +108,14 @@ class KeptInput:
                 self._copy = given.detach().clone()
 
     def of(self, given: Tensor, output: Any) -> Tensor | None:
-        """Return what `given` was before the call; None where it was written over and is lost."""
+        """Return `given` as it was before the call; None if it may be overwritten and there is no copy."""
         copy, self._copy = self._copy, None
         if not self.foreign or not _is_plain(given):
             return given
         out = _first_tensor(output if isinstance(output, tuple | list) else (output,))
         shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()
         if copy is None:
-            # A layer that has begun to share memory, in another mode say, is asked anew.
+            # A layer that begins to share memory with its output, in another mode for example, is retested.
             self._overwrites = None if shares and not self._shares else self._overwrites
             return None if self._overwrites is None else given
         if self._overwrites is None:

@@ -9,9 +9,9 @@ from normscope.statistics.token_identity import WordRoom
 
 
 class LayerCalls:
-    """The captures of one layer: one for all its calls or, `apart`, one for each call of a forward.
+    """The captures of one layer: one for all its calls or, with `apart`, one for each call of a forward.
 
-    A module that is used several times in a forward, as ALBERT's are, sees another input each time.
+    A module that is used several times in a forward, as in ALBERT, gets a different input each time.
     """
 
     def __init__(
@@ -20,15 +20,15 @@ class LayerCalls:
         self.norm = norm
         self.captures = [LayerCapture(norm, room, scratch)]
         self.per_forward = 0
-        """The most calls in one forward."""
+        """The maximum number of calls in one forward."""
         self.calls = 0
-        """The calls of the forward that runs, or of the last one."""
+        """The number of calls in the current forward, or in the last one."""
         self.skipped = 0
-        """How many calls of each forward to pass over."""
+        """How many calls to skip at the start of each forward."""
         self.failure: str | None = None
         """Why counting a call failed; later calls are left out."""
         self.lost = 0
-        """How many calls wrote over their own input, and were left out."""
+        """The number of calls that overwrote their own input, and were left out."""
         self.apart = apart
         self._room, self._scratch = room, scratch
 
@@ -37,7 +37,7 @@ class LayerCalls:
         self.calls = 0
 
     def next(self) -> LayerCapture | None:
-        """Count a call, and return the capture that it goes into, None where it is to be passed over."""
+        """Count a call and return its capture; None for a call to skip."""
         self.calls += 1
         self.per_forward = max(self.per_forward, self.calls)
         if self.calls <= self.skipped:
@@ -45,13 +45,14 @@ class LayerCalls:
         return self.capture(self.calls - 1 if self.apart else 0)
 
     def capture(self, number: int) -> LayerCapture:
-        """Return one of the captures, from 0, or the one that comes after the last."""
+        """Return capture `number`, from 0; the one after the last is created."""
         if len(self.captures) == number:
+            # A copy, because a capture settles the formula and axes in its own `norm`.
             self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
         return self.captures[number]
 
     def notes(self) -> list[str]:
-        """Say which calls are not counted."""
+        """Return a sentence for each reason why calls were not counted."""
         name, notes = self.norm.name, []
         if self.failure is not None:
             notes.append(f"{name}: counting failed, so later calls were left out: {self.failure}")
@@ -62,9 +63,10 @@ class LayerCalls:
         return notes
 
     def named(self) -> list[tuple[str, int | None, LayerCapture]]:
-        """Name the captures, each with the number of its call from 1; None where all calls are pooled.
+        """Return (name, call number, capture) for each capture.
 
-        Only where a layer has several do their names end in a number: "layer#1", "layer#2".
+        Calls are numbered from 1; the number is None if all calls are pooled. If a layer has several
+        captures, their names end in the number: "layer#1", "layer#2".
         """
         name = self.norm.name
         if not self.apart:

@@ -24,19 +24,19 @@ from normscope.statistics.layout import UNALIGNED, is_own_sequence, lead_axes, t
 from normscope.statistics.moments import Labels, Moments, Rows
 from normscope.statistics.token_identity import WordRoom
 
-# Two readings of the axes that are both this close to a layer's output are the same.
+# Errors below this do not decide between two readings of the axes.
 _CLOSE = 1e-5
-# Rows are taken in parts of about this many elements, so that a part stays in a processor's cache.
+# Rows are processed in parts of about this many elements, so that a part fits a processor's cache.
 PART = 1 << 20
 
 _Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
 
 
 class Beside(NamedTuple):
-    """What belongs to the rows of a layer's input, each (V, D) or None.
+    """Tensors that go with the rows of a layer's input, each (R, D), or (V, D) once taken, or None.
 
-    `output` is the layer's own, which an affine of each head is taken out of: then the `whole` one is
-    here, too. `factor` is what a gate multiplies by.
+    `output` is the layer's output. If each head has its own affine, `output` is the output before the
+    affine and `whole` the output after it. `factor` is the multiplier from a gate.
     """
 
     output: Tensor | None
@@ -44,21 +44,21 @@ class Beside(NamedTuple):
     whole: Tensor | None
 
     def taken(self, part: Alignment, scratch: Scratch) -> "Beside":
-        """Return the rows of each that count."""
+        """Return only the rows that count, (V, D) each."""
         pairs = zip(self._fields, self, strict=True)
         return Beside(
             *(None if values is None else part.take(values, scratch, name) for name, values in pairs)
         )
 
     def each(self, read: Callable[[Tensor], Tensor]) -> "Beside":
-        """Return `read` of each that is known."""
+        """Apply `read` to each tensor that is known, and return the results."""
         return Beside(*(None if values is None else read(values) for values in self))
 
 
 class LayerCapture:
-    """Turns the calls of one layer into what it has `seen` so far.
+    """Turns the calls of one layer into its state, `seen`.
 
-    With `room` for words, moments are also kept by token id.
+    With `room` for token ids, it also collects moments by token id.
     """
 
     def __init__(self, norm: NormLayer, room: WordRoom | None = None, scratch: Scratch | None = None) -> None:
@@ -69,30 +69,30 @@ class LayerCapture:
         self._running: StreamingMoments | None = None
         self._gap = OutputGap()
         self.kept: KeptLayer | None = None
-        """Where the moments of single texts go, if they are asked for."""
+        """Where the moments of single texts are stored, if they are requested."""
         self.scales: Moments | None = None
-        """The moments of what the layer multiplies rows by, its own scale of each, if they are asked for."""
+        """The moments of the factor by which the layer multiplies each row, if they are requested."""
 
     @property
     def seen(self) -> Seen:
-        """What the layer has seen so far."""
+        """The state of the layer after all calls so far."""
         if self._running is not None:
             self._running.read()
         self._gap.read_into(self._seen, self.norm.features)
         return self._seen
 
     def take(self, seen: Seen) -> None:
-        """Go on from what another capture of the same layer has seen, whose `norm` is settled here alike."""
+        """Continue from the state of another capture of the layer, whose `norm` is settled alike here."""
         self._seen, self._running, self._gap = seen, None, OutputGap()
 
     @property
     def moments(self) -> Accumulator | None:
-        """Its moments so far, None until its first call."""
+        """Its moments so far, None before its first call."""
         return self.seen.moments
 
     @property
     def unaligned(self) -> bool:
-        """Whether a probe has shown that the layer does not see one row a token."""
+        """Whether a probe has shown that the layer does not get one row per token."""
         layout = self._seen.known_layout
         return layout == UNALIGNED or is_own_sequence(layout)
 
@@ -105,10 +105,11 @@ class LayerCapture:
         gate: Tensor | None = None,
         probe: bool = False,
     ) -> None:
-        """Add one call of the layer; `parts_of` tells which rows of its input count, in parts.
+        """Add one call of the layer, with its input `given` and its `output`.
 
-        `gate` is a second input of the same shape, if there is one. A `probe` is a call that only
-        tells the layout of the layer's input.
+        `parts_of` returns which rows of the input count, in parts. `gate` is a second input of the same
+        shape, if there is one. A `probe` is a call that only finds the layout of the input. Inputs that
+        cannot be read, and those with another number of features, are counted and left out.
         """
         if not _is_plain(given):
             self._seen.unreadable += 1
@@ -123,6 +124,7 @@ class LayerCapture:
         if lead is None:
             self._seen.misfits += 1
             return
+        # A norm over the batch needs all rows at once, so they stay in one part.
         size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
         parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
         if parts and parts[0].sure:
@@ -132,12 +134,13 @@ class LayerCapture:
         if gate is not None and not norm.settled:
             self._choose_gate(given, output, gate.to(given.device))
         factor = None if gate is None or norm.gate is None else norm.gate.factor(gate.to(given.device))
+        # A gate before the norm changes its input; a gate after it changes its output.
         if factor is not None and norm.gate is not None and norm.gate.before:
             given, factor = given * factor, None
         self._add_parts(given, output, factor, parts)
 
     def _choose_axis(self, given: Tensor, output: Tensor | None) -> None:
-        """Find the features of a class that may have them on axis 1, by their number or by what it does."""
+        """Find the feature axis, -1 or 1, of a class that allows both, by its size or by the real output."""
         norm = self.norm
         if norm.axis_is_known() or given.dim() < 3:
             return
@@ -145,8 +148,10 @@ class LayerCapture:
         wide = norm.features if weight is None else weight.numel()
         fits = [(axis, False) for axis in (-1, 1) if lead_axes(shape, axis, norm.features) is not None]
         if output is not None and self._seen.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
+            # A weight as long as the last two axes together: each head has its own affine.
             fits.insert(0, (-1, True))
         if len(fits) > 1 and output is not None:
+            # The sort is stable: among readings with errors below `_CLOSE`, the usual one stays first.
             fits.sort(key=lambda way: max(_CLOSE, self._axis_error(given, output, *way)))
         if fits:
             norm.feature_axis, norm.per_head = fits[0]
@@ -161,7 +166,7 @@ class LayerCapture:
         return trial.error(Rows.of(x), out, Labels.of(torch.arange(len(x), device=x.device)))
 
     def _choose_gate(self, given: Tensor, output: Tensor | None, gate: Tensor) -> None:
-        """Find how the layer uses its second input: the way that gives its real output, or not at all."""
+        """Find how the layer uses its second input: the way closest to its real output, or none."""
         if output is None:
             return
         norm, (axis, features) = self.norm, (self.norm.feature_axis, self.norm.features)
@@ -175,12 +180,12 @@ class LayerCapture:
         norm.gate = min(errors, key=lambda way: errors[way])
 
     def _lead_axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Return the sizes of the axes before the features; None when another width was seen before."""
+        """Return the sizes of the axes other than the features; None if earlier calls had another width."""
         norm = self.norm
         lead = lead_axes(shape, norm.feature_axis, norm.features)
         if lead is not None or self._seen.moments is not None:
             return lead
-        # The class did not tell the width, or not the right one: the input does.
+        # The class gives no width, or a wrong one: the width of the input is right.
         norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
         return lead_axes(shape, norm.feature_axis, norm.features)
 
@@ -194,6 +199,7 @@ class LayerCapture:
             whole, output = output, _before_affine(self.norm.module, output)
         x = to_rows(given, axis, features)
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
+        # Only norms that pool several rows are affected by rows that were left out.
         left_out = len(x) > sum(len(part.sample.group) for part in parts)
         self._seen.padded |= left_out and self.norm.pools
         for part in parts:
@@ -204,7 +210,8 @@ class LayerCapture:
                 self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
 
     def _add_at_once(self, x: Tensor, beside: Beside, where: Alignment) -> bool:
-        """Add the rows (R, D) that count in one pass over them, if that is possible."""
+        """Add the counted rows of x (R, D) in one compiled pass; return whether that was possible."""
+        # The compiled pass does not compute these.
         wanted = (self.room, self.kept, self.scales, beside.factor, beside.whole)
         out = beside.output
         if out is None or any(part is not None for part in wanted) or self._seen.moments is None:
@@ -224,7 +231,7 @@ class LayerCapture:
     def _add(self, x: Tensor, beside: Beside, where: Alignment) -> None:
         rows = Rows.of(x, self._scratch)
         if not math.isfinite(rows.reach):
-            rows = Rows.of(x.double())  # Float32's variance overflows from about 1e19 on.
+            rows = Rows.of(x.double())  # In float32 the variance overflows for values above about 1e19.
             finite = rows.finite()
             self._seen.nonfinite += int((~finite).sum())
             x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
@@ -241,12 +248,13 @@ class LayerCapture:
             self._seen.stored = stored_statistics(norm.module)
         running = self._begun(rows.x.device)
         if norm.formula is None or out is None:
+            # NaN marks everything that needs y as unknown, without a special case in each sum.
             y = rows.x.new_full((1, 1), math.nan).expand_as(rows.x)
         else:
             y = norm.formula.normalise(norm.module, rows, where.sample, spend=True)
             expected = norm.formula.affine(norm.module, y, self._scratch.block("first", y))
             expected = expected if factor is None else expected * factor
-            # The comparison overwrites it, and a formula without an affine gives y itself.
+            # `add` overwrites its first argument, which is y itself for a formula without an affine.
             self._gap.add(expected.clone() if expected is y else expected, out)
             self._seen.precision = torch.finfo(out.dtype).eps
             if self.scales is not None and norm.formula.is_plain:
@@ -260,9 +268,10 @@ class LayerCapture:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
     def _begun(self, device: torch.device) -> StreamingMoments:
-        """Return what the layer's batches go into, which goes on from what it has seen."""
+        """Return the buffer for the layer's batches; it continues from the moments so far."""
         norm = self.norm
         if self._running is None and self._seen.moments is not None:
+            # Restored moments may be on another device.
             self._running = StreamingMoments(moved(self._seen.moments, device), self._scratch)
         if self._running is None or self._seen.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
@@ -272,7 +281,7 @@ class LayerCapture:
         return self._running
 
     def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:
-        """Settle the formula by the rows whose output is finite: one that overflowed tells nothing."""
+        """Settle the formula by the rows with finite output; an output that overflowed fits no formula."""
         known = None if out is None else _finite_rows(out)
         if out is not None and known is not None and not bool(known.all()):
             if not bool(known.any()):
@@ -283,7 +292,7 @@ class LayerCapture:
 
 
 def _beside(given: Tensor, output: Any) -> Tensor:
-    """Bring an input to its layer's device, where a model is spread over several; the output is there."""
+    """Return an input on the device of the output, its layer's: a model may be spread over several."""
     given = given.detach() if given.requires_grad else given
     first = output[0] if isinstance(output, tuple | list) and output else output
     moves = isinstance(first, Tensor) and first.device != given.device
@@ -295,15 +304,15 @@ def _finite_rows(values: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether a tensor's elements are real numbers in rows: integers and float8 are, and become float32."""
+    """Whether a tensor is strided and holds real numbers; integers and float8 do, and become float32."""
     return x.layout == torch.strided and not (x.is_nested or x.is_quantized or x.is_complex())
 
 
 def _real_output(given: Tensor, output: Any) -> Tensor | None:
-    """Return what a layer made of `given`, in its shape; None where its output does not tell.
+    """Return the output of a layer in the shape of `given`; None if it cannot be compared with `given`.
 
-    Of several outputs it is the first, as of several inputs. One number a row is what the row is to
-    be multiplied by; as many numbers in another shape have heads joined or taken apart.
+    Of several outputs, the first tensor is used. An output with one number per row is the factor of that
+    row. An output with another shape but the same number of elements has its heads joined or split.
     """
     several = output if isinstance(output, tuple | list) else (output,)
     first = next((value for value in several if isinstance(value, Tensor)), None)
@@ -320,7 +329,7 @@ def _real_output(given: Tensor, output: Any) -> Tensor | None:
 
 
 def _before_affine(module: nn.Module, output: Tensor) -> Tensor:
-    """Undo an affine whose weight and bias are one a head and feature, (H, d) or flat, on (..., H, d)."""
+    """Undo an affine with a weight and bias per head and feature, (H, d) or flat, on (..., H, d)."""
     shape = output.shape[-2:]
     weight, bias = (vector(module, name) for name in ("weight", "bias"))
     wide = output.float() if bias is None else output.float() - bias.reshape(shape)

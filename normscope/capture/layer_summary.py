@@ -38,12 +38,12 @@ from normscope.statistics.moments import Moments, Spread
 from normscope.statistics.position_bins import Bins
 from normscope.statistics.views import COMPARED, WITHOUT_POSITIONS, cells
 
-# The most features, and positions, that are named for their massive activations.
+# The maximum number of features, and of positions, that are listed for massive activations.
 MOST = 16
 
 
 def layer_report(capture: LayerCapture) -> LayerReport:
-    """Return everything that was measured at one layer; a layer never called has only its description."""
+    """Return all measurements of one layer; a layer that was never called has only its description."""
     norm = capture.norm
     unknown: dict[str, Any] = dict.fromkeys(_PARTS)
     described = LayerReport(
@@ -65,7 +65,7 @@ def layer_report(capture: LayerCapture) -> LayerReport:
 
 
 def filled(layer: LayerReport, seen: Seen, affine: AffineOutliers | None) -> LayerReport:
-    """Return the report of a layer that is described by `layer`, with the numbers of what it has `seen`."""
+    """Return a copy of the description `layer`, filled with the measurements in `seen`."""
     moments = seen.moments
     known = moments is not None and moments.count
     parts = measured(moments, seen.positioned, seen.exact) if moments is not None and known else {}
@@ -90,7 +90,7 @@ _PARTS = (
 
 
 def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
-    """Say what kept this layer from being measured in full, a sentence each."""
+    """Return a sentence for each reason why this layer was not measured in full."""
     notes = []
     if seen.nonfinite:
         every, were = "" if seen.moments else "all ", "was" if seen.nonfinite == 1 else "were"
@@ -133,7 +133,7 @@ def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
 
 
 def pooled(layers: Iterable[LayerReport]) -> list[str]:
-    """Say of which layers several calls of one forward were pooled, in a sentence for all."""
+    """Return one sentence on all layers whose calls in a forward were pooled, or an empty list."""
     several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
     if not several:
         return []
@@ -146,14 +146,14 @@ def pooled(layers: Iterable[LayerReport]) -> list[str]:
 
 
 def _stored_gap(seen: Seen) -> StoredGap | None:
-    """Compare a BatchNorm's running statistics with the corpus's, where it has them."""
+    """Compare the running statistics of a BatchNorm with those of the corpus; None without any."""
     if seen.moments is None or seen.stored is None:
         return None
     return StoredGap(*metrics.stored_gap(cells(seen.moments, "feature").x, *seen.stored))
 
 
 def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
-    """Find the outliers of a layer's own weight and bias, None where it has no vector of either."""
+    """Find the outliers in a layer's weight and bias; None if neither is a vector."""
     vectors = [fitting(norm.module, name, norm.features, torch.float64) for name in ("weight", "bias")]
     found = [
         None if values is None or values.numel() == 1 else _indices(metrics.affine_outliers(values))
@@ -165,7 +165,7 @@ def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
 def measured(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
     """Return the measured parts of a layer's report by their field names.
 
-    `exact` is how many positions stand alone, where later ones share bins.
+    `exact` is the number of positions with a bin of their own; later positions share bins.
     """
     first = _first_positions(moments, exact)
     by_feature, everything = cells(moments, "feature"), cells(moments, "global").x
@@ -213,7 +213,7 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
 
 
 def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> Outliers:
-    """Return what stands out of the layer's input and output; its affine is not in the moments."""
+    """Return the outliers of the layer's input and output; the affine is not in the moments."""
     seen = moments.outliers
     large = metrics.large_features(seen)
     places = _indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0))
@@ -241,7 +241,7 @@ def _group_stats(groups: Groups) -> GroupStats:
 
 
 def summarised(spread: Spread) -> Summary:
-    """Return a spread as its five numbers."""
+    """Return a spread as count, mean, standard deviation, minimum and maximum."""
     moments: Moments = spread.moments
     std = math.sqrt(float(moments.variance()))
     return Summary(

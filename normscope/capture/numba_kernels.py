@@ -1,8 +1,8 @@
 """Compiled loops (numba): one pass over a layer's input and output.
 
-What PyTorch's operators read some 30 times is read twice here: once for each row's own moments, and
-once for all sums, while the row is in the processor's nearest cache. Compiled once for each dtype,
-at the first call, and kept beside this file or in the user's cache.
+PyTorch's operators read each element some 30 times. Here it is read twice: once for the moments of its
+row, and once for all sums, while the row is in the processor's nearest cache. The loops are compiled once
+for each dtype, at the first call, and stored beside this file or in the user's cache.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,21 @@ Loops = TypeVar("Loops", bound=Callable[..., object])
 
 
 def compiled(loops: Loops) -> Loops:
-    """Compile a function at its first call; sums may be taken in any order, and NaN stays NaN."""
+    """Compile a function at its first call; sums may be computed in any order, and NaN stays NaN."""
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
     compile: Callable[..., Any] = partial(numba.njit, **options)
     try:
         made: Loops = compile(loops, cache=True)
-    except RuntimeError:  # Nowhere to keep it.
+    except RuntimeError:  # There is no writable cache.
         made = compile(loops)
     return made
 
 
 class Way(NamedTuple):
-    """The way from rows x to a layer's output: y is (x - mean) / sqrt(variance + eps), or where it is not
-    `centred` x / sqrt(mean square + eps), and then y weight + bias, (D,) each."""
+    """How a layer computes its output from rows x: y weight + bias, with `weight` and `bias` (D,).
+
+    y is (x - mean) / sqrt(variance + eps) or, if not `centred`, x / sqrt(mean square + eps).
+    """
 
     centred: bool
     eps: float
@@ -37,10 +39,10 @@ class Way(NamedTuple):
 
 
 class CellBuffers(NamedTuple):
-    """Cells (G, D) to sum rows x and y in.
+    """Buffers for the sums of rows x and y over cells (G, D).
 
-    `group` (V,) says which cell each row belongs to, and `member` (G,) names one row of each. `sums`
-    (4, G, D) has those of x - pivot, (x - pivot)^2, y and (x - pivot) y, around the `pivot` (G, D).
+    `group` (V,) is the cell of each row, and `member` (G,) is the number of one row in each cell. `sums`
+    (4, G, D) are the sums of x - pivot, (x - pivot)^2, y and (x - pivot) y, around the `pivot` (G, D).
     """
 
     group: np.ndarray
@@ -50,9 +52,9 @@ class CellBuffers(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples of a batch, of so many `rows` (B, 1) each, and their summary: batch_sums.SampleSummary.
+    """The samples of a batch, with `rows` (B, 1) rows each, and their summary: batch_sums.SampleSummary.
 
-    `mean` and `variance` (B, D) are room. `eps` is that of the samples' own normalizations.
+    `mean` and `variance` (B, D) are work buffers. `eps` is the eps of the normalization by sample.
     """
 
     rows: np.ndarray
@@ -66,10 +68,10 @@ class Samples(NamedTuple):
 
 
 class OutputBuffers(NamedTuple):
-    """What is known of y and of a layer's output, (D,) each.
+    """Buffers for the statistics by feature of y and of a layer's output `out`, (D,) each.
 
-    `moved` and `square` are the sums of y - pivot and of its square; `worst` is the largest gap between
-    the layer's way and out, `largest` the largest |out|, and `large` how often that reaches `limit`.
+    `moved` and `square` are the sums of y - pivot and of its square. `worst` is the maximum of
+    |y weight + bias - out|, `largest` the maximum of |out|, and `large` how often |out| reaches `limit`.
     """
 
     pivot: np.ndarray
@@ -85,8 +87,8 @@ class OutputBuffers(NamedTuple):
 def _row_moments(x: np.ndarray, index: np.ndarray, token: np.ndarray) -> tuple[bool, float]:
     """Write the mean and biased variance of the rows `index` (V,) of x (R, D) into `token` (V, 2).
 
-    Returns whether all are finite, and a bound on |x|: no element is further from its row's mean than
-    the norm of the row less that.
+    Returns whether all are finite, and an upper bound on |x|: no element is further from the mean of its
+    row than the norm of (row - mean).
     """
     features, finite, reach = x.shape[1], True, 0.0
     for r in range(len(index)):
@@ -114,7 +116,7 @@ def begin(cells: CellBuffers, x: np.ndarray, index: np.ndarray) -> None:
 
 @compiled
 def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> None:
-    """Add one row x beside y (D,) to the sums of its cell."""
+    """Add one row x and its y (D,) to the sums of its cell."""
     pivot, sums = cells.pivot[cell], cells.sums
     first, square, second, both = sums[0, cell], sums[1, cell], sums[2, cell], sums[3, cell]
     for d in range(len(x)):
@@ -127,7 +129,7 @@ def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> No
 
 @compiled
 def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: OutputBuffers) -> float:
-    """Add one row y beside the layer's output (D,) to `room`; return the sum of out^2."""
+    """Add one row y and the layer's output (D,) to `room`; return the sum of out^2."""
     pivot, moved, squares, worst = room.pivot, room.moved, room.square, room.worst
     largest, large, limit = room.largest, room.large, out.dtype.type(room.limit)
     weight, bias, square = way.weight, way.bias, 0.0
@@ -157,12 +159,12 @@ def _add_rows(
     sample: CellBuffers,
     room: OutputBuffers,
 ) -> float:
-    """Sum the rows `index` (V,) of x and out (R, D) in all rooms; return the sum of out^2."""
+    """Sum the rows `index` (V,) of x and out (R, D) into all buffers; return the sum of out^2."""
     begin(position, x, index)
     begin(sample, x, index)
     room.moved[:], room.square[:], room.worst[:], room.largest[:], room.large[:] = 0, 0, 0, 0, 0
     y, square = np.empty(x.shape[1], x.dtype), 0.0
-    # The row in the middle goes first: its y is what those of all others are taken around.
+    # The middle row comes first: its y is the pivot for the y of all rows.
     for turn in range(-1, len(index)):
         r = len(index) // 2 if turn < 0 else turn
         row = x[index[r]]
@@ -189,9 +191,10 @@ def move(
     sums: np.ndarray,
     count: np.ndarray,
 ) -> None:
-    """Add sums `new` (2 or 4, G, D), over so many rows (G, 1) around their `own` (G, D), to others.
+    """Add the sums `new` (2 or 4, G, D) to the first cells of `sums`, which are around `pivot` p.
 
-    sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2, and alike the products.
+    `new` is over `own_count` (G, 1) rows, around the pivots `own` q (G, D).
+    sum (x - p)^2 = sum (x - q)^2 + 2 (q - p) sum (x - q) + n (q - p)^2; the products likewise.
     """
     for g in range(len(own)):
         rows = own_count[g, 0]
@@ -211,7 +214,7 @@ def move(
 
 @compiled
 def spread(values: np.ndarray, found: np.ndarray) -> None:
-    """Write the mean of all numbers, the sum of squares around it, the least and the largest, (4,)."""
+    """Write the mean of all values, the sum of squares around it, the minimum and maximum to `found` (4,)."""
     total, square, low, high = 0.0, 0.0, np.inf, -np.inf
     for value in values.flat:
         total += value
@@ -224,7 +227,7 @@ def spread(values: np.ndarray, found: np.ndarray) -> None:
 
 @compiled
 def _sum_up(cells: CellBuffers, room: Samples) -> None:
-    """Read the cells (B, D) of a batch's samples into `room`."""
+    """Summarise the cells (B, D) of the samples of a batch in `room`."""
     features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, room.eps
     mean, variance, sequence = room.mean, room.variance, room.sequence
     mean_y, covariance = np.empty(features), np.empty(features)
@@ -262,9 +265,10 @@ def _sum_up(cells: CellBuffers, room: Samples) -> None:
 def _massive_samples(
     x: np.ndarray, index: np.ndarray, group: np.ndarray, count: np.ndarray, limit: float, medians: float
 ) -> np.ndarray:
-    """Tell for each sample, of `count` (B, 1) rows of x each, whether it may have a massive element, (B,).
+    """Return whether each sample, of `count` (B, 1) rows of x, may have a massive element, (B,) bool.
 
-    That is where one is larger than `limit`, and half of them are so many times smaller than the largest.
+    A sample may have one if its maximum |x| is above `limit`, and at least half of its |x| are no larger
+    than that maximum divided by `medians`.
     """
     peak, below, found = np.zeros(len(count)), np.zeros(len(count)), np.zeros(len(count), np.bool_)
     size = np.empty(x.shape[1], x.dtype)
@@ -298,11 +302,11 @@ def take(
     massive: float,
     medians: float,
 ) -> tuple[bool, np.ndarray, float, float]:
-    """Take the rows `index` (V,) of x and out (R, D), and write each one's own moments into `token` (V, 2).
+    """Sum the rows `index` (V,) of x and out (R, D) into all buffers, and their moments into `token` (V, 2).
 
-    Returns whether all are finite, which samples may have `massive` elements (none, or (B,) bool), the
-    largest gap between what `way` makes of x and out, and the sum of out^2. What is in the rooms is of
-    use where all are finite.
+    Returns whether all are finite, which samples may have `massive` elements (empty, or (B,) bool), the
+    maximum gap between out and the output that `way` gives, and the sum of out^2. The buffers are valid
+    only if all are finite.
     """
     finite, reach = _row_moments(x, index, token)
     found = np.zeros(0, np.bool_)

@@ -9,15 +9,15 @@ from torch.utils.hooks import RemovableHandle
 
 from normscope.norms.detection import is_around
 
-# Two sums this close, share by share, are of the same numbers in some order; rounding to a dtype adds to it.
+# Sums with a relative difference below this are of the same numbers in some order; rounding adds to it.
 _CLOSE = 1e-6
 
 
 class OuterNorms:
-    """The modules of a model that are called norms and hold one of `norms`, which are measured.
+    """The modules of a model that are norms by name and contain one of the measured `norms`.
 
-    In its first forward each is compared with what is within: the same numbers in another order are
-    nothing more. `names` are those of all modules.
+    In its first forward, the output of each is compared with the outputs of the norms inside. If they
+    hold the same numbers, in any order, the outer module does nothing more. `names` has all modules.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class OuterNorms:
         self._differ: dict[nn.Module, bool] = {}
 
     def hooks(self, hook: Callable[[Callable[..., None]], Any]) -> Iterator[RemovableHandle]:
-        """Register the hooks that find it out, each as `hook` makes it."""
+        """Register the hooks that compare the outputs; `hook` wraps the function of each."""
         for outer, inner in self._inner.items():
             yield outer.register_forward_pre_hook(hook(self._begin))
             for norm in inner:
@@ -42,7 +42,7 @@ class OuterNorms:
             yield outer.register_forward_hook(hook(self._compare))
 
     def notes(self) -> list[str]:
-        """Say which do more, a sentence a class."""
+        """Return one sentence for each class whose modules do more than the norms inside."""
         found: dict[type[nn.Module], list[str]] = {}
         for module, name in self._names.items():
             if self._differ.get(module):
@@ -65,7 +65,7 @@ class OuterNorms:
         if not made or not isinstance(output, Tensor):
             return
         given, got = torch.stack([sums.cpu() for sums in made]).sum(0), _sums(output).cpu()
-        # Elements, their sum and the sum of their squares, which is the scale of both.
+        # Count, sum and sum of squares. The sum may cancel to 0, so its scale is from the other two.
         scale = torch.stack([given[0], (given[0] * given[2]).sqrt(), given[2]])
         rounding = max(_CLOSE, torch.finfo(output.dtype).eps / 10) if output.is_floating_point() else _CLOSE
         self._differ[outer] = bool(((got - given).abs() > rounding * scale).any())

@@ -8,7 +8,7 @@ from normscope.statistics.layer_state import Seen
 
 
 class OutputGap:
-    """The gaps of many batches, over rows whose output is finite; they stay on their device until read."""
+    """The gaps of many batches, over rows with finite output; they stay on their device until read."""
 
     def __init__(self) -> None:
         self._backlog = Backlog()
@@ -21,11 +21,11 @@ class OutputGap:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to read."""
+        """Whether the gaps should be read now."""
         return self._backlog.is_full
 
     def read_into(self, seen: Seen, features: int) -> None:
-        """Add what was found, since the last time, to what a layer has seen."""
+        """Add the gaps since the last read to the layer's state `seen`; `features` is D."""
         if self._backlog:
             gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
             known = size.isfinite()

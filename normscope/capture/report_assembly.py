@@ -23,9 +23,10 @@ def assemble(
     *,
     last: bool,
 ) -> Report:
-    """Return the report on `layers` under this description of the model and the run.
+    """Return the report on `layers`, with this description of the model and the run.
 
-    `carried`, if given, is filled with the moments; the `last` report may carry the layers' own, not copies.
+    `carried`, if given, is filled with the moments of all captures. With `last` these may be the layers'
+    own moments, not copies.
     """
     reports: dict[str, LayerReport] = {}
     bins = _first_positions(tables, run)
@@ -45,7 +46,7 @@ def assemble(
 
 
 def _first_positions(tables: TablePlan, run: RunInfo) -> tuple[int, ...] | None:
-    """Return the first positions of all bins that were seen, None where every position stands alone."""
+    """Return the first position of each bin in use, None if no positions share a bin."""
     bins = tables.bins
     if bins is None or run.positions <= bins.exact:
         return None

@@ -12,13 +12,13 @@ from normscope.statistics.alignment import Alignment, TokenMask, align, fits
 
 @dataclass
 class Scope:
-    """The tokens of one forward, None where it has none, and the alignments that its layers share.
+    """The tokens of one forward, None if it has none, and the alignments that its layers share.
 
-    `source` is the attention mask it was read from, `decoder` the one meant for a decoder within.
-    A layer whose axes are not those of these tokens may see the `outer` ones, as cross-attention does.
-    `samples` is how many images or sounds a tower is given, None where that is unknown; `media` are
-    their axes, `frames` those of padded sounds, and `chosen` is the user's own mask of its rows, which
-    has `fitted` or not.
+    `source` is the attention mask that `mask` was read from, and `decoder` the mask for a decoder inside.
+    A layer whose axes do not match these tokens may get those of `outer`, as in cross-attention.
+    `samples` is the number of images or sounds in the input, None if it is unknown. `media` is the shape
+    of that input, and `frames` are the frames of padded sounds. `chosen` is the user's own mask of the
+    layers' rows, and `fitted` says whether it has fitted a layer. `known` has the alignments by shape.
     """
 
     mask: TokenMask | None
@@ -34,19 +34,19 @@ class Scope:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is known to hold nothing but padding, or nothing at all."""
+        """Whether the forward is known to have only padding, or no samples."""
         return self.samples == 0 if self.mask is None else not bool(self.mask.current().any())
 
     def is_of(self, shape: tuple[int, int]) -> bool:
-        """Whether its tokens are (B, T)."""
+        """Whether its tokens have this shape (B, T)."""
         return self.mask is not None and self.mask.valid.shape == shape
 
     def parts(
         self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
     ) -> list[Alignment]:
-        """Return the alignment of an input with these axes before its features, in parts of `size` rows.
+        """Return the alignment of an input with the axes `lead` besides its features.
 
-        `layout` is the one to read ambiguous sizes by, if it is known.
+        It comes in parts of about `size` rows. `layout` decides where sizes are ambiguous, if it is known.
         """
         key = (lead, feature_axis, size, device, layout)
         if key not in self.known:
@@ -60,7 +60,7 @@ class Scope:
         return self.known[key]
 
     def _mask_of(self, lead: tuple[int, ...]) -> TokenMask | None:
-        """Return the mask of a layer's rows with these axes."""
+        """Return the mask of a layer's rows with the axes `lead`, None without any."""
         mask = self.mask
         if self.frames is not None and (mask is None or not fits(lead, mask)):
             mask = self.frames.mask_of(lead)
@@ -75,7 +75,7 @@ class Scope:
         return replace(mask, valid=mask.valid & valid.to(mask.valid.device))
 
     def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":
-        """Return the nearest scope around whose tokens, or texts, these axes hold if they are not ours."""
+        """Return the nearest outer scope that `lead` matches; None if it matches this scope, or no other."""
         ours, outer = self.mask, self.outer
         known = ours if self.frames is None else self.frames.mask_of(lead)
         if ours is None or fits(lead, ours) or (known is not None and fits(lead, known)):

@@ -26,9 +26,9 @@ COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown
 
 @dataclass(frozen=True)
 class NormState:
-    """What the first calls of a layer have settled: how it normalises, and where its features are.
+    """What the first calls of a layer have settled: its formula and its feature axis.
 
-    A registered class's own formula (`is_own`) is a function, which is found again by the class.
+    The own formula of a registered class (`is_own`) is a function: it is looked up again by the class.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class NormState:
 
     @classmethod
     def of(cls, norm: NormLayer) -> "NormState":
-        """Take it from a layer."""
+        """Read the state of a layer."""
         formula = norm.formula and replace(norm.formula, own=None)
         is_own = norm.formula is not None and norm.formula.own is not None
         names = ("kind", "features", "settled", "feature_axis", "per_head", "gate")
         return cls(**{name: getattr(norm, name) for name in names}, formula=formula, is_own=is_own)
 
     def give(self, norm: NormLayer) -> None:
-        """Settle a layer of the same model alike; ReportError for what no layer can be."""
+        """Settle a layer of the same model in the same way; ReportError for values that no layer can have."""
         known_kinds = {self.kind, self.kind if self.formula is None else self.formula.kind} <= set(KINDS)
         known_gate = self.gate is None or self.gate in GATES
         if not (known_kinds and known_gate and self.feature_axis in (-1, 1) and self.features >= 0):
@@ -63,7 +63,7 @@ class NormState:
 
 @dataclass(frozen=True)
 class _CallState:
-    """One capture: what its layer has settled, and what it has seen."""
+    """One capture: its settled norm, and its measurements."""
 
     norm: NormState
     seen: Seen
@@ -71,7 +71,7 @@ class _CallState:
 
 @dataclass(frozen=True)
 class _LayerState:
-    """One layer: its name, its most calls in one forward, and its captures."""
+    """One layer: its name, its maximum number of calls in one forward, and its captures."""
 
     name: str
     per_forward: int
@@ -80,7 +80,7 @@ class _LayerState:
 
 @dataclass(frozen=True)
 class WatcherState:
-    """A watcher between two forwards; its `tensors` are those of capture i, "i/...", of all in order."""
+    """A watcher between two forwards; `tensors` of capture i, counted over all layers, are named "i/..."."""
 
     counts: Mapping[str, int]
     notes: tuple[str, ...]
@@ -89,7 +89,7 @@ class WatcherState:
 
     @classmethod
     def of(cls, watcher: Watcher) -> "WatcherState":
-        """Take it from a watcher, whose own memory the tensors are."""
+        """Read the state of a watcher; the tensors may share its memory."""
         layers = tuple(
             _LayerState(
                 layer.norm.name,
@@ -104,7 +104,7 @@ class WatcherState:
         return cls(counts, tuple(watcher.scope_notes), layers, tensors)
 
     def give(self, watcher: Watcher) -> None:
-        """Let a new watcher on the same model go on from here; ReportError where the layers are others."""
+        """Let a new watcher on the same model continue from here; ReportError if the state does not fit."""
         ours = [layer.norm.name for layer in watcher.layers]
         if [state.name for state in self.layers] != ours:
             raise ReportError("the layers in it are not those that are measured now")
@@ -137,7 +137,7 @@ def _captures(layer: LayerCalls, count: int) -> list[LayerCapture]:
 
 
 def read_state(plain: Any, tensors: Mapping[str, Tensor]) -> WatcherState:
-    """Return the state that `to_plain` and its tensors tell; ReportError where they do not fit."""
+    """Return the state from the output of `to_plain` and its tensors; ReportError if it is malformed."""
     return replace(from_plain(WatcherState, plain, "watcher"), tensors=tensors)
 
 
@@ -155,7 +155,7 @@ class Snapshot:
         ]
 
     def restore(self, watcher: Watcher) -> None:
-        """Let the watcher go on from there, once more or again and again."""
+        """Set the watcher back to this snapshot; this works several times."""
         for name, count in self._counts.items():
             setattr(watcher.tally, name, count)
         for layer, (per_forward, captures) in zip(watcher.layers, self._layers, strict=True):
@@ -163,5 +163,6 @@ class Snapshot:
             del layer.captures[len(captures) :]
             for capture, (norm, seen, scales) in zip(layer.captures, captures, strict=True):
                 norm.give(capture.norm)
+                # Copies, so that later forwards do not change the snapshot.
                 capture.take(seen.copy())
                 capture.scales = deepcopy(scales)

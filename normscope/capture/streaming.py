@@ -1,7 +1,7 @@
 """Buffers per-batch sums and folds them into a layer's moments.
 
-A forward waits for what is done here, so each element is read a few times only, and what then waits
-to be read are sums around fixed members of their cells and a few numbers a token and a sample.
+A forward waits for this work, so each element is read only a few times. The buffers hold sums around a
+fixed member of each cell, and a few numbers for each token and each sample.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,20 @@ from normscope.statistics.alignment import Alignment
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
 
-# Tables over cells begin again after so many tokens, each cell around a pivot of its own time.
+# After this many tokens the sums over cells are folded and start again, with a new pivot in each cell.
 _TOKENS = 1 << 16
 
 
 class StreamingMoments:
-    """The batches of one layer on their way into its moments, which `read` completes."""
+    """Buffers the batches of one layer; `read` folds them into its moments."""
 
     def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
         self._moments, self._scratch = moments, scratch or Scratch()
         features, device = moments.output.mean.shape[1], moments.output.mean.device
+        # The table has sums of x and y by position; the output has sums of y alone.
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self.tokens = moments.count
-        """How many tokens were seen."""
+        """The number of tokens so far."""
         self._backlog = Backlog()
         self._summed = 0
 
@@ -39,12 +40,13 @@ class StreamingMoments:
         return self._moments.eps
 
     def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> CellStatistics:
-        """Add the rows of one batch, y (V, D) beside x; all rows of a sample at once.
+        """Add the rows x of one batch and their y (V, D); all rows of a sample come in one call.
 
-        `sizes` (V, D) is |what the layer really gave|, where that is known. Returns the cells of x by
+        `sizes` (V, D) is |real output of the layer|, where it is known. Returns the statistics of x by
         sample, (samples of the batch, D).
         """
-        self._moments.outliers.add(rows, sizes, where)  # `sizes` may be memory used again.
+        # First, because the sums below may overwrite `sizes`, which can be a scratch block.
+        self._moments.outliers.add(rows, sizes, where)
         if self._moments.words is not None and where.word is not None:
             self._moments.words.add(rows.x, where.word)
         sums, samples = BatchSums.of(rows, y, where, self._moments.eps, self._scratch)
@@ -52,7 +54,7 @@ class StreamingMoments:
         return samples
 
     def add_pass(self, found: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
-        """Add what one pass over a batch found; x (V, D) are its rows, if they have to be looked at."""
+        """Add the results of one pass over a batch; `x` returns its rows (V, D), and is called if needed."""
         self._moments.outliers.add_output(len(found.sums.token), found.large, found.largest)
         if found.massive:
             self._moments.outliers.add_massive(x(), where, found.massive)
@@ -67,11 +69,12 @@ class StreamingMoments:
         self.tokens += len(batch.token)
         if self._summed > _TOKENS:
             self.read()
+        # The backlog alone: sums over cells do not grow with the number of batches.
         elif self._backlog.is_full:
             self._read_backlog()
 
     def read(self) -> Accumulator:
-        """Return the moments of all that was added, until the next update."""
+        """Fold all buffers and return the moments, which are complete until the next update."""
         if self._summed:
             self._moments.table.merge(self._table.co_moments())
             self._moments.output.merge(self._output.moments())
@@ -84,6 +87,7 @@ class StreamingMoments:
     def _read_backlog(self) -> None:
         if self._backlog:
             tokens, positions, *samples = self._backlog.take()
+            # In float64 from here on, because these moments run over the whole corpus.
             self._read_tokens(torch.cat(tokens).double(), torch.cat(positions))
             self._read_samples(*samples)
 
@@ -113,10 +117,10 @@ class StreamingMoments:
 
 
 class PivotSums:
-    """The sums over cells (G, D) of many batches: each batch's, moved to the first pivot that a cell had.
+    """Sums over cells (G, D) of many batches, each moved to the first pivot of its cell.
 
-    So they are the same whatever came before, and lose nothing where a cell is constant. There are as
-    many `rows` of sums as the batches bring, 2 or 4.
+    Sums around a member of the cell lose no digits where the cell is constant. The number of sums,
+    `rows`, is that in each batch: 2 (x alone) or 4 (x and y).
     """
 
     def __init__(self, rows: int, features: int, device: torch.device | str = "cpu") -> None:
@@ -133,33 +137,38 @@ class PivotSums:
         new.add_to(self._pivot, self._sums, self._count)
 
     def _meet(self, pivot: Tensor, count: Tensor) -> None:
-        """Give every cell its pivot that has its first row now."""
+        """Set the pivot of every cell that gets its first row now."""
         self._count, self._pivot = (grown(table, len(pivot)) for table in (self._count, self._pivot))
         self._sums = torch.stack([grown(table, len(pivot)) for table in self._sums])
         known = self._count[: len(pivot)]
         self._pivot[: len(pivot)] = pivot.double().where(known == 0, self._pivot[: len(pivot)])
+        # Cells that are still empty need a pivot from a later batch.
         self._holes = bool(((known + count) == 0).any())
 
     def moments(self) -> Moments:
-        """Return the moments of x in what was added, (G, D)."""
+        """Return the moments of x, (G, D)."""
         mean, square = self._sums[:2] / self._count.clamp(min=1)
+        # Rounding can make the difference slightly negative.
         m2 = (square - mean.square()).clamp_(min=0) * self._count
         return Moments(self._count.clone(), self._pivot + mean, m2)
 
     def co_moments(self) -> CoMoments:
-        """Return the same with those of y beside it."""
+        """Return the moments of x with the mean of y and their co-moment, (G, D) each."""
         mean, _, mean_y, product = self._sums / self._count.clamp(min=1)
         return CoMoments(self.moments(), mean_y, (product - mean * mean_y) * self._count)
 
     def clear(self) -> None:
-        """Begin again; the first rows to come give new pivots."""
+        """Start again; the next rows set new pivots."""
         self._holes = True
         self._count.zero_()
         self._sums.zero_()
 
 
 def _pooled(count: Tensor, spreads: Tensor) -> Spread:
-    """Return the spread of what several parts, of so many numbers (K,), have the `spreads` (K, 4) of."""
+    """Merge K parts of `count` (K,) numbers each into one spread.
+
+    `spreads` (K, 4) has the mean, the sum of squares around it, the minimum and the maximum of each part.
+    """
     mean, m2, low, high = spreads.double().T
     moments = Moments(count[:, None], mean[:, None], m2[:, None]).pool(0)
     return Spread(moments, low.min(), high.max())

@@ -1,7 +1,7 @@
 """A bounded random sample of texts whose moments are kept at every layer.
 
-A text's priority follows from the seed and its place in the corpus alone, and the smallest are
-kept: so the choice does not depend on how texts are put into batches.
+The priority of a text depends only on the random seed and on its place in the corpus, and the texts
+with the smallest priorities stay in the sample. So the choice does not depend on the batches.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ _LEAST_ROOM = 64
 
 
 class BatchRows(NamedTuple):
-    """What one layer has seen of a batch: rows x and its own y (V, D), and the moments of x by sample."""
+    """One layer's data of a batch: rows x, the layer's own y (V, D), and the moments of x by sample."""
 
     x: Tensor
     y: Tensor
@@ -32,20 +32,20 @@ class BatchRows(NamedTuple):
 
 
 class Choice:
-    """At most `most` of a stream of texts, by chance; each kept one has a slot below `most`."""
+    """A random sample of at most `most` texts of a stream; each text in it has a slot below `most`."""
 
     def __init__(self, most: int, seed: int) -> None:
         self.most, self._seed = most, seed
         self.slots: dict[int, int] = {}
-        """The slot of every kept text, by its place in the corpus."""
+        """The slot of each text in the sample, by its place in the corpus."""
         self._last: list[tuple[int, int]] = []
         self._free: list[int] = []
         self._used = 0
 
     def offer(self, sources: Sequence[int]) -> list[int]:
-        """Offer texts that were not offered before; return their slots, -1 for each that is not kept.
+        """Offer new texts, none of them for a second time; return their slots, -1 for texts not chosen.
 
-        A slot that is given again belongs to a text that is no longer kept.
+        A returned slot may be one whose earlier text has left the sample.
         """
         for source in sources:
             heappush(self._last, (-chance(self._seed, source), source))
@@ -66,26 +66,29 @@ class Choice:
 
 
 class Kept:
-    """The kept texts: which they are, their tokens, and their moments at every layer.
+    """The texts in the sample: their places, which of their tokens count, and their moments by layer.
 
-    At most `samples` texts are kept, and fewer when their moments would take over `memory` bytes.
+    The sample size is at most `samples`, and smaller if the moments would take over `memory` bytes.
     """
 
     def __init__(self, samples: int, memory: int, seed: int) -> None:
         self.samples, self.memory = samples, memory
         self.layers: dict[str, KeptLayer] = {}
         self.slots = torch.empty(0, dtype=torch.int64)
-        """The slot of each row of the batch that is running, (B,), -1 for a text that is not kept."""
+        """The slot of each row of the current batch, (B,), -1 for a text that is not in the sample."""
         self.choice = Choice(samples, seed)
         self._counted: dict[int, np.ndarray] = {}
 
     @property
     def limited(self) -> bool:
-        """Whether memory allows fewer than `samples`."""
+        """Whether the memory limit makes the sample size smaller than `samples`."""
         return self.choice.most < self.samples
 
     def fit(self, features: Iterable[int]) -> None:
-        """Keep no more texts than memory holds, for layers of so many features (0: unknown)."""
+        """Limit the sample size to what the memory holds, for layers with these `features` (0: unknown).
+
+        Raises UsageError when fewer than two texts fit, or fewer than `samples` if that is less.
+        """
         known = list(features)
         each = sum(2 * (d or max(known)) + 1 for d in known) * _NUMBER
         self.choice.most = min(self.samples, self.memory // max(each, 1))
@@ -96,13 +99,14 @@ class Kept:
             )
 
     def layer(self, name: str) -> "KeptLayer":
-        """Return the place for the moments of a layer."""
+        """Return the store for the moments of a layer; it is created at the first request."""
         return self.layers.setdefault(name, KeptLayer(self))
 
     def begin(self, batch: Batch) -> None:
-        """Choose among the texts of a batch that is about to run."""
+        """Choose among the texts of the batch that runs next."""
         slots = self.choice.offer(batch.sources)
         self.slots = torch.tensor(slots, dtype=torch.int64)
+        # A slot may be used again: its moments of an earlier text have to go.
         again = self.slots[self.slots >= 0]
         for layer in self.layers.values():
             layer.clear(again)
@@ -113,40 +117,40 @@ class Kept:
             del self._counted[source]
 
     def place(self, sources: Sequence[int]) -> None:
-        """Take note that texts of the batch that has begun, all or some, are about to run."""
+        """Set `slots` for the texts of the current batch that run next, all of them or some."""
         self.slots = torch.tensor([self.choice.slots.get(source, -1) for source in sources])
 
     def take_back(self, sources: Sequence[int]) -> None:
-        """Forget what the layers have kept of texts that are to run once more."""
+        """Delete the moments of texts that will run again, at all layers."""
         self.place(sources)
         for layer in self.layers.values():
             layer.clear(self.slots[self.slots >= 0])
 
     @property
     def sources(self) -> list[int]:
-        """The places of the kept texts in the corpus, in order."""
+        """The places in the corpus of the texts in the sample, in increasing order."""
         return sorted(self.choice.slots)
 
     def counted(self) -> list[np.ndarray]:
-        """Return for each kept text, in order, which of its tokens count, (tokens,) bool."""
+        """Return which tokens count in each text of the sample, in corpus order, (tokens,) bool each."""
         return [self._counted[source] for source in self.sources]
 
     def order(self) -> Tensor:
-        """Return the slots of the kept texts in the order of the corpus."""
+        """Return the slots of the texts in the sample, in corpus order, (texts,)."""
         return torch.tensor([self.choice.slots[source] for source in self.sources], dtype=torch.int64)
 
 
 class KeptLayer:
-    """The moments of each kept text at one layer, (slots, D), in the machine's own memory."""
+    """The moments at one layer of each text in the sample, (slots, D), on the CPU."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
         self._table: Moments | None = None
         self.lost = False
-        """Whether some rows could not be told to be any text's."""
+        """Whether some rows could not be assigned to a text."""
 
     def add(self, seen: BatchRows) -> None:
-        """Add the moments of a batch's samples (G, D); a text may come again, in another call."""
+        """Add the moments of the samples of a batch (G, D); another call may add to the same text."""
         where = seen.where
         if not where.by_text:
             self.lost = True
@@ -162,13 +166,13 @@ class KeptLayer:
         table.put(slots, old)
 
     def clear(self, slots: Tensor) -> None:
-        """Forget what is at `slots`."""
+        """Delete the moments at `slots` (N,)."""
         if self._table is not None:
             slots = slots[slots < len(self._table.mean)]
             self._table.put(slots, Moments.empty(len(slots), self._table.mean.shape[1]))
 
     def moments(self) -> Moments | None:
-        """Return the moments of the kept texts in the order of the corpus, None where they are unknown."""
+        """Return the moments of the sample, (texts, D), in corpus order; None where they are unknown."""
         if self._table is None or self.lost:
             return None
         order = self._kept.order()

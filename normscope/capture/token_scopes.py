@@ -1,7 +1,7 @@
 """Scopes: the tokens and masks of each module that takes tokens, for the layers inside it.
 
-An encoder and a decoder, a text tower and an image tower, each call their layers in a forward of
-their own, with their own tokens and mask. The innermost scope is the one that a layer belongs to.
+An encoder and a decoder, or a text tower and an image tower, each call their layers in their own
+forward, with their own tokens and mask. A layer belongs to the innermost scope.
 """
 
 import inspect
@@ -35,16 +35,16 @@ _UNLESS = "padding counts unless watcher.mask is set"
 
 
 class Chosen(NamedTuple):
-    """The user's own masks, (B, T): of the text, and of an encoder-decoder's decoder."""
+    """The user's own masks, (B, T): for the text, and for the decoder of an encoder-decoder."""
 
     text: Tensor | None
     decoder: Tensor | None
 
 
 class Scopes:
-    """The scopes that are open, outermost first; with the tokens' ids if `words` are asked for.
+    """The open scopes, outermost first. With `words`, their masks carry the token ids.
 
-    Late positions of their tokens share `bins`, if there are any.
+    Late positions of their tokens share `bins`, if these are set.
     """
 
     def __init__(self, words: bool = False) -> None:
@@ -52,32 +52,35 @@ class Scopes:
         self.bins: Bins | None = None
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
-        """What was not understood, once each, in order."""
+        """Notes on what could not be read, each note once, in order."""
         self._signatures: dict[type[nn.Module], inspect.Signature] = {}
         self._unread = False
         self._sound_mask: Tensor | None = None
 
     @property
     def depth(self) -> int:
-        """How many are open."""
+        """The number of open scopes."""
         return len(self._open)
 
     @property
     def current(self) -> Scope | None:
-        """The innermost one."""
+        """The innermost open scope, None if no scope is open."""
         return self._open[-1] if self._open else None
 
     def opens_one(self, module: nn.Module) -> bool:
-        """Whether the module's forward is given tokens."""
+        """Whether the module's forward takes tokens, images or sounds by a known name."""
         return not {*TEXT, *DECODER, *MEDIA}.isdisjoint(self._signature(module).parameters)
 
     def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
-        """Open the scope of a module's forward; `chosen` are the user's own masks."""
+        """Open the scope of a module's forward with these arguments.
+
+        `chosen` are the user's own masks; UsageError when one does not fit the forward's tokens.
+        """
         signature = self._signature(module)
         given = by_name(signature, args, kwargs)
         takes_mask = "attention_mask" in {*given, *signature.parameters}
         if set(DECODER).isdisjoint(signature.parameters):
-            given.pop("labels", None)  # Of other models, those of -100 are not asked for, but no padding.
+            given.pop("labels", None)  # In other models, -100 marks tokens to ignore, not padding.
         if not self._open:
             _require_masks(chosen, given)
             self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
@@ -87,12 +90,12 @@ class Scopes:
         self._open.append(self._scope(given, chosen))
 
     def _look_for_padding(self, module: nn.Module, given: dict[str, Any], chosen: Chosen) -> None:
-        """Say so where ids hold the padding token, and nothing tells where."""
+        """Add a note when ids hold the padding token and there is no mask."""
         config, ids = getattr(module, "config", None), given.get("input_ids")
         masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
         if not masked and holds_padding(ids, config, [0, -1]):
             self.notes[f"input_ids hold the padding token and no attention_mask is given: {_UNLESS}"] = None
-        # A decoder's first token may be that of padding.
+        # Only the last column is checked: the start token of a decoder may be the padding token.
         ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
         if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
             self.notes[
@@ -101,13 +104,13 @@ class Scopes:
             ] = None
 
     def convolved(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Follow the frames of sounds through a convolution or a pool; a forward hook."""
+        """Map the frames of sounds through a convolution or a pool; a forward hook."""
         frames = self._open[-1].frames if self._open else None
         if frames is not None and args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             frames.convolved(module, args[0], output)
 
     def finish(self, module: nn.Module) -> None:
-        """Say what was not read of the outermost forward; UsageError for a mask that fitted no layer."""
+        """Note what was not read in the outermost forward; UsageError if a user's mask fitted no layer."""
         scope = self._open[0]
         if self._unread:
             self.notes[f"{type(module).__name__}'s forward has no attention_mask: {_UNLESS}"] = None
@@ -124,15 +127,16 @@ class Scopes:
             self._open.pop()
 
     def clear(self) -> None:
-        """Close all."""
+        """Close all scopes."""
         self._open.clear()
 
     def _signature(self, module: nn.Module) -> inspect.Signature:
-        # A forward that was replaced on the instance is not its class's.
+        # A forward that was set on the instance may differ from that of its class.
         if "forward" in vars(module):
             return inspect.signature(module.forward)
         kind = type(module)
         if kind not in self._signatures:
+            # The first parameter, `self`, is no argument of a call.
             own = inspect.signature(kind.forward)
             self._signatures[kind] = own.replace(parameters=list(own.parameters.values())[1:])
         return self._signatures[kind]
@@ -153,7 +157,7 @@ class Scopes:
             handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
             same = next((scope for scope in handed if mask is None or mask is scope.source), None)
             if same is not None:
-                return same  # What a tower is handed down.
+                return same  # A tower passes its input on to a module inside.
         if tokens is None and media is not None:
             return self._of_media(given, media, mask, decoder, chosen.text)
         if tokens is None or tokens.dim() < 2:
@@ -163,7 +167,7 @@ class Scopes:
         return self._of_tokens(given, tokens, mask, decoder, chosen, decodes=decodes)
 
     def _readable(self, mask: Any, chosen: Chosen) -> Tensor | None:
-        """Return an attention mask that has the axes (B, T), and say so of another."""
+        """Return an attention mask with the axes (B, T), else None; a mask with other axes is noted."""
         if not isinstance(mask, Tensor) or mask.dim() == 2:
             return mask if isinstance(mask, Tensor) else None
         if not self._open and chosen.text is None:
@@ -178,15 +182,16 @@ class Scopes:
         decoder: Tensor | None,
         chosen: Tensor | None,
     ) -> Scope:
-        """Return the scope of images or sounds that are no sequence with a mask of its own."""
+        """Return the scope of images or sounds, which are not a sequence of tokens."""
         sound = first(given, SOUND) is media
         if mask is None and sound and self._sound_mask is not None and self._sound_mask.dim() == 2:
             mask = self._sound_mask
+        # Inside a forward with a mask, the user's mask is about the tokens of that forward.
         if any(scope.source is not None for scope in self._open):
             chosen = None
         real = None if mask is None or len(mask) != len(media) else real_tokens(mask)
         if sound and chosen is not None and tuple(chosen.shape) in {(len(media), n) for n in media.shape[1:]}:
-            # It is of the sounds themselves, and not of a layer's rows.
+            # The user's mask has the shape of the sounds, so it is not about the rows of a layer.
             own = chosen.detach() != 0
             real, chosen = own if real is None else real & own.to(real.device), None
         frames = Frames(real) if sound and real is not None and not bool(real.all()) else None
@@ -207,7 +212,8 @@ class Scopes:
         handed_down = mask is None or (outer is not None and mask is outer.source)
         if outer is not None and handed_down and not decodes and outer.is_of(shape):
             outer.decoder = decoder
-            return outer  # The same tokens: on the way down their mask may have become 4-D.
+            return outer  # The same tokens: an inner module may get their mask in a 4-D form.
+        # A decoder inside gets the mask that an outer forward has found for it.
         if decodes and mask is None and outer is not None:
             mask = outer.decoder
         real = None if mask is None else real_tokens(mask)
@@ -215,25 +221,26 @@ class Scopes:
             if real is not None and outer is None and chosen.text is None:
                 sizes = f"{tuple(real.shape)} and the tokens are {shape}"
                 self.notes[f"attention_mask is {sizes}: {_UNLESS}"] = None
+            # All tokens are real, also those in a cache, which shift the positions.
             real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
         picked, rows = chosen.decoder if decodes else chosen.text, None
         media = tokens.shape if tokens is first(given, SOUND) else None
         if media is not None and picked is not None and picked.shape != shape:
-            picked, rows = None, picked  # It is of the rows that convolutions leave.
+            picked, rows = None, picked  # The user's mask is about the rows after the convolutions.
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
         texts = packed_texts(given, real) if real.shape == shape else None
         ours = replace(_token_mask(real, shape, picked, strict=strict), texts=texts, bins=self.bins)
         if self.words:
             same = outer if outer is not None and outer.is_of(shape) and not decodes else None
             ours = replace(ours, ids=_ids(tokens, same))
-        # The rows of a spectrogram are tokens of a kind, of which convolutions make fewer.
+        # The rows of a spectrogram count as tokens; convolutions reduce their number.
         frames = None if media is None or bool(ours.valid.all()) else Frames(ours.valid)
         source = real if mask is None else mask
         return Scope(ours, source, decoder, outer, media=media, frames=frames, chosen=rows)
 
 
 def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
-    """Raise UsageError for masks of the user's that are none."""
+    """Raise UsageError for a user's mask that is no (B, T) tensor or does not fit the decoder's tokens."""
     for name, mask in (("mask", chosen.text), ("decoder_mask", chosen.decoder)):
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
             got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
@@ -249,12 +256,12 @@ def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
 
 
 def _may_be_tokens(value: Tensor) -> bool:
-    """Whether a tensor may be several texts' tokens, or their mask."""
+    """Whether a tensor may hold the tokens of several texts, or their mask."""
     return value.dim() == 2 and min(value.shape) > 1 and not value.is_floating_point()
 
 
 def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
-    """Return the scope of a forward whose tokens have no name that is known."""
+    """Return the scope of a forward that has no tokens under a known name."""
     found = tensors(given)
     if chosen is not None:
         real = chosen.detach() != 0
@@ -264,15 +271,15 @@ def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) ->
 
 
 def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
-    """Return the ids of a forward's tokens: what it is given, or what the scope of the `same` tokens is."""
+    """Return the token ids (B, T) from `tokens`, else from the scope `same` of the same tokens, else None."""
     if tokens.dim() == 2 and not tokens.is_floating_point():
         return tokens.detach()
     return same.mask.ids if same is not None and same.mask is not None else None
 
 
 def _earlier(given: dict[str, Any]) -> int:
-    """How many tokens a key-value cache holds, which come before the forward's own."""
-    # By what it does: releases of transformers have called it `past_key_values` and `cache`.
+    """Return how many tokens a key-value cache holds; they come before the forward's own tokens."""
+    # Found by its method: releases of transformers have called it `past_key_values` and `cache`.
     lengths = (getattr(value, "get_seq_length", None) for value in given.values())
     return next((int(length()) for length in lengths if callable(length)), 0)
 
@@ -283,7 +290,11 @@ def _is_sequence(value: Any, mask: Tensor) -> bool:
 
 
 def _token_mask(real: Tensor, shape: tuple[int, int], chosen: Tensor | None, *, strict: bool) -> TokenMask:
-    """Join the attention mask with the user's. With a key-value cache it covers earlier tokens, too."""
+    """Combine the attention mask `real` (B, S) with the user's mask `chosen` (B, T).
+
+    With a key-value cache, `real` also covers earlier tokens, so S > T. If `strict`, raises UsageError
+    when `chosen` has another shape than the tokens.
+    """
     valid = real[:, -shape[1] :]
     if chosen is not None and tuple(chosen.shape) == shape:
         valid = valid & (chosen.detach().to(real.device) != 0)

@@ -9,7 +9,7 @@ from normscope.results.inspect import Report
 
 
 def require_model(model: object) -> None:
-    """Raise UsageError for what is no module; a name is for `inspect`."""
+    """Raise UsageError if `model` is not a module; the message sends a model name to `inspect`."""
     if isinstance(model, nn.Module):
         return
     todo = "give it the model itself"
@@ -19,13 +19,13 @@ def require_model(model: object) -> None:
 
 
 def require_number(name: str, value: object, expected: str, least: int | None = None) -> None:
-    """Raise UsageError where an option is no whole number, or less than `least`."""
+    """Raise UsageError if an option is not an integer, or is less than `least`."""
     if not isinstance(value, int) or (least is not None and value < least):
         raise UsageError(f"{name} is {value!r}; expected {expected}; leave it out for the default")
 
 
 def told(report: Report) -> Report:
-    """Return a report that tells something; UsageError for one without a layer and without a word."""
+    """Return the report; UsageError if it has neither a layer nor a warning."""
     if not report.layers and not report.warnings:
         raise UsageError(
             f"{report.model.id} has no normalization layer to measure; expected at least one; "
@@ -35,10 +35,10 @@ def told(report: Report) -> Report:
 
 
 def describe(model: nn.Module, name: str) -> ModelInfo:
-    """Return what is known of a model from the object alone."""
+    """Return the description of a model that the object alone gives."""
     parameters = list(model.parameters())
     first = parameters[0] if parameters else torch.zeros(())
-    # Only a model that is spread over devices has several, and weights that come and go.
+    # Several devices, and offloaded weights, occur only in a model that is spread over devices.
     devices = dict.fromkeys("offloaded" if p.is_meta else str(p.device) for p in parameters)
     return ModelInfo(
         id=name,

@@ -1,7 +1,7 @@
 """Hooks as a context manager: measures every normalization layer of a model while it runs.
 
-The hooks read and never write: no output of the model changes, and none is left behind when the
-context ends, whatever ended it.
+The hooks read and never write, so no output of the model changes. All hooks are removed when the
+context ends, also after an exception.
 """
 
 import weakref
@@ -54,34 +54,36 @@ def watch(
                 model(**batch)
         report = watcher.report()
 
-    Padding is left out by the forward's own `attention_mask` (B, T), which is followed through the
-    convolutions of a model of sounds, and a decoder's by its own mask or by labels of -100 after a
-    text's end. For a model without a mask, or to leave out more, set `watcher.mask`, of the tokens or
-    of a layer's rows. Texts that share a row are told apart where `position_ids` go back.
+    Padding does not count. It is read from the forward's own `attention_mask` (B, T), which is mapped
+    through the convolutions of an audio model. For a decoder it is read from the decoder's own mask, or
+    from labels of -100 at the end of a text. For a model without a mask, or to leave out more tokens,
+    set `watcher.mask`, for the tokens or for the rows of a layer. Packed texts in one row are separated
+    where `position_ids` go back.
 
-    `layers` and `exclude` are globs on the layers' names. A layer that is called several times in a
-    forward has its calls pooled or, `per_call`, reported one by one, as "name#1", "name#2". The context
-    may be entered again and again, for example every k-th training step; the numbers add up.
+    `layers` and `exclude` are globs on layer names. All calls of a layer in one forward are pooled by
+    default. With `per_call` each call is reported separately, as "name#1", "name#2". The context may
+    be entered several times, for example at every k-th training step; the numbers add up.
 
-    With `words` it is also measured what the token's identity explains, by the forward's `input_ids`.
-    That takes memory for each distinct id: True keeps as many as fit 1 GiB over all layers, a number
-    at most so many ids in each; of more, the lowest ids are kept and `coverage` says how many tokens
-    they are.
+    With `words` the report also says how much the token id explains, from the forward's `input_ids`.
+    This takes memory for each distinct id. True keeps as many ids as fit into 1 GiB over all layers; a
+    number is the maximum of ids in each layer. If there are more ids, the lowest ones are kept, and
+    `coverage` says how many tokens they cover.
 
-    Tables over positions of all layers together take at most `table_memory` bytes: where the model's
-    longest texts would need more, late positions share bins, and the report says which.
+    The tables over positions take at most `table_memory` bytes over all layers. If the longest texts of
+    the model need more, late positions share bins, and the report names the bins.
 
-    A model in torch.compile, nn.DataParallel or DistributedDataParallel is the model within, with its
-    names; what is compiled runs as it was written while the context is open. A process sees its own
-    part of the data. Weights sharded by FSDP are not whole where hooks run: that is not supported.
-    Raises UsageError when a glob matches no layer, for models that take no hooks, and where the table
-    memory is too little for any bins.
+    Of a model in torch.compile, nn.DataParallel or DistributedDataParallel, the inner model is measured,
+    with its own names. Compiled parts run as written, uncompiled, while the context is open. Each process
+    measures its own part of the data. FSDP is not supported: its weights are not whole where hooks run.
+
+    Raises UsageError when a glob matches no layer, for models that take no hooks, and when the table
+    memory is too small for any bins.
     """
     return Watcher(model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory)
 
 
 class Watcher:
-    """The open hooks on a model and what they have measured; made by `watch`."""
+    """Hooks on a model, and what they have measured so far; created by `watch`."""
 
     def __init__(
         self,
@@ -97,19 +99,21 @@ class Watcher:
         require_number("words", words, "True, or how many token ids to keep: 1 or more", least=0)
         require_number("table_memory", table_memory, "a number of bytes")
         self._held: nn.Module | None = unwrapped(model)
+        # Weak, so that a closed watcher does not keep the model in memory.
         self._known = weakref.ref(self._held)
         self._described: ModelInfo | None = None
         model = self._held
         self.mask: Tensor | None = None
-        """Which tokens, or rows of a tower's layers, of the forwards to come count, (B, T): true or 1."""
+        """Which tokens, or rows of a tower's layers, count in the next forwards, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
-        """The same for the tokens of an encoder-decoder's decoder."""
+        """The same mask for the tokens of the decoder of an encoder-decoder."""
         self.probing = False
-        """Whether the forwards to come are only to tell the layouts of the layers' inputs."""
+        """Whether the next forwards are probes, which only find the layouts of the layers' inputs."""
         norms = find(model)
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
         room = WordRoom(len(chosen), None if words is True else words) if words else None
+        # One for all layers, because only one layer is measured at a time.
         scratch = Scratch()
         self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
         """The layers that are measured, in order."""
@@ -125,14 +129,14 @@ class Watcher:
         self._hooks = ExitStack()
         self._open = False
         self.guest = True
-        """Whether the forwards are somebody else's, which go on where counting one fails."""
+        """Whether the forwards belong to the user's code; then they continue when counting fails."""
         self._turn = Turn()
 
     @property
     def model(self) -> nn.Module:
-        """The model without what is wrapped around it; UsageError where it is no more.
+        """The model without its wrappers; UsageError when it no longer exists.
 
-        When the context has closed it is the caller's alone: it is freed when the caller drops it.
+        After the context has closed, the watcher does not keep the model alive.
         """
         model = self._known()
         if model is None:
@@ -141,36 +145,37 @@ class Watcher:
 
     @property
     def captures(self) -> list[LayerCapture]:
-        """What each layer has seen so far; per call where calls are told apart."""
+        """The captures of all layers, in order; one for each call if calls are reported separately."""
         return [capture for layer in self.layers for capture in layer.captures]
 
     @property
     def scope_notes(self) -> dict[str, None]:
-        """What was not understood of the forwards' tokens, once each."""
+        """Notes on tokens and masks that could not be read, each note once."""
         return self._scopes.notes
 
     def plan_tables(self, positions: int | None) -> TablePlan:
-        """Choose the bins of late positions anew, before any forward counts, for texts of so many tokens.
+        """Choose the bins of late positions for texts of `positions` tokens, before any forward counts.
 
-        UsageError where the table memory is too little for any bins.
+        Returns the plan. Raises UsageError when the table memory is too small for any bins.
         """
         widths = [capture.norm.features for capture in self.captures]
+        # A layer of unknown width (0) is planned like the widest one.
         known = [width or max(widths) for width in widths]
         self.tables = plan_tables(known, positions, self._table_memory)
         self._scopes.bins = self.tables.bins
         return self.tables
 
     def counted_calls(self) -> list[int]:
-        """Return how many calls of each layer the last forward, though it failed, has counted."""
+        """Return how many calls of each layer the last forward has counted, even if it failed later."""
         return [max(layer.skipped, layer.calls) for layer in self.layers]
 
     def skip_calls(self, skipped: Sequence[int]) -> None:
-        """Let each layer pass over so many calls of the forwards to come: what they see is counted."""
+        """Let each layer skip its number of calls in each of the next forwards: they are already counted."""
         for layer, number in zip(self.layers, skipped, strict=True):
             layer.skipped = number
 
     def name_words(self) -> None:
-        """Hand the tokens' ids on to what keeps tokens."""
+        """Attach the token ids to the masks of the next forwards."""
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
@@ -182,13 +187,14 @@ class Watcher:
         self._hooks.enter_context(as_written())
         self._open = True
         self.tally.start()
-        enter = self._hooks.enter_context  # A handle's context ends with the hook removed.
+        enter = self._hooks.enter_context  # Leaving a handle's context removes its hook.
         before, done, after = Hook(self._before), Hook(self._done), Hook(self._after)
         for layer in self.layers:
             module, kept = layer.norm.module, KeptInput(layer.norm.module)
+            # Classes of torch itself do not overwrite their input, so they need no copy.
             if kept.foreign:
                 enter(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
-            # First of all hooks, so that it reads what the layer made, whatever another hook makes of that.
+            # Before all other hooks, so that it reads the layer's own output, not what another hook returns.
             reader = Hook(self._reader(layer, kept))
             enter(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
         for handle in self._outer.hooks(self._beside):
@@ -199,6 +205,7 @@ class Watcher:
             if module is self.model or self._scopes.opens_one(module):
                 enter(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
                 enter(module.register_forward_hook(done))
+                # Also after an exception in the forward, so that no scope stays open.
                 enter(module.register_forward_hook(after, always_call=True))
         return self
 
@@ -212,24 +219,26 @@ class Watcher:
         self._turn = Turn()
         self.tally.stop()
         self._described = describe(self.model, type(self.model).__name__)
+        # The description above is all that a report needs: from here on only the caller holds the model.
         self._held = None
 
     def report(self, *, moments: bool = False) -> Report:
-        """Return what has been measured so far; the watcher may go on afterwards.
+        """Return the report on all forwards so far; the watcher can continue afterwards.
 
-        With `moments` it carries a copy of them, so that it can be merged with others.
+        With `moments` the report carries a copy of the moments, so that it can be merged with others.
+        Raises UsageError when there is neither a layer nor a warning to report.
         """
         alive = self._known()
         model = self._described if alive is None else describe(alive, type(alive).__name__)
-        assert model is not None  # It is held until the context has closed, and described then.
+        assert model is not None  # It is held until the context closes, and is described at that time.
         return told(self.report_as(model, self.run_info(), moments=moments))
 
     def run_info(self) -> RunInfo:
-        """Return an account of what has been run so far."""
+        """Return the counts of all forwards so far."""
         run = self.tally.run_info()
         if self.tally.slots:
             return run
-        # A model without tokens, an image model say: its layers know what they saw.
+        # A model without tokens, for example an image model: the counts come from its layers.
         return replace(run, **most_seen(capture.seen for capture in self.captures))
 
     def report_as(
@@ -241,9 +250,9 @@ class Watcher:
         moments: bool = False,
         last: bool = False,
     ) -> Report:
-        """Return the report under this description of the model and the run.
+        """Return the report with this description of the model and the run.
 
-        The `last` one may carry the moments themselves, and not a copy: nothing is added to them then.
+        With `last` it may carry the moments themselves, not a copy: nothing is added to them afterwards.
         """
         notes = [*self._untried, *self._functional.notes(), *self._outer.notes()]
         carried = RunMoments({}, self.tally.slots) if moments else None
@@ -265,7 +274,9 @@ class Watcher:
                 raise
             note = f"a forward's tokens could not be read, so padding counts: {reason(error)}"
             self.scope_notes[note] = None
+            # Without arguments and masks: a user's forward must not fail because of the watcher.
             self._scopes.open(module, (), {}, Chosen(None, None))
+        # Functional norms are looked for until one forward is complete.
         if self._scopes.depth == 1 and not self._looked:
             self._looking.enter_context(self._functional)
 
@@ -281,6 +292,7 @@ class Watcher:
             self._scopes.finish(self.model)
 
     def _after(self, *_: Any) -> None:
+        # This also runs after `_before` has refused a second thread, which holds no turn.
         if self._is_uncounted() or not self._turn.is_ours():
             return
         self._scopes.close()
@@ -289,7 +301,7 @@ class Watcher:
         self._turn.give_back()
 
     def _beside(self, call: Callable[..., None]) -> Hook:
-        """Return a hook that counts nothing: where it fails, the forward goes on and a note says so."""
+        """Return a hook around `call`, which counts nothing; a failure in a user's forward becomes a note."""
 
         def run(*given: Any) -> None:
             if self._is_uncounted():
@@ -304,7 +316,7 @@ class Watcher:
         return Hook(run)
 
     def _is_uncounted(self) -> bool:
-        """Whether what runs is no forward to be counted; the report says so, but of a backward pass."""
+        """Whether this call must not be counted; a note says so, except in a backward pass."""
         why = uncounted()
         if why is not None and why != BACKWARD:
             self.scope_notes[f"what ran inside {why} has no numbers of its own and was not counted"] = None
@@ -330,20 +342,21 @@ class Watcher:
     def _read(self, layer: LayerCalls, kept: KeptInput, values: tuple[Any, ...], output: Any) -> None:
         scope = self._scopes.current
         if scope is None and self._has_run:
-            return  # What is called outside of any forward, once there was one, is called once more.
+            return  # A call outside of any forward, after one has run, is a repeat: it is not counted.
         if scope is None:
             layer.start()  # A layer that is called on its own.
         capture = layer.next()
         if capture is None:
-            return  # It has counted these tokens in a forward that failed later on.
+            return  # These tokens were counted in an earlier forward, which failed after this call.
         tensors = [value for value in values if isinstance(value, Tensor)]
         if not tensors or not tensors[0].numel():
             return
-        # Outside inference mode, whose tensors could not be updated in a later forward.
+        # Tensors created in inference mode could not be updated by a later forward outside of it.
         with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
             given = kept.of(tensors[0], output)
             if given is None:
                 layer.lost += 1
                 return
+            # A second input of the same shape may be a gate: the capture finds out.
             gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
             capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)
