@@ -99,7 +99,7 @@ def test_another_watcher_goes_on(model: Model, per_call: bool) -> None:
     state = taken(one)
     state.give(other)
     # Before any forward of its own.
-    assert repr(settled(other)) == repr(settled(one))  # An eps may be NaN, which equals nothing.
+    assert repr(settled(other)) == repr(settled(one))  # An eps may be NaN.
     assert furthest(one.report().to_dict(), other.report().to_dict()) == 0.0
     run(other, model, range(3, 5))
     run(whole, model, range(5))
