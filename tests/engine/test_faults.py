@@ -412,7 +412,7 @@ def test_a_table_of_words_costs_what_it_holds_and_not_what_it_could() -> None:
 
 
 def test_a_path_with_a_nul_is_told() -> None:
-    with pytest.raises(ReportError, match="null (byte|character)"):
+    with pytest.raises(ReportError, match=r"null (byte|character)"):
         normscope.merge(["a\0b"])
 
 
