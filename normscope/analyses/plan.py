@@ -14,11 +14,10 @@ from normscope._version import __version__
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.max_length import length_limit
+from normscope.data.text_notes import no_text
 from normscope.engine.forward import Forward, evaluating
-from normscope.engine.loop import probed, require_layers
+from normscope.engine.loop import probed, require_layers, text_batches
 from normscope.engine.runner import Runner
-from normscope.errors import TextError
 from normscope.models.loading import Loaded, quiet
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
 from normscope.statistics.position_bins import MEMORY, TablePlan
@@ -84,14 +83,10 @@ class _Sample:
 
 def _sampled(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sample:
     sample = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
-    limit = length_limit(loaded.tokenizer, getattr(loaded.model, "config", None))
-    assert loaded.tokenizer is not None
-    batches = Batches(sample, loaded.tokenizer, batching, max_length=limit)
+    batches = text_batches(loaded, sample, batching)
     made = list(batches)
     if not made:
-        raise TextError(
-            f"no text to measure ({batches.skipped} blank); expected at least one text with a word in it"
-        )
+        raise no_text(batches.skipped)
     whole = len(sample) < SAMPLE or batching.limit == len(sample) or not list(islice(texts, 1))
     left = 0 if whole else operator.length_hint(texts)
     most = min(len(sample) + 1 + left, batching.limit or math.inf)

@@ -32,9 +32,8 @@ class Hook:
 
 def uncounted() -> str | None:
     """Return what runs now instead of a normal forward, such as a backward pass; None in a normal forward."""
-    if (
-        torch.compiler.is_compiling() or torch._C._is_tracing()
-    ):  # First, as torch.export traces this function, too.
+    # First, because torch.export traces this function, too.
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return "torch.jit.trace, torch.export or torch.compile"
     if torch._C._current_graph_task_id() != -1:
         return BACKWARD

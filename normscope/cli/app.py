@@ -12,7 +12,6 @@ from normscope.cli.commands import batches, compare, explain, inspect, layers, m
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
 from normscope.cli.help_sections import Sectioned
-from normscope.cli.signals import install
 
 
 class _Guarded(TyperGroup):
@@ -102,6 +101,5 @@ app.command("explain", short_help="Say what a number of the reports is.", epilog
 
 def main() -> None:
     """Run the command line, or complete one: then whatever goes wrong is not printed into it."""
-    install()
     with suppress(Exception) if VARIABLE in os.environ else nullcontext():
         app(prog_name="normscope")

@@ -11,7 +11,8 @@ import typer
 from normscope.cli.interruption import Asked
 from normscope.cli.output import data_alone, patience, say
 from normscope.cli.signals import ENDING, NUMBERS
-from normscope.errors import NormscopeError, TextError, UsageError
+from normscope.data.text_notes import no_text
+from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import quoted
 
 if TYPE_CHECKING:
@@ -97,6 +98,5 @@ def gathered(ranks: "Ranks | None", report: "Report", asked: Asked) -> "Report |
         asked.end()
     whole = ranks.merged(report)
     if whole is not None and not whole.run.texts:
-        blank = f"{whole.run.skipped_texts} blank"
-        raise TextError(f"no text to measure ({blank}); expected at least one text with a word in it")
+        raise no_text(whole.run.skipped_texts)
     return whole

@@ -1,6 +1,8 @@
-"""Warnings about the texts of a run: unknown tokens and exact repeats."""
+"""Warnings and errors about the texts of a run: unknown tokens, exact repeats, no text at all."""
 
 from typing import TYPE_CHECKING
+
+from normscope.errors import TextError
 
 if TYPE_CHECKING:
     from normscope.results.common import RunInfo
@@ -23,3 +25,8 @@ def notes_on_texts(run: "RunInfo") -> list[str]:
             "each time; --unique (Batching(unique=True)) leaves them out"
         )
     return notes
+
+
+def no_text(blank: int) -> TextError:
+    """Return the error to raise for a corpus of blank texts alone, of which there were `blank`."""
+    return TextError(f"no text to measure ({blank} blank); expected at least one text with a word in it")

@@ -19,7 +19,7 @@ from normscope.data.max_length import length_limit
 from normscope.data.media_batches import MediaBatches
 from normscope.data.media_files import Given
 from normscope.data.shards import Shard
-from normscope.data.text_notes import notes_on_texts
+from normscope.data.text_notes import no_text, notes_on_texts
 from normscope.engine.checkpoint import Saver, config_digest, tokenizer_digest, weights_digest
 from normscope.engine.forward import Forward, evaluating
 from normscope.engine.progress import Clock
@@ -80,8 +80,7 @@ class Course:
             return []
         if self.shard is not None:
             return [f"shard {self.shard} holds no text: there are fewer texts than shards"]
-        blank = f"{run.skipped_texts} blank"
-        raise TextError(f"no text to measure ({blank}); expected at least one text with a word in it")
+        raise no_text(run.skipped_texts)
 
 
 def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-_MOMENTS = "normscope.moments/1"
+from normscope.results.inspect import MOMENTS_SCHEMA
+
 _BEGINNINGS = (
     (b"\x89PNG", "a picture, PNG"),
     (b"<svg", "a picture, SVG"),
@@ -49,7 +50,7 @@ def _safetensors(path: Path) -> str | None:
             schema = (file.metadata() or {}).get("schema")
     except (SafetensorError, OSError) as error:
         return f"it is no whole safetensors file ({error})"
-    if schema == _MOMENTS:
+    if schema == MOMENTS_SCHEMA:
         return None  # The reader says what is wrong with its report.
     return f"it is safetensors of {schema!r}" if schema else "it is safetensors without a report"
 

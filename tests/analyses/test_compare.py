@@ -291,7 +291,7 @@ def test_the_command_refuses(files: tuple[Path, Path], tmp_path: Path) -> None:
 def test_it_loads_no_torch(files: tuple[Path, Path]) -> None:
     code = (
         "import atexit, sys\n"
-        "from normscope.cli.app import main\n"
+        "from normscope.cli.start import main\n"
         f"sys.argv = ['normscope', 'compare', {str(files[0])!r}, {str(files[1])!r}, '-q']\n"
         "atexit.register(lambda: print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr))\n"
         "main()\n"

@@ -19,7 +19,7 @@ ROUNDS = 3
 # The command in a process of its own, which ends by telling its peak.
 PEAK = """
 import resource, sys
-from normscope.cli.app import main
+from normscope.cli.start import main
 try:
     main()
 except SystemExit as end:

@@ -20,6 +20,7 @@ from normscope import __version__
 from normscope.cli import progress_bar as progress_module
 from normscope.cli.app import app
 from normscope.cli.output import Output
+from normscope.cli.text_options import TextOptions
 from normscope.data.sample_sentences import SENTENCES
 from normscope.errors import ModelError, RunError, UsageError
 from normscope.models.loading import Loaded
@@ -52,7 +53,7 @@ loading.load = load
 scan = types.ModuleType("normscope.analyses.inspect")
 scan.inspect, scan.layer_names = inspect, None
 sys.modules["normscope.analyses.inspect"] = scan
-from normscope.cli.app import main
+from normscope.cli.start import main
 main()
 """
 
@@ -496,6 +497,15 @@ def test_the_suffix_of_the_output_chooses_the_format(library: Library, tmp_path:
     assert (result.exit_code, "--dry-run came with the format csv; expected" in result.stderr) == (2, True)
 
 
+def test_a_file_that_grows_is_another_corpus_to_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("one\n")
+    corpus = TextOptions(file=[str(tmp_path / "texts"), "-"])
+    before = corpus.facts
+    assert corpus.facts == before
+    (tmp_path / "texts").write_text("one\ntwo\n")
+    assert [name for name, fact in corpus.facts.items() if before[name] != fact] == ["file sizes"]
+
+
 # Starting up
 
 
@@ -508,7 +518,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "import sys, atexit\n"
         f"atexit.register(lambda: print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr))\n"
         f"sys.argv = ['normscope', *{arguments!r}]\n"
-        "from normscope.cli.app import main\nmain()\n"
+        "from normscope.cli.start import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"

@@ -135,7 +135,7 @@ def test_completion_loads_no_torch_and_hides_its_own_failures(place: Path) -> No
         "import sys, atexit\n"
         "heavy = {'torch', 'transformers', 'rich'}\n"
         "atexit.register(lambda: print(heavy & set(sys.modules), file=sys.stderr))\n"
-        "from normscope.cli.app import main\nmain()\n"
+        "from normscope.cli.start import main\nmain()\n"
     )
     line = asked("bash", "normscope merge part.safetensors report.json --layer emb")
     for environment, out in ((line, MINILM[0] + "\n"), ({**line, "COMP_CWORD": "x"}, "")):

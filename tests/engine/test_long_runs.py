@@ -230,7 +230,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def torchrun(place: Path, ranks: int, *arguments: str, program: str = "") -> "subprocess.Popen[str]":
     """Start ranks on this machine, of the command or of a `program` that ends in it."""
-    (place / "program.py").write_text(f"{program}\nfrom normscope.cli.app import main\nmain()\n")
+    (place / "program.py").write_text(f"{program}\nfrom normscope.cli.start import main\nmain()\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
         [*command, "program.py", *arguments],

@@ -642,7 +642,7 @@ def test_without_the_extra_a_line_says_what_to_install(
 def test_it_loads_no_torch(files: list[Path], tmp_path: Path) -> None:
     code = (
         "import atexit, sys\n"
-        "from normscope.cli.app import main\n"
+        "from normscope.cli.start import main\n"
         f"sys.argv = ['normscope', 'report', {str(files[0])!r}, '-o', {str(tmp_path / 'x.html')!r}]\n"
         "atexit.register(lambda: print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr))\n"
         "main()\n"

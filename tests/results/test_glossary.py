@@ -502,7 +502,7 @@ def test_it_starts_without_anything_heavy() -> None:
         "import atexit\n"
         "heavy = {'torch', 'transformers', 'numpy'}\n"
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
-        "from normscope.cli.app import main\nmain()\n"
+        "from normscope.cli.start import main\nmain()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"

@@ -17,7 +17,7 @@ import normscope.engine.loop
 import normscope.analyses.merge
 import normscope.statistics.position_tables_file
 import normscope.analyses.distributed
-from normscope.cli.app import main
+from normscope.cli.start import main
 
 def child(run):
     os.environ.update(run["set"])
