@@ -118,6 +118,20 @@ def _random_excess(part: _Centred, size: int) -> Tensor:
     return (noise / null).sqrt()
 
 
+def random_noise(sums: TextSums, weights: Tensor, size: int) -> Tensor:
+    """Return the noise of the mean of `size` texts drawn at random with replacement, (R,).
+
+    sqrt(E ||s_B||^2 / tr var) / E n_B, the norm-ratio form of Wang et al. (arXiv 2210.05153).
+    """
+    return torch.stack([_random_noise(sums.of_texts(row), size) for row in weights])
+
+
+def _random_noise(part: _Centred, size: int) -> Tensor:
+    mean_square = (part.own()[0] @ part.weights) / part.weights.sum()
+    tokens = part.count[0, 0] / part.weights.sum()
+    return (mean_square / size / part.trace[0, 0]).sqrt() / tokens
+
+
 def sorted_excess(sums: TextSums, weights: Tensor, size: int, orders: Tensor) -> Tensor:
     """Return the same for batches of consecutive texts, (R,), averaged over `orders` (O, N) of the texts."""
     return torch.stack([_sorted_excess(sums.of_texts(row), size, orders) for row in weights])

@@ -19,15 +19,16 @@ COVERAGE = 0.95
 GROUPS = 32
 
 
-def replicates(count: int) -> Tensor:
+def replicates(count: int, groups: int = GROUPS) -> Tensor:
     """Return which of `count` texts each replicate uses, (1 + groups, count) float64 of 0 and 1.
 
-    Row 0 uses all. Row g leaves out every text whose number is g - 1 modulo the number of groups, which is
-    32, or `count` if that is less.
+    Row 0 uses all; each other row leaves out one group. Groups are of equal size but for one text, and
+    always the same random ones: every k-th text would be too regular a group of texts in a sorted order.
+    There are no more groups than texts.
     """
-    groups = min(GROUPS, count)
-    member = torch.arange(count) % max(groups, 1)
-    left_out = member[None] == torch.arange(-1, groups)[:, None]
+    groups = min(groups, count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    left_out = (order % max(groups, 1))[None] == torch.arange(-1, groups)[:, None]
     return (~left_out).double()
 
 
@@ -49,6 +50,14 @@ def interval(
     low, high = float(known[0]) - half, float(known[0]) + half
     low, high = (math.exp(low), math.exp(high)) if log else (low, high)
     return Interval(value, min(max(low, minimum), value), max(min(high, maximum), value))
+
+
+def quotient(a: Tensor, b: Tensor) -> Tensor:
+    """Return a / b for numbers of two independent samples, (1 + groups of a + groups of b,).
+
+    In each replicate one group of one of the samples is left out (the two-sample jackknife).
+    """
+    return torch.cat([a / b[0], a[0] / b[1:]])
 
 
 def student(freedom: int, coverage: float = COVERAGE) -> float:

@@ -1,15 +1,21 @@
-"""Evidence on the claims: numbers by text, which can be weighted and resampled.
+"""Evidence on the claims at one layer: numbers by text, which can be weighted and replicated.
 
-Each function takes `weights` (R, N), how often each of N texts counts, and returns R numbers: the
-value itself with weights of one, its bootstrap replicates with those of `bootstrap.weights`.
+Each function takes `weights` (R, N), how often each of N texts counts, and returns R numbers: the value
+itself and its replicates, with the weights of `jackknife.replicates`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from normscope.statistics.expected_noise import TextSums
 from normscope.statistics.moments import Labels, Moments
+from normscope.statistics.similarity import likeness_kept
+
+# So many late positions stand for all: each takes a matrix of all pairs of texts.
+_LATE = 8
 
 
 @dataclass(frozen=True)
@@ -77,23 +83,48 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
     return 1 - unexplained * (count - 1) / (count - groups)
 
 
-def sentence_vectors(rows: LayerRows) -> dict[str, Tensor]:
-    """Return each text's mean output (N, D) of the layer's own normalization, of the text's, and of BN's.
+def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
+    """Return the mean vector (N, D) of each text under several normalizations; texts without a row are left out.
 
-    Texts without a row are left out. "own" is y; "sequence" takes one mean and variance per text,
-    "feature" one per feature of all texts.
+    "own" is the layer's own y. The others are (x - centre) / scale with the centre or the scale, or both,
+    of BatchNorm's features ("feature") or of the whole text ("sequence"): "feature scale" leaves the centre
+    at 0, "feature centre" the scale at 1. With one scale for a whole text, its direction does not change.
     """
     there = torch.unique(rows.text)
     by_text = rows.by_text().take(there)
-    everything = by_text.pool(0)
-    by_sequence = by_text.pool(1)
-    sequence = (by_text.mean - by_sequence.mean) / (by_sequence.variance() + rows.eps).sqrt()
-    feature = (by_text.mean - everything.mean) / (everything.variance() + rows.eps).sqrt()
-    return {"own": rows.output.double()[there], "sequence": sequence, "feature": feature}
+    feature, sequence = by_text.pool(0), by_text.pool(1)
+    feature_scale = (feature.variance() + rows.eps).sqrt()
+    sequence_scale = (sequence.variance() + rows.eps).sqrt()
+    return {
+        "own": rows.output.double()[there],
+        "feature": (by_text.mean - feature.mean) / feature_scale,
+        "feature scale": by_text.mean / feature_scale,
+        "feature centre": by_text.mean - feature.mean,
+        "sequence": (by_text.mean - sequence.mean) / sequence_scale,
+        "sequence scale": by_text.mean / sequence_scale,
+        "sequence centre": by_text.mean - sequence.mean,
+    }
 
 
-def late_share(lengths: Tensor, weights: Tensor) -> Tensor:
-    """Return the share (R,) of the positions that fewer than half of the texts reach."""
-    reached = (lengths[:, None] > torch.arange(int(lengths.max()))).double()  # (N, T)
-    share = weights @ reached / weights.sum(1, keepdim=True)
-    return (share < 0.5).double().mean(1)
+def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
+    """Return how well each of `text_vectors` keeps the similarities of the layer's own ones, (R,) each."""
+    vectors = text_vectors(rows)
+    there = weights[:, torch.unique(rows.text)]
+    return {
+        name: likeness_kept(vectors["own"], other, there)
+        for name, other in vectors.items()
+        if name != "own"
+    }
+
+
+def late_positions(rows: LayerRows, texts: int, size: int) -> list[int]:
+    """Choose positions that fewer than half of the texts reach, and enough for two batches of `size`."""
+    count = torch.bincount(rows.position)
+    late = ((count >= 2 * size) & (count < texts / 2)).nonzero().flatten()
+    spaced = torch.linspace(0, max(0, len(late) - 1), min(_LATE, len(late))).round().long()
+    return late[spaced].tolist()
+
+
+def noise_at(rows: LayerRows, positions: Sequence[int], texts: int) -> TextSums:
+    """Return the sums of the tokens at some positions, each a group."""
+    return TextSums.of_groups(rows.x, rows.text, rows.position, texts, positions)
