@@ -19,16 +19,22 @@ COVERAGE = 0.95
 GROUPS = 32
 
 
-def replicates(count: int, groups: int = GROUPS) -> Tensor:
-    """Return which of `count` texts each replicate uses, (1 + groups, count) float64 of 0 and 1.
+def groups_of(count: int, groups: int = GROUPS) -> Tensor:
+    """Return the group of each of `count` texts, (count,) from 0; there are no more groups than texts.
 
-    Row 0 uses all; each other row leaves out one group. Groups are of equal size but for one text, and
-    always the same random ones: every k-th text would be too regular a group of texts in a sorted order.
-    There are no more groups than texts.
+    Groups are of equal size but for one text, and always the same random ones: every k-th text would be
+    too regular a group of texts in a sorted order.
     """
-    groups = min(groups, count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    left_out = (order % max(groups, 1))[None] == torch.arange(-1, groups)[:, None]
+    return order % max(1, min(groups, count))
+
+
+def replicates(group: Tensor) -> Tensor:
+    """Return which texts each replicate uses, (1 + groups, count) float64 of 0 and 1.
+
+    Row 0 uses all texts; each other row leaves out one `group` (count,).
+    """
+    left_out = group[None] == torch.arange(-1, int(group.max()) + 1)[:, None]
     return (~left_out).double()
 
 
@@ -58,6 +64,11 @@ def quotient(a: Tensor, b: Tensor) -> Tensor:
     In each replicate one group of one of the samples is left out (the two-sample jackknife).
     """
     return torch.cat([a / b[0], a[0] / b[1:]])
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Return a - b for numbers of two independent samples, as `quotient` does a / b."""
+    return torch.cat([a - b[0], a[0] - b[1:]])
 
 
 def student(freedom: int, coverage: float = COVERAGE) -> float:

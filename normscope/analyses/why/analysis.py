@@ -15,7 +15,8 @@ from normscope._version import __version__
 from normscope.analyses.why import nulls
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.measures import LayerMeasures, Sampling, explained, measured
+from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.measures import LayerMeasures, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
@@ -31,8 +32,6 @@ from normscope.models.location import Loading
 from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
-from normscope.statistics.expected_noise import by_length
-from normscope.statistics.jackknife import replicates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,13 +79,14 @@ def why(
     require_seed(seed)
     inputs = Given(texts)
     unique = Unique(inputs.texts or ())
+    sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, inputs.kinds)
     require_kinds(loaded.model, inputs.kinds)
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    report = _run(loaded, replace(inputs, texts=unique), choices, kept, clock)
+    report = _run(loaded, replace(inputs, texts=sampled), choices, kept, clock)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
     sampling = _sampling(kept, seed)
@@ -94,12 +94,14 @@ def why(
     found = [measured(rows, sampling) for rows in _rows(report, kept, names)]
     kept.layers.clear()  # Before the tokens of a null take their place.
     known = [each.name for each in found]
+    texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
+    shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
     material = Material(
         sampling.lengths,
         sampling.weights,
         found,
         {view: _agreement(report, known, view) for view in _VIEWS},
-        _shuffled(loaded, report, kept, known, choices, len(sampling.weights) - 1),
+        _shuffled(loaded, shuffled, choices, known),
     )
     return WhyReport(
         __version__,
@@ -110,11 +112,13 @@ def why(
         findings(report.model.id, material),
         _pooled(kept, loaded.tokenizer),
         (*report.warnings, *_notes(report, kept, len(report.layers) - len(found), unique.repeated)),
-        len(nulls.chosen(kept.sources)),
+        len(texts_again),
     )
 
 
-def _run(loaded: Loaded, inputs: Given, choices: _Choices, kept: KeptTokens, clock: Clock) -> Report:
+def _run(
+    loaded: Loaded, inputs: Given, choices: _Choices, kept: KeptTokens, clock: Clock = Clock(None)
+) -> Report:
     watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
     watcher.name_words()
     return measure(loaded, inputs, choices.batching, watcher, clock, Course(kept=kept))
@@ -138,8 +142,7 @@ def _special(loaded: Loaded) -> set[int]:
 
 
 def _sampling(kept: KeptTokens, seed: int) -> Sampling:
-    lengths = torch.tensor([len(flags) for flags in kept.counted()])
-    return Sampling(lengths, replicates(len(lengths)), by_length(lengths, seed))
+    return Sampling.of(torch.tensor([len(flags) for flags in kept.counted()]), seed)
 
 
 def _rows(report: Report, kept: KeptTokens, names: Iterable[str]) -> Iterator[LayerRows]:
@@ -152,17 +155,13 @@ def _rows(report: Report, kept: KeptTokens, names: Iterable[str]) -> Iterator[La
 
 
 def _shuffled(
-    loaded: Loaded, report: Report, kept: KeptTokens, names: Iterable[str], choices: _Choices, groups: int
+    loaded: Loaded, texts: Sequence[str], choices: _Choices, names: Iterable[str]
 ) -> dict[str, LayerMeasures]:
-    """Run texts with their words shuffled across all texts, and measure what explains them, by layer."""
-    texts = [kept.ids[source] for source in nulls.chosen(kept.sources)]
-    special = set(kept.special.tolist())
-    mixed = nulls.shuffled(texts, list(kept.ids.values()), special, choices.seed)
-    again = KeptTokens(len(mixed), choices.memory, choices.seed, special)
-    watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
-    nulls.keep_tokens(loaded, mixed, choices.batching, watcher, again)
-    weights = replicates(len(mixed), groups)
-    return {rows.name: explained(rows, weights) for rows in _rows(report, again, names)}
+    """Measure texts of shuffled words, by layer."""
+    kept = KeptTokens(len(texts), choices.memory, choices.seed, _special(loaded))
+    report = _run(loaded, Given(texts), replace(choices, batching=replace(choices.batching, limit=None)), kept)
+    sampling = _sampling(kept, choices.seed)
+    return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:

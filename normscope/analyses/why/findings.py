@@ -11,7 +11,7 @@ from normscope.analyses.why.claims import CLAIMS, Claim, sides
 from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, median
 from normscope.results.why import Evidence, Finding, Interval, LayerNumber
 from normscope.statistics.expected_noise import late_reach
-from normscope.statistics.jackknife import interval, quotient
+from normscope.statistics.jackknife import difference, interval, quotient
 
 
 @dataclass(frozen=True)
@@ -122,20 +122,43 @@ def _sorting(material: Material) -> Numbers:
 
 
 def _sorting_features(material: Material) -> Numbers:
-    ratio = {each.name: each.by_length for each in material.layers if each.by_length is not None}
     name = f"noise per feature, {SIZE} texts by length over {SIZE} random ones, corrected"
-    return [_over_layers(name, "tid.length_ratio", ratio, 1.0, 0.0, log=True)]
+    return [
+        _over_layers(
+            words,
+            "tid.length_ratio",
+            {each.name: each.by_length for each in layers if each.by_length is not None},
+            1.0,
+            0.0,
+            log=True,
+        )
+        for words, layers in (
+            (name, material.layers),
+            ("the same where words are shuffled across texts", (material.shuffled or {}).values()),
+        )
+    ]
 
 
 def _positions(material: Material) -> Numbers:
     metric = "explained.position.epsilon2"
-    without = {each.name: each.position for each in material.layers}
+    null = material.shuffled or {}
+    position = {each.name: each.position for each in material.layers}
     whole = {each.name: each.with_special for each in material.layers}
-    shuffled = {each.name: each.position for each in (material.shuffled or {}).values()}
+    words = {
+        each.name: difference(
+            each.text - each.position, null[each.name].text - null[each.name].position
+        )
+        for each in material.layers
+        if each.name in null
+    }
+    shuffled = {name: null[name].position for name in words}
     return [
-        _over_layers("position explains, special tokens left out", metric, without, 0.0, maximum=1.0),
-        _over_layers("the same where words are shuffled across texts", metric, shuffled, 0.0, maximum=1.0),
-        _over_layers("position explains, with special tokens", metric, whole, 0.0, maximum=1.0),
+        _over_layers(
+            "text explains, less what position explains, both less shuffled words", "explained_difference", words, 0.0
+        ),
+        _over_layers("position explains, special tokens left out", metric, position, maximum=1.0),
+        _over_layers("the same where words are shuffled across texts", metric, shuffled, maximum=1.0),
+        _over_layers("position explains, with special tokens", metric, whole, maximum=1.0),
         _plain("agreement of LN with BN per position", "agreement.position", _own(material, "position")),
     ]
 
@@ -144,13 +167,11 @@ def _in_common(material: Material) -> Numbers:
     metric = "explained.sequence.epsilon2"
     text = {each.name: each.text for each in material.layers}
     null = {name: each.text for name, each in (material.shuffled or {}).items() if name in text}
-    difference = {name: text[name] - values for name, values in null.items()}
-    beyond = {each.name: each.text - each.position for each in material.layers}
+    words = {name: difference(text[name], values) for name, values in null.items()}
     return [
-        _over_layers("text explains, less the same of shuffled words", "explained_by_words", difference, 0.0),
-        _over_layers("text explains, special tokens left out", metric, text, 0.0, maximum=1.0),
+        _over_layers("text explains, less the same of shuffled words", "explained_by_words", words, 0.0),
+        _over_layers("text explains, special tokens left out", metric, text, maximum=1.0),
         _over_layers("the same where words are shuffled across texts", metric, null, maximum=1.0),
-        _over_layers("text explains, less what position explains", "explained_difference", beyond, 0.0),
         _plain(
             "agreement of LN, per token, with one scale per text", "agreement.sequence", _own(material, "sequence")
         ),

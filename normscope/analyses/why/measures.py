@@ -9,6 +9,7 @@ from normscope.analyses.why import evidence
 from normscope.analyses.why.evidence import LayerRows
 from normscope.statistics import expected_noise
 from normscope.statistics.expected_noise import TextSums
+from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.moments import Moments
 
 # Texts of a batch wherever a claim is about batches.
@@ -17,14 +18,21 @@ SIZE = 8
 
 @dataclass(frozen=True)
 class Sampling:
-    """The N texts of a sample: their `lengths` in tokens, the `weights` (R, N) of replicates, and `orders`.
+    """The N texts of a sample: their `lengths` in tokens, their jackknife `group`, and `orders` by length.
 
-    `orders` (O, N) sort the texts by length, texts of equal length at random.
+    `weights` (R, N) are those of the replicates; `orders` (O, N) shuffle texts of equal length.
     """
 
     lengths: Tensor
+    group: Tensor
     weights: Tensor
     orders: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, seed: int) -> "Sampling":
+        """Sample texts of these lengths."""
+        group = groups_of(len(lengths))
+        return cls(lengths, group, replicates(group), expected_noise.by_length(lengths, seed))
 
 
 @dataclass(frozen=True)
@@ -72,22 +80,9 @@ class LayerMeasures:
     likeness: dict[str, Tensor] = field(default_factory=dict)
 
 
-def explained(rows: LayerRows, weights: Tensor) -> LayerMeasures:
-    """Measure what position and text explain at a layer."""
-    ordinary = rows.ordinary()
-    return LayerMeasures(
-        rows.name,
-        evidence.explained_by_position(ordinary, weights),
-        evidence.explained_by_position(rows, weights),
-        evidence.explained_by_text(ordinary, weights),
-    )
-
-
 def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
     """Measure all numbers of a layer; those about batches only where there are texts for two batches."""
     ordinary, weights = rows.ordinary(), sampling.weights
-    explaining = explained(rows, weights)
-    likeness = evidence.likenesses_kept(ordinary, weights)
     noise = by_length = late = None
     # Each replicate has to hold two batches.
     if int(weights.sum(1).min()) >= 2 * SIZE:
@@ -96,7 +91,14 @@ def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
         by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
         late = _late(ordinary, sampling)
     return LayerMeasures(
-        rows.name, explaining.position, explaining.with_special, explaining.text, noise, by_length, late, likeness
+        rows.name,
+        evidence.explained_by_position(ordinary, sampling.group),
+        evidence.explained_by_position(rows, sampling.group),
+        evidence.explained_by_text(ordinary, weights),
+        noise,
+        by_length,
+        late,
+        evidence.likenesses_kept(ordinary, weights),
     )
 
 

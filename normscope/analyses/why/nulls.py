@@ -1,28 +1,51 @@
-"""Nulls that run a model again: words shuffled across texts, and an untrained copy of the model."""
+"""Nulls of the claims: words shuffled across texts, and an untrained copy of the model."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
+import operator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from normscope.analyses.why.token_sample import KeptTokens
-from normscope.capture.watcher import Watcher
-from normscope.data.batching import AUTO, AUTO_TOKENS, Batch, Batching
-from normscope.data.tokenization import TextEncoder
-from normscope.engine.forward import Forward, evaluating
-from normscope.engine.loop import probed
-from normscope.engine.runner import decoder_valid
+from normscope.capture.text_sample import Choice
 from normscope.models.loading import Loaded, quiet
 
 # A null is an average over texts: so many are enough.
 NULL_TEXTS = 128
+# So many characters of a text are kept: far more than any model reads tokens.
+_CHARACTERS = 1 << 20
 # An untrained copy takes the memory of the model once more.
 _LARGEST = 1_000_000_000
 
-Tokens = list[int]
+# Chinese characters and Japanese kana stand without spaces: each is taken for a word.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+
+
+class SampledTexts(Iterator[str]):
+    """The same texts; of those that a random sample chooses, `kept` has the text, by its place.
+
+    It chooses as `text_sample.Kept` does with the same seed.
+    """
+
+    def __init__(self, texts: Iterable[str], samples: int, seed: int) -> None:
+        self._texts, self._choice = iter(texts), Choice(samples, seed)
+        self._read = 0
+        self.kept: dict[int, str] = {}
+
+    def __next__(self) -> str:
+        text = next(self._texts)
+        source, self._read = self._read, self._read + 1
+        if isinstance(text, str) and text and not text.isspace():
+            self._choice.offer([source])
+            self.kept[source] = text[:_CHARACTERS]
+            if len(self.kept) > len(self._choice.slots):
+                self.kept = {place: self.kept[place] for place in self.kept if place in self._choice.slots}
+        return text
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self._texts)
 
 
 def chosen(sources: Sequence[int]) -> list[int]:
@@ -31,49 +54,12 @@ def chosen(sources: Sequence[int]) -> list[int]:
     return [sources[i] for i in spaced.tolist()]
 
 
-def shuffled(texts: Sequence[Tokens], pool: Sequence[Tokens], special: Collection[int], seed: int) -> list[Tokens]:
-    """Return the texts with other words: drawn without replacement from those of all texts in the `pool`.
-
-    Special tokens stay where they are, so that lengths and templates do.
-    """
-    words = torch.tensor([token for text in pool for token in text if token not in special])
+def shuffled(texts: Sequence[str], pool: Iterable[str], seed: int) -> list[str]:
+    """Return the texts with as many other words, drawn without replacement from all texts in the `pool`."""
+    words = [word for text in pool for word in _WORD.findall(text)]
     generator = torch.Generator().manual_seed(seed)
-    drawn = iter(words[torch.randperm(len(words), generator=generator)].tolist())
-    return [[token if token in special else next(drawn) for token in text] for text in texts]
-
-
-def keep_tokens(
-    loaded: Loaded, texts: Sequence[Tokens], batching: Batching, watcher: Watcher, kept: KeptTokens
-) -> None:
-    """Run texts that are tokens already, and keep what each layer gets of them."""
-    watcher.name_words()
-    forward = Forward(loaded.model)
-    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
-        _, batching = probed(loaded, watcher, forward, batching)
-        watcher.plan_tables(max(map(len, texts)))
-        kept.fit(capture.norm.features for capture in watcher.captures)
-        for capture in watcher.captures:
-            capture.kept = kept.layer(capture.norm.name)
-        for batch in batches(loaded, texts, batching):
-            kept.begin(batch)
-            watcher.mask, watcher.decoder_mask = batch.valid, decoder_valid(batch, batching)
-            forward(batch.inputs)
-
-
-def batches(loaded: Loaded, texts: Sequence[Tokens], batching: Batching) -> Iterator[Batch]:
-    """Pad texts of like length to batches, the longest first; every token counts."""
-    tokenizer: Any = loaded.tokenizer
-    pad = TextEncoder(tokenizer, asked=None, limit=None, excluding=False).pad_id
-    waiting = iter(sorted(range(len(texts)), key=lambda i: -len(texts[i])))
-    while (first := next(waiting, None)) is not None:
-        size = batching.batch_size
-        number = max(1, AUTO_TOKENS // len(texts[first])) if size == AUTO else size
-        sources = (first, *islice(waiting, number - 1))
-        lengths = torch.tensor([len(texts[i]) for i in sources])
-        mask = torch.arange(len(texts[first])) < lengths[:, None]  # (B, T)
-        ids = torch.full(mask.shape, pad, dtype=torch.int64)
-        ids[mask] = torch.tensor([token for i in sources for token in texts[i]])
-        yield Batch({"input_ids": ids, "attention_mask": mask.long()}, mask, mask, sources)
+    drawn = iter([words[i] for i in torch.randperm(len(words), generator=generator).tolist()])
+    return [" ".join(next(drawn) for _ in _WORD.findall(text)) for text in texts]
 
 
 def untrained(loaded: Loaded, seed: int) -> Loaded | str:
@@ -92,9 +78,3 @@ def untrained(loaded: Loaded, seed: int) -> Loaded | str:
         torch.manual_seed(seed)
         new: nn.Module = type(model)._from_config(copy.deepcopy(model.config), dtype=place.dtype)
     return Loaded(new.to(place.device), loaded.tokenizer, loaded.id, None, None, (), None)  # type: ignore[arg-type]
-
-
-def mean_vectors(hidden: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean (B, D) of each text's hidden states (B, T, D) over the tokens that count (B, T)."""
-    weights = counts.to(torch.float64)[..., None]
-    return (hidden.double() * weights).sum(1) / weights.sum(1)
