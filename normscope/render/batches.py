@@ -149,13 +149,8 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
 
 def noise_at(layer: LayerNoise, size: int, order: str) -> float:
     """Return the noise of means at one size and order, NaN when unknown."""
-    row = _row_at(layer, size, order)
+    row = layer.at(size, order)
     return row.tid.mean.mean if row else math.nan
-
-
-def _row_at(layer: LayerNoise, size: int, order: str) -> BatchNoise | None:
-    rows = (row for row in layer.sizes or () if (row.batch_size, row.order) == (size, order))
-    return next(rows, None)
 
 
 def _last(layer: LayerNoise) -> float:
@@ -167,7 +162,7 @@ def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
 
 
 def _ratios(layers: Sequence[LayerNoise], size: int, glyphs: Glyphs) -> list[str]:
-    rows = [[_row_at(layer, size, order) for order in ("length", "random")] for layer in layers]
+    rows = [[layer.at(size, order) for order in ("length", "random")] for layer in layers]
     ratios = [_quotient(*(row.excess_noise if row else math.nan for row in pair)) for pair in rows]
     return [f"{glyphs.times if cell.strip() != UNKNOWN else ' '}{cell}" for cell in aligned(ratios)]
 

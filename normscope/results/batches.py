@@ -62,6 +62,11 @@ class LayerNoise(Record):
     features: int
     sizes: tuple[BatchNoise, ...] | None
 
+    def at(self, batch_size: int, order: str) -> BatchNoise | None:
+        """Return the noise at one batch size and order; None where there were no such batches."""
+        rows = (row for row in self.sizes or () if (row.batch_size, row.order) == (batch_size, order))
+        return next(rows, None)
+
 
 @dataclass(frozen=True, eq=False)
 class BatchFilling(Record):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from normscope.data.batch_sampling import Plan
 from normscope.statistics.batch_noise import excess, noise
+from normscope.statistics.expected_noise import TextSums, random_excess, sorted_excess
 from tests.statistics.test_batch_noise import LENGTHS, corpus, drawn, moments
 from tests.support.reference import batch_noise
 
@@ -130,6 +131,24 @@ def test_its_square_is_the_design_effect_of_clusters(alike: float, length: int) 
         for plan, _, value in excesses(texts, drawn(texts, sizes=(4, 32), draws=2, seed=seed)):
             effects += [value**2] if plan.order == "random" else []
     assert_mean(effects, 1 + (length - 1) * alike, 0.04)
+
+
+# Against its expectation in closed form
+
+
+def test_over_all_batches_of_an_order_it_is_the_expectation_in_closed_form() -> None:
+    texts = corpus(LENGTHS)
+    samples, weights = moments(texts), torch.ones(1, len(texts), dtype=torch.float64)
+    sums = TextSums.of(samples)
+    order = samples.count[:, 0].argsort(stable=True)
+    every = np.array([*combinations(range(len(texts)), 3)])
+    windows = order.unfold(0, 3, 1).numpy()
+    for batches, want in (
+        (every, random_excess(sums, weights, 3)),
+        (windows, sorted_excess(sums, weights, 3, order[None])),
+    ):
+        ((_, _, value),) = excesses(texts, [Plan(3, "given", batches)])
+        assert value == pytest.approx(float(want), rel=1e-9)
 
 
 # Unknown
