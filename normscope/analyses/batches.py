@@ -33,7 +33,7 @@ from normscope.results.batches import (
 from normscope.results.common import Summary
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.batch_composition import Flags, filling
-from normscope.statistics.batch_noise import Noise, RunningDiscrepancy, noise
+from normscope.statistics.batch_noise import Noise, RunningDiscrepancy, excess, noise
 from normscope.statistics.moments import Spread
 
 if TYPE_CHECKING:
@@ -126,11 +126,13 @@ def _layer(layer: LayerReport, kept: Kept, drawn: Sequence[Plan], momentum: floa
     sizes = None
     if samples is not None:
         found = noise(samples, [torch.from_numpy(plan.texts) for plan in drawn], momentum)
-        sizes = tuple(_measured(plan, each) for plan, each in zip(drawn, found, strict=True))
+        counts = samples.count[:, 0]
+        sizes = tuple(_measured(plan, each, counts) for plan, each in zip(drawn, found, strict=True))
     return LayerNoise(layer.name, layer.index, layer.kind, layer.features, sizes)
 
 
-def _measured(plan: Plan, found: Noise) -> BatchNoise:
+def _measured(plan: Plan, found: Noise, counts: Tensor) -> BatchNoise:
+    tokens = counts[torch.from_numpy(plan.texts)].sum(1)
     return BatchNoise(
         plan.size,
         plan.order,
@@ -138,6 +140,7 @@ def _measured(plan: Plan, found: Noise) -> BatchNoise:
         _parts(found.elementwise_mean, found.elementwise_variance),
         _parts(found.distance_mean, found.distance_variance),
         None if found.running is None else _running(found.running),
+        excess(found.tid_mean, tokens, float(counts.sum())),
     )
 
 

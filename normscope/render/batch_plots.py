@@ -69,6 +69,8 @@ def _noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) ->
     low, high = (short(end(known, default=math.nan), 2) for end in (min, max))
     notes = [
         "Noise of a batch's mean, relative to the features' standard deviations.",
+        "By length, batches hold unequal numbers of tokens, and that changes the noise:",
+        "excess noise, in the tables and in JSON, allows for it.",
         f"Batch sizes: {', '.join(map(grouped, sizes))}.",
         f"One log scale for all: {low} {screen.glyphs.levels} {high}",
     ]

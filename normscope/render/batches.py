@@ -20,7 +20,7 @@ from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, Noise
 from normscope.results.common import Summary
 
 _SHOWN_SIZES = 4
-_BAR = 24
+_BAR = 20
 
 
 def render_batches(
@@ -117,7 +117,8 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
         [
             "random: how far the mean of a batch of so many texts is from the mean of all,",
             "relative to the features' standard deviations. 0 is no noise.",
-            f"by length: {glyphs.times}2 is twice that noise when texts of like length share a batch.",
+            f"by length: {glyphs.times}2 is twice the noise when texts of like length share a batch,",
+            f"compared with random batches of as many tokens; {glyphs.times}1 is no difference.",
         ],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
         faint=frozenset(i for i, layer in enumerate(layers) if not layer.sizes),
@@ -135,20 +136,21 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         Column("batches", "", [ORDERS.get(row.order, printable(row.order)) for row in rows]),
         Column("noise", "of mean", _spread([row.tid.mean for row in rows], glyphs), "bn"),
         Column("noise", "of sd", _spread([row.tid.variance for row in rows], glyphs), "bn"),
+        Column("excess", "noise", aligned(row.excess_noise for row in rows), "bn", rank=1),
         *_running_columns(rows),
         Column(
-            "of mean", "log scale", [glyphs.bar(0.04 + 0.96 * share, _BAR) for share in bars], "bn", rank=1
+            "of mean", "log scale", [glyphs.bar(0.05 + 0.95 * share, _BAR) for share in bars], "bn", rank=2
         ),
-        *_pair("by feature", rows, lambda row: row.tid_elementwise, 3),
-        *_pair("distance", rows, lambda row: row.distance, 4, "variance"),
+        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4),
+        *_pair("distance", rows, lambda row: row.distance, 5, "variance"),
     ]
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
 
 
 def noise_at(layer: LayerNoise, size: int, order: str) -> float:
     """Return the noise of means at one size and order, NaN when unknown."""
-    rows = [row for row in layer.sizes or () if (row.batch_size, row.order) == (size, order)]
-    return rows[0].tid.mean.mean if rows else math.nan
+    row = layer.at(size, order)
+    return row.tid.mean.mean if row else math.nan
 
 
 def _last(layer: LayerNoise) -> float:
@@ -160,7 +162,8 @@ def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
 
 
 def _ratios(layers: Sequence[LayerNoise], size: int, glyphs: Glyphs) -> list[str]:
-    ratios = [_quotient(noise_at(layer, size, "length"), noise_at(layer, size, "random")) for layer in layers]
+    rows = [[layer.at(size, order) for order in ("length", "random")] for layer in layers]
+    ratios = [_quotient(*(row.excess_noise if row else math.nan for row in pair)) for pair in rows]
     return [f"{glyphs.times if cell.strip() != UNKNOWN else ' '}{cell}" for cell in aligned(ratios)]
 
 
@@ -205,9 +208,9 @@ def _running_columns(rows: Sequence[BatchNoise]) -> list[Column]:
     end_spreads = aligned(r.variance if r else math.nan for r in known)
     return [
         Column("to running", "of mean", batches, "bn"),
-        Column("to running", "of sd", spreads, "bn", rank=2),
+        Column("to running", "of sd", spreads, "bn", rank=3),
         Column("at the end", "of mean", ends, "bn"),
-        Column("at the end", "of sd", end_spreads, "bn", rank=2),
+        Column("at the end", "of sd", end_spreads, "bn", rank=3),
     ]
 
 
@@ -225,6 +228,7 @@ def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
     notes = [
         "noise: how far a batch's means, and sds, are from those of all texts,",
         f"relative to the features' sds ({glyphs.plus_minus}sd over batches).",
+        "excess noise: 2 is twice the noise that as many independent tokens would give.",
     ]
     small, large = rows[0].batch_size, rows[-1].batch_size
     if small == large:
@@ -234,10 +238,11 @@ def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
         means = {row.batch_size: row.tid.mean.mean for row in rows if row.order == order}
         fall = _quotient(means.get(small, math.nan), means.get(large, math.nan))
         falls += [f"{words} {short(fall, 2)}"] if math.isfinite(fall) else []
-    # Batches are drawn without replacement from the very texts that they are compared with.
+    # Batches are drawn without replacement from the very texts that they are compared with. Unequal
+    # lengths change this by up to a sixth: `excess_noise` allows for them.
     chance = math.sqrt(large / small * (kept - small) / (kept - large)) if kept > large else math.nan
     return [
         *notes,
         f"Noise at {grouped(small)} over noise at {grouped(large)} texts: {', '.join(falls)}.",
-        f"Chance alone, texts in no way alike within a batch, gives {short(chance, 2)}.",
+        f"Chance alone, with unlike texts of equal length, gives {short(chance, 2)}.",
     ]

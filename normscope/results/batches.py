@@ -5,6 +5,7 @@ The numbers are defined at `normscope.statistics.batch_noise.Noise` and
 `normscope.statistics.batch_composition.Filling`. Unknown is NaN here and null in JSON.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,11 @@ class Running(Record):
 
 @dataclass(frozen=True, eq=False)
 class BatchNoise(Record):
-    """The noise of one layer at one batch size and order; `running` only where a momentum was given."""
+    """The noise of one layer at one batch size and order; `running` only where a momentum was given.
+
+    `excess_noise` is the noise of batch means as a multiple of what as many independent tokens would give.
+    It is NaN in reports that were written before it existed.
+    """
 
     batch_size: int
     order: str
@@ -44,6 +49,7 @@ class BatchNoise(Record):
     tid_elementwise: NoiseParts
     distance: NoiseParts
     running: Running | None = None
+    excess_noise: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,11 @@ class LayerNoise(Record):
     kind: str
     features: int
     sizes: tuple[BatchNoise, ...] | None
+
+    def at(self, batch_size: int, order: str) -> BatchNoise | None:
+        """Return the noise at one batch size and order; None where there were no such batches."""
+        rows = (row for row in self.sizes or () if (row.batch_size, row.order) == (batch_size, order))
+        return next(rows, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ of its texts, so no text runs through the model again. Features are processed in
 does not grow with their number.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,24 @@ def noise(samples: Moments, plans: Sequence[Tensor], momentum: float | None = No
         for plan, total in zip(plans, sums, strict=True):
             total.add(merged(part, plan[total.known]), corpus)
     return [total.read(samples.mean.shape[1]) for total in sums]
+
+
+def excess(tid_mean: Tensor, tokens: Tensor, total: float) -> float:
+    """Return the noise of batch means as a multiple of what independent tokens would give.
+
+    `tid_mean` and `tokens` (batches,) are of the batches of one size and order, `total` is the number V of
+    tokens of all texts. With s_B the sum of x - mu over the n_B tokens of batch B, it is
+    sqrt(sum_B ||s_B||^2 / sum_B E||s_B||^2). The expectation is over all permutations of the tokens over
+    the texts, n_B (V - n_B) / (V - 1) ||sd||^2, so that under this null the square averages to exactly 1,
+    whatever the lengths, order and size. For random batches the square is the design effect of clusters
+    (Kish 1965, Survey Sampling). Batches of unknown noise are left out. NaN where a batch holds all tokens.
+    """
+    known = tid_mean.isfinite()
+    tokens = tokens[known].double()
+    independent = float((tokens * (total - tokens)).sum())
+    if independent <= 0:
+        return math.nan
+    return math.sqrt(float((tokens * tid_mean[known]).square().sum()) * (total - 1) / independent)
 
 
 def merged(samples: Moments, texts: Tensor) -> Moments:

@@ -162,6 +162,7 @@ def assert_is_the_reference(report: BatchReport, rows: dict[str, list[Any]], dra
         for plan, got in zip(plans(drawing, range(len(texts)), lengths), layer["sizes"], strict=True):
             assert (got["batch_size"], got["order"]) == (plan.size, plan.order)
             want = batch_noise(texts, plan.texts)
+            assert got["excess_noise"] == pytest.approx(want["excess"], rel=1e-4, nan_ok=True), name
             for part, prefix in (
                 ("tid", "tid"),
                 ("tid_elementwise", "elementwise"),

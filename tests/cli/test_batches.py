@@ -98,7 +98,7 @@ def test_lines_fit_and_data_is_shown_not_obeyed(names: list[str], width: int, mo
         assert all(c == "\n" or c.isprintable() for c in shown)
         shown.encode("utf-8")
         assert "nan" not in shown.lower()
-    assert "\u00d71.32" in text
+    assert "\u00d71.19" in text
 
 
 def test_the_noisiest_layer_is_shown_unless_others_are_asked_for() -> None:
@@ -117,7 +117,7 @@ def test_bars_rise_with_the_noise() -> None:
     assert len(rows) == 15
     by_noise = sorted(rows, key=lambda row: float(row[1]))
     assert [len(bar) for _, _, bar in by_noise] == sorted(len(bar) for _, _, bar in by_noise)
-    assert len(by_noise[-1][2]) == 24
+    assert len(by_noise[-1][2]) == 20
 
 
 def test_chance_allows_for_batches_drawn_from_the_texts_they_are_compared_with() -> None:
@@ -149,6 +149,23 @@ def test_a_report_comes_back_equal_from_json() -> None:
         assert plain["layers"][-1]["sizes"] is None
         assert BatchReport.from_dict(plain) == report
         assert BatchReport.from_dict(plain).to_json() == report.to_json()
+
+
+def test_the_ratio_by_length_is_that_of_excess_noise_and_unknown_in_old_reports() -> None:
+    report = reports.batch_report()
+    rows = {(row.batch_size, row.order): row for row in report.layers[MINILM[0]].sizes or ()}
+    ratio = rows[4, "length"].excess_noise / rows[4, "random"].excess_noise
+    assert f"\u00d7{ratio:.2f}" == "\u00d71.19"
+    assert "\u00d71.19" in render_batches(report)
+    assert rows[4, "length"].tid.mean.mean / rows[4, "random"].tid.mean.mean == pytest.approx(1.32, abs=0.005)
+    plain = report.to_dict()
+    for row in [row for layer in plain["layers"] for row in layer["sizes"] or ()]:
+        del row["excess_noise"]
+    old = BatchReport.from_dict(plain)
+    assert old != report
+    for shown in (render_batches(old), render_batches_markdown(old)):
+        assert not re.search(r"\u00d7\d\.\d\d", shown)
+        assert "nan" not in shown
 
 
 def test_other_json_is_refused() -> None:
@@ -261,8 +278,8 @@ def test_help_is_narrow_and_explains_every_column() -> None:
     assert max(map(len, text.splitlines())) <= 80
     shown = render_batches(reports.batch_report(momentum=0.1), screen=Screen(400))
     for column in (
-        "random", "by length", "noise", "log scale", "by feature", "distance", "to running", "at the end",
-        "padding", "late texts", "late error", "under 30", "tokens", "a batch", "error",
+        "random", "by length", "noise", "excess", "log scale", "by feature", "distance", "to running",
+        "at the end", "padding", "late texts", "late error", "under 30", "tokens", "a batch", "error",
     ):  # fmt: skip
         assert column in shown
         assert column in text
@@ -278,4 +295,5 @@ def test_a_real_model_end_to_end(tmp_path: Path) -> None:
     assert plain["kept"]["texts"] == (2 << 20) // (2 * 8 * (2 * 384 + 1)) or plain["kept"]["texts"] == 24
     assert warnings == ["warning: no batches of 99: only 24 texts are kept"]
     assert [len(layer["sizes"]) for layer in plain["layers"]] == [3, 3]
-    assert all(row["tid"]["mean"]["mean"] > 0 for layer in plain["layers"] for row in layer["sizes"])
+    rows = [row for layer in plain["layers"] for row in layer["sizes"]]
+    assert all(row["tid"]["mean"]["mean"] > 0 and row["excess_noise"] > 0 for row in rows)

@@ -249,6 +249,10 @@ def test_noise_is_that_of_the_size_nearest_to_eight() -> None:
     seen = data(figure)
     assert figure
     assert "8 texts" in figure.title
+    (caption,) = [one_slice.says for one_slice in figure.slices if one_slice]
+    assert caption.endswith(
+        " In multiples of what independent tokens would give: random 1.75, by length 2.39, as given 1.95."
+    )
     orders = {"random": "random", "length": "by length", "given": "as given"}
     for row in seen:
         sizes = report.layers[row["name"]].sizes or ()

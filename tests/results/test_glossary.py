@@ -59,7 +59,7 @@ PLANNED_COMMANDS: set[str] = set()
 # Numbers that only a table has, members of a report that are words, and what stands for a class of numbers.
 DERIVED = {
     "late_share", "explained_difference", "likeness_kept", "likeness_difference",
-    "excess_noise", "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
+    "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
 SHARED = {"summary", "estimate"}

@@ -216,8 +216,8 @@ def _numbers(values: Any) -> Array:
 def batch_noise(texts: list[Array], batches: Any, momentum: float | None = None) -> dict[str, Any]:
     """Return the noise of batches (lists of numbers of texts), each formed by concatenating its texts.
 
-    Every value lists a number a batch; the running statistics are nn.BatchNorm1d's recurrence, step
-    by step, beginning with the first batch.
+    Every value but `excess` lists a number a batch; the running statistics are nn.BatchNorm1d's
+    recurrence, step by step, beginning with the first batch.
     """
     whole = np.concatenate(texts).astype(np.float64)
     mean, sd = whole.mean(0), whole.std(0)
@@ -236,8 +236,17 @@ def batch_noise(texts: list[Array], batches: Any, momentum: float | None = None)
         ],
         "distance_mean": [_norm(shift) / len(mean) for shift in shifts],
         "distance_variance": [_norm(x.var(0) - whole.var(0)) / len(mean) for x in formed],
+        "excess": _excess([x for x in formed if len(x) > 1], whole),
     }
     return noise if momentum is None else {**noise, "running": _running(formed, mean, sd, momentum)}
+
+
+def _excess(formed: list[Array], whole: Array) -> float:
+    """Return the norms of the batches' sums of x - mean, over what a shuffle of all tokens gives."""
+    centred = [(x - whole.mean(0)).sum(0) for x in formed]
+    tokens, variance = len(whole), whole.var(0).sum()
+    chance = [len(x) * (tokens - len(x)) / (tokens - 1) * variance for x in formed]
+    return math.sqrt(sum(_norm(x) ** 2 for x in centred) / sum(chance)) if sum(chance) else math.nan
 
 
 def _running(formed: list[Array], mean: Array, sd: Array, momentum: float) -> dict[str, Any]:

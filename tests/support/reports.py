@@ -340,7 +340,9 @@ def _noise(index: int, size: int, order: str, momentum: float | None) -> BatchNo
     elementwise = NoiseParts(_summary(noise * 1.1, noise / 9), _summary(noise * 0.6, noise / 20))
     distance = NoiseParts(_summary(noise / 48, noise / 400), _summary(noise / 90, noise / 900))
     running = None if momentum is None else Running(noise * momentum, noise * momentum / 2, parts)
-    return BatchNoise(size, order, parts, elementwise, distance, running)
+    # 12 tokens a text; by length, the sizes of batches differ, so that independent tokens are noisier.
+    excess = noise * (12 * size) ** 0.5 * (0.9 if order == "length" else 1.0)
+    return BatchNoise(size, order, parts, elementwise, distance, running, excess)
 
 
 def _filling(size: int, order: str, reach: Any) -> BatchFilling:

@@ -37,12 +37,17 @@ The layers (more columns in a wider terminal; a dash is an unknown number):
               over features of (batch mean - mean), over the norm of the
               standard deviations (TID, Training Inference Discrepancy: Wang
               et al. 2022, arXiv 2210.05153); averaged over batches
-  by length   that of batches of like length, as a multiple of the random one
+  by length   noise of batches of texts of like length, as a multiple of that
+              of random ones: one excess noise (below) over the other, so that
+              unequal numbers of tokens in the batches change nothing
 
 \b
 By batch size, in one layer (the noisiest one, or --layer):
   noise       of mean: the same; of sd: with standard deviations for means;
               +- is the standard deviation over batches
+  excess      noise of the mean as a multiple of what as many independent
+              tokens would give; 1 is chance alone, and the square is the
+              design effect of cluster samples (Kish 1965)
   log scale   the noise of the mean as a bar
   by feature  average over features of |mean - batch mean| / batch sd, and of
               |sd / batch sd - 1|: what the authors' code computes

@@ -109,13 +109,17 @@ def profile(layer: LayerReport, who: str) -> str:
     )
 
 
-def noise(names: Sequence[str], size: int, by: Mapping[str, Floats]) -> str:
-    """Say how far the means of batches are off, by the order of the texts."""
+def noise(names: Sequence[str], size: int, by: Mapping[str, Floats], excess: Mapping[str, Floats]) -> str:
+    """Say how far off batch means are by the order of the texts, and against independent tokens."""
     parts = [f"{ORDERS[order]} {_median(values)}" for order, values in by.items()]
     order, values = next(iter(by.items()))
+    multiples = [f"{ORDERS[each]} {_median(ratios)}" for each, ratios in excess.items()]
+    known = any(np.isfinite(ratios).any() for ratios in excess.values())
     return (
         f"In batches of {size} texts the means that BN would use are off, in the median layer and in "
         f"standard deviations, by: {', '.join(parts)}. By layer, {ORDERS[order]}: {_range(names, values)}."
+        + f" In multiples of what independent tokens would give: {', '.join(multiples)}."
+        * known
     )
 
 

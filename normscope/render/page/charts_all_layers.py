@@ -110,7 +110,10 @@ def noise(part: PagePart, report: BatchReport) -> Figure | None:
         return None
     size = min(sizes, key=lambda each: (abs(math.log(each / SIZE)), each))
     orders = [order for order in words.ORDERS if any(_noise(layer, size, order) for _, layer in known)]
-    by = {order: np.array([_mean_noise(layer, size, order) for _, layer in known]) for order in orders}
+    by, excess = (
+        {order: np.array([read(layer, size, order) for _, layer in known], dtype=float) for order in orders}
+        for read in (_noise, _excess)
+    )
     columns: dict[str, list[Value]] = {
         **part.columns([i for i, _ in known] * len(by)),
         "order": [words.ORDERS[order] for order in by for _ in known],
@@ -133,7 +136,7 @@ def noise(part: PagePart, report: BatchReport) -> Figure | None:
         "noise",
         f"How far off are the means of {size} texts?",
         finished(chart.add_params(chosen()), len(known)),
-        [Slice(columns, words.noise([layer.name for _, layer in known], size, by))],
+        [Slice(columns, words.noise([layer.name for _, layer in known], size, by, excess))],
         {"name": "layer", "order": "batches", "noise": "noise of the mean"},
         ["tid.mean"],
     )
@@ -221,15 +224,13 @@ def _explained(layer: LayerReport, by: str) -> float:
 
 
 def _noise(layer: LayerNoise, size: int, order: str) -> float | None:
-    found = [
-        each.tid.mean.mean for each in layer.sizes or () if (each.batch_size, each.order) == (size, order)
-    ]
-    return found[0] if found else None
+    row = layer.at(size, order)
+    return row.tid.mean.mean if row else None
 
 
-def _mean_noise(layer: LayerNoise, size: int, order: str) -> float:
-    found = _noise(layer, size, order)
-    return math.nan if found is None else found
+def _excess(layer: LayerNoise, size: int, order: str) -> float | None:
+    row = layer.at(size, order)
+    return row.excess_noise if row else None
 
 
 def _damage(effect: Effect) -> Floats:

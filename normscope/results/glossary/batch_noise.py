@@ -1,6 +1,6 @@
 """Glossary entries on batch noise, layer by layer."""
 
-from normscope.results.glossary.entry import POWERNORM, TID, Entry, Topic
+from normscope.results.glossary.entry import OWN, POWERNORM, TID, Entry, Topic
 
 _SD = "sd = sqrt(variance), sd_B = sqrt(variance_B)"
 _RUNNING_SD = "; sd_r = sqrt(running_var)"
@@ -50,7 +50,7 @@ NOISE = Topic(
             "widest features count most.",
             source=TID,
             commands=("batches",),
-            see_also=("summary", "tid_elementwise.mean", "tid.length_ratio"),
+            see_also=("summary", "tid_elementwise.mean", "excess_noise"),
             columns=("random", "noise of mean", "of mean log scale"),
         ),
         Entry(
@@ -69,16 +69,37 @@ NOISE = Topic(
         Entry(
             name="tid.length_ratio",
             title="what batching by length does to the noise",
-            definition="The average tid.mean of batches of texts of like length over that of random batches "
-            "of as many texts. In the table of layers only.",
-            formula="tid.mean by length / tid.mean at random, averages over B",
-            range="0 or more",
-            reading="2: with like lengths together, batch means are twice as far off. Above 1, what saves "
-            "padding costs BatchNorm.",
-            source="normscope's own",
-            commands=("batches",),
-            see_also=("tid.mean", "padding_share"),
+            definition="The excess noise of batches of texts of like length over that of random batches of "
+            "as many texts. The ratio of their tid.mean would mislead: batches by length hold unequal "
+            "numbers of tokens, and that alone can make it 0.9 or 1.4. Excess noise allows for the numbers "
+            "of tokens. In the table of layers only.",
+            formula="excess_noise by length / excess_noise at random",
+            range="0 or more; unknown where either is",
+            reading="1: texts of like length are no more alike than any texts. 2: with like lengths "
+            "together, batch means are twice as far off. Above 1, what saves padding costs BatchNorm.",
+            source=OWN,
+            commands=("batches", "why"),
+            see_also=("excess_noise", "padding_share"),
             columns=("by length",),
+        ),
+        Entry(
+            name="excess_noise",
+            title="batch noise against independent tokens",
+            definition="The noise of batch means as a multiple of what chance alone gives. Chance alone is "
+            "when all tokens of the kept texts are shuffled over the texts, so that tokens of one text have "
+            "nothing in common. Both depend on n_B, the number of tokens in a batch B: few tokens are noisy, "
+            "and a batch that holds most of all tokens is near their mean in any case.",
+            formula="sqrt(observed / independent); observed = sum over B of n_B^2 tid.mean[B]^2; "
+            "independent = sum over B of n_B (|V| - n_B) / (|V| - 1)",
+            range="0 or more; null where a batch holds all tokens",
+            reading="1: the tokens of a batch are as good as independent. 2: batch means are twice as far "
+            "off, and a batch is worth a quarter of its tokens, because tokens of one text, or texts of one "
+            "batch, are alike. Below 1: texts share a mix, such as one [CLS] each. The square is the design "
+            "effect of cluster samples.",
+            source="Kish 1965, Survey Sampling, for the square; " + TID,
+            commands=("batches", "why"),
+            see_also=("tid.mean", "tid.length_ratio", "explained.sequence.epsilon2"),
+            columns=("excess noise",),
         ),
         Entry(
             name="tid_elementwise",

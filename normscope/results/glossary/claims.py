@@ -1,6 +1,6 @@
 """Glossary entries on the article's claims: numbers, intervals and rules."""
 
-from normscope.results.glossary.entry import OWN, TID, Entry, Topic
+from normscope.results.glossary.entry import OWN, Entry, Topic
 
 _JACKKNIFE = "Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17(4)"
 _KISH = "its square is the design effect of Kish 1965, Survey Sampling"
@@ -221,20 +221,6 @@ CLAIMS = Topic(
             source=TID + "; the ratio is normscope's own",
             commands=("why",),
             see_also=("tid.mean", "excess_noise"),
-        ),
-        Entry(
-            name="excess_noise",
-            title="batch noise against independent tokens",
-            definition="The noise of a batch's mean in units of what as many independent tokens would have; "
-            "corrected for batches that are drawn from the texts they are compared with. |B| is the "
-            "number of tokens of a batch of b texts.",
-            formula="average over B of tid.mean sqrt(|B|) / sqrt((N - b) / (N - 1))",
-            range="0 or more",
-            reading="1: tokens of one text are as good as strangers. Above: they are alike, and a batch of "
-            "texts knows less than its number of tokens says.",
-            source=TID + "; the ratio is normscope's own",
-            commands=("why",),
-            see_also=("tid.mean", "explained.sequence.epsilon2"),
         ),
     ),
 )
