@@ -135,11 +135,12 @@ def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
 
 
 def late_positions(rows: LayerRows, texts: int, size: int) -> list[int]:
-    """Choose positions that fewer than half of the texts reach, and enough for two batches of `size`."""
+    """Choose positions that a quarter to half of the texts reach, and enough for two batches of `size`."""
     count = torch.bincount(rows.position)
-    late = ((count >= 2 * size) & (count < texts / 2)).nonzero().flatten()
+    late = ((count >= max(2 * size, texts / 4)) & (count < texts / 2)).nonzero().flatten()
     spaced = torch.linspace(0, max(0, len(late) - 1), min(_LATE, len(late))).round().long()
-    return late[spaced].tolist()
+    chosen: list[int] = late[spaced].tolist()
+    return chosen
 
 
 def noise_at(rows: LayerRows, positions: Sequence[int], texts: int) -> TextSums:

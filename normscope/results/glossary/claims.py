@@ -133,7 +133,7 @@ CLAIMS = Topic(
         Entry(
             name="late_noise_ratio",
             title="what batching by length does at late positions",
-            definition="The noise of BatchNorm's mean per position at positions that fewer than half of the "
+            definition="The noise of BatchNorm's mean per position at positions that a quarter to half of the "
             "texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions are "
             "averaged. Only batches with a token there count, special tokens left out.",
             formula="sqrt(average over t of noise_t by length / average over t of noise_t at random); noise_t "
