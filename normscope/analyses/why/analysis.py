@@ -14,10 +14,11 @@ from normscope._version import __version__
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import SIZE, Material, findings
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
+from normscope.analyses.why.vision import image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, plans
 from normscope.data.batching import Batching, require_positive, require_seed
-from normscope.data.media_files import Given
+from normscope.data.media_files import Given, Place
 from normscope.data.tokenization import special_ids
 from normscope.engine.loop import Course, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
@@ -49,6 +50,9 @@ def why(
     seed: int = 0,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    beside: str | os.PathLike[str] | nn.Module | Loaded | None = None,
+    images: Sequence[Place] = (),
+    processor: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WhyReport:
     """Try the article's claims on why NLP uses LayerNorm and not BatchNorm on this model and these texts.
@@ -57,15 +61,32 @@ def why(
     and no more than fit `table_memory` bytes; the numbers and their intervals are taken from those.
     Special tokens are run, and left out where a claim says so. All else is as for `inspect`.
 
-    Raises what `inspect` raises, and TextError when there are not two texts.
+    `beside` is a vision model, such as a CNN, for the claims that compare texts with images. It runs over
+    the `images`, two files or more, on the same device; a model object needs its `processor`. Of `loading`
+    it takes all but the revision and the attention, which are the text model's own.
+
+    Raises what `inspect` raises, and TextError or MediaError when there are not two texts or images.
     """
     require_positive("samples", samples)
     require_seed(seed)
+    require_both(beside, images)
     given = Given(texts)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
+    vision = None
+    if beside is not None:
+        options = options_beside(loading, batching)
+        vision = image_moments(
+            beside,
+            images,
+            processor=processor,
+            table_memory=table_memory,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     watcher.name_words()
@@ -80,7 +101,9 @@ def why(
         )
     clock.show("analysis", report.run.texts, report.run.tokens)
     known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
-    found = findings(report.model.id, _material(report, kept, known, seed))
+    material = _material(report, kept, known, seed)
+    material.images = None if vision is None else vision.layers
+    found = findings(report.model.id, material)
     return WhyReport(
         __version__,
         report.model,
@@ -89,7 +112,7 @@ def why(
         seed,
         found,
         _pooled(kept, loaded.tokenizer),
-        (*report.warnings, *_notes(report, kept, known)),
+        (*report.warnings, *_notes(report, kept, known), *(() if vision is None else vision.notes)),
     )
 
 

@@ -17,6 +17,7 @@ from normscope.results.why import Evidence, Finding, Interval
 from normscope.statistics.batch_composition import Flags, filling
 from normscope.statistics.batch_noise import Noise, noise
 from normscope.statistics.bootstrap import interval, resamples
+from normscope.statistics.moments import Moments
 from normscope.statistics.similarity import likeness_kept
 
 # Texts of a batch wherever a claim is about batches.
@@ -32,6 +33,7 @@ class Material:
     `layers` hold the tokens of N texts, `counted` (N) which tokens of each text count; `batches` are
     plans of SIZE texts, "random" and "length", without any where there are too few texts. `own` are
     medians over layers of what a report has: agreement of the layer's own output with other views.
+    `images` are the moments of single images (N, C) at each layer of a vision model, by its name.
     """
 
     layers: Sequence[LayerRows]
@@ -39,6 +41,7 @@ class Material:
     batches: dict[str, Plan]
     own: dict[str, float]
     seed: int
+    images: dict[str, Moments] | None = None
 
     @cached_property
     def weights(self) -> Tensor:
