@@ -75,14 +75,14 @@ def image_moments(
 def require_both(model: object, images: Sequence[Place]) -> None:
     """Raise UsageError for a vision model without images, or images without one; check the image files."""
     if model is None and images:
-        raise UsageError("images were given without a vision model; expected both; name one by beside")
+        raise UsageError("images were given without a vision model; expected both; give --beside MODEL")
     if model is not None:
         _two_or_more(images)
 
 
 def _two_or_more(images: Sequence[Place]) -> Given:
     if not images:
-        raise UsageError("a vision model was given without images; expected both; name two images or more")
+        raise UsageError("a vision model was given without images; expected both; give --image FILE...")
     given = Given(images=images)
     if len(images) < 2:
         raise MediaError("1 image to compare; expected at least two; give more")
