@@ -132,6 +132,18 @@ def test_memory_limits_how_many_images_are_kept(home: Path, images: list[Path]) 
     assert note.startswith("the moments of 3 images are kept, not of 5: more would take over the")
 
 
+def test_a_repeated_image_is_one_image(home: Path, images: list[Path], tmp_path: Path) -> None:
+    """By what is in the file, whatever its name."""
+    (tmp_path / "again.png").write_bytes(images[0].read_bytes())
+    found = image_moments(home / "vit", [*images[:2], tmp_path / "again.png", images[1], images[2]])
+    want = image_moments(home / "vit", images[:3])
+    for name, moments in found.layers.items():
+        assert_alike(moments, want.layers[name], 1e-9)
+    assert found.notes[0] == "2 images that repeat an earlier one exactly were left out"
+    with pytest.raises(MediaError, match="1 image to compare"):
+        image_moments(home / "vit", [images[0]] * 3)
+
+
 # Layers that cannot have a part
 
 
@@ -163,8 +175,10 @@ def test_rows_of_no_known_image_have_no_part(images: list[Path], size: int) -> N
     found = image_moments(Flattening(maps=True), images, processor=whole, batching=Batching(size))
     assert list(found.layers) == ["map"]
     assert found.layers["map"].count.flatten().tolist() == [20] * len(images)
-    assert any(note.startswith("rows: the image of each row is not known") for note in found.notes)
-    with pytest.raises(RunError, match="no layer of Flattening shows which image its rows are of"):
+    assert any(
+        note.startswith("rows: left out, because the image of each row is not known") for note in found.notes
+    )
+    with pytest.raises(RunError, match="no layer of Flattening shows which image each of its rows is of"):
         image_moments(Flattening(maps=False), images, processor=whole, batching=Batching(size))
 
 
@@ -229,7 +243,7 @@ def test_why_tries_the_claims_with_the_images(
 
 def test_what_is_said_of_the_images_is_in_the_report(images: list[Path]) -> None:
     report = normscope.why("demo", TEXTS, beside=Flattening(maps=True), images=images, processor=whole)
-    assert any(warning.startswith("rows: the image of each row") for warning in report.warnings)
+    assert any(warning.startswith("rows: left out, because") for warning in report.warnings)
 
 
 def test_options_that_hold_for_both_models_are_handed_on(

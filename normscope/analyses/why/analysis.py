@@ -62,8 +62,8 @@ def why(
     Special tokens are run, and left out where a claim says so. All else is as for `inspect`.
 
     `beside` is a vision model, such as a CNN, for the claims that compare texts with images. It runs over
-    the `images`, two files or more, on the same device; a model object needs its `processor`. Of `loading`
-    it takes all but the revision and the attention, which are the text model's own.
+    the `images`, two files or more, and all its layers are measured. A model object needs its `processor`.
+    Of `loading` it takes all but the revision and the attention, which are the text model's own.
 
     Raises what `inspect` raises, and TextError or MediaError when there are not two texts or images.
     """

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -48,28 +50,29 @@ def image_moments(
 ) -> ImageMoments:
     """Run a vision model once over images and return the moments of each image at every layer.
 
-    The moments of all images are kept, or of a random sample where they would take over `table_memory`
-    bytes. A layer that does not show which image each of its rows is of is left out, with a note. All
-    other arguments are as for `inspect`.
+    An image file that repeats an earlier one is left out. The moments of all other images are kept, or
+    those of a random sample where they would take over `table_memory` bytes. A layer is left out, with a
+    note, where its rows cannot be assigned to images. All other arguments are as for `inspect`.
 
     Raises what `inspect` raises, MediaError when there are not two images, and RunError when no layer
     is left.
     """
-    given = _two_or_more(images)
+    given = _two_or_more(_unique(_two_or_more(images).images))
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, None, processor, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
-    kept = Kept(len(images), table_memory, seed)
+    kept = Kept(len(given.images), table_memory, seed)
     report = measure(loaded, given, batching, watch(loaded.model), clock, Course(kept=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
     layers = {name: moments for name, moments in found.items() if moments is not None}
     if not layers:
         raise RunError(
-            f"no layer of {report.model.id} shows which image its rows are of; expected one row or more "
-            "of each image, in their order; try another model"
+            f"no layer of {report.model.id} shows which image each of its rows is of; expected a layer that "
+            "does; try another vision model"
         )
-    return ImageMoments(report, layers, (*report.warnings, *_notes(report, kept, layers)))
+    repeated = len(images) - len(given.images)
+    return ImageMoments(report, layers, (*_notes(report, kept, layers, repeated), *report.warnings))
 
 
 def require_both(model: object, images: Sequence[Place]) -> None:
@@ -98,8 +101,19 @@ def options_beside(loading: Loading, batching: Batching) -> dict[str, Any]:
     }
 
 
-def _notes(report: Report, kept: Kept, layers: dict[str, Moments]) -> list[str]:
+def _unique(images: Sequence[Place]) -> list[Place]:
+    """Return the image files without those of the same bytes as an earlier one."""
+    first: dict[bytes, Place] = {}
+    for image in images:
+        first.setdefault(sha256(Path(image).read_bytes()).digest(), image)
+    return list(first.values())
+
+
+def _notes(report: Report, kept: Kept, layers: dict[str, Moments], repeated: int) -> list[str]:
     notes = []
+    if repeated:
+        repeat, were = ("repeats", "was") if repeated == 1 else ("repeat", "were")
+        notes.append(f"{counted(repeated, 'image')} that {repeat} an earlier one exactly {were} left out")
     if len(kept.sources) < report.run.texts:
         notes.append(
             f"the moments of {len(kept.sources):,} images are kept, not of {report.run.texts:,}: more would "
@@ -108,5 +122,5 @@ def _notes(report: Report, kept: Kept, layers: dict[str, Moments]) -> list[str]:
     lost = [name for name, layer in report.layers.items() if layer.calls and name not in layers]
     if lost:
         rest = f" and {counted(len(lost) - 1, 'other layer')}" if lost[1:] else ""
-        notes.append(f"{lost[0]}{rest}: the image of each row is not known, so they have no part in this")
+        notes.append(f"{lost[0]}{rest}: left out, because the image of each row is not known")
     return notes
