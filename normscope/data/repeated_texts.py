@@ -42,15 +42,19 @@ class Repeats:
 
 
 class Unique(Iterator[str]):
-    """The same texts, with a blank one in the place of each that is an earlier one once more."""
+    """The same texts, with a blank one in the place of each that repeats an earlier one; `repeated` counts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts, self._repeats = iter(texts), Repeats()
+        self.repeated = 0
 
     def __next__(self) -> str:
         text = next(self._texts)
         # What is no text is refused by who reads it.
-        return "" if isinstance(text, str) and self._repeats.again(text) else text
+        # Blank texts stay what they are: they count as blank, not as repeats.
+        again = isinstance(text, str) and bool(text.strip()) and self._repeats.again(text)
+        self.repeated += again
+        return "" if again else text
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self._texts)

@@ -1,5 +1,6 @@
 """The article's claims with a model's evidence, one paragraph each."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from rich.text import Text
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, joined, markdown_table
-from normscope.render.numbers import UNKNOWN, with_interval
+from normscope.render.numbers import UNKNOWN, short, with_interval
 from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
 from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
 
@@ -34,9 +35,9 @@ def render_why_markdown(report: WhyReport) -> str:
     parts = [f"## {joined(about(report))}", joined(workload(report))]
     for finding in report.claims:
         parts.append(f"### {escape(_heading(finding))}")
-        parts.append(
-            "\n".join(f"- {escape(line)}" for line in (*_evidence(finding), f"Rule: {finding.rule}"))
-        )
+        about_it = [("Source", finding.source), ("Quantity", finding.quantity), ("Null", finding.null)]
+        said = [f"{word}: {text}" for word, text in (*about_it, ("Rule", finding.rule)) if text]
+        parts.append("\n".join(f"- {escape(line)}" for line in (*_evidence(finding), *said)))
         parts.append(f"More: `{printable(finding.more)}`")
     parts += markdown_table(pooled_grid(report.pooled))
     return "\n\n".join(parts) + "\n"
@@ -50,7 +51,9 @@ def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
         yield _hanging(_claim(finding), "    ", screen)
         for line in _evidence(finding):
             yield _hanging(Text(f"    {line}"), "      ", screen)
-        for word, said in (("rule", finding.rule), ("more", finding.more)):
+        for word, said in (("null", finding.null), ("rule", finding.rule), ("more", finding.more)):
+            if not said:  # Results of earlier versions have no null.
+                continue
             yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
     yield from drawn(pooled_grid(report.pooled), screen)
 
@@ -92,12 +95,18 @@ def workload(report: WhyReport) -> list[str]:
 
 
 def _evidence(finding: Finding) -> list[str]:
-    return [_line(evidence, evidence.name == finding.decided_by) for evidence in finding.evidence]
+    return [_line(evidence, finding) for evidence in finding.evidence]
 
 
-def _line(evidence: Evidence, decides: bool) -> str:
+def _line(evidence: Evidence, finding: Finding) -> str:
+    decides = evidence.name == finding.decided_by
+    null = "" if math.isnan(evidence.null) else f" (null {short(evidence.null)})"
+    layers = ""
+    if decides and len(evidence.layers) > 1:
+        at, of = short(finding.threshold), len(evidence.layers)
+        layers = f": {finding.above} of {of} layers over {at}, {finding.below} under"
     mark = "> " if decides else "  "
-    return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}"
+    return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}{null}{layers}"
 
 
 def _number(number: Interval) -> str:

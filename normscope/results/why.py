@@ -17,15 +17,26 @@ class Interval(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class LayerNumber(Record):
+    """One layer's number with its interval."""
+
+    layer: str
+    number: Interval
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence(Record):
     """One number of this model and these texts: its `name` in words, and the number with its interval.
 
-    `metric` is the name of its entry in `normscope explain`.
+    `metric` is the name of its entry in `normscope explain`. `null` is the number where nothing is there,
+    NaN where none is known. `layers` are the numbers of single layers, of which `number` is the median.
     """
 
     name: str
     metric: str
     number: Interval
+    null: float = math.nan
+    layers: tuple[LayerNumber, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +45,9 @@ class Finding(Record):
 
     `decided_by` is the name of the evidence that the rule tests. It is None, and `threshold` is NaN, if
     no number decides. `verdict` is one of holds, fails, undecided, "not testable here". `more` is the
-    command that shows more.
+    command that shows more. `source` says whose claim it is, `quantity` what is measured, and `null` what
+    the number is read against. Of the layers, the intervals of `above` lie above the threshold, and those
+    of `below` lie below it.
     """
 
     id: str
@@ -45,6 +58,11 @@ class Finding(Record):
     rule: str
     verdict: str
     more: str
+    source: str = ""
+    quantity: str = ""
+    null: str = ""
+    above: int = 0
+    below: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +76,9 @@ class Pooled(Record):
 class WhyReport(Result, Shown):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
-    The numbers are computed from `kept_texts` of the run's texts. The 95 % intervals come from the
-    bootstrap over texts with the random seed `seed`.
+    The numbers are computed from `kept_texts` of the run's texts, each different text once; those of
+    the nulls that run the model again from `null_texts`. The 95 % intervals come from the jackknife over
+    texts. The random seed `seed` chooses texts, shuffles words and makes the weights of an untrained copy.
     """
 
     SCHEMA = "normscope.why/1"
@@ -73,6 +92,7 @@ class WhyReport(Result, Shown):
     claims: tuple[Finding, ...]
     pooled: Pooled
     warnings: tuple[str, ...]
+    null_texts: int = 0
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{finding.id} {finding.verdict}" for finding in self.claims)

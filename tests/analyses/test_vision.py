@@ -13,9 +13,11 @@ from torch import Tensor, nn
 import normscope
 from normscope import Batching, Loading
 from normscope.analyses.why import analysis
+from normscope.analyses.why.measures import SIZE, Noise
 from normscope.analyses.why.vision import ImageMoments, image_moments
 from normscope.capture.text_sample import Choice
 from normscope.errors import MediaError, RunError, UsageError
+from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.moments import Moments
 from tests.support import media, models
 from tests.support.command import ended, error_of
@@ -220,10 +222,12 @@ def test_a_model_object_needs_its_processor(images: list[Path]) -> None:
 # Next to a text model
 
 
-def test_why_tries_the_claims_with_the_images(
-    home: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("count", "known"), [(2 * SIZE, False), (2 * SIZE + 1, True)])
+def test_why_tries_the_claims_with_images_for_two_batches(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, known: bool
 ) -> None:
     seen: list[Any] = []
+    images = [media.save_image(tmp_path / f"{number}.png", number) for number in range(count)]
 
     def findings(model: str, material: Any) -> Any:
         seen.append(material)
@@ -235,9 +239,13 @@ def test_why_tries_the_claims_with_the_images(
     alone = normscope.why("demo", TEXTS)
     with_images, without = (material.images for material in seen)
     want = image_moments(model, images, processor=processor).layers
-    assert with_images.keys() == want.keys()
-    assert all(torch.equal(with_images[name].mean, moments.mean) for name, moments in want.items())
+    assert list(with_images) == (list(want) if known else [])
     assert without is None
+    weights = replicates(groups_of(len(images)))
+    for name in with_images:
+        noise = Noise.of_samples(want[name], weights)
+        assert torch.equal(with_images[name].samples, noise.samples)
+        assert torch.equal(with_images[name].excess, noise.excess)
     assert (report.model, report.run.texts) == (alone.model, alone.run.texts)
 
 

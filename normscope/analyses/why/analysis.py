@@ -1,24 +1,28 @@
-"""Tries the article's claims on a model and texts: one run, then the evidence."""
+"""Tests the article's claims on a model and texts: one run, its nulls, then the evidence."""
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from normscope._version import __version__
+from normscope.analyses.why import nulls
 from normscope.analyses.why.evidence import LayerRows
-from normscope.analyses.why.findings import SIZE, Material, findings
+from normscope.analyses.why.findings import Material, findings
+from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
-from normscope.data.batch_sampling import Drawing, plans
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.media_files import Given, Place
+from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
 from normscope.engine.loop import Course, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
@@ -29,13 +33,25 @@ from normscope.models.location import Loading
 from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
+from normscope.statistics.jackknife import groups_of, replicates
+from normscope.statistics.moments import Moments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
-# With fewer batches an interval says nothing.
-_LEAST_BATCHES = 4
+_VIEWS = ("feature", "position", "sequence")
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What all runs of a model share."""
+
+    batching: Batching
+    seed: int
+    memory: int
+    layers: Sequence[str]
+    exclude: Sequence[str]
 
 
 def why(
@@ -55,11 +71,13 @@ def why(
     processor: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WhyReport:
-    """Try the article's claims on why NLP uses LayerNorm and not BatchNorm on this model and these texts.
+    """Test the article's claims on why NLP uses LayerNorm and not BatchNorm with this model and these texts.
 
-    The texts are run once. The tokens of at most `samples` of them, by chance, are kept at every layer,
-    and no more than fit `table_memory` bytes; the numbers and their intervals are taken from those.
-    Special tokens are run, and left out where a claim says so. All else is as for `inspect`.
+    The texts run once, a repeated text only at its first place. The tokens of at most `samples` of them,
+    chosen at random, are kept at every layer, and no more than fit `table_memory` bytes. Numbers and their
+    intervals come from those. Up to 128 texts run again for the nulls: with their words shuffled across
+    texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
+    says so. All else is as for `inspect`.
 
     `beside` is a vision model, such as a CNN, for the claims that compare texts with images. It runs over
     the `images`, two files or more, and all its layers are measured. A model object needs its `processor`.
@@ -70,11 +88,13 @@ def why(
     require_positive("samples", samples)
     require_seed(seed)
     require_both(beside, images)
-    given = Given(texts)
+    inputs = Given(texts)
+    unique = Unique(inputs.texts or ())
+    sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
     clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = as_loaded(model, tokenizer, None, loading, inputs.kinds)
+    require_kinds(loaded.model, inputs.kinds)
     vision = None
     if beside is not None:
         options = options_beside(loading, batching)
@@ -87,33 +107,60 @@ def why(
             progress=progress,
             **options,
         )
+    choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    watcher.name_words()
-    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
-    if len(kept.sources) < 2:
-        raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
-    special = _special(loaded)
-    worded = sum(not special.issuperset(kept.ids[source]) for source in kept.sources)
-    if worded < 2:
-        raise TextError(
-            f"{worded} texts with a token that is not special; expected at least two to compare; give more"
-        )
+    report = _run(loaded, replace(inputs, texts=sampled), choices, kept, clock)
+    _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
-    known = [rows for name in report.layers if (rows := _rows(report, kept, name)) is not None]
-    material = _material(report, kept, known, seed)
-    material.images = None if vision is None else vision.layers
-    found = findings(report.model.id, material)
+    sampling = _sampling(kept, seed)
+    names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
+    found = [measured(rows, sampling) for rows in _rows(report, kept, names)]
+    kept.layers.clear()  # Before the tokens of a null take their place.
+    known = [each.name for each in found]
+    texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
+    shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
+    material = Material(
+        sampling.lengths,
+        sampling.weights,
+        found,
+        {view: _agreement(report, known, view) for view in _VIEWS},
+        _shuffled(loaded, shuffled, choices, known),
+        images=None if vision is None else _image_noise(vision.layers),
+    )
     return WhyReport(
         __version__,
         report.model,
         replace(report.run, seconds=clock.seconds()),
         len(kept.sources),
         seed,
-        found,
+        findings(report.model.id, material),
         _pooled(kept, loaded.tokenizer),
-        (*report.warnings, *_notes(report, kept, known), *(() if vision is None else vision.notes)),
+        (
+            *report.warnings,
+            *_notes(report, kept, len(report.layers) - len(found), unique.repeated),
+            *(() if vision is None else vision.notes),
+        ),
+        len(texts_again),
     )
+
+
+def _run(
+    loaded: Loaded, inputs: Given, choices: _Choices, kept: KeptTokens, clock: Clock = Clock(None)
+) -> Report:
+    watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
+    watcher.name_words()
+    return measure(loaded, inputs, choices.batching, watcher, clock, Course(kept=kept))
+
+
+def _require_two(kept: KeptTokens) -> None:
+    if len(kept.sources) < 2:
+        raise TextError(f"{counted(len(kept.sources), 'text')} to compare; expected at least two; give more")
+    special = set(kept.special.tolist())
+    worded = sum(not special.issuperset(kept.ids[source]) for source in kept.sources)
+    if worded < 2:
+        raise TextError(
+            f"{worded} texts with a token that is not special; expected at least two to compare; give more"
+        )
 
 
 def _special(loaded: Loaded) -> set[int]:
@@ -122,30 +169,43 @@ def _special(loaded: Loaded) -> set[int]:
     return special_ids(tokenizer) | ({start} if isinstance(start, int) else set())
 
 
-def _rows(report: Report, kept: KeptTokens, name: str) -> LayerRows | None:
-    layer, place = report.layers[name], kept.layer(name)
-    if not isinstance(place, TokensAtLayer) or layer.position is None or layer.own_output is None:
-        return None
-    return place.rows(name, 0.0 if math.isnan(layer.eps) else layer.eps)
+def _sampling(kept: KeptTokens, seed: int) -> Sampling:
+    return Sampling.of(torch.tensor([len(flags) for flags in kept.counted()]), seed)
 
 
-def _material(report: Report, kept: KeptTokens, layers: Sequence[LayerRows], seed: int) -> Material:
-    counted = kept.counted()
-    drawn = plans(Drawing(sizes=(SIZE,), draws=1, seed=seed), kept.sources, [len(flags) for flags in counted])
-    batches = {
-        plan.order: plan for plan in drawn if plan.order != "given" and len(plan.texts) >= _LEAST_BATCHES
-    }
-    own = {view: _agreement(report, [rows.name for rows in layers], view) for view in _VIEWS}
-    return Material(layers, counted, batches, own, seed)
+def _rows(report: Report, kept: KeptTokens, names: Iterable[str]) -> Iterator[LayerRows]:
+    """Yield the tokens at each of the layers where they are known."""
+    for name in names:
+        place, eps = kept.layer(name), report.layers[name].eps
+        rows = place.rows(name, 0.0 if math.isnan(eps) else eps) if isinstance(place, TokensAtLayer) else None
+        if rows is not None:
+            yield rows
 
 
-_VIEWS = ("feature", "position", "sequence")
+def _shuffled(
+    loaded: Loaded, texts: Sequence[str], choices: _Choices, names: Iterable[str]
+) -> dict[str, LayerMeasures]:
+    """Measure texts of shuffled words, by layer."""
+    kept = KeptTokens(len(texts), choices.memory, choices.seed, _special(loaded))
+    report = _run(loaded, Given(texts), replace(choices, batching=replace(choices.batching, limit=None)), kept)
+    sampling = _sampling(kept, choices.seed)
+    return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
+
+
+def _image_noise(layers: dict[str, Moments]) -> dict[str, Noise]:
+    """Return the noise at each layer of a vision model, where there are images for two batches."""
+    found = {}
+    for name, samples in layers.items():
+        weights = replicates(groups_of(len(samples.mean)))
+        if int(weights.sum(1).min()) >= 2 * SIZE:
+            found[name] = Noise.of_samples(samples, weights)
+    return found
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:
-    found = [(report.layers[name].agreement or {}).get(view, math.nan) for name in names]
-    known = [value for value in found if not math.isnan(value)]
-    return median(known) if known else math.nan
+    values = [(report.layers[name].agreement or {}).get(view, math.nan) for name in names]
+    finite = [value for value in values if not math.isnan(value)]
+    return median(finite) if finite else math.nan
 
 
 def _pooled(kept: KeptTokens, tokenizer: Any) -> Pooled:
@@ -155,14 +215,18 @@ def _pooled(kept: KeptTokens, tokenizer: Any) -> Pooled:
     return Pooled(tuple(tuple(map(str, tokenizer.convert_ids_to_tokens(text))) for text in ids))
 
 
-def _notes(report: Report, kept: KeptTokens, layers: Sequence[LayerRows]) -> list[str]:
+def _notes(report: Report, kept: KeptTokens, lost: int, repeated: int) -> list[str]:
     notes = []
+    if repeated:
+        notes.append(
+            f"{counted(repeated, 'text')} that repeat an earlier one exactly were left out: repeats are no "
+            "evidence of their own"
+        )
     if kept.limited and len(kept.sources) < report.run.texts:
         notes.append(
             f"the tokens of {len(kept.sources):,} texts are kept, not of {kept.samples:,}: more would take "
             f"over the {kept.memory:,} bytes of table memory"
         )
-    lost = len(report.layers) - len(layers)
     if lost:
         have = "has" if lost == 1 else "have"
         notes.append(

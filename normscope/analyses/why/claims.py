@@ -1,11 +1,14 @@
-"""The article's claims on LayerNorm and BatchNorm, with the rule that decides each.
+"""The claims on LayerNorm and BatchNorm, with the quantity, the null and the rule of each.
 
-A claim is decided by one number of the user's model and texts: it holds when the number's whole 95 %
-confidence interval is on the claim's side of the threshold, fails when it is on the other, and is
-undecided when the threshold is within. No claim is decided without an interval.
+A claim is decided by one number of the user's model and texts. Where layers have a number each, the claim
+holds when the 95 % intervals of more than half of them lie on the claim's side of the threshold, and fails
+when those of more than half lie on the other side. If each interval misses its null with a chance of 2.5 %
+on one side, this happens to more than half of the layers with a chance of 5 % at most, however much the
+layers depend on each other (Markov's inequality). A number without layers counts as one layer.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,85 +16,135 @@ from normscope.results.why import Interval
 
 HOLDS, FAILS, UNDECIDED, UNTESTABLE = "holds", "fails", "undecided", "not testable here"
 
+ARTICLE = "NLP任务中,layer-norm比BatchNorm好在哪里"
+_ARTICLE = f"the article ({ARTICLE})"
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: what it says, the `rule` that decides it in words, and the same as a number's side.
+    """One claim: what it says, whose it is, the `quantity` of its words, its `null`, and its `rule`.
 
-    `more` is the command that shows more, with {model} for the model; a `side` of None says that
-    one language model cannot decide it.
+    The claim holds on its `side` of the threshold. `more` is the command that shows more, with {model} for
+    the model.
     """
 
     id: str
     says: str
+    source: str
+    quantity: str
+    null: str
     rule: str
+    threshold: float
+    side: Literal["above", "below"]
     more: str
-    threshold: float = math.nan
-    side: Literal["above", "below"] | None = None
 
-    def verdict(self, number: Interval) -> str:
-        """Say whether the claim holds, by where the number's interval lies."""
-        if self.side is None or math.isnan(number.value):
+    def verdict(self, above: int, below: int, of: int) -> str:
+        """Return the verdict by how many `of` all intervals lie `above` and `below` the threshold."""
+        if not of:
             return UNTESTABLE
-        if math.isnan(number.low) or number.low <= self.threshold <= number.high:
-            return UNDECIDED
-        return HOLDS if (number.low > self.threshold) == (self.side == "above") else FAILS
+        holding, failing = (above, below) if self.side == "above" else (below, above)
+        if 2 * holding > of:
+            return HOLDS
+        return FAILS if 2 * failing > of else UNDECIDED
+
+
+def sides(numbers: Sequence[Interval], threshold: float) -> tuple[int, int]:
+    """Count the numbers whose whole interval lies above the threshold, and below it."""
+    known = [number for number in numbers if not math.isnan(number.low)]
+    return sum(n.low > threshold for n in known), sum(n.high < threshold for n in known)
 
 
 CLAIMS = (
     Claim(
         "1a",
-        "Texts differ in length, so the statistics of late positions rest on few texts.",
-        "holds when more than a quarter of the positions are reached by fewer than half of the texts",
+        "Texts differ in length, so statistics of late positions rest on few texts.",
+        _ARTICLE,
+        "share of a batch's texts that reach its late positions, the last quarter of them",
+        "texts of one length: all of them do",
+        "holds when it is under half: then most of what stands at a late position is padding",
+        0.5,
+        "below",
         "normscope batches {model}",
-        0.25,
-        "above",
     ),
     Claim(
         "1b",
-        "Sorting texts of like length into one batch eases that, so it is not the core reason.",
-        "holds when BatchNorm's batch means are less noisy in batches of like length than in random ones",
-        "normscope batches {model} --sizes 8",
+        "Batches of texts of like length ease that.",
+        _ARTICLE,
+        "noise of BatchNorm per position at late positions, batches by length over random ones",
+        "batches by length are as noisy as random ones: 1",
+        "holds when it is under 1",
         1.0,
         "below",
-    ),
-    Claim(
-        "2",
-        "BatchNorm takes the words at one position for one feature, which they are not.",
-        "holds when the position explains less than a tenth of the variance, special tokens left out",
-        "normscope inspect {model} --special-tokens exclude",
-        0.1,
-        "below",
-    ),
-    Claim(
-        "3",
-        "LayerNorm scales one text by itself: the words of a text have something in common.",
-        "holds when the text explains more of the variance than the position does",
-        "normscope inspect {model} --special-tokens exclude --json",
-        0.0,
-        "above",
-    ),
-    Claim(
-        "4",
-        "A text's meaning is a weighted sum of its word vectors, so scaling inside the text keeps it.",
-        "holds when scaling within the text keeps the texts' likenesses better than BatchNorm does",
-        "normscope swap {model}",
-        0.0,
-        "above",
-    ),
-    Claim(
-        "5",
-        "BatchNorm works in CNNs: a channel has one meaning, while word vectors are learned parameters.",
-        "needs a CNN beside this model: normscope.watch measures one in Python",
         "normscope batches {model}",
     ),
     Claim(
-        "6",
-        "Batch statistics of text fluctuate strongly (papers: far more than those of images).",
-        "holds when a batch's means are more than twice as far off as those of as many independent tokens; "
-        "that images do better takes a second model to show",
-        "normscope batches {model} --momentum 0.1",
-        2.0,
+        "1c",
+        "Batches of texts of like length make BatchNorm's statistics per feature noisier.",
+        "normscope",
+        "noise of BatchNorm per feature, batches by length over random ones, each corrected for its numbers "
+        "of tokens",
+        "tokens drawn independently, lengths kept: 1",
+        "holds when it is over 1",
+        1.0,
         "above",
+        "normscope batches {model} --special-tokens exclude",
+    ),
+    Claim(
+        "2",
+        "Words at one position have less in common than words of one text: a position is no feature.",
+        _ARTICLE,
+        "variance that the text explains less what the position explains (epsilon squared), special tokens left "
+        "out, each less the same where the words are shuffled across texts and the model runs again",
+        "words shuffled across texts: 0",
+        "holds when it is over 0",
+        0.0,
+        "above",
+        "normscope inspect {model} --special-tokens exclude",
+    ),
+    Claim(
+        "3",
+        "Words of one text have something in common.",
+        _ARTICLE,
+        "variance that the text explains (epsilon squared), special tokens left out, less the same where the "
+        "words are shuffled across texts and the model runs again",
+        "words shuffled across texts: 0",
+        "holds when it is over 0",
+        0.0,
+        "above",
+        "normscope inspect {model} --special-tokens exclude --json",
+    ),
+    Claim(
+        "4",
+        "A scale of each text keeps what texts mean, and BatchNorm's scale of each feature does not.",
+        _ARTICLE,
+        "correlation of the texts' similarities at the model's end that stays when one layer takes the text's "
+        "scale, less that when it takes BatchNorm's; less the same of an untrained copy",
+        "an untrained copy, whose texts mean nothing to it: 0",
+        "holds when it is over 0",
+        0.0,
+        "above",
+        "normscope swap {model} --kind scale-feature",
+    ),
+    Claim(
+        "5",
+        "BatchNorm suits images better: in batches of as many samples, its statistics are noisier on text.",
+        _ARTICLE,
+        "noise of the batch mean per feature of text over that per channel of images, at equal samples",
+        "both alike: 1",
+        "holds when it is over 1",
+        1.0,
+        "above",
+        "normscope batches {model} --special-tokens exclude",
+    ),
+    Claim(
+        "6",
+        "They are noisier on text also when as many values are pooled.",
+        "PowerNorm (Shen et al., ICML 2020, arXiv 2003.07845)",
+        "the same at equal pooled elements: tokens of text, pixels of images",
+        "both alike: 1",
+        "holds when it is over 1",
+        1.0,
+        "above",
+        "normscope batches {model} --special-tokens exclude",
     ),
 )

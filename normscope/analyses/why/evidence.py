@@ -1,15 +1,23 @@
-"""Evidence on the claims: numbers by text, which can be weighted and resampled.
+"""Evidence on the claims at one layer: numbers by text, which can be weighted and replicated.
 
-Each function takes `weights` (R, N), how often each of N texts counts, and returns R numbers: the
-value itself with weights of one, its bootstrap replicates with those of `bootstrap.weights`.
+Each function takes `weights` (R, N), how often each of N texts counts, and returns R numbers: the value
+itself and its replicates, with the weights of `jackknife.replicates`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from normscope.statistics.expected_noise import TextSums
 from normscope.statistics.moments import Labels, Moments
+from normscope.statistics.similarity import likeness_kept
+
+# Positions whose sums are at hand at once.
+_POSITIONS = 256
+# So many late positions stand for all: each takes a matrix of all pairs of texts.
+_LATE = 8
 
 
 @dataclass(frozen=True)
@@ -39,19 +47,37 @@ class LayerRows:
         return Moments.by_group(self.x.double(), Labels.of(self.text))
 
 
-def explained_by_position(rows: LayerRows, weights: Tensor) -> Tensor:
-    """Return epsilon squared of the position, (R,): see `metrics.explained`."""
-    x, weight = _centred(rows), weights[:, rows.text]  # (V, D), (R, V)
-    between, groups = torch.zeros(2, len(weights), dtype=torch.float64)
-    whole = torch.zeros(len(weights), x.shape[1], dtype=torch.float64)
-    for at in torch.unique(rows.position):
-        here = (rows.position == at).nonzero().flatten()
-        count = weight[:, here].sum(1)
-        sums = weight[:, here] @ x[here]  # (R, D)
-        between += sums.square().sum(1) / count.clamp(min=1)
-        groups += count > 0
-        whole += sums
-    return _epsilon2(between, whole, weight @ x.square().sum(1), weight.sum(1), groups)
+def explained_by_position(rows: LayerRows, group: Tensor) -> Tensor:
+    """Return epsilon squared of the position, (1 + G,): see `metrics.explained`.
+
+    The first is that of all texts; in each other one group of texts, `group` (N,), is left out.
+    """
+    x, groups = _centred(rows), int(group.max()) + 1
+    part = group[rows.text]
+    between, number = torch.zeros(2, 1 + groups, dtype=torch.float64)
+    for start in range(0, int(rows.position.max()) + 1, _POSITIONS):
+        here = ((rows.position >= start) & (rows.position < start + _POSITIONS)).nonzero().flatten()
+        cell = (rows.position[here] - start) * groups + part[here]
+        sums = torch.zeros(_POSITIONS * groups, x.shape[1], dtype=torch.float64)
+        sums = sums.index_add_(0, cell, x[here]).view(_POSITIONS, groups, -1)
+        count = torch.bincount(cell, minlength=_POSITIONS * groups).double().view(_POSITIONS, groups)
+        whole = sums.sum(1, keepdim=True)  # (positions, 1, D)
+        # ||S - S_g||^2 of a position's sum S, without the sum S_g of one group.
+        square = whole.square().sum(2) - 2 * (sums * whole).sum(2) + sums.square().sum(2)
+        square = torch.cat([whole.square().sum(2), square], dim=1)
+        left = count.sum(1, keepdim=True) - torch.cat([torch.zeros(_POSITIONS, 1), count], dim=1)
+        between += (square / left.clamp(min=1)).where(left > 0, 0.0).sum(0)
+        number += (left > 0).sum(0)
+    sums = torch.zeros(groups, x.shape[1], dtype=torch.float64).index_add_(0, part, x)
+    squares = torch.zeros(groups, dtype=torch.float64).index_add_(0, part, x.square().sum(1))
+    count = torch.bincount(part, minlength=groups).double()
+    return _epsilon2(between, _without(sums), _without(squares), _without(count), number)
+
+
+def _without(parts: Tensor) -> Tensor:
+    """Return the sum over all groups of `parts` (G, ...), and the sums without each of them, (1 + G, ...)."""
+    whole = parts.sum(0, keepdim=True)
+    return torch.cat([whole, whole - parts])
 
 
 def explained_by_text(rows: LayerRows, weights: Tensor) -> Tensor:
@@ -77,23 +103,45 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
     return 1 - unexplained * (count - 1) / (count - groups)
 
 
-def sentence_vectors(rows: LayerRows) -> dict[str, Tensor]:
-    """Return each text's mean output (N, D) of the layer's own normalization, of the text's, and of BN's.
+def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
+    """Return the mean vector (N, D) of each text under several normalizations; texts without a row are left out.
 
-    Texts without a row are left out. "own" is y; "sequence" takes one mean and variance per text,
-    "feature" one per feature of all texts.
+    "own" is the layer's own y. The others are (x - centre) / scale with the centre or the scale, or both,
+    of BatchNorm's features ("feature") or of the whole text ("sequence"): "feature scale" leaves the centre
+    at 0, "feature centre" the scale at 1. With one scale for a whole text, its direction does not change.
     """
     there = torch.unique(rows.text)
     by_text = rows.by_text().take(there)
-    everything = by_text.pool(0)
-    by_sequence = by_text.pool(1)
-    sequence = (by_text.mean - by_sequence.mean) / (by_sequence.variance() + rows.eps).sqrt()
-    feature = (by_text.mean - everything.mean) / (everything.variance() + rows.eps).sqrt()
-    return {"own": rows.output.double()[there], "sequence": sequence, "feature": feature}
+    feature, sequence = by_text.pool(0), by_text.pool(1)
+    feature_scale = (feature.variance() + rows.eps).sqrt()
+    return {
+        "own": rows.output.double()[there],
+        "feature": (by_text.mean - feature.mean) / feature_scale,
+        "feature scale": by_text.mean / feature_scale,
+        "feature centre": by_text.mean - feature.mean,
+        "sequence": (by_text.mean - sequence.mean) / (sequence.variance() + rows.eps).sqrt(),
+    }
 
 
-def late_share(lengths: Tensor, weights: Tensor) -> Tensor:
-    """Return the share (R,) of the positions that fewer than half of the texts reach."""
-    reached = (lengths[:, None] > torch.arange(int(lengths.max()))).double()  # (N, T)
-    share = weights @ reached / weights.sum(1, keepdim=True)
-    return (share < 0.5).double().mean(1)
+def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
+    """Return how well each of `text_vectors` keeps the similarities of the layer's own ones, (R,) each."""
+    vectors = text_vectors(rows)
+    there = weights[:, torch.unique(rows.text)]
+    return {
+        name: likeness_kept(vectors["own"], other, there)
+        for name, other in vectors.items()
+        if name != "own"
+    }
+
+
+def late_positions(rows: LayerRows, texts: int, size: int) -> list[int]:
+    """Choose positions that fewer than half of the texts reach, and enough for two batches of `size`."""
+    count = torch.bincount(rows.position)
+    late = ((count >= 2 * size) & (count < texts / 2)).nonzero().flatten()
+    spaced = torch.linspace(0, max(0, len(late) - 1), min(_LATE, len(late))).round().long()
+    return late[spaced].tolist()
+
+
+def noise_at(rows: LayerRows, positions: Sequence[int], texts: int) -> TextSums:
+    """Return the sums of the tokens at some positions, each a group."""
+    return TextSums.of_groups(rows.x, rows.text, rows.position, texts, positions)

@@ -1,224 +1,264 @@
-"""Findings on the claims: medians over layers, intervals and verdicts."""
+"""Findings on the claims: evidence, intervals and verdicts."""
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from normscope.analyses.why import evidence
-from normscope.analyses.why.claims import CLAIMS, Claim
-from normscope.analyses.why.evidence import LayerRows
-from normscope.data.batch_sampling import Plan
-from normscope.results.why import Evidence, Finding, Interval
-from normscope.statistics.batch_composition import Flags, filling
-from normscope.statistics.batch_noise import Noise, noise
-from normscope.statistics.bootstrap import interval, resamples
-from normscope.statistics.moments import Moments
-from normscope.statistics.similarity import likeness_kept
-
-# Texts of a batch wherever a claim is about batches.
-SIZE = 8
-# Similarity matrices are of at most so many texts.
-_MOST_PAIRED = 512
+from normscope.analyses.why.claims import CLAIMS, Claim, sides
+from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, median
+from normscope.results.why import Evidence, Finding, Interval, LayerNumber
+from normscope.statistics.expected_noise import late_reach
+from normscope.statistics.jackknife import difference, interval, quotient
 
 
-@dataclass
+@dataclass(frozen=True)
+class ScaleEffects:
+    """How well the similarities of texts at the model's end stay when one layer takes another scale.
+
+    `sequence` and `feature` are (R,) by layer: the scale of the text, and BatchNorm's of each feature.
+    """
+
+    sequence: Mapping[str, Tensor]
+    feature: Mapping[str, Tensor]
+
+    def difference(self) -> dict[str, Tensor]:
+        """Return what the scale of the text keeps less what BatchNorm's keeps, by layer."""
+        return {name: self.sequence[name] - self.feature[name] for name in self.sequence}
+
+
+@dataclass(frozen=True)
 class Material:
     """What the claims are tried on.
 
-    `layers` hold the tokens of N texts, `counted` (N) which tokens of each text count; `batches` are
-    plans of SIZE texts, "random" and "length", without any where there are too few texts. `own` are
-    medians over layers of what a report has: agreement of the layer's own output with other views.
-    `images` are the moments of single images (N, C) at each layer of a vision model, by its name.
+    `lengths` (N,) and `weights` (R, N) are of the kept texts, `layers` what was measured on them, and
+    `shuffled` the same on other texts of their words. `own` are medians over layers of the agreement of the
+    layer's own output with other views. `scales` and `untrained` are effects of a scale in the model and in
+    its untrained copy; `images` is the noise of the norms of a vision model. None: not measured.
     """
 
-    layers: Sequence[LayerRows]
-    counted: Sequence[Flags]
-    batches: dict[str, Plan]
-    own: dict[str, float]
-    seed: int
-    images: dict[str, Moments] | None = None
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """How often each text counts, (1 + draws, N): once, and as it was drawn in each replicate."""
-        return resamples(len(self.counted), self.seed)
-
-    @cached_property
-    def ordinary(self) -> list[LayerRows]:
-        """The layers without special tokens."""
-        return [rows.ordinary() for rows in self.layers]
-
-    @cached_property
-    def noise(self) -> list[dict[str, Noise]]:
-        """The noise of each layer's batches, by order."""
-        names, plans = list(self.batches), [torch.from_numpy(plan.texts) for plan in self.batches.values()]
-        return [dict(zip(names, noise(rows.by_text(), plans), strict=True)) for rows in self.layers]
-
-    def over_batches(self, of: Callable[[dict[str, Noise], dict[str, Tensor]], Tensor]) -> Interval:
-        """Return the median over layers of a number of batches, which are drawn anew in each replicate.
-
-        `of` is given a layer's noise and, by order, how often each batch counts (1 + draws, batches).
-        """
-        if not self.batches:
-            return Interval(math.nan)
-        drawn = {name: resamples(len(plan.texts), self.seed) for name, plan in self.batches.items()}
-        return _median([of(layer, drawn) for layer in self.noise], least=0.0)
+    lengths: Tensor
+    weights: Tensor
+    layers: Sequence[LayerMeasures]
+    own: Mapping[str, float] = field(default_factory=dict)
+    shuffled: Mapping[str, LayerMeasures] | None = None
+    scales: ScaleEffects | None = None
+    untrained: ScaleEffects | None = None
+    images: Mapping[str, Noise] | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Why a claim, by its id, cannot be tested here."""
 
 
-def _median(numbers: Sequence[Tensor], least: float = -math.inf, most: float = math.inf) -> Interval:
-    """Return the median over layers of numbers (1 + draws,) in a range, the first of them the value."""
-    if not numbers:
-        return Interval(math.nan)
-    middle = torch.stack(list(numbers)).nanquantile(0.5, dim=0)
-    return interval(float(middle[0]), middle[1:], least, most)
+# The evidence of a claim, the number that decides first.
+Numbers = list[Evidence]
 
 
 def findings(model: str, material: Material) -> tuple[Finding, ...]:
     """Return every claim with this model's evidence, in the article's order; `model` goes into commands."""
-    return tuple(_finding(claim, model, *_EVIDENCE[claim.id](material)) for claim in CLAIMS)
+    return tuple(_finding(claim, model, material) for claim in CLAIMS)
 
 
-def _finding(claim: Claim, model: str, found: list[Evidence], decided_by: str | None) -> Finding:
-    number = next((each.number for each in found if each.name == decided_by), Interval(math.nan))
-    more = claim.more.format(model=shlex.quote(model))
+def _finding(claim: Claim, model: str, material: Material) -> Finding:
+    numbers = _EVIDENCE[claim.id](material)
+    first = numbers[0] if numbers else Evidence("", "", Interval(math.nan))
+    single = [each.number for each in first.layers] or [first.number]
+    decided = not math.isnan(first.number.value)
+    above, below = sides(single, claim.threshold)
+    without = material.without.get(claim.id, "")
     return Finding(
         claim.id,
         claim.says,
-        tuple(found),
-        decided_by,
-        claim.threshold,
-        claim.rule,
-        claim.verdict(number),
-        more,
+        tuple(each for each in numbers if not math.isnan(each.number.value)),
+        first.name if decided else None,
+        claim.threshold if decided else math.nan,
+        claim.rule if decided or not without else f"{claim.rule}; {without}",
+        claim.verdict(above, below, len(single) if decided else 0),
+        claim.more.format(model=shlex.quote(model)),
+        claim.source,
+        claim.quantity,
+        claim.null,
+        above,
+        below,
     )
 
 
-Numbers = tuple[list[Evidence], str | None]
+def _over_layers(
+    name: str,
+    metric: str,
+    numbers: Mapping[str, Tensor],
+    null: float = math.nan,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    *,
+    log: bool = False,
+) -> Evidence:
+    """Return the median over layers of numbers (R,), with the number and interval of each layer."""
+    if not numbers:
+        return Evidence(name, metric, Interval(math.nan))
+    single = {layer: interval(values, minimum, maximum, log=log) for layer, values in numbers.items()}
+    whole = interval(median(list(numbers.values())), minimum, maximum, log=log)
+    return Evidence(name, metric, whole, null, tuple(LayerNumber(*each) for each in single.items()))
 
 
 def _late_positions(material: Material) -> Numbers:
-    lengths = torch.tensor([len(flags) for flags in material.counted])
-    name = "share of the positions that fewer than half of the texts reach"
-    late = evidence.late_share(lengths, material.weights)
-    found = [Evidence(name, "late_share", interval(float(late[0]), late[1:], 0.0, 1.0))]
-    if material.batches:
-        held = filling(material.counted, material.batches["random"].texts)
-        words = f"texts at the late positions of {SIZE} random ones (median)"
-        found.append(_plain(words, "late_samples", held.late_samples))
-    return found, name
+    reach = late_reach(material.lengths, material.weights, SIZE)
+    return [
+        Evidence(
+            f"of {SIZE} random texts reach a late position",
+            "late_reach",
+            interval(reach, 1 / SIZE, 1.0),
+            1.0,
+        ),
+        _plain(f"texts of {SIZE} there", "late_samples", SIZE * float(reach[0])),
+    ]
 
 
 def _sorting(material: Material) -> Numbers:
-    name = f"noise of the mean in batches of {SIZE} by length, over that in random ones"
+    late = {each.name: each.late for each in material.layers if each.late is not None}
+    name = f"noise at late positions, {SIZE} texts by length over {SIZE} random ones"
+    return [_over_layers(name, "late_noise_ratio", late, 1.0, 0.0, log=True)]
 
-    def ratio(layer: dict[str, Noise], drawn: dict[str, Tensor]) -> Tensor:
-        return _average(layer["length"].tid_mean, drawn["length"]) / _average(
-            layer["random"].tid_mean, drawn["random"]
+
+def _sorting_features(material: Material) -> Numbers:
+    name = f"noise per feature, {SIZE} texts by length over {SIZE} random ones, corrected"
+    return [
+        _over_layers(
+            words,
+            "tid.length_ratio",
+            {each.name: each.by_length for each in layers if each.by_length is not None},
+            1.0,
+            0.0,
+            log=True,
         )
-
-    found = [Evidence(name, "tid.length_ratio", material.over_batches(ratio))]
-    for order, plan in material.batches.items():
-        held = filling(material.counted, plan.texts)
-        words = "by length" if order == "length" else order
-        found.append(_plain(f"padding of {SIZE} texts {words}", "padding_share", held.padding_share))
-    return found, name
+        for words, layers in (
+            (name, material.layers),
+            ("the same where words are shuffled across texts", (material.shuffled or {}).values()),
+        )
+    ]
 
 
 def _positions(material: Material) -> Numbers:
-    name = "position explains, special tokens left out (epsilon squared)"
-    without, whole = (
-        _median([evidence.explained_by_position(rows, material.weights) for rows in layers], most=1.0)
-        for layers in (material.ordinary, material.layers)
-    )
     metric = "explained.position.epsilon2"
+    null = material.shuffled or {}
+    position = {each.name: each.position for each in material.layers}
+    whole = {each.name: each.with_special for each in material.layers}
+    words = {
+        each.name: difference(
+            each.text - each.position, null[each.name].text - null[each.name].position
+        )
+        for each in material.layers
+        if each.name in null
+    }
+    shuffled = {name: null[name].position for name in words}
     return [
-        Evidence(name, metric, without),
-        Evidence("position explains, with special tokens", metric, whole),
-        _plain("agreement of LN with BN per position", "agreement.position", material.own["position"]),
-    ], name
+        _over_layers(
+            "text explains, less what position explains, both less shuffled words", "explained_difference", words, 0.0
+        ),
+        _over_layers("position explains, special tokens left out", metric, position, maximum=1.0),
+        _over_layers("the same where words are shuffled across texts", metric, shuffled, maximum=1.0),
+        _over_layers("position explains, with special tokens", metric, whole, maximum=1.0),
+        _plain("agreement of LN with BN per position", "agreement.position", _own(material, "position")),
+    ]
 
 
 def _in_common(material: Material) -> Numbers:
-    name = "text explains, less what position explains"
-    by_text = [evidence.explained_by_text(rows, material.weights) for rows in material.ordinary]
-    by_position = [evidence.explained_by_position(rows, material.weights) for rows in material.ordinary]
-    differences = [a - b for a, b in zip(by_text, by_position, strict=True)]
-    sequence, feature = material.own["sequence"], material.own["feature"]
+    metric = "explained.sequence.epsilon2"
+    text = {each.name: each.text for each in material.layers}
+    null = {name: each.text for name, each in (material.shuffled or {}).items() if name in text}
+    words = {name: difference(text[name], values) for name, values in null.items()}
     return [
-        Evidence(name, "explained_difference", _median(differences)),
-        Evidence(
-            "text explains, special tokens left out",
-            "explained.sequence.epsilon2",
-            _median(by_text, most=1.0),
+        _over_layers("text explains, less the same of shuffled words", "explained_by_words", words, 0.0),
+        _over_layers("text explains, special tokens left out", metric, text, maximum=1.0),
+        _over_layers("the same where words are shuffled across texts", metric, null, maximum=1.0),
+        _plain(
+            "agreement of LN, per token, with one scale per text", "agreement.sequence", _own(material, "sequence")
         ),
-        _plain("agreement of LN, per token, with one scale per text", "agreement.sequence", sequence),
-        _plain("agreement of LN with BN per feature", "agreement.feature", feature),
-    ], name
+    ]
 
 
 def _meaning(material: Material) -> Numbers:
-    kept: dict[str, list[Tensor]] = {"sequence": [], "feature": []}
-    for rows in material.ordinary:
-        vectors = evidence.sentence_vectors(rows)
-        texts = min(_MOST_PAIRED, len(vectors["own"]))
-        drawn = resamples(texts, material.seed)
-        for view, found in kept.items():
-            found.append(likeness_kept(vectors["own"][:texts], vectors[view][:texts], drawn))
-    name = "correlation kept by scaling within the text, less that kept by BN"
-    differences = [a - b for a, b in zip(kept["sequence"], kept["feature"], strict=True)]
-    by_text, by_feature = (_median(found, -1.0, 1.0) for found in kept.values())
-    likenesses = "correlation of texts' likenesses, scaled"
+    own = material.scales.difference() if material.scales else {}
+    null = material.untrained.difference() if material.untrained else {}
+    beyond = {name: own[name] - null[name] for name in own if name in null}
+    kept = [
+        _over_layers(
+            f"similarities kept in the layer by {words}",
+            "likeness_kept",
+            {each.name: each.likeness[key] for each in material.layers if key in each.likeness},
+            minimum=-1.0,
+            maximum=1.0,
+        )
+        for key, words in _LIKENESS.items()
+    ]
     return [
-        Evidence(name, "likeness_difference", _median(differences, -2.0, 2.0)),
-        Evidence(f"{likenesses} within the text", "likeness_kept", by_text),
-        Evidence(f"{likenesses} by BN", "likeness_kept", by_feature),
-    ], name
+        _over_layers(
+            "similarities kept by the text's scale less by BN's, less untrained", "scale_difference", beyond, 0.0
+        ),
+        _over_layers("the same in the model itself", "likeness_difference", own),
+        _over_layers("the same in an untrained copy", "likeness_difference", null),
+        *kept,
+    ]
+
+
+_LIKENESS = {
+    "feature scale": "BN's scale alone",
+    "feature centre": "BN's centre alone",
+    "feature": "both of BN",
+    "sequence": "the text's scale and centre",
+}
 
 
 def _images(material: Material) -> Numbers:
-    return [_noise_of_means(material)], None
+    name = f"noise of {SIZE} texts per feature over {SIZE} images per channel"
+    text = {each.name: each.noise.samples for each in material.layers if each.noise is not None}
+    images = {name: noise.samples for name, noise in (material.images or {}).items()}
+    return _beside(name, "noise_ratio", text, images, f"noise of the mean of {SIZE}", "tid.mean")
 
 
-def _fluctuation(material: Material) -> Numbers:
-    name = "noise of the mean, in units of as many independent tokens'"
-    texts = len(material.counted)
+def _elements(material: Material) -> Numbers:
+    name = "noise per feature over that per channel, at as many tokens as pixels"
+    text = {each.name: each.noise.excess for each in material.layers if each.noise is not None}
+    images = {name: noise.excess for name, noise in (material.images or {}).items()}
+    return _beside(name, "noise_ratio", text, images, "noise against independent elements,", "excess_noise")
 
-    def excess(layer: dict[str, Noise], drawn: dict[str, Tensor]) -> Tensor:
-        tokens = torch.from_numpy(filling(material.counted, material.batches["random"].texts).tokens)
-        # Drawn without replacement from the texts that they are compared with.
-        share = math.sqrt((texts - SIZE) / (texts - 1))
-        return _average(layer["random"].tid_mean * tokens.sqrt(), drawn["random"]) / share
 
+def _beside(
+    name: str,
+    metric: str,
+    text: Mapping[str, Tensor],
+    images: Mapping[str, Tensor],
+    words: str,
+    own: str,
+) -> Numbers:
+    """Compare each layer's noise on text with the median layer's on images."""
+    ratios: dict[str, Tensor] = {}
+    if images:
+        middle = median(list(images.values()))
+        ratios = {layer: quotient(values, middle) for layer, values in text.items()}
     return [
-        Evidence(name, "excess_noise", material.over_batches(excess)),
-        _noise_of_means(material),
-    ], name
-
-
-def _noise_of_means(material: Material) -> Evidence:
-    number = material.over_batches(lambda layer, drawn: _average(layer["random"].tid_mean, drawn["random"]))
-    return Evidence(f"noise of the mean in {SIZE} random texts", "tid.mean", number)
-
-
-def _average(values: Tensor, weight: Tensor) -> Tensor:
-    return weight @ values / weight.sum(1)
+        _over_layers(name, metric, ratios, 1.0, 0.0, log=True),
+        _over_layers(f"{words} of text", own, text, minimum=0.0, log=True),
+        _over_layers(f"{words} of images", own, images, minimum=0.0, log=True),
+    ]
 
 
 def _plain(name: str, metric: str, value: float) -> Evidence:
     return Evidence(name, metric, Interval(value))
 
 
+def _own(material: Material, view: str) -> float:
+    return material.own.get(view, math.nan)
+
+
 _EVIDENCE: dict[str, Callable[[Material], Numbers]] = {
     "1a": _late_positions,
     "1b": _sorting,
+    "1c": _sorting_features,
     "2": _positions,
     "3": _in_common,
     "4": _meaning,
     "5": _images,
-    "6": _fluctuation,
+    "6": _elements,
 }

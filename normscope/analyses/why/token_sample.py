@@ -90,20 +90,27 @@ class TokensAtLayer(KeptLayer):
         if not where.by_text or not where.positioned:
             self.lost = True
             return
-        slots = self._kept.slots[where.batch_row.cpu()].tolist()
+        slots = self._kept.slots[where.batch_row.cpu()]
+        if not bool((slots >= 0).any()):
+            return
         ends = where.sample.count[:, 0].cumsum(0).long().tolist()
-        for slot, start, end in zip(slots, [0, *ends], ends, strict=False):
+        # Of the whole batch at once: a text alone is a small tensor, and there are many.
+        x, position, special = seen.x.float().cpu(), where.positions.cpu(), self._special(where)
+        words = (~special).to(seen.y.device, torch.float64)
+        output = seen.y.double() * words[:, None]
+        for slot, start, end in zip(slots.tolist(), [0, *ends], ends, strict=False):
             if slot >= 0:
-                piece = self._piece(seen.x[start:end], seen.y[start:end], where, slice(start, end))
+                part = slice(start, end)
+                piece = _Piece(
+                    x[part].clone(), position[part].clone(), special[part].clone(), output[part].sum(0).cpu()
+                )
                 self._pieces.setdefault(slot, []).append(piece)
 
-    def _piece(self, x: Tensor, y: Tensor, where: Alignment, part: slice) -> _Piece:
-        position = where.positions[part].cpu()
-        special = torch.zeros(len(x), dtype=torch.bool)
-        if where.word is not None:
-            special = torch.isin(where.word[part].cpu(), self._tokens.special)
-        output = y[~special.to(y.device)].sum(0, dtype=torch.float64)
-        return _Piece(x.float().cpu().clone(), position.clone(), special, output.cpu())
+    def _special(self, where: Alignment) -> Tensor:
+        """Return which of the rows are special tokens, (V,)."""
+        if where.word is None:
+            return torch.zeros(len(where.positions), dtype=torch.bool)
+        return torch.isin(where.word.cpu(), self._tokens.special)
 
     def clear(self, slots: Tensor) -> None:
         """Forget what is at `slots`."""

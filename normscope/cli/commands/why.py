@@ -1,4 +1,4 @@
-"""`normscope why`: the article's claims on LayerNorm and BatchNorm, tried on this model."""
+"""`normscope why`: the article's claims on LayerNorm and BatchNorm, tested on this model."""
 
 from typing import TYPE_CHECKING
 
@@ -21,33 +21,33 @@ Examples:
   normscope why demo --json | jq -r '.claims[] | [.id, .verdict] | @tsv'
 
 \b
-A well-known article asks why NLP uses LayerNorm and not BatchNorm. Here each
-of its claims is tried on the model and the texts: what it says; two or three
-numbers; the rule; and the verdict. > marks the number that decides. The claim
-HOLDS when the number's 95% interval is on its side of the rule's threshold,
-FAILS when it is on the other, and is UNDECIDED when the threshold is within.
-What one language model cannot decide is NOT TESTABLE HERE.
+A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm.
+Each of its claims is tested on the model and the texts: a number, the null
+(the number where nothing is there), a rule and a verdict. > marks the number
+that decides. The claim HOLDS when the 95% intervals of more than half of the
+layers lie on its side of the rule's threshold, FAILS when those of more than
+half lie on the other side, and is UNDECIDED otherwise. What cannot be decided
+with what is given is NOT TESTABLE HERE.
 
 \b
-Numbers are medians over the layers. Intervals are by the bootstrap over
-texts, or over batches where a number is about batches, seeded. The tokens of
-at most --samples texts are kept, chosen by chance, as many as fit
---table-memory. Few texts leave most claims undecided: a few hundred are
-better. With --beside, a vision model runs over the images of --image, two or
-more, and the moments of every image are kept at each of its layers.
+Numbers are medians over the layers. Intervals are by the jackknife over texts.
+A text that repeats an earlier one is left out. The tokens of at most --samples
+texts are kept, chosen at random, as many as fit --table-memory. Up to 128
+texts run again for the nulls. Few texts leave most claims undecided: a few
+hundred are better. With --beside, a vision model runs over the images of
+--image, two or more, and the moments of every image are kept at each of its
+layers.
 
 \b
-  1a    positions that few texts reach
-  1b    batches of texts of like length, against random ones
-  2     what the position explains of the variance (epsilon squared), without
-        special tokens: [CLS] and separators would carry most of it
-  3     what the text explains, against what the position does
-  4     the mean of each text's vectors, as the layer's own normalization
-        gives them, after scaling within the text, and after BatchNorm:
-        correlation of the cosines of all pairs of texts with those of the
-        layer's own, layer by layer, each with the input that it really has
-  6     how far the mean of a batch is from that of all texts (TID), in units
-        of what as many independent tokens would give
+  1a    share of 8 random texts that reach a late position of their batch
+  1b    noise at late positions (BN per position), by length over random
+  1c    noise per feature, by length over random, corrected for tokens
+  2, 3  what text and position explain of the variance (epsilon squared),
+        less the same with words shuffled across texts; no special tokens
+  4     similarities of texts kept by the text's scale less BN's scale, one
+        layer replaced at a time; less the same in an untrained copy
+  5, 6  noise on text over noise on images, at 8 samples, and with as many
+        tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
 \b
 The table at the end has a text a row and a position a column: a column is
@@ -73,7 +73,7 @@ def why(
     result: ResultOptions,
     source: LoadOptions,
 ) -> None:
-    """Try the article's claims on LayerNorm and BatchNorm on this model."""
+    """Test the article's claims on LayerNorm and BatchNorm with this model."""
     from normscope.data.batch_sampling import Drawing
 
     place = result.place({**corpus.places(model), "--beside": [beside or ""], "--image": image or []})

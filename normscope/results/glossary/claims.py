@@ -2,7 +2,8 @@
 
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 
-_BOOTSTRAP = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
+_JACKKNIFE = "Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17(4)"
+_KISH = "its square is the design effect of Kish 1965, Survey Sampling"
 
 CLAIMS = Topic(
     "The article's claims",
@@ -10,14 +11,39 @@ CLAIMS = Topic(
         Entry(
             name="kept_texts",
             title="the texts that the claims are tried on",
-            definition="How many texts' tokens were kept at every layer: all that were run, or a random "
-            "choice of --samples, fewer where they would take over --table-memory.",
-            formula="min(run.texts, --samples), less what memory forbids",
+            definition="How many texts' tokens were kept at every layer: all different texts that were run, "
+            "or a random choice of --samples, fewer where they would take over --table-memory. A text that "
+            "repeats an earlier one is left out.",
+            formula="min(different texts, --samples), less what memory forbids",
             range="2 or more",
             reading="A few hundred decide most claims; tens leave them undecided.",
             source=OWN,
             commands=("why",),
             see_also=("run.texts", "number"),
+        ),
+        Entry(
+            name="null_texts",
+            title="the texts of the nulls that run the model again",
+            definition="How many of the kept texts ran again: with their words shuffled across texts, and "
+            "through an untrained copy of the model.",
+            formula="min(kept_texts, 128)",
+            range="0 or more",
+            reading="They are evenly spaced over the corpus.",
+            source=OWN,
+            commands=("why",),
+            see_also=("kept_texts", "null"),
+        ),
+        Entry(
+            name="null",
+            title="what a number is where nothing is there",
+            definition="The number where what the claim speaks of is absent: tokens drawn independently, "
+            "words shuffled across texts, an untrained copy of the model, or two things that are alike.",
+            formula="known by arithmetic: 0 or 1; what has to be measured is subtracted from the number",
+            range="any number; null where none is known",
+            reading="Read a number against it, not against what looks natural.",
+            source=OWN,
+            commands=("why",),
+            see_also=("number", "threshold"),
         ),
         Entry(
             name="number",
@@ -46,24 +72,24 @@ CLAIMS = Topic(
         Entry(
             name="number.low",
             title="where its 95 % interval begins",
-            definition="The value less the spread of its bootstrap replicates below their mean: texts are "
-            "drawn with replacement, or batches where the number is about batches, and the number is "
-            "taken anew.",
-            formula="low = value + q(0.025) of (replicate - mean of replicates)",
+            definition="The interval is Student's t times the standard error of the delete-a-group "
+            "jackknife: the texts are cut into 32 random groups, and the number is computed without each. "
+            "Ratios have theirs on the logarithmic scale.",
+            formula="value - t(0.975, G - 1) sqrt((G - 1) / G sum over groups of (number without g - mean)^2)",
             range="any number; null where there is no interval",
             reading="A claim is decided only when the threshold is outside of low to high.",
-            source=_BOOTSTRAP,
+            source=_JACKKNIFE,
             commands=("why",),
             see_also=("number.high", "seed"),
         ),
         Entry(
             name="number.high",
             title="where its 95 % interval ends",
-            definition="The value and the spread of its bootstrap replicates above their mean.",
-            formula="high = value + q(0.975) of (replicate - mean of replicates)",
+            definition="As number.low, above the value.",
+            formula="value + t(0.975, G - 1) sqrt((G - 1) / G sum over groups of (number without g - mean)^2)",
             range="any number; null where there is no interval",
             reading="A wide interval asks for more texts.",
-            source=_BOOTSTRAP,
+            source=_JACKKNIFE,
             commands=("why",),
             see_also=("number.low",),
         ),
@@ -81,63 +107,120 @@ CLAIMS = Topic(
         Entry(
             name="verdict",
             title="what becomes of the claim",
-            definition="Holds, fails, undecided, or not testable here: by where the deciding number's "
-            "interval lies.",
-            formula="holds: low to high is on the claim's side of the threshold",
+            definition="Holds, fails, undecided, or not testable here: by the intervals of the deciding "
+            "number at each layer.",
+            formula="holds: the intervals of more than half of the layers lie on the claim's side of the "
+            "threshold",
             range="one of four words",
-            reading="About this model and these texts, by a rule that is stated; another rule may say "
-            "otherwise.",
-            source=OWN,
+            reading="About this model and these texts, by a rule that is stated. Where nothing is there, a "
+            "claim holds or fails in 5% of cases each at most.",
+            source=OWN + "; Markov's inequality",
             commands=("why",),
-            see_also=("threshold",),
+            see_also=("threshold", "null"),
         ),
         Entry(
-            name="late_share",
-            title="the share of positions that few texts reach",
-            definition="Of the positions up to the longest kept text, the share that fewer than half of "
-            "the texts reach.",
-            formula="#{t: n_t < N / 2} / T",
-            range="0 to 1",
-            reading="0 where all texts are of one length.",
+            name="late_reach",
+            title="how many texts of a batch reach its late positions",
+            definition="The share of 8 random texts that reach a position of the batch's last quarter, on "
+            "average over these positions and over all batches. The batch is as long as its longest text.",
+            formula="E over batches B of the average over t >= 0.75 T_B of n_t / 8; T_B = the longest of B",
+            range="1/8 to 1",
+            reading="1: all texts are of one length. Under 0.5: most of what stands there is padding.",
             source=OWN,
             commands=("why",),
             see_also=("late_samples", "position.count"),
         ),
         Entry(
-            name="explained_difference",
-            title="what the text explains over the position",
-            definition="Epsilon squared of the text less that of the position, special tokens left out.",
-            formula="explained.sequence.epsilon2 - explained.position.epsilon2",
-            range="any number from -1 to 1, near enough",
-            reading="Above 0: words of one text have more in common than words at one position.",
+            name="late_noise_ratio",
+            title="what batching by length does at late positions",
+            definition="The noise of BatchNorm's mean per position at positions that fewer than half of the "
+            "texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions are "
+            "averaged. Only batches with a token there count, special tokens left out.",
+            formula="sqrt(average over t of noise_t by length / average over t of noise_t at random); noise_t "
+            "= average over B of ||mean_B,t - mean_t||^2 / tr var_t, times (n_t - 1) / (n_t - n_B,t)",
+            range="0 or more; null without such positions",
+            reading="0.5: half the noise. Long texts together fill the late positions.",
             source=OWN,
             commands=("why",),
-            see_also=("explained.sequence.epsilon2", "explained.position.epsilon2"),
+            see_also=("tid.length_ratio", "late_reach"),
+        ),
+        Entry(
+            name="explained_difference",
+            title="what the text explains over the position",
+            definition="Epsilon squared of the text less that of the position, special tokens left out; each "
+            "less the same where the words are shuffled across texts and the model runs again.",
+            formula="(text - text of shuffled) - (position - position of shuffled), epsilon squared each",
+            range="any number from -2 to 2, near enough",
+            reading="Above 0: words of one text have more in common than words at one position. What the model "
+            "adds by itself, as its code of positions, is in both and cancels.",
+            source=OWN,
+            commands=("why",),
+            see_also=("explained.sequence.epsilon2", "explained.position.epsilon2", "explained_by_words"),
+        ),
+        Entry(
+            name="explained_by_words",
+            title="what the words of a text have in common",
+            definition="Epsilon squared of the text, special tokens left out, less the same where the words "
+            "are shuffled across texts and the model runs again.",
+            formula="explained.sequence.epsilon2 - explained.sequence.epsilon2 of shuffled words",
+            range="any number from -1 to 1, near enough",
+            reading="A model makes the tokens of a text alike whatever its words are: attention mixes them. "
+            "This is what is left beyond that.",
+            source=OWN,
+            commands=("why",),
+            see_also=("explained.sequence.epsilon2", "explained_difference"),
         ),
         Entry(
             name="likeness_kept",
-            title="how well texts' likenesses are kept",
-            definition="Each text's vector is the mean over its tokens, special ones left out, of what a "
-            "normalization gives before the affine. The correlation, over all pairs of texts, of the "
-            "cosines under the layer's own normalization with those under another: one scale per text, or "
-            "BatchNorm's per feature. Each layer has the input that it really has.",
+            title="how well the texts' similarities are kept",
+            definition="Each text's vector is the mean over its tokens, special ones left out. The "
+            "correlation, over all pairs of texts, of the cosines under the layer's own normalization with "
+            "those under another: the scale or the centre of BatchNorm, or both, or those of the text. Each "
+            "layer has the input that it really has.",
             formula="corr over n < m of (cos(v_n, v_m), cos(w_n, w_m))",
             range="-1 to 1",
             reading="1: which texts are alike is just as it was.",
-            source=OWN,
+            source="Kriegeskorte et al. 2008, Representational similarity analysis",
             commands=("why",),
-            see_also=("agreement.sequence", "agreement.feature"),
+            see_also=("agreement.sequence", "agreement.feature", "likeness_difference"),
         ),
         Entry(
             name="likeness_difference",
-            title="whether the text's scale keeps likenesses best",
-            definition="The likeness that is kept by one scale per text less that kept by BatchNorm.",
-            formula="likeness_kept(sequence) - likeness_kept(feature)",
+            title="whether the text's scale keeps similarities best",
+            definition="One layer takes the scale of each text in place of its own, then BatchNorm's scale of "
+            "each feature; its centre stays. Both times the cosines of all pairs of texts at the model's end "
+            "are correlated with those of the model as it is.",
+            formula="likeness_kept at the end (scale-sequence) - likeness_kept at the end (scale-feature)",
             range="any number from -2 to 2",
-            reading="Above 0: scaling within the text does less to which texts are alike.",
+            reading="Above 0: the scale of the text does less to which texts are alike.",
             source=OWN,
             commands=("why",),
-            see_also=("likeness_kept",),
+            see_also=("likeness_kept", "scale_difference"),
+        ),
+        Entry(
+            name="scale_difference",
+            title="the same, less that of an untrained copy",
+            definition="The likeness_difference of the model less that of a copy with initial weights.",
+            formula="likeness_difference - likeness_difference of an untrained copy",
+            range="any number from -4 to 4",
+            reading="Above 0: the scale of the text keeps what training has put into the similarities.",
+            source=OWN,
+            commands=("why",),
+            see_also=("likeness_difference",),
+        ),
+        Entry(
+            name="noise_ratio",
+            title="noise of text over noise of images",
+            definition="The noise of a layer's batch means per feature, special tokens left out, over that of "
+            "the median norm of a vision model per channel: in batches of 8 samples, or with as many tokens "
+            "as pixels pooled.",
+            formula="noise of text / noise of images; noise = sqrt(E ||s_B||^2 / tr var) / E n_B at 8 samples, "
+            "or excess_noise for equal elements",
+            range="0 or more",
+            reading="2: twice as noisy on text.",
+            source=TID + "; the ratio is normscope's own",
+            commands=("why",),
+            see_also=("tid.mean", "excess_noise"),
         ),
         Entry(
             name="excess_noise",

@@ -1,0 +1,119 @@
+"""Numbers of one layer that the claims rest on, each with its replicates, once its tokens are at hand."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from normscope.analyses.why import evidence
+from normscope.analyses.why.evidence import LayerRows
+from normscope.statistics import expected_noise
+from normscope.statistics.expected_noise import TextSums
+from normscope.statistics.jackknife import groups_of, replicates
+from normscope.statistics.moments import Moments
+
+# Texts of a batch wherever a claim is about batches.
+SIZE = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The N texts of a sample: their `lengths` in tokens, their jackknife `group`, and `orders` by length.
+
+    `weights` (R, N) are those of the replicates; `orders` (O, N) shuffle texts of equal length.
+    """
+
+    lengths: Tensor
+    group: Tensor
+    weights: Tensor
+    orders: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, seed: int) -> "Sampling":
+        """Sample texts of these lengths."""
+        group = groups_of(len(lengths))
+        return cls(lengths, group, replicates(group), expected_noise.by_length(lengths, seed))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of batch means of one layer, (R,) each.
+
+    `samples` is that of SIZE random samples, `excess` the same against independent elements, and so the
+    noise of one pooled element.
+    """
+
+    samples: Tensor
+    excess: Tensor
+
+    @classmethod
+    def of(cls, sums: TextSums, weights: Tensor) -> "Noise":
+        """Take the noise from sums over samples."""
+        return cls(
+            expected_noise.random_noise(sums, weights, SIZE),
+            expected_noise.random_excess(sums, weights, SIZE),
+        )
+
+    @classmethod
+    def of_samples(cls, samples: Moments, weights: Tensor) -> "Noise":
+        """Take the noise from the moments (N, D) of samples."""
+        return cls.of(TextSums.of(samples), weights)
+
+
+@dataclass(frozen=True)
+class LayerMeasures:
+    """One layer's numbers (R,), special tokens left out.
+
+    `position` and `text` are the shares of the variance that these explain, `with_special` is that of the
+    position with special tokens. `by_length` is the noise per feature of batches by length over random
+    ones; `late` the same per position, at late positions, None where there are none. `likeness` says how
+    well normalizations keep the texts' similarities, see `evidence.text_vectors`.
+    """
+
+    name: str
+    position: Tensor
+    with_special: Tensor
+    text: Tensor
+    noise: Noise | None = None
+    by_length: Tensor | None = None
+    late: Tensor | None = None
+    likeness: dict[str, Tensor] = field(default_factory=dict)
+
+
+def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
+    """Measure all numbers of a layer; those about batches only where there are texts for two batches."""
+    ordinary, weights = rows.ordinary(), sampling.weights
+    noise = by_length = late = None
+    # Each replicate has to hold two batches.
+    if int(weights.sum(1).min()) >= 2 * SIZE:
+        sums = TextSums.of(ordinary.by_text())
+        noise = Noise.of(sums, weights)
+        by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
+        late = _late(ordinary, sampling)
+    return LayerMeasures(
+        rows.name,
+        evidence.explained_by_position(ordinary, sampling.group),
+        evidence.explained_by_position(rows, sampling.group),
+        evidence.explained_by_text(ordinary, weights),
+        noise,
+        by_length,
+        late,
+        evidence.likenesses_kept(ordinary, weights),
+    )
+
+
+def _late(ordinary: LayerRows, sampling: Sampling) -> Tensor | None:
+    texts = len(sampling.lengths)
+    positions = evidence.late_positions(ordinary, texts, SIZE)
+    if not positions:
+        return None
+    sums = evidence.noise_at(ordinary, positions, texts)
+    if bool((sums.count > 1).any()):  # A layer that is called several times, or head by head.
+        return None
+    half = sampling.orders[: len(sampling.orders) // 2]
+    return expected_noise.grouped_ratio(sums, sampling.weights, SIZE, half)
+
+
+def median(numbers: list[Tensor]) -> Tensor:
+    """Return the median over layers of numbers (R,), (R,)."""
+    return torch.stack(numbers).nanquantile(0.5, dim=0)
