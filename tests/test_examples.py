@@ -1,5 +1,6 @@
 """The examples run, on a few texts."""
 
+import json
 import os
 import re
 import runpy
@@ -9,13 +10,18 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import torch
+import transformers
+from PIL import Image
 
+from normscope.analyses.why.vision import image_moments
 from normscope.results.inspect import Report
 from normscope.results.tidy import csv_lines, json_lines
 from tests.support import models, reports
+from tests.support.command import ended
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -164,6 +170,37 @@ def test_freeze_layernorm(updated: Updated) -> None:
     assert head.startswith("norms, the most tolerant first")
     into = sum("attn.c_attn" in row or "mlp.c_fc" in row for row in rows) + ("lm_head" in "".join(rows))
     assert into == int(found[1])
+
+
+def test_digits_cnn(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "digits_cnn.py"), str(tmp_path), "--quick"]
+    model, digits = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = re.fullmatch(r"digits-cnn: 10 BatchNorms, test accuracy (\d+\.\d)% on 360 digits", model)
+    assert found is not None
+    assert float(found[1]) > 90
+    assert digits == "digits: 40 of those as PNG files"
+    files = sorted((tmp_path / "digits").iterdir())
+    assert len(files) == 40
+    inspected = ended(["inspect", tmp_path / "digits-cnn", "--image", *files, "--json"])
+    layers = json.loads(inspected.stdout)["layers"]
+    assert [layer["kind"] for layer in layers] == ["batchnorm"] * 10
+    assert max(layer["own_error"] for layer in layers) < 1e-4
+    moments = image_moments(tmp_path / "digits-cnn", files).layers
+    auto: Any = transformers
+    network = auto.AutoModelForImageClassification.from_pretrained(tmp_path / "digits-cnn").eval()
+    processor = auto.AutoImageProcessor.from_pretrained(tmp_path / "digits-cnn", backend="pil")
+    right, name = 0, "resnet.embedder.embedder.normalization"
+    maps: list[torch.Tensor] = []
+    network.get_submodule(name).register_forward_pre_hook(lambda _, args: maps.append(args[0][0].double()))
+    for file in files:
+        with torch.no_grad():
+            pixels = processor(images=[Image.open(file).convert("RGB")], return_tensors="pt")
+            right += int(network(**pixels).logits.argmax()) == int(file.stem[-1])
+    assert right > 34
+    pixels = torch.stack(maps).flatten(2)  # (40, channels, 16 x 16)
+    assert moments[name].count.flatten().tolist() == [256] * 40
+    torch.testing.assert_close(moments[name].mean, pixels.mean(2), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(moments[name].variance(), pixels.var(2, correction=0), rtol=1e-4, atol=1e-5)
 
 
 def test_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,14 +102,19 @@ class Kept:
         """Return the store for the moments of a layer; it is created at the first request."""
         return self.layers.setdefault(name, KeptLayer(self))
 
-    def begin(self, batch: Batch) -> None:
-        """Choose among the texts of the batch that runs next."""
-        slots = self.choice.offer(batch.sources)
+    def choose(self, sources: Sequence[int]) -> list[int]:
+        """Choose among the samples that run next, by their places; return their slots, -1 for none."""
+        slots = self.choice.offer(sources)
         self.slots = torch.tensor(slots, dtype=torch.int64)
         # A slot may be used again: its moments of an earlier text have to go.
         again = self.slots[self.slots >= 0]
         for layer in self.layers.values():
             layer.clear(again)
+        return slots
+
+    def begin(self, batch: Batch) -> None:
+        """Choose among the texts of the batch that runs next."""
+        slots = self.choose(batch.sources)
         for source, slot, mask, valid in zip(batch.sources, slots, batch.mask, batch.valid, strict=True):
             if slot >= 0:
                 self._counted[source] = valid[mask].numpy()
@@ -151,11 +156,12 @@ class KeptLayer:
 
     def add(self, seen: BatchRows) -> None:
         """Add the moments of the samples of a batch (G, D); another call may add to the same text."""
-        where = seen.where
-        if not where.by_text:
+        where, rows = seen.where, seen.where.batch_row.cpu()
+        # More rows than samples: an image that is cut into crops, or rows of all samples in one axis.
+        if not where.by_text or int(rows.max()) >= len(self._kept.slots):
             self.lost = True
             return
-        slots = self._kept.slots[where.batch_row.cpu()]
+        slots = self._kept.slots[rows]
         chosen = (slots >= 0).nonzero().flatten()
         if not len(chosen):
             return

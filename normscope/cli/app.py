@@ -1,7 +1,9 @@
 """The `normscope` command: its commands and its version."""
 
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,12 +35,40 @@ class _Guarded(TyperGroup):
             return super().invoke(ctx)
 
 
+class _Command(Sectioned):
+    """A command whose --image and --audio take all files that follow, as a shell makes of `--image *.png`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, with the option put before each of the files that follow its first."""
+        return super().parse_args(ctx, list(_repeated(args)))
+
+
+def _repeated(arguments: list[str]) -> Iterator[str]:
+    option, takes_next = None, False
+    for argument in arguments:
+        if argument in ("--image", "--audio"):
+            option, takes_next = argument, True
+        elif option and not takes_next and _is_file(argument):
+            yield option
+        else:
+            option, takes_next = option if takes_next else None, False
+        yield argument
+
+
+def _is_file(argument: str) -> bool:
+    """Whether an argument names a file; a text may be too long for a name, or hold what no name may."""
+    try:
+        return Path(argument).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 class _App(typer.Typer):
     """An app whose commands list their options in sections."""
 
     def command(self, *names: Any, **settings: Any) -> Any:
         """Register a command, as typer does."""
-        return super().command(*names, **{"cls": Sectioned, **settings})
+        return super().command(*names, **{"cls": _Command, **settings})
 
 
 # Plain help: it starts in half the time of the rich one, and reads the same in a pipe.

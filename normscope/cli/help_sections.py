@@ -6,7 +6,9 @@ from typer.core import TyperCommand
 
 # Which options stand together, by their names in Python; those of no section come last.
 SECTIONS = {
-    "Input": ("file", "image", "audio", "dataset", "split", "calibration", "field", "limit", "max_length"),
+    "Input": (
+        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "limit", "max_length",
+    ),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
         "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",

@@ -122,15 +122,27 @@ File = Annotated[
 Image = Annotated[
     list[str] | None,
     typer.Option(
-        "--image", metavar="FILE", help="Feed an image; the model's own processor scales it. Repeatable."
+        "--image",
+        metavar="FILE...",
+        help="Feed images, one or more files; the model's own processor scales them. Repeatable.",
+    ),
+]
+Beside = Annotated[
+    str | None,
+    typer.Option(
+        "--beside",
+        metavar="MODEL",
+        help="Measure a vision model, such as a CNN, on the images of --image, next to MODEL. Of the options "
+        "for loading, all but --revision and --attn-implementation are for both.",
+        autocompletion=completion.models,
     ),
 ]
 Audio = Annotated[
     list[str] | None,
     typer.Option(
         "--audio",
-        metavar="FILE",
-        help="Feed a sound, as one channel at the model's rate. Repeatable.",
+        metavar="FILE...",
+        help="Feed sounds, one or more files, as one channel at the model's rate. Repeatable.",
     ),
 ]
 Field = Annotated[

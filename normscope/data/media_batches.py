@@ -23,12 +23,14 @@ class MediaBatches:
     A sample goes through the processor alone, so that no padding but the processor's own is made,
     and neighbours of one shape are run together. The samples keep their order.
 
-    `texts` counts the samples handed out so far, `expected` is how many there are to be.
+    `texts` counts the samples handed out so far, `expected` is how many there are to be, and `sources`
+    are the places of those in the last batch.
     """
 
     def __init__(self, given: Given, processor: Any, batching: Batching) -> None:
         _require_no_text_options(batching)
         self.texts = 0
+        self.sources: Sequence[int] = ()
         self._size = require_number(batching.batch_size, "images and sounds")
         files = {IMAGE: given.images, AUDIO: given.audio}
         columns: dict[str, Sequence[Any]] = {kind: files[kind] for kind in given.kinds if kind in files}
@@ -54,6 +56,7 @@ class MediaBatches:
     def _joined(self, held: list[_Inputs]) -> _Inputs:
         import torch
 
+        self.sources = range(self.texts, self.texts + len(held))
         self.texts += len(held)
         if len(held) == 1:
             return held[0]

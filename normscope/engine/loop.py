@@ -156,7 +156,7 @@ def measure(
         if given.kinds == (TEXT,):
             run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, course, batches)
         else:
-            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, course.stop)
+            run, notes = _run_media(loaded, given, batching, watcher, forward, clock, course)
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
     return watcher.report_as(
@@ -198,7 +198,7 @@ def _run_texts(
 
 
 def _keep(course: Course, watcher: Watcher) -> None:
-    """Let every layer keep the statistics of single texts, where they are to be kept."""
+    """Let every layer keep the statistics of single samples, where they are to be kept."""
     if course.kept is not None:
         course.kept.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
@@ -246,11 +246,14 @@ def _run_media(
     watcher: Watcher,
     forward: Forward,
     clock: Clock,
-    stop: Stop,
+    course: Course,
 ) -> tuple[RunInfo, list[str]]:
-    batches = MediaBatches(given, loaded.processor, batching)
+    batches, stop = MediaBatches(given, loaded.processor, batching), course.stop
     watcher.guest = False
+    _keep(course, watcher)
     for inputs in stop.until_asked(batches):
+        if course.kept is not None:
+            course.kept.choose(batches.sources)
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()

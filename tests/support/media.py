@@ -56,6 +56,13 @@ def save_vit(folder: Path) -> Path:
     return _save(folder, tf.ViTForImageClassification, config, processor)
 
 
+def save_resnet(folder: Path) -> Path:
+    """Save a CNN of BatchNorms on feature maps."""
+    processor = tf.ViTImageProcessorPil(size={"height": 32, "width": 32})
+    config = tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2], layer_type="basic")
+    return _save(folder, tf.ResNetForImageClassification, config, processor)
+
+
 def save_convnext(folder: Path) -> Path:
     """Save a model of feature maps that takes images of any size, and a processor that leaves it."""
     processor = tf.ConvNextImageProcessorPil(do_resize=False)

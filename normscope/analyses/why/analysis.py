@@ -16,11 +16,12 @@ from normscope.analyses.why import nulls
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.nulls import SampledTexts
-from normscope.analyses.why.measures import LayerMeasures, Sampling, measured
+from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
+from normscope.analyses.why.vision import image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
-from normscope.data.media_files import Given
+from normscope.data.media_files import Given, Place
 from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
 from normscope.engine.loop import Course, as_loaded, measure
@@ -32,6 +33,8 @@ from normscope.models.location import Loading
 from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
+from normscope.statistics.jackknife import groups_of, replicates
+from normscope.statistics.moments import Moments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +66,9 @@ def why(
     seed: int = 0,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    beside: str | os.PathLike[str] | nn.Module | Loaded | None = None,
+    images: Sequence[Place] = (),
+    processor: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WhyReport:
     """Test the article's claims on why NLP uses LayerNorm and not BatchNorm with this model and these texts.
@@ -73,10 +79,15 @@ def why(
     texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
     says so. All else is as for `inspect`.
 
-    Raises what `inspect` raises, and TextError when there are not two texts.
+    `beside` is a vision model, such as a CNN, for the claims that compare texts with images. It runs over
+    the `images`, two files or more, and all its layers are measured. A model object needs its `processor`.
+    Of `loading` it takes all but the revision and the attention, which are the text model's own.
+
+    Raises what `inspect` raises, and TextError or MediaError when there are not two texts or images.
     """
     require_positive("samples", samples)
     require_seed(seed)
+    require_both(beside, images)
     inputs = Given(texts)
     unique = Unique(inputs.texts or ())
     sampled = SampledTexts(unique, samples, seed)
@@ -84,6 +95,18 @@ def why(
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, inputs.kinds)
     require_kinds(loaded.model, inputs.kinds)
+    vision = None
+    if beside is not None:
+        options = options_beside(loading, batching)
+        vision = image_moments(
+            beside,
+            images,
+            processor=processor,
+            table_memory=table_memory,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     report = _run(loaded, replace(inputs, texts=sampled), choices, kept, clock)
@@ -102,6 +125,7 @@ def why(
         found,
         {view: _agreement(report, known, view) for view in _VIEWS},
         _shuffled(loaded, shuffled, choices, known),
+        images=None if vision is None else _image_noise(vision.layers),
     )
     return WhyReport(
         __version__,
@@ -111,7 +135,11 @@ def why(
         seed,
         findings(report.model.id, material),
         _pooled(kept, loaded.tokenizer),
-        (*report.warnings, *_notes(report, kept, len(report.layers) - len(found), unique.repeated)),
+        (
+            *report.warnings,
+            *_notes(report, kept, len(report.layers) - len(found), unique.repeated),
+            *(() if vision is None else vision.notes),
+        ),
         len(texts_again),
     )
 
@@ -162,6 +190,16 @@ def _shuffled(
     report = _run(loaded, Given(texts), replace(choices, batching=replace(choices.batching, limit=None)), kept)
     sampling = _sampling(kept, choices.seed)
     return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
+
+
+def _image_noise(layers: dict[str, Moments]) -> dict[str, Noise]:
+    """Return the noise at each layer of a vision model, where there are images for two batches."""
+    found = {}
+    for name, samples in layers.items():
+        weights = replicates(groups_of(len(samples.mean)))
+        if int(weights.sum(1).min()) >= 2 * SIZE:
+            found[name] = Noise.of_samples(samples, weights)
+    return found
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:

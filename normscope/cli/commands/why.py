@@ -17,6 +17,7 @@ Examples:
   normscope why demo
   normscope why gpt2 -f corpus.txt --max-length 128
   normscope why bert-base-uncased -f corpus.txt --samples 2000
+  normscope why demo -f corpus.txt --beside microsoft/resnet-18 --image *.png
   normscope why demo --json | jq -r '.claims[] | [.id, .verdict] | @tsv'
 
 \b
@@ -33,7 +34,9 @@ Numbers are medians over the layers. Intervals are by the jackknife over texts.
 A text that repeats an earlier one is left out. The tokens of at most --samples
 texts are kept, chosen at random, as many as fit --table-memory. Up to 128
 texts run again for the nulls. Few texts leave most claims undecided: a few
-hundred are better.
+hundred are better. With --beside, a vision model runs over the images of
+--image, two or more, and the moments of every image are kept at each of its
+layers.
 
 \b
   1a    share of 8 random texts that reach a late position of their batch
@@ -59,6 +62,8 @@ def why(
     model: options.Model,
     *,
     corpus: TextOptions,
+    beside: options.Beside = None,
+    image: options.Image = None,
     seed: options.Seed = 0,
     samples: options.Samples = 512,
     table_memory: options.TableMemory = "1GiB",
@@ -71,12 +76,16 @@ def why(
     """Test the article's claims on LayerNorm and BatchNorm with this model."""
     from normscope.data.batch_sampling import Drawing
 
-    place = result.place(corpus.places(model))
+    place = result.place({**corpus.places(model), "--beside": [beside or ""], "--image": image or []})
     loading = source.loading()
     batching = batch.batching()
     room = values.memory(table_memory)
     # What cannot be is refused before the model is loaded.
     Drawing(seed=seed, samples=samples, table_memory=room)
+    if beside is not None or image:
+        from normscope.analyses.why.vision import require_both
+
+        require_both(beside, image or [])
     format = result.chosen()
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
@@ -87,12 +96,15 @@ def why(
         report = run(
             loaded,
             readable(texts, loaded),
+            loading=loading,
             batching=batching,
             samples=samples,
             table_memory=room,
             seed=seed,
             layers=layer or (),
             exclude=exclude or (),
+            beside=beside,
+            images=image or (),
             progress=progress,
         )
     place.write(_rendered(report, format, place))

@@ -1,0 +1,126 @@
+"""Moments of single images at the normalization layers of a vision model."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from normscope.capture.text_sample import Kept
+from normscope.capture.watcher import watch
+from normscope.data.batching import AUTO, Batching
+from normscope.data.media_files import Given, Place
+from normscope.engine.loop import Course, as_loaded, measure
+from normscope.engine.progress import Clock, Progress
+from normscope.errors import MediaError, RunError, UsageError
+from normscope.escaping import counted
+from normscope.models.loading import Loaded
+from normscope.models.location import Loading
+from normscope.models.modality import require_kinds
+from normscope.results.inspect import Report
+from normscope.statistics.moments import Moments
+
+
+class ImageMoments(NamedTuple):
+    """A vision model's run over images: its report, and what is kept of single images.
+
+    `layers` are the moments of each layer's input, by the layer's name, one row an image and one column a
+    channel, (N, C): the count of pixels or patches, their mean and M2. Images keep their order. `notes`
+    say what is left out.
+    """
+
+    report: Report
+    layers: dict[str, Moments]
+    notes: tuple[str, ...]
+
+
+def image_moments(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    images: Sequence[Place],
+    *,
+    processor: Any = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    table_memory: int = 1 << 30,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> ImageMoments:
+    """Run a vision model once over images and return the moments of each image at every layer.
+
+    An image file that repeats an earlier one is left out. The moments of all other images are kept, or
+    those of a random sample where they would take over `table_memory` bytes. A layer is left out, with a
+    note, where its rows cannot be assigned to images. All other arguments are as for `inspect`.
+
+    Raises what `inspect` raises, MediaError when there are not two images, and RunError when no layer
+    is left.
+    """
+    given = _two_or_more(_unique(_two_or_more(images).images))
+    clock = Clock(progress)
+    clock.show("load")
+    loaded = as_loaded(model, None, processor, loading, given.kinds)
+    require_kinds(loaded.model, given.kinds)
+    kept = Kept(len(given.images), table_memory, seed)
+    report = measure(loaded, given, batching, watch(loaded.model), clock, Course(kept=kept))
+    found = {name: kept.layer(name).moments() for name in report.layers}
+    layers = {name: moments for name, moments in found.items() if moments is not None}
+    if not layers:
+        raise RunError(
+            f"no layer of {report.model.id} shows which image each of its rows is of; expected a layer that "
+            "does; try another vision model"
+        )
+    repeated = len(images) - len(given.images)
+    return ImageMoments(report, layers, (*_notes(report, kept, layers, repeated), *report.warnings))
+
+
+def require_both(model: object, images: Sequence[Place]) -> None:
+    """Raise UsageError for a vision model without images, or images without one; check the image files."""
+    if model is None and images:
+        raise UsageError("images were given without a vision model; expected both; give --beside MODEL")
+    if model is not None:
+        _two_or_more(images)
+
+
+def _two_or_more(images: Sequence[Place]) -> Given:
+    if not images:
+        raise UsageError("a vision model was given without images; expected both; give --image FILE...")
+    given = Given(images=images)
+    if len(images) < 2:
+        raise MediaError("1 image to compare; expected at least two; give more")
+    return given
+
+
+def options_beside(loading: Loading, batching: Batching) -> dict[str, Any]:
+    """Return the options of a text model's run that also hold for the vision model next to it."""
+    size = batching.batch_size
+    return {
+        "loading": replace(loading, revision=None, attn_implementation=None),
+        "batching": Batching() if size == AUTO else Batching(size),
+    }
+
+
+def _unique(images: Sequence[Place]) -> list[Place]:
+    """Return the image files without those of the same bytes as an earlier one."""
+    first: dict[bytes, Place] = {}
+    for image in images:
+        first.setdefault(sha256(Path(image).read_bytes()).digest(), image)
+    return list(first.values())
+
+
+def _notes(report: Report, kept: Kept, layers: dict[str, Moments], repeated: int) -> list[str]:
+    notes = []
+    if repeated:
+        repeat, were = ("repeats", "was") if repeated == 1 else ("repeat", "were")
+        notes.append(f"{counted(repeated, 'image')} that {repeat} an earlier one exactly {were} left out")
+    if len(kept.sources) < report.run.texts:
+        notes.append(
+            f"the moments of {len(kept.sources):,} images are kept, not of {report.run.texts:,}: more would "
+            f"take over the {kept.memory:,} bytes of table memory"
+        )
+    lost = [name for name, layer in report.layers.items() if layer.calls and name not in layers]
+    if lost:
+        rest = f" and {counted(len(lost) - 1, 'other layer')}" if lost[1:] else ""
+        notes.append(f"{lost[0]}{rest}: left out, because the image of each row is not known")
+    return notes
