@@ -1,12 +1,18 @@
-"""A command class that groups options in --help into sections, as manual pages do."""
+"""A command class whose --help has sections of options, as manual pages do, and columns from the glossary."""
 
+from inspect import cleandoc
 from typing import Any
 
 from typer.core import TyperCommand
 
+# The place in an epilog where the glossary says what each column holds.
+COLUMNS = "{columns}"
+_TITLE_WIDTH = 24  # a longer title of a column gets a line of its own
 # Which options stand together, by their names in Python; those of no section come last.
 SECTIONS = {
-    "Input": ("file", "image", "audio", "dataset", "split", "calibration", "field", "limit", "max_length"),
+    "Input": (
+        "file", "image", "audio", "dataset", "split", "calibration", "field", "limit", "unique", "max_length",
+    ),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
         "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
@@ -49,6 +55,24 @@ class Sectioned(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the epilog, with the columns of the command's tables in the place of COLUMNS."""
+        before, marker, after = cleandoc(self.epilog or "").partition(COLUMNS)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(before)
+            if marker:
+                from normscope.results.glossary.lookup import columns
+
+                formatter.write_paragraph()
+                formatter.width -= 2  # its lists do not count the outer indentation
+                formatter.write_text("The columns; a wide terminal shows more, and a dash is unknown.")
+                for topic, pairs in columns(ctx.info_name).items():
+                    with formatter.section(topic.partition(":")[0]):
+                        formatter.write_dl(pairs, col_max=_TITLE_WIDTH)
+                formatter.write_paragraph()
+                formatter.write_text(after.lstrip("\n"))
 
 
 def _in_order(parameters: list[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from normscope.render.grid import Column, Grid
 from normscope.render.layer import spaced
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.batches import BatchFilling, BatchReport
+from normscope.results.glossary.lookup import note
 
 ORDERS = {"random": "random", "length": "by length", "given": "as given"}
 _USUAL_SIZE = 32
@@ -34,11 +35,7 @@ def _by_size(report: BatchReport) -> Grid:
         *pair("under 30", lambda batch: percent(batch.positions_short), 3),
         *pair("tokens", lambda batch: short(batch.tokens.mean), 4),
     ]
-    notes = [
-        "late texts: how many reach the last quarter of a batch's positions (median).",
-        "late error: standard error of a variance taken from those, relative to it.",
-    ]
-    return Grid("What batches hold", columns, notes)
+    return Grid("What batches hold", columns, [note("late_samples"), note("variance_error", "late error")])
 
 
 def _by_position(report: BatchReport, top: int) -> Grid:
@@ -56,7 +53,7 @@ def _by_position(report: BatchReport, top: int) -> Grid:
         errors = align(percent(_error(count)) for count in counts[order][rows])
         columns.append(Column("error", ORDERS[order], errors, rank=1))
     notes = [
-        "a batch: how many of its texts reach the position, in batches that have it.",
+        note("positions"),
         "error: standard error of a variance from so many texts, relative to it.",
     ]
     return Grid(f"By position, in batches of {grouped(size)}", columns, notes)

@@ -9,6 +9,7 @@ from normscope.escaping import grouped
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.common import Counts
+from normscope.results.glossary.lookup import note
 from normscope.results.inspect import LayerReport, OutlierFeature, Outliers, Report
 
 FEW = 3  # a cell lists so many features before it only counts them
@@ -69,9 +70,9 @@ def by_layer(report: Report) -> Grid | None:
 
 
 _BY_LAYER = [
-    "6 or more: features whose output is, in at least 6% of the tokens.",
-    "sd ratio: the largest over the median standard deviation of a feature.",
-    "massive: elements of the input over 100, and over 1000 medians of their text.",
+    note("outliers.llm_int8.features", "6 or more"),
+    note("outliers.sd_ratio", "sd ratio"),
+    note("outliers.massive.count", "massive"),
     "stands out: how many features have a weight or bias over 3 sd from the others.",
 ]
 

@@ -12,6 +12,7 @@ from normscope.render.short_names import cut_middle
 from normscope.results.batches import BatchReport
 from normscope.results.common import RunInfo, Summary
 from normscope.results.compare import Compared
+from normscope.results.glossary.lookup import note
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
@@ -83,8 +84,8 @@ def legend(kinds: Iterable[str], glyphs: Glyphs) -> list[str]:
     lines = [
         f"LN: one mean and variance per token (shown: average {glyphs.plus_minus}sd over tokens).",
         f"BN: one per feature, over all tokens of all texts (shown: least{glyphs.ellipsis}greatest).",
-        "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
-        "position explains: share of the input's variance that goes with the position.",
+        note("agreement.feature", "agreement"),
+        note("explained.position.epsilon2"),
     ]
     rms = ["rmsnorm: divides by the root mean square and subtracts no mean."]
     return lines + (rms if "rmsnorm" in kinds else [])
@@ -103,8 +104,7 @@ def details(report: Report) -> Grid:
         Column("layout", "", [printable(layer.layout or UNKNOWN) for layer in layers], rank=2),
         Column("full name", "", [printable(layer.name) for layer in layers], wraps=True),
     ]
-    note = "own error: the largest gap between our formula and the module's real output, relative to its rms."
-    return Grid("Layers in full", columns, [note])
+    return Grid("Layers in full", columns, [note("own_error")])
 
 
 def agreement(layer: LayerReport, view: str = "feature") -> float:

@@ -45,6 +45,7 @@ from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
 from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, found
+from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from normscope.results.swap import Estimate
@@ -67,6 +68,7 @@ SHARED = {"summary", "estimate"}
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"read by", "not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
+COMMANDS = ("inspect", "layers", "batches", "swap", "compare")
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
 KEYS = {"agreement": COMPARED}
@@ -235,13 +237,21 @@ def test_the_titles_of_an_entry_are_those_of_the_tables() -> None:
     assert {"texts", "truncated", "longest", "padding", "parameters"} <= set(re.findall("[a-z]+", facts))
 
 
+def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
+    listed = " ".join(
+        title for name in COMMANDS for pairs in command_columns(name).values() for title, _ in pairs
+    )
+    labels = {"batches", "full name", "layer of B", "module", "not folded because", "read by"}
+    assert {title for title in TITLES if title not in listed} == labels
+
+
 # Entries
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
 def test_an_entry_is_whole(entry: Entry) -> None:
     texts = [entry.title, entry.definition, entry.formula, entry.range, entry.reading, entry.source]
-    for text in (entry.name, *texts, *entry.columns):
+    for text in (entry.name, *texts, *entry.columns, entry.meaning):
         assert text.isascii()
         assert text == " ".join(text.split()) != ""
     assert re.fullmatch(r"[a-z0-9_.]+", entry.name)
@@ -472,7 +482,9 @@ def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.Mon
     assert run("own error", "--json", "-o", str(tmp_path / "out")).stdout == ""
     written = json.loads((tmp_path / "out").read_text(encoding="utf-8"))
     assert (written["schema"], written["notation"]) == (EXPLAIN_SCHEMA, NOTATION)
-    assert written["entries"] == [json.loads(json.dumps(dataclasses.asdict(ENTRIES["own_error"])))]
+    values = dataclasses.asdict(ENTRIES["own_error"])
+    assert values.pop("brief")
+    assert written["entries"] == [json.loads(json.dumps(values))]
 
 
 def test_the_command_refuses() -> None:

@@ -32,43 +32,16 @@ all texts that are kept: a random choice of --samples when there are more.
 --batch-size and --order only say how the model is run; they change no number.
 
 \b
-The layers (more columns in a wider terminal; a dash is an unknown number):
-  random      noise of the mean in random batches of so many texts: the norm
-              over features of (batch mean - mean), over the norm of the
-              standard deviations (TID, Training Inference Discrepancy: Wang
-              et al. 2022, arXiv 2210.05153); averaged over batches
-  by length   that of batches of like length, as a multiple of the random one
+The noise of a mean is its TID (Training Inference Discrepancy: Wang et al.
+2022, arXiv 2210.05153). The first table has that of each layer, averaged over
+batches; the next, by batch size, is of one layer (the noisiest, or --layer)
+and has the noise of standard deviations, too, +- over batches. By feature is
+what the authors' code computes; distance is PowerNorm's (arXiv 2003.07845).
+--momentum adds BN's running statistics: they begin with the first batch, not
+with PyTorch's 0 and 1, which a trained layer has long forgotten. What batches
+hold is the same at every layer.
 
-\b
-By batch size, in one layer (the noisiest one, or --layer):
-  noise       of mean: the same; of sd: with standard deviations for means;
-              +- is the standard deviation over batches
-  log scale   the noise of the mean as a bar
-  by feature  average over features of |mean - batch mean| / batch sd, and of
-              |sd / batch sd - 1|: what the authors' code computes
-  distance    norm over features of the difference of means, and of variances,
-              over the number of features: PowerNorm's (arXiv 2003.07845)
-  to running  with --momentum: noise against BN's running statistics before
-              the batch, and not against all texts
-  at the end  how far those are from all texts when the batches end; they
-              begin with the first batch, not with PyTorch's 0 and 1, which
-              a trained layer has long forgotten
-
-\b
-What batches hold, at every layer:
-  padding     share of token slots, each batch padded to its longest text
-  late texts  how many texts reach the last quarter of a batch's positions,
-              the median
-  late error  relative standard error of a variance from so many,
-              sqrt(2 / (n - 1))
-  under 30    share of a batch's positions that fewer than 30 texts reach
-  tokens      how many count in a batch
-
-\b
-By position:
-  texts       how many of all reach it
-  a batch     how many of a batch, on average over the batches that have it
-  error       the relative standard error of a variance from so many
+{columns}
 
 \b
 --plot draws instead: each layer's noise against the batch size, random beside

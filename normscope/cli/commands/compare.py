@@ -30,17 +30,7 @@ two models, two corpora, two checkpoints, or before and after quantization.
 Layers are matched by name, and those that are left by their order. The layers
 that moved most come first; no model is loaded.
 
-\b
-The layers (a dash is an unknown number):
-  BN mean moved by      norm over features of (B's mean - A's), over the norm
-                        of A's standard deviations (TID, Training Inference
-                        Discrepancy: Wang et al. 2022, arXiv 2210.05153)
-  BN sd moved by        the same of the standard deviations
-  LN mean moved by      difference of the tokens' average mean, over the root
-                        of A's average token variance
-  LN variance moved by  difference of the tokens' average variance, over A's
-  agreement change      agreement with BN in B, less that in A
-  position change       what position explains in B, less that in A
+{columns}
 
 \b
 --fail-above METRIC=VALUE makes it a gate: with any layer whose METRIC is

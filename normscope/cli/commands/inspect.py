@@ -55,73 +55,17 @@ model that takes text beside them needs one TEXT for each file, in the same
 order, and then tables say sample.
 
 \b
-The layers (more columns in a wider terminal; a dash is an unknown number):
-  LN mean, LN variance  of each token over its features, as LayerNorm takes
-                        them: average over tokens, +- standard deviation
-  BN variance           of each feature over all tokens, as BatchNorm takes
-                        it: the least .. the greatest of all features
-  agreement with BN     cosine between the layer's own output and BatchNorm's
-                        from the statistics of all texts: 1 is the same up to
-                        scale
-  position explains     share of the input's variance that goes with the
-                        position in the text (epsilon squared; below 0 is
-                        less than chance would give)
-  text explains         the same for the text that the token is in
-  word explains         the same for the token's id, with --words
-  best BN fit r2        how much of the output the best fixed scale and shift
-                        per feature can reproduce (R squared)
-  agreement position    the same cosine if one mean and variance were taken
-                        per position
-  agreement text        and per text, over all its tokens and features
-  first position        rms of the centred first token, relative to the rest
-  kind                  layernorm, rmsnorm, ...: shown where they differ; told
-                        by what the layer does, not by its name
-  features, module      how many features, and the layer's Python class
+First comes a table of the layers. One of them, the one that agrees least with
+BN, or --layer, then has a table by position, and one by feature, of the K
+features of --top that it leaves furthest from BN's mean 0 and variance 1.
+Outlier features are listed where any recur: where the output is 6 or more in
+size in 6% or more of the tokens, in a quarter or more of the layers as wide
+(LLM.int8). --verbose adds tables of what each layer is, how often it ran, and
+its outliers. What position, text and word explain is epsilon squared: below 0
+is less than chance would give. The kind is shown where layers differ in it;
+a wide terminal shows their Python classes, too.
 
-\b
-By position, in one layer (the one that agrees least with BN, or --layer):
-  texts                 how many reach the position; * is under 30
-  LN mean, LN variance  averages of the tokens' own, there
-  BN mean, BN variance  over all texts and features there: BatchNorm with the
-                        position as its channel
-  log scale             the BN variance as a bar
-
-\b
-By feature, in that layer, the K of --top:
-  BN mean, BN variance  of the layer's input, over all tokens
-  LN leaves mean, variance
-                        of the layer's own output before its scale and shift;
-                        BN would leave 0 and 1 in every feature
-  distance              from that: mean^2 + (sd - 1)^2, the squared
-                        Wasserstein distance of the two normal distributions
-
-\b
-Outlier features, where any recur: the output is 6 or more in size in 6% or
-more of the tokens, in a quarter or more of the layers as wide (LLM.int8):
-  layers                in how many of the layers of that width
-  tokens                share of the tokens, in the layer with the most
-  output                the largest size of the feature's output
-  sd ratio              standard deviation of the feature in the input, over
-                        the median feature's, in the layer with the largest
-  weight, bias          in how many of these layers the feature's scale, or
-                        shift, is over 3 sd from the mean of the layer's
-
-\b
---verbose adds, for each layer:
-  calls, tokens         how often it ran, and how many tokens it saw
-  own error             largest gap between our formula for the layer and its
-                        real output, relative to the output's rms
-  layout                the axes of its input: B text, T position, H head, D
-                        feature
-  eps, affine           what it adds to the variance, and its scale and shift
-  6 or more             features whose output is, in at least 6% of the tokens
-  sd ratio              the largest over the median standard deviation of a
-                        feature of the input
-  massive               elements of the input over 100 in size and over 1000
-                        medians of their text: how many, the largest, and in
-                        which features and positions most are
-  weight, bias          features whose own scale, or shift, is over 3 sd from
-                        the mean of the layer's
+{columns}
 
 \b
 --plot draws instead, in the width of the terminal: agreement and what

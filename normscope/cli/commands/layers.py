@@ -22,16 +22,12 @@ Examples:
 No weights and no tokenizer are read or downloaded: config.json is enough.
 
 \b
-The columns (what all layers share stands above the table; a dash is unknown):
-  layer       the name, for --layer and --exclude here and in inspect
-  kind        layernorm, rmsnorm, batchnorm, ... as a call of one such layer
-              alone, filled at random, shows; else as its class says
-  features    how many numbers each token has there
-  eps         what is added to the variance
-  affine      the scale and shift after it; 1+weight scales by 1 + w
-  parameters  how many weights the layer holds
-  place       see below
-  module      the layer's Python class (in a wide terminal, or --verbose)
+What all layers share stands above the table. Layers have the names that
+--layer and --exclude take, here and in inspect. The kind is as a call of one
+such layer alone, filled at random, shows; else as its class says. The
+layer's Python class is shown in a wide terminal, or with --verbose.
+
+{columns}
 
 \b
 The place, by the model's structure and its Python code, not by names alone:

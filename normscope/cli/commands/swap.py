@@ -42,35 +42,18 @@ first, the third, ..., are calibrated on and the others are held out, unless
 The layer's own weight and bias follow each of them.
 
 \b
-The columns (more in a wider terminal; a dash is an unknown number):
-  hidden cosine    of a token's last hidden state with that of the untouched
-                   model, averaged over tokens
-  sentence cosine  of a text's mean over tokens of it, averaged over texts
-  damage           as a bar: 1 - hidden cosine, or KL on a log scale where
-                   the model has a language-modelling head
-  relative L2      norm of the difference of the last hidden states, over the
-                   norm of the untouched ones, all tokens together
-  likeness kept    correlation, over pairs of texts, of how alike they are by
-                   sentence vectors: does search still find the same texts?
-  perplexity       exp(loss)
-  KL               of the predicted probabilities: untouched || replaced
-  top 1 agrees     share of the tokens where both find the same the likeliest
-  loss             mean of -log(probability of the token that comes), or of
-                   the 15% of a text's tokens that are masked by --seed
-  cosine 95%       interval of the mean, by the bootstrap over held-out texts
-  KL 95%           the same
-  replaced         how many layers are
+The loss is that of the token that comes, or of the 15% of a text's tokens
+that --seed masks.
+
+{columns}
 
 \b
 All replacements but batchnorm-batch are fixed, one linear map for all tokens.
 --fold lets the Linears that read a layer do its work, where nothing else
 reads it: then the layer is nothing. That is proved on the held-out texts, and
 kept with --save for normscope.read_fold("DIR").apply(model).
-  read by              the modules whose weights are changed
-  largest difference   between the model's outputs with the layer replaced and
-                       with it folded
-  relative difference  the same, over the largest number of these outputs
-  not folded because   what else reads the layer, or is in the way
+A table names the modules that read a layer, whose weights are changed, and
+says of a layer that is not folded what else reads it, or is in the way.
 
 \b
 The model runs once per layer, and batch, on the held-out texts. --cumulative

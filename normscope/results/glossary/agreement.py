@@ -32,6 +32,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("feature.mean", "own_output.distance"),
             columns=("LN leaves mean", "RMS leaves mean", "layer leaves mean"),
+            brief="of the layer's own output before its scale and shift; BN would leave 0 in every feature",
         ),
         Entry(
             name="own_output.variance",
@@ -46,6 +47,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("feature.variance", "own_output.near_one"),
             columns=("LN leaves variance", "RMS leaves variance", "layer leaves variance"),
+            brief="of the layer's own output before its scale and shift; BN would leave 1 in every feature",
         ),
         Entry(
             name="own_output.distance",
@@ -60,6 +62,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("own_output.mean", "own_output.variance"),
             columns=("distance", "distance from 0, 1"),
+            brief="from BN's 0 and 1: mean^2 + (sd - 1)^2, a squared Wasserstein distance of normals",
         ),
         Entry(
             name="own_output.near_one",
@@ -73,6 +76,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("own_output.variance",),
             columns=("sd within 10%",),
+            brief="share of the features whose output, before scale and shift, has an sd within 10% of 1",
         ),
         Entry(
             name="agreement",
@@ -100,6 +104,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("feature", "affine_fit.r2", "agreement.global"),
             columns=("agreement with BN",),
+            brief="cosine of the layer's own output and BN's; 1 is the same up to scale",
         ),
         Entry(
             name="agreement.position",
@@ -195,6 +200,7 @@ COMPARISON = Topic(
             commands=("inspect",),
             see_also=("agreement.feature",),
             columns=("best BN fit r2",),
+            brief="how much of the output the best fixed scale and shift per feature can give (R squared)",
         ),
         Entry(
             name="stored_gap",

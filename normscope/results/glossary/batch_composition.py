@@ -90,6 +90,7 @@ FILLING = Topic(
             commands=("batches",),
             see_also=("position.count", "positions_short"),
             columns=("a batch",),
+            brief="how many of its texts reach the position, in batches that have it",
         ),
         Entry(
             name="positions_short",
@@ -117,6 +118,7 @@ FILLING = Topic(
             commands=("batches",),
             see_also=("variance_error", "batch_size"),
             columns=("late texts",),
+            brief="how many reach the last quarter of a batch's positions (median)",
         ),
         Entry(
             name="variance_error",
@@ -130,6 +132,7 @@ FILLING = Topic(
             commands=("batches",),
             see_also=("late_samples", "position.count"),
             columns=("late error", "error"),
+            brief="standard error of a variance taken from those, relative to it",
         ),
         Entry(
             name="kept",

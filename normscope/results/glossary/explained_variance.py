@@ -63,6 +63,7 @@ EXPLAINED = Topic(
             commands=("inspect",),
             see_also=("explained.position.eta2", "agreement.position_feature"),
             columns=("position explains",),
+            brief="share of the input's variance that goes with the position",
         ),
         Entry(
             name="explained.sequence",
@@ -102,6 +103,7 @@ EXPLAINED = Topic(
             commands=("inspect",),
             see_also=("explained.sequence.eta2", "agreement.instance"),
             columns=("text explains",),
+            brief="the same for the text that the token is in",
         ),
         Entry(
             name="explained.token",
@@ -141,6 +143,7 @@ EXPLAINED = Topic(
             commands=("inspect",),
             see_also=("explained.token.eta2", "explained.position.epsilon2"),
             columns=("word explains",),
+            brief="the same for the token's id, with --words",
         ),
         Entry(
             name="explained.token.coverage",

@@ -17,6 +17,7 @@ LAYER = Topic(
             commands=("inspect", "layers"),
             see_also=("place",),
             columns=("#",),
+            brief="the layer's number in the model",
         ),
         Entry(
             name="kind",
@@ -35,6 +36,7 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, RMSNorm, BatchNorm1d, GroupNorm, InstanceNorm1d, normalize",
             commands=("inspect", "layers"),
             see_also=("own_error", "eps", "affine"),
+            brief="the formula: layernorm, rmsnorm, ...; told by what the layer does, not by its name",
         ),
         Entry(
             name="features",
@@ -47,6 +49,7 @@ LAYER = Topic(
             source=OWN,
             commands=("inspect", "layers"),
             see_also=("parameters",),
+            brief="how many features each row of the layer's input has",
         ),
         Entry(
             name="eps",
@@ -59,6 +62,7 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, BatchNorm1d, RMSNorm (whose None is float32's machine epsilon)",
             commands=("inspect", "layers"),
             see_also=("kind", "token.variance"),
+            brief="what is added to the variance",
         ),
         Entry(
             name="affine",
@@ -71,6 +75,7 @@ LAYER = Topic(
             source="PyTorch: LayerNorm (elementwise_affine); Gemma in transformers for 1+weight",
             commands=("inspect", "layers"),
             see_also=("kind", "outliers.affine_outliers"),
+            brief="the scale and shift after the formula; 1+weight scales by 1 + w",
         ),
         Entry(
             name="parameters",
@@ -82,6 +87,7 @@ LAYER = Topic(
             source="PyTorch: Module.parameters",
             commands=("layers",),
             see_also=("model.parameters", "affine"),
+            brief="how many weights the layer holds",
         ),
         Entry(
             name="place",
@@ -97,6 +103,7 @@ LAYER = Topic(
             source="Xiong et al. 2020, On Layer Normalization in the Transformer, arXiv 2002.04745",
             commands=("layers",),
             see_also=("kind",),
+            brief="where in the model the layer stands",
         ),
         Entry(
             name="calls",
@@ -110,6 +117,7 @@ LAYER = Topic(
             source=OWN,
             commands=("inspect",),
             see_also=("run.batches", "calls_per_forward", "count"),
+            brief="how often the layer ran",
         ),
         Entry(
             name="call",
@@ -144,6 +152,7 @@ LAYER = Topic(
             source=OWN,
             commands=("inspect",),
             see_also=("features", "count"),
+            brief="the axes of the layer's input: B text, T position, H head, D feature",
         ),
         Entry(
             name="count",
@@ -183,6 +192,7 @@ LAYER = Topic(
             source=OWN,
             commands=("inspect",),
             see_also=("kind", "eps", "affine"),
+            brief="the largest gap between our formula and the module's real output, relative to its rms",
         ),
     ),
 )

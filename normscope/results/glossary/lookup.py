@@ -67,6 +67,26 @@ def children(entry: Entry) -> tuple[Entry, ...]:
     return tuple(below for below in ENTRIES.values() if below.name.startswith(entry.name + "."))
 
 
+def columns(command: str) -> dict[str, list[tuple[str, str]]]:
+    """Return what the columns of a command's tables hold: by topic, pairs of a title and a sentence."""
+    pairs = {
+        topic.title: [
+            (entry.column, entry.meaning)
+            for entry in topic.entries
+            # S, a summary, is in the documentation of the JSON and in no table.
+            if command in entry.commands and (entry.columns or entry.brief) and entry.name != "summary"
+        ]
+        for topic in TOPICS
+    }
+    return {title: listed for title, listed in pairs.items() if listed}
+
+
+def note(name: str, title: str = "") -> str:
+    """Return the line below a table that says what a column holds, under its own or another title."""
+    entry = ENTRIES[name]
+    return f"{title or entry.column}: {entry.brief}."
+
+
 def _key(name: str) -> str:
     """Write a name in the one way that all its spellings share."""
     path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")

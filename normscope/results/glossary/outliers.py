@@ -43,6 +43,7 @@ OUTLIERS = Topic(
                 "outliers.llm_int8.share",
             ),
             columns=("6 or more features",),
+            brief="features whose output is, in at least 6% of the tokens",
         ),
         Entry(
             name="outliers.llm_int8.share",
@@ -56,6 +57,7 @@ OUTLIERS = Topic(
             commands=("inspect",),
             see_also=("outliers.llm_int8.largest",),
             columns=("tokens at most",),
+            brief="share of the tokens where the feature's output is 6 or more, in the layer with the most",
         ),
         Entry(
             name="outliers.llm_int8.largest",
@@ -97,6 +99,7 @@ OUTLIERS = Topic(
                 "outliers.massive.positions",
             ),
             columns=("massive elements",),
+            brief="elements of the input over 100, and over 1000 medians of their text",
         ),
         Entry(
             name="outliers.massive.largest",
@@ -164,6 +167,7 @@ OUTLIERS = Topic(
                 "affine",
             ),
             columns=("weight stands out",),
+            brief="features whose scale is over 3 sd from the layer's mean, or in how many layers one is",
         ),
         Entry(
             name="outliers.affine_outliers.bias",
@@ -180,6 +184,7 @@ OUTLIERS = Topic(
                 "affine",
             ),
             columns=("bias stands out",),
+            brief="features whose shift is over 3 sd from the layer's mean, or in how many layers one is",
         ),
         Entry(
             name="outliers.sd_ratio",
@@ -194,6 +199,7 @@ OUTLIERS = Topic(
             commands=("inspect",),
             see_also=("feature.variance",),
             columns=("sd ratio", "sd ratio largest"),
+            brief="the largest over the median standard deviation of a feature",
         ),
         Entry(
             name="outlier_features",

@@ -62,6 +62,7 @@ SWAP = Topic(
             commands=("swap",),
             see_also=("effect.hidden_cosine", "seed"),
             columns=("cosine 95%", "KL 95%"),
+            brief="interval of the mean, by the bootstrap over held-out texts",
         ),
         Entry(
             name="baseline",

@@ -43,6 +43,7 @@ VIEWS = Topic(
             commands=("inspect",),
             see_also=("summary", "position.token_mean", "feature.mean"),
             columns=("LN mean", "LN mean by token"),
+            brief="each token's mean over its features, as LayerNorm takes it: average +-sd over tokens",
         ),
         Entry(
             name="token.variance",
@@ -56,6 +57,7 @@ VIEWS = Topic(
             commands=("inspect",),
             see_also=("summary", "position.token_variance", "feature.variance"),
             columns=("LN variance", "LN variance by token"),
+            brief="each token's variance over its features, as LayerNorm takes it: average +-sd over tokens",
         ),
         Entry(
             name="feature",
@@ -107,6 +109,7 @@ VIEWS = Topic(
             commands=("inspect",),
             see_also=("feature.mean", "own_output.variance", "outliers.sd_ratio"),
             columns=("BN variance", "BN variance by feature", "BN variance input"),
+            brief="each feature's variance over all tokens, as BatchNorm takes it: least .. greatest",
         ),
         Entry(
             name="position",
@@ -133,6 +136,7 @@ VIEWS = Topic(
             commands=("inspect",),
             see_also=("positions_short", "run.positions"),
             columns=("texts",),
+            brief="how many texts reach the position; * is under 30",
         ),
         Entry(
             name="position.mean",
@@ -160,6 +164,7 @@ VIEWS = Topic(
             commands=("inspect",),
             see_also=("position.token_variance", "position.count"),
             columns=("BN variance", "BN variance per position", "log scale"),
+            brief="over all texts and features at the position, as in BatchNorm by position; also as a bar",
         ),
         Entry(
             name="position.token_mean",
