@@ -1,6 +1,5 @@
 """Looks up glossary entries by name, JSON path or column title, and suggests near names."""
 
-import difflib
 import re
 from collections.abc import Iterator
 
@@ -98,6 +97,8 @@ def _key(name: str) -> str:
 
 def _near(key: str) -> str:
     """Name the entries that end or begin with what was asked for, or else those spelled like it."""
+    import difflib
+
     names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
     near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
     near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]
