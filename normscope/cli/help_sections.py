@@ -8,7 +8,7 @@ from typer.core import TyperCommand
 # The place in an epilog where the glossary says what each column holds.
 COLUMNS = "{columns}"
 _TITLE_WIDTH = 24  # a longer title of a column gets a line of its own
-# Which options stand together, by their names in Python; those of no section come last.
+# The options of each section, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
         "file", "image", "audio", "dataset", "split", "calibration", "field", "limit", "unique", "max_length",
@@ -30,8 +30,8 @@ SECTIONS = {
     ),
     "Other": (),
 }  # fmt: skip
-# Options of one command that stand behind one of a group that several have.
-_BEHIND = {"calibration": "file", "device_map": "device", "plot": "json"}
+# Options of single commands, each by the shared option that it follows.
+_FOLLOWS = {"calibration": "file", "device_map": "device", "plot": "json"}
 _SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
 
 
@@ -39,7 +39,7 @@ class Sectioned(TyperCommand):
     """A command that lists its arguments, then its options section by section."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections; within one, options stand as the command declares them, but those of BEHIND."""
+        """Write the sections; within one, options are in the order of `_in_order`."""
         lists: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *SECTIONS)}
         for parameter in _in_order(self.get_params(ctx)):
             record = parameter.get_help_record(ctx)
@@ -47,7 +47,7 @@ class Sectioned(TyperCommand):
                 continue
             name, text = record
             if parameter.param_type_name == "argument":
-                # What stands behind an argument's name is its type in Python.
+                # typer adds an argument's type in Python after its name.
                 lists["Arguments"].append((name.partition(" <")[0], text))
             else:
                 lists[_SECTION_OF.get(parameter.name or "", "Other")].append((name, text))
@@ -76,8 +76,8 @@ class Sectioned(TyperCommand):
 
 
 def _in_order(parameters: list[Any]) -> list[Any]:
-    """Move each option of BEHIND to its place; all others stay in order."""
-    places = {parameter.name: place for place, parameter in enumerate(parameters)}
+    """Move each option of _FOLLOWS behind its shared option; others stay as the command declares them."""
+    ranks = {parameter.name: rank for rank, parameter in enumerate(parameters)}
     return sorted(
-        parameters, key=lambda option: places.get(_BEHIND.get(option.name, option.name), places[option.name])
+        parameters, key=lambda option: ranks.get(_FOLLOWS.get(option.name, option.name), ranks[option.name])
     )

@@ -14,9 +14,9 @@ import normscope
 from normscope.analyses import distributed as ranks_module
 from normscope.analyses.distributed import Ranks
 from normscope.cli import torchrun as ranks_command
-from normscope.cli.interruption import Asked
-from normscope.cli.run_options import Resuming
-from normscope.cli.torchrun import gathered, joined
+from normscope.cli.interruption import StopRequest
+from normscope.cli.run_options import CheckpointOptions
+from normscope.cli.torchrun import gather, join_ranks
 from normscope.engine.checkpoint import Checkpoint
 from normscope.errors import RunError, TextError, UsageError
 from tests.data.test_batching import encoder
@@ -154,7 +154,7 @@ def test_shards_of_ranks(rank: int) -> None:
 
 
 def test_a_checkpoint_stays_until_rank_0_has_written(tmp_path: Path, alone: Ranks) -> None:
-    resuming, saving = Resuming("c", 0.0, True), Checkpoint(tmp_path / "c", resume=True)
+    resuming, saving = CheckpointOptions("c", 0.0, True), Checkpoint(tmp_path / "c", resume=True)
     (tmp_path / "c").touch()
 
     class Gone(Ranks):
@@ -162,9 +162,9 @@ def test_a_checkpoint_stays_until_rank_0_has_written(tmp_path: Path, alone: Rank
             raise RunError("another rank is gone")
 
     with pytest.raises(RunError):
-        resuming.done(saving, Asked("this batch is finished first", quiet=True), Gone(1, 2))
+        resuming.finish(saving, StopRequest("this batch is finished first", quiet=True), Gone(1, 2))
     assert saving.exists()
-    resuming.done(saving, Asked("this batch is finished first", quiet=True), alone)
+    resuming.finish(saving, StopRequest("this batch is finished first", quiet=True), alone)
     assert not saving.exists()
 
 
@@ -185,7 +185,7 @@ def test_a_rank_that_cannot_be_waits_for_nobody(
     monkeypatch.setenv("WORLD_SIZE", count)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     said = f"RANK is {rank or 0}; expected less than WORLD_SIZE, which is {count}; see torchrun --help"
-    with pytest.raises(UsageError, match=said), joined():
+    with pytest.raises(UsageError, match=said), join_ranks():
         pass
 
 
@@ -200,7 +200,7 @@ def test_waiting_for_others_says_how_to_be_alone(
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="cannot meet the others"), joined():
+    with pytest.raises(RunError, match="cannot meet the others"), join_ranks():
         pass
     said = capsys.readouterr().err
     assert said.startswith("rank 0 waits at 127.0.0.1:")
@@ -212,4 +212,4 @@ def test_a_blank_corpus_is_an_error_of_ranks_too(alone: Ranks, monkeypatch: pyte
     blank = replace(report, run=replace(report.run, texts=0, tokens=0, skipped_texts=3))
     monkeypatch.setattr(alone, "merged", lambda one: one)
     with pytest.raises(TextError, match=r"no text to measure \(3 blank"):
-        gathered(alone, blank, Asked("this batch is finished first", quiet=True))
+        gather(alone, blank, StopRequest("this batch is finished first", quiet=True))

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
-from normscope.cli import value_parsers as values
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, data_alone, warn
+from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.text_options import TextOptions, readable
+from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
     from normscope.results.batches import BatchReport
@@ -86,25 +85,25 @@ def batches(
     """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
     from normscope.data.batch_sampling import Drawing
 
-    place = result.place(corpus.places(model))
+    place = result.destination(corpus.paths(model))
     loading = source.loading()
     batching = batch.batching()
-    numbers = values.whole_numbers("--sizes", sizes)
-    drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
-    format = result.chosen(plot)
+    numbers = options.whole_numbers("--sizes", sizes)
+    drawing = Drawing(numbers, draws, seed, momentum, samples, options.memory(table_memory))
+    format = result.chosen_format(plot)
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.batches import batch_noise
         from normscope.models.loading import load
 
         loaded = load(model, loading)
-        shown = layers.shown(loaded)
+        shown = layers.detail_names(loaded)
         report = batch_noise(
             loaded,
-            readable(texts, loaded),
+            readable_texts(texts, loaded),
             batching=batching,
             drawing=drawing,
-            **layers.measured(as_data=format is options.Format.JSON),
+            **layers.selection(as_data=format is options.Format.JSON),
             progress=progress,
         )
     place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))
