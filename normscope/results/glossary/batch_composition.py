@@ -23,7 +23,7 @@ FILLING = Topic(
         _entry(
             name="draws",
             title="how often all texts were put into batches",
-            definition="How many times the kept texts are dealt out into batches anew.",
+            definition="How many times the kept texts are put into new batches.",
             formula="draws = --draws",
             range="1 or more",
             reading="More of them steady the averages over random batches; given order has only one way.",
@@ -31,7 +31,7 @@ FILLING = Topic(
         ),
         _entry(
             name="seed",
-            title="what decides all that is left to chance",
+            title="the seed of everything random",
             definition="The seed of the choice of texts to keep and of the random batches; in a swap, of the "
             "tokens that are masked and of the intervals.",
             formula="seed = --seed",
@@ -115,7 +115,7 @@ FILLING = Topic(
             "normal variable. In the table by position: from the texts that a batch has there.",
             formula=_ERROR,
             range="0 or more; null for one text",
-            reading="0.26 at 30 texts, 0.5 at 9: a variance off by so much, of itself.",
+            reading="0.26 at 30 texts, 0.5 at 9: a variance of so few texts is off by so much at random.",
             source="the standard error of a normal sample's variance",
             see_also=("late_samples", "position.count"),
             columns=("late error", "error"),

@@ -124,7 +124,7 @@ EXPLAINED = Topic(
             definition="eta2 corrected for the number of groups; G is the number of token ids.",
             formula=_EPSILON2,
             range=_RANGE,
-            reading="Beside explained.position.epsilon2 it says whether word or place makes the vector.",
+            reading="Compared with explained.position.epsilon2 it says whether word or position makes the vector.",
             see_also=("explained.token.eta2", "explained.position.epsilon2"),
             columns=("word explains",),
             brief="the same for the token's id, with --words",
@@ -141,7 +141,7 @@ EXPLAINED = Topic(
         ),
         _entry(
             name="first_position",
-            title="the size of the first token beside the rest",
+            title="the size of the first token and of the rest",
             definition="The root mean square of centred tokens, each less its own mean over d, at position "
             "0 and after it.",
             formula="rms = sqrt(mean over n of var[n,0])",

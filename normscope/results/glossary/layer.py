@@ -26,9 +26,9 @@ LAYER = Topic(
         _entry(
             name="kind",
             title="which formula the layer follows",
-            definition="Told by what the layer does: the formula that turns its first real input into its "
-            "real output. layers tries one of each class alone, on random rows. PyTorch's own batch, group "
-            "and instance norms go by their class.",
+            definition="The formula that turns the layer's first real input into its real output. layers "
+            "tries one layer of each class alone, on random rows. PyTorch's own batch, group and instance "
+            "norms are recognised by their class.",
             formula="layernorm: y = (x - mean_d x) / sqrt(var_d x + eps); "
             "rmsnorm: y = x / sqrt(mean_d(x^2) + eps); "
             "l2norm: y = x / max(||x||_2, eps); "
@@ -40,7 +40,7 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, RMSNorm, BatchNorm1d, GroupNorm, InstanceNorm1d, normalize",
             commands=("inspect", "layers"),
             see_also=("own_error", "eps", "affine"),
-            brief="the formula: layernorm, rmsnorm, ...; told by what the layer does, not by its name",
+            brief="the formula: layernorm, rmsnorm, ...; detected from what the layer does, not its name",
         ),
         _entry(
             name="features",
@@ -95,14 +95,13 @@ LAYER = Topic(
         _entry(
             name="place",
             title="where in the model the layer stands",
-            definition="Told by the model's structure and its Python code: outside the repeated blocks, or "
-            "in one, before or after what the block adds to its input.",
+            definition="Detected from the model's structure and its Python code: outside the repeated "
+            "blocks, or in one, before or after what the block adds to its input.",
             formula="pre-norm: x + f(norm(x)); "
             "post-norm: norm(x + f(x)) or x + norm(f(x)); "
             "per-head: in attention, as wide as one head",
             range="embeddings, pre-norm, post-norm, per-head, final, head, other",
-            reading="A pre-norm sees the sum of all blocks so far, a post-norm's input starts anew each "
-            "time.",
+            reading="A pre-norm sees the sum of all blocks so far, a post-norm only that of its own block.",
             source="Xiong et al. 2020, On Layer Normalization in the Transformer, arXiv 2002.04745",
             commands=("layers",),
             see_also=("kind",),
@@ -123,7 +122,8 @@ LAYER = Topic(
         _entry(
             name="call",
             title="which of a forward's calls it is",
-            definition="Where the calls of one module in a forward are told apart: the number of this one.",
+            definition="The number of this call, where the calls of one module in a forward are measured "
+            "separately.",
             formula="call = 1, 2, ... up to calls_per_forward",
             range="1 or more; null where all calls are pooled",
             reading="A module that is used several times sees another input each time, as in ALBERT.",
@@ -144,7 +144,7 @@ LAYER = Topic(
             definition="Which axis is what, in order: B text, T position, H head, D feature, N the layer's "
             "own sequence, such as pooled positions. A probe of unlike sizes tells.",
             formula="(B, T, D): x[n,t,d] is element d of token t of text n",
-            range="such as (B, T, D); null where the axes could not be told, or it never ran",
+            range="such as (B, T, D); null where the axes are unknown, or it never ran",
             reading="With (B, D) there are no positions; with N, padding counts where there is any.",
             see_also=("features", "count"),
             brief="the axes of the layer's input: B text, T position, H head, D feature",

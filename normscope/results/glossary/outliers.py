@@ -207,7 +207,7 @@ OUTLIERS = Topic(
             "layers of its width, and in at least two.",
             formula="d",
             range="0 or more",
-            reading="Look it up in outliers.llm_int8 of the layers named beside it.",
+            reading="Look it up in outliers.llm_int8 of the layers that are listed with it.",
             see_also=("outlier_features.share",),
         ),
         _entry(
@@ -228,7 +228,7 @@ OUTLIERS = Topic(
             "llm_int8 outlier.",
             formula="layers where it is one / layers of this width",
             range="0 to 1",
-            reading="A quarter is the least that is listed; the number of layers is in the table.",
+            reading="At least a quarter, or it is not listed; the number of layers is in the table.",
             see_also=("outlier_features.feature",),
             columns=("layers",),
         ),

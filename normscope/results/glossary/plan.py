@@ -12,7 +12,7 @@ PLAN = Topic(
         _entry(
             name="normalization_layers",
             title="how many layers would be measured",
-            definition="The normalization layers that have hooks, or their calls, if these are told apart.",
+            definition="The normalization layers that have hooks, or their calls, with --per-call.",
             formula="normalization_layers = layers left by --exclude and --layer",
             range="1 or more",
             reading="Memory of the tables grows with it; normscope layers names them.",
@@ -21,8 +21,8 @@ PLAN = Topic(
         _entry(
             name="tables",
             title="the tables over positions and features",
-            definition="What each layer keeps while it runs: a cell a position and feature, or a cell a bin "
-            "of late positions and feature, where all of them would take over --table-memory.",
+            definition="Each layer's memory while it runs: a cell per position and feature, or per bin of "
+            "late positions and feature, where all of them would take more than --table-memory.",
             formula="bytes = rows (sum over layers of (72 D + 64) + 72 max D)",
             range="counts of 0 or more",
             reading="It is all of a run that grows with the longest text, and nothing grows with the corpus.",
@@ -39,7 +39,7 @@ PLAN = Topic(
         ),
         _entry(
             name="tables.rows",
-            title="positions and bins that a table tells apart",
+            title="positions and bins of a table",
             definition="The rows of a table that the longest texts fill.",
             formula="rows = k + (k/2) log2(positions / k); without bins rows = positions",
             range="0 or more",
@@ -143,8 +143,8 @@ PLAN = Topic(
         _entry(
             name="expected_seconds",
             title="how long the run may take",
-            definition="The time of the timed batch a token slot, times the slots that are to come, padding "
-            "as in the batches of the sample.",
+            definition="The timed batch's seconds per token slot, times the slots to come, with padding as "
+            "in the batches of the sample.",
             formula="expected_seconds = seconds / (B T) x slots to come",
             range="0 or more; null where the size of the corpus is unknown",
             reading="A guess from one batch: good to a factor, not to a percent.",

@@ -130,7 +130,7 @@ RUN = Topic(
         ),
         _entry(
             name="run.max_length",
-            title="the most tokens a text may have",
+            title="the maximum number of tokens of a text",
             definition="What texts were cut to: --max-length, or else the model's own limit, after its "
             "tokenizer and its configuration.",
             formula="max_length = --max-length, or else the limit of the model",
@@ -143,7 +143,7 @@ RUN = Topic(
             name="run.batch_size",
             title="texts per batch in the run",
             definition="How many texts went through the model at a time. It is 1 where padding could not be "
-            "told from tokens, whatever was asked for.",
+            "distinguished from tokens, whatever --batch-size says.",
             formula="batch_size = --batch-size, or 1",
             range="1 or more; null where the batches were the caller's, or of --batch-size auto",
             reading="No statistic depends on it: it is about speed and memory.",

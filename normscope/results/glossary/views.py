@@ -13,7 +13,7 @@ VIEWS = Topic(
             name="summary",
             title="many numbers in five",
             definition="What stands for numbers too many to list, one per token, sample or batch: how many "
-            "there are, their mean, their biased standard deviation, the least and the greatest.",
+            "there are, their mean, their biased standard deviation, the minimum and the maximum.",
             formula="mean = (1/count) sum_i v_i; std = sqrt((1/count) sum_i (v_i - mean)^2); min, max over i",
             range="count 0 or more; min <= mean <= max, std 0 or more; null where count is 0",
             reading="In the JSON the members of token.mean and its like: count, mean, std, min, max.",
@@ -40,7 +40,7 @@ VIEWS = Topic(
             definition="The mean of each token over its D features, summarised over all valid tokens.",
             formula="mean[n,t] = (1/D) sum_d x[n,t,d]; summarised over V",
             range="any number",
-            reading="Where it is small beside the root of token.variance, taking it off changes little: "
+            reading="Where it is small compared to the root of token.variance, taking it off changes little: "
             "RMSNorm, which does not, would give nearly the same.",
             source=LAYERNORM,
             see_also=("summary", "position.token_mean", "feature.mean"),
@@ -87,8 +87,8 @@ VIEWS = Topic(
             definition="The mean of the layer's input in each feature, over all valid tokens.",
             formula="mean[d] = (1/|V|) sum_V x[n,t,d]",
             range="D numbers, any",
-            reading="A feature far from 0 beside its standard deviation is an offset that BatchNorm would "
-            "take off and LayerNorm keeps.",
+            reading="A mean that is large compared to its feature's standard deviation is an offset that "
+            "BatchNorm would take off and LayerNorm keeps.",
             source=BATCHNORM,
             see_also=("feature.variance", "own_output.mean"),
             columns=("BN mean", "BN mean input"),
@@ -109,7 +109,7 @@ VIEWS = Topic(
         ),
         _entry(
             name="position",
-            title="BatchNorm by position, LayerNorm beside it",
+            title="BatchNorm and LayerNorm by position",
             definition="Numbers per position in the text, BN-style (samples and features pooled) and "
             "LN-style (each token's own, averaged).",
             formula="variance[t] = token_variance[t] + var over n of mean[n,t]",
@@ -218,7 +218,7 @@ VIEWS = Topic(
             "samples.",
             formula="variance[n] = (1/(T_n D)) sum_t sum_d (x[n,t,d] - mean[n])^2; summarised over n",
             range="0 or more",
-            reading="A std small beside the mean: samples hardly differ in scale, so one scale for all "
+            reading="A std small compared to the mean: samples hardly differ in scale, so one scale for all "
             "would do between samples, if not within them.",
             source=GROUPNORM,
             see_also=("summary", "token.variance"),
@@ -262,7 +262,7 @@ VIEWS = Topic(
             definition="One pair over all valid tokens and all features.",
             formula="mean, variance over n, t and d",
             range="two numbers",
-            reading="The coarsest view: no feature, position or sample is told from another.",
+            reading="The coarsest view: all features, positions and samples are pooled.",
             see_also=("agreement.global",),
         ),
         _entry(
