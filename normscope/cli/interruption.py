@@ -11,7 +11,7 @@ import typer
 from normscope.cli.signals import ENDING, NUMBERS, write_line
 from normscope.engine.stop import Stop
 
-BATCH, RESULT = "this batch is finished first", "what was found is written first"
+BATCH, RESULT = "this batch is finished first", "the result is written first"
 
 
 class StopRequest:

@@ -44,7 +44,7 @@ from normscope.render.terminal import Screen
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
-from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, found
+from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, find_entries
 from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
@@ -223,9 +223,9 @@ TITLES = {f"{column.title} {column.about}".strip() for column in columns()} - {"
 @pytest.mark.parametrize("title", sorted(TITLES))
 def test_every_column_is_explained(title: str) -> None:
     if title not in LABELS:
-        assert found(title)
+        assert find_entries(title)
     if title in {"position", "feature"}:  # what a row is about, and a part of the report of that name
-        assert found(title)[0].name == title
+        assert find_entries(title)[0].name == title
 
 
 def test_the_titles_of_an_entry_are_those_of_the_tables() -> None:
@@ -377,7 +377,7 @@ def test_every_entry_is_found_by_its_name(name: str) -> None:
     ],
 )
 def test_what_a_name_stands_for(asked: str, names: list[str]) -> None:
-    assert [entry.name for entry in found(asked)] == names
+    assert [entry.name for entry in find_entries(asked)] == names
 
 
 @pytest.mark.parametrize(
@@ -414,9 +414,11 @@ SHOWN: list[tuple[str, Callable[[Screen], str]]] = [
     ("explain", render_glossary),
     (
         "explain-agreement",
-        lambda screen: render_entries(found("agreement"), children(found("agreement")[0]), screen),
+        lambda screen: render_entries(
+            find_entries("agreement"), children(find_entries("agreement")[0]), screen
+        ),
     ),
-    ("explain-variance", lambda screen: render_entries(found("BN variance"), (), screen)),
+    ("explain-variance", lambda screen: render_entries(find_entries("BN variance"), (), screen)),
 ]
 
 
@@ -430,7 +432,8 @@ def test_golden(
 
 def test_golden_markdown(golden: Callable[[str, str], None]) -> None:
     golden(
-        "explain-agreement.md", render_entries_markdown(found("agreement"), children(found("agreement")[0]))
+        "explain-agreement.md",
+        render_entries_markdown(find_entries("agreement"), children(find_entries("agreement")[0])),
     )
 
 
@@ -466,12 +469,12 @@ def run(*arguments: str) -> Result:
 
 def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    entries = found("agreement")
+    entries = find_entries("agreement")
     below = children(entries[0])
     for arguments, text in (
         ([], render_glossary()),
         (["agreement"], render_entries(entries, below)),
-        (["agreement", "with", "bn"], render_entries(found("agreement.feature"))),
+        (["agreement", "with", "bn"], render_entries(find_entries("agreement.feature"))),
         (["--format", "markdown"], render_glossary_markdown()),
         (["agreement", "--format", "markdown"], render_entries_markdown(entries, below)),
         (["agreement", "--json"], Glossary((*entries, *below)).to_json()),

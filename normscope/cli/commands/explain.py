@@ -63,7 +63,7 @@ def explain(
     output: options.OutputPath = None,
 ) -> None:
     """Say what a number of the reports is: definition, formula, range, source."""
-    from normscope.results.glossary.lookup import ENTRIES, children, found
+    from normscope.results.glossary.lookup import ENTRIES, children, find_entries
 
     output_format = options.choose_format(options.Format, format, json, output)
     destination = Output(output)
@@ -72,7 +72,7 @@ def explain(
     if schema:
         destination.write(_schema(" ".join(metric) if metric else None, output_format))
         return
-    entries = found(" ".join(metric)) if metric else tuple(ENTRIES.values())
+    entries = find_entries(" ".join(metric)) if metric else tuple(ENTRIES.values())
     below = children(entries[0]) if metric else ()
     below = tuple(entry for entry in below if entry not in entries)
     destination.write(_rendered(entries, below, output_format, destination, listed=not metric))

@@ -36,10 +36,10 @@ def explain(name: str) -> Entry:
     two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
     Raises UsageError when there is no such number.
     """
-    return found(name)[0]
+    return find_entries(name)[0]
 
 
-def found(name: str) -> tuple[Entry, ...]:
+def find_entries(name: str) -> tuple[Entry, ...]:
     """Return the entries that a name stands for: the one of that name first, then those with such a column.
 
     A member of a summary (`token.mean.std`), or of an estimate, is explained by the number that it is
