@@ -53,8 +53,8 @@ All replacements but batchnorm-batch are fixed, one linear map for all tokens.
 else reads it: then the layer does nothing. The held-out texts prove that the
 outputs are equal; --save writes the fold for
 normscope.read_fold("DIR").apply(model).
-A table names the modules that read a layer, whose weights change, and for a
-layer that is not folded, the other reader or obstacle.
+  read by              the modules whose weights change
+  not folded because   the layer's other reader, or another obstacle
 
 \b
 The model runs once per layer and batch on the held-out texts. --cumulative
