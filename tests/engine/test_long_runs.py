@@ -192,7 +192,7 @@ def test_what_is_refused(forks: Forks, place: Path, options: str, code: int, sai
 
 def test_a_resumed_run_without_a_checkpoint_begins_anew(forks: Forks, place: Path) -> None:
     code, run = forks.finish(place, *SAVING, "--resume", "--limit", "4")
-    assert (code, run.err) == (0, "no checkpoint at 'run.ckpt' yet: the run begins anew\n")
+    assert (code, run.err) == (0, "no checkpoint at 'run.ckpt' yet: the run starts from the beginning\n")
 
 
 @pytest.mark.slow
