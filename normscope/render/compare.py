@@ -1,43 +1,35 @@
 """A comparison of two reports as a table, for a terminal or in Markdown."""
 
-from dataclasses import replace
-
 from normscope.escaping import counted, printable
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import joined, markdown_table
 from normscope.render.numbers import align, aligned, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, drawn, flow, printed
 from normscope.results.compare import Compared, Comparison, LayerDrift
 
 _BAR = 4
 
 
-def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen | None = None) -> str:
-    """Return the `top` layers that moved most, one a row, as text with line ends.
-
-    Nothing in the comparison is taken for markup, and no escape codes are in the text but the colours
-    that `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    heads = [flow(about(side, name), screen, "bold") for side, name in _sides(comparison)]
+def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
+    """Return the `top` layers that moved most, one a row, as text with line ends."""
+    heads = [flow(side, screen, "bold") for side in sides(comparison)]
     return printed([*heads, *drawn(drifts(comparison, top, screen.glyphs), screen)], screen)
 
 
 def render_comparison_markdown(comparison: Comparison, *, top: int = 20) -> str:
     """Return what `render_comparison` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    heads = "  \n".join(joined(about(side, name)) for side, name in _sides(comparison))
+    heads = "  \n".join(map(joined, sides(comparison)))
     return "\n\n".join([f"## {heads}", *markdown_table(drifts(comparison, top, UNICODE))]) + "\n"
 
 
-def _sides(comparison: Comparison) -> list[tuple[Compared, str]]:
-    return list(zip(comparison.reports, "AB", strict=True))
+def sides(comparison: Comparison) -> list[list[str]]:
+    """Return the facts about A and B: which model was measured, and what was fed to it."""
+    return [_about(side, name) for side, name in zip(comparison.reports, "AB", strict=True)]
 
 
-def about(side: Compared, name: str) -> list[str]:
-    """Say which model one of the reports is of, and what was fed to it."""
+def _about(side: Compared, name: str) -> list[str]:
     model, *rest = headline(side)
     return [f"{name}: {model}", *rest[:2], *workload(side)[:2]]
 

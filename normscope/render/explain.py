@@ -8,7 +8,8 @@ from rich.text import Text
 
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, printed
+from normscope.render.markdown import escape, markdown_table
+from normscope.render.terminal import Screen, drawn, printed
 from normscope.results.glossary.entry import NOTATION, Entry
 from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
@@ -17,9 +18,8 @@ _MEASURE = 100
 _HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
 
 
-def render_glossary(screen: Screen | None = None) -> str:
+def render_glossary(screen: Screen = Screen()) -> str:
     """Return one line for every number of every report, by topic, as text with line ends."""
-    screen = _at_least(screen or Screen())
     parts = [part for grid in _topics() for part in drawn(grid, screen)]
     return printed([*parts[1:], Text(), Text(_HINT, "dim")], screen)
 
@@ -29,11 +29,8 @@ def render_glossary_markdown() -> str:
     return _markdown(_topics(), _HINT)
 
 
-def render_entries(
-    entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen | None = None
-) -> str:
+def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen = Screen()) -> str:
     """Return entries in full, then those `below` the first in a line each, as text with line ends."""
-    screen = _at_least(screen or Screen())
     screen = replace(screen, width=min(screen.width, _MEASURE))
     return printed([*_in_full(entries, below, screen)][1:], screen)
 
@@ -46,13 +43,7 @@ def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = (
 
 
 def _markdown(grids: Iterable[Grid], note: str) -> str:
-    from normscope.render.markdown import escape, markdown_table
-
     return "\n\n".join([*(part for grid in grids for part in markdown_table(grid)), escape(note)]) + "\n"
-
-
-def _at_least(screen: Screen) -> Screen:
-    return replace(screen, width=max(screen.width, LEAST_WIDTH))
 
 
 def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -> Iterator[RenderableType]:

@@ -1,5 +1,6 @@
-"""Tables before layout: titled columns of cells, and the choice of columns for a width."""
+"""Tables before layout: titled columns of cells, their wording, and the columns that fit a width."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -50,6 +51,33 @@ class Grid:
     notes: Sequence[str] = ()
     strong: frozenset[int] = frozenset()
     faint: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines of facts, the first of which is the heading, above tables, or a sentence in a table's place."""
+
+    lines: Sequence[Sequence[str]]
+    grids: Sequence[Grid | str]
+
+
+# The word for one of what was fed, instead of "text"; inputs of several kinds are samples.
+_NOUNS = {"image": "image", "audio": "sound", "several": "sample"}
+
+
+def reword_grid(grid: Grid, medium: str) -> Grid:
+    """Return a table whose heading, titles and notes name what was fed; its cells are data and stay."""
+    columns = [
+        replace(column, title=reword(column.title, medium), about=reword(column.about, medium))
+        for column in grid.columns
+    ]
+    notes = [reword(note, medium) for note in grid.notes]
+    return replace(grid, heading=reword(grid.heading, medium), columns=columns, notes=notes)
+
+
+def reword(sentence: str, medium: str) -> str:
+    """Return one of our own sentences with "text" replaced by the word for what was fed."""
+    return re.sub(r"\btext(s?)\b", rf"{_NOUNS.get(medium, 'text')}\1", sentence)
 
 
 def fit(grid: Grid, width: int, ellipsis: str) -> Grid:

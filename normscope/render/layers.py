@@ -1,34 +1,29 @@
 """The list of a model's normalization layers as a table, for a terminal or in Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from normscope.escaping import counted, grouped, printable
-from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.grid import Column, Grid, Section
+from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, short
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.layers import Outline, OutlinedLayer
 
 
-def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | None = None) -> str:
-    """Return one row a layer, as text with line ends; what all layers share stands above the table.
-
-    Nothing in the outline is taken for markup, and no escape codes are in the text but the colours
-    that `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    grid, shared = outline_grid(outline, verbose)
-    top = [flow(about(outline), screen, "bold")] + ([flow(shared, screen, "")] if shared else [])
-    return printed([*top, *drawn(grid, screen)], screen)
+def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
+    """Return one row a layer, as text with line ends; what all layers share stands above the table."""
+    return render_sections([section(outline, verbose)], screen)
 
 
 def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
     """Return what `render_outline` shows as GitHub-flavoured Markdown, no name cut."""
+    return markdown_sections([section(outline, verbose)])
+
+
+def section(outline: Outline, verbose: bool) -> Section:
+    """Return the model, what its layers share, and their table."""
     grid, shared = outline_grid(outline, verbose)
-    parts = [f"## {joined(about(outline))}", *([joined(shared)] if shared else []), *markdown_table(grid)]
-    return "\n\n".join(parts) + "\n"
+    return Section([about(outline), *([shared] if shared else [])], [grid])
 
 
 def about(outline: Outline) -> list[str]:

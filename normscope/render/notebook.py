@@ -1,22 +1,16 @@
 """Results as HTML tables, for notebooks: in the reader's own colours, light or dark, and nothing loaded."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
-from normscope.render import compare, why
+from normscope.render import compare, inspect, layers, swap, why
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import choice, noisiest, over_layers
 from normscope.render.glyphs import UNICODE
-from normscope.render.grid import Column, Grid
+from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
-from normscope.render.layer import least_agreeing
-from normscope.render.layers import about as about_outline
-from normscope.render.layers import outline_grid
 from normscope.render.markdown import is_numeric
-from normscope.render.modality_wording import worded
-from normscope.render.outliers import recurring
-from normscope.render.summary import headline, summary, workload
-from normscope.render.swap import grids, plan
+from normscope.render.summary import headline, workload
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
 from normscope.results.inspect import Report
@@ -40,61 +34,55 @@ _STYLE = """
 .normscope p { margin: 0.2em 0; color: inherit; }
 """
 
-Shown = tuple[Sequence[Sequence[str]], Iterable[Grid | None]]
-
 
 def render_html(result: object) -> str:
-    """Return a result as one HTML element; every string of it is text there, whatever it holds."""
-    heads, tables = _parts(result)
-    lines = [
-        tag("p", UNICODE.separator.join(parts), class_="" if i else "strong") for i, parts in enumerate(heads)
+    """Return a result as one HTML element; every string in it is text there, whatever it holds."""
+    section = _section(result)
+    lines = [*section.lines, *([warning] for warning in getattr(result, "warnings", ()))]
+    paragraphs = [
+        tag("p", UNICODE.separator.join(facts), class_="" if i else "strong") for i, facts in enumerate(lines)
     ]
-    style = tag("style", Markup(_STYLE))
-    return str(tag("div", style, *lines, *map(_table, filter(None, tables)), class_="normscope"))
+    tables = [_table(grid) for grid in section.grids if isinstance(grid, Grid)]
+    return str(tag("div", tag("style", Markup(_STYLE)), *paragraphs, *tables, class_="normscope"))
 
 
 @singledispatch
-def _parts(result: object) -> Shown:
-    """Return what a result says in lines, each of several facts, and its tables."""
+def _section(result: object) -> Section:
+    """Return the lines of facts and the tables that a notebook shows of a result."""
     raise TypeError(f"{type(result).__name__} has no HTML")
 
 
-@_parts.register
-def _(result: Report) -> Shown:
-    tables = (summary(result, least_agreeing(result), UNICODE), recurring(result, _TOP))
-    worded_tables = [worded(grid, result.run.medium) for grid in tables if grid is not None]
-    return [headline(result), workload(result), *([note] for note in result.warnings)], worded_tables
+@_section.register
+def _(result: Report) -> Section:
+    return next(inspect.sections(result, (), _TOP, False, UNICODE))
 
 
-@_parts.register
-def _(result: BatchReport) -> Shown:
-    heads = [headline(result), workload(result), choice(result), *([note] for note in result.warnings)]
-    return heads, [over_layers(result, noisiest(result), UNICODE), *fillings(result, _TOP)]
+@_section.register
+def _(result: BatchReport) -> Section:
+    grids = [over_layers(result, noisiest(result), UNICODE), *fillings(result, _TOP)]
+    return Section([headline(result), workload(result), choice(result)], grids)
 
 
-@_parts.register
-def _(result: SwapReport) -> Shown:
-    heads = [headline(result), workload(result), plan(result), *([note] for note in result.warnings)]
-    return heads, grids(result, UNICODE)
+@_section.register
+def _(result: SwapReport) -> Section:
+    return swap.section(result, UNICODE)
 
 
-@_parts.register
-def _(result: WhyReport) -> Shown:
-    heads = [why.about(result), why.workload(result), *([note] for note in result.warnings)]
-    return heads, [why.verdicts(result), why.pooled_grid(result.pooled)]
+@_section.register
+def _(result: WhyReport) -> Section:
+    return Section(
+        [why.about(result), why.workload(result)], [why.verdicts(result), why.pooled_grid(result.pooled)]
+    )
 
 
-@_parts.register
-def _(result: Comparison) -> Shown:
-    sides = [compare.about(side, name) for side, name in zip(result.reports, "AB", strict=True)]
-    notes = ([note] for note in result.warnings)
-    return [*sides, *notes], [compare.drifts(result, _MOST_MOVED, UNICODE)]
+@_section.register
+def _(result: Comparison) -> Section:
+    return Section(compare.sides(result), [compare.drifts(result, _MOST_MOVED, UNICODE)])
 
 
-@_parts.register
-def _(result: Outline) -> Shown:
-    grid, shared = outline_grid(result, verbose=False)
-    return [about_outline(result), *([shared] if shared else [])], [grid]
+@_section.register
+def _(result: Outline) -> Section:
+    return layers.section(result, verbose=False)
 
 
 def _table(grid: Grid) -> Markup:

@@ -10,13 +10,12 @@ from rich.text import Text
 
 from normscope.escaping import counted, grouped
 from normscope.render.curves import Curve, curved
-from normscope.render.grid import Column, Grid
+from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, mapped
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
-from normscope.render.modality_wording import said, worded
 from normscope.render.numbers import align, aligned, percent
 from normscope.render.summary import agreement, headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, draw_facts, drawn, printed
 from normscope.results.common import Floats
 from normscope.results.inspect import EffectSize, ExplainedByToken, LayerReport, Report
 
@@ -27,23 +26,20 @@ def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen =
     """Return the report as bars, heat maps and curves, as text with line ends.
 
     `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
-    with BN. Nothing in the report is taken for markup, and no escape codes are in the text but the
-    colours that `screen` asks for.
+    with BN.
     """
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
     return printed(_parts(report, list(layers) or least_agreeing(report), screen), screen)
 
 
 def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield from drawn(worded(by_layer(report, shown, screen), report.run.medium), screen)
+    yield from draw_facts([headline(report), workload(report)], screen)
+    yield from drawn(reword_grid(by_layer(report, shown, screen), report.run.medium), screen)
     for map in (over_positions(report), over_features(report)):
         yield from mapped(map, screen) if map else ()
     for name in shown:
         layer = report.layers[name]
         yield Text()
-        yield flow(title(layer), screen, "bold")
+        yield from draw_facts([title(layer)], screen)
         for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
             yield from drawn(grid, screen) if grid else ()
 
@@ -133,13 +129,13 @@ def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | 
     if stats is None or not len(stats.count):
         return None
     curves = [
-        Curve(said("texts", medium), stats.count.astype(np.float64)),
+        Curve(reword("texts", medium), stats.count.astype(np.float64)),
         Curve("LN mean", stats.token_mean),
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
         Curve("BN variance", stats.variance, log=True),
     ]
-    notes = [said("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
+    notes = [reword("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
     return curved("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 

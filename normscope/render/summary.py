@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import Glyphs
-from normscope.render.grid import Column, Grid
-from normscope.render.modality_wording import said
+from normscope.render.grid import Column, Grid, reword
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.short_names import cut_middle
 from normscope.results.batches import BatchReport
@@ -35,7 +34,7 @@ def workload(report: _Measured) -> list[str]:
     """Say what was fed to the model."""
     run = report.run
     parts = [
-        counted(run.texts, said("text", run.medium)),
+        counted(run.texts, reword("text", run.medium)),
         counted(run.tokens, "token"),
         _longest(run),
         f"padding {percent(run.padding_share)}",

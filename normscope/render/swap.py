@@ -5,45 +5,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from rich.console import RenderableType
-
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
-from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.grid import Column, Grid, Section
+from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
 _HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
-def render_swap(report: SwapReport, *, screen: Screen | None = None) -> str:
-    """Return the effect of replacing each layer, and all, as text with line ends.
-
-    Nothing in the report is taken for markup, and no escape codes are in the text but the colours that
-    `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, screen), screen)
+def render_swap(report: SwapReport, *, screen: Screen = Screen()) -> str:
+    """Return the effect of replacing each layer, and all layers, as text with line ends."""
+    return render_sections([section(report, screen.glyphs)], screen)
 
 
 def render_swap_markdown(report: SwapReport) -> str:
     """Return what `render_swap` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    parts = [f"## {joined(headline(report))}", joined(workload(report)), joined(plan(report))]
-    parts += [part for grid in grids(report, UNICODE) for part in markdown_table(grid)]
-    return "\n\n".join(parts) + "\n"
+    return markdown_sections([section(report, UNICODE)])
 
 
-def _parts(report: SwapReport, screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield flow(plan(report), screen, "")
-    for grid in grids(report, screen.glyphs):
-        yield from drawn(grid, screen)
+def section(report: SwapReport, glyphs: Glyphs) -> Section:
+    """Return the report's lines of facts and its tables."""
+    return Section([headline(report), workload(report), plan(report)], grids(report, glyphs))
 
 
 def plan(report: SwapReport) -> list[str]:

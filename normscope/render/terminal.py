@@ -1,7 +1,7 @@
-"""Terminal output: grids and lines of facts, coloured or plain, in the available width."""
+"""Terminal output: tables and lines of facts, coloured or plain, that fit the screen's width."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.box import Box
@@ -10,18 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.render.glyphs import ASCII, UNICODE, Glyphs
-from normscope.render.grid import GAP, Column, Grid, fit
+from normscope.render.grid import GAP, Column, Grid, Section, fit
 
 _STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
 DRAWN = {"plain": "green", "ln": "cyan", "bn": "magenta"}
-LEAST_WIDTH = 60  # a narrower screen wraps lines; cutting numbers would change them
+LEAST_WIDTH = 60  # a narrower screen wraps lines, since cutting numbers would change them
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What a rendering is for: its width, whether colours and Unicode can be shown, and 256 colours.
+    """The screen to render for: its width in columns, and whether it shows colours, Unicode, 256 colours.
 
-    80 columns is what every terminal, log viewer and issue thread shows without wrapping.
+    Every terminal, log viewer and issue thread shows 80 columns without wrapping. A `width` below
+    `LEAST_WIDTH` becomes that.
     """
 
     width: int = 80
@@ -29,18 +30,42 @@ class Screen:
     unicode: bool = True
     palette: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", max(self.width, LEAST_WIDTH))
+
     @property
     def glyphs(self) -> Glyphs:
         """The characters to draw with."""
         return UNICODE if self.unicode else ASCII
 
 
+def render_sections(sections: Iterable[Section], screen: Screen) -> str:
+    """Return sections as text with line ends, an empty line between them."""
+    return printed(list(_section_parts(sections, screen))[1:], screen)
+
+
+def _section_parts(sections: Iterable[Section], screen: Screen) -> Iterator[RenderableType]:
+    for section in sections:
+        yield Text()
+        yield from draw_facts(section.lines, screen)
+        for grid in section.grids:
+            yield from [Text(grid, "dim")] if isinstance(grid, str) else drawn(grid, screen)
+
+
+def draw_facts(lines: Iterable[Sequence[str]], screen: Screen) -> Iterator[Text]:
+    """Return lines of facts, the first in bold."""
+    yield from (flow(facts, screen, "" if i else "bold") for i, facts in enumerate(lines))
+
+
 def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
-    """Return what a screen shows, as text with line ends; no string is taken for markup."""
+    """Return parts as text with line ends.
+
+    No string in them is read as markup. The only escape codes are those of the screen's colours.
+    """
     file = io.StringIO()
     console = Console(
         file=file,
-        width=max(screen.width, LEAST_WIDTH),
+        width=screen.width,
         force_terminal=screen.colour,
         color_system=("256" if screen.palette else "standard") if screen.colour else None,
         no_color=not screen.colour,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from normscope.escaping import printable
-from normscope.render.compare import about
+from normscope.render.compare import sides
 from normscope.render.html_markup import Markup, join, tag
 from normscope.render.numbers import with_interval
 from normscope.render.page import captions as words
@@ -165,10 +165,9 @@ def _source(file: str, result: Saved) -> Iterator[str]:
     yield tag("strong", _COMMANDS[type(result).__name__])
     yield f" ({file}): " if file else ": "
     if isinstance(result, Comparison):
-        sides = zip(result.reports, "AB", strict=True)
-        yield "; ".join(_SEPARATOR.join(about(side, name)) for side, name in sides)
-        return
-    yield _SEPARATOR.join([*headline(result), *workload(result)])
+        yield "; ".join(map(_SEPARATOR.join, sides(result)))
+    else:
+        yield _SEPARATOR.join([*headline(result), *workload(result)])
 
 
 _COMMANDS = {
