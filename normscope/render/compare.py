@@ -13,7 +13,7 @@ _BAR = 4
 
 
 def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
-    """Return the `top` layers that moved most, one a row, as text with line ends."""
+    """Return the table of the `top` layers whose statistics moved most, as text with line ends."""
     heads = [flow(side, screen, "bold") for side in sides(comparison)]
     return printed([*heads, *drawn(drifts(comparison, top, screen.glyphs), screen)], screen)
 
@@ -37,14 +37,14 @@ def _about(side: Compared, name: str) -> list[str]:
 def drifts(comparison: Comparison, top: int, glyphs: Glyphs) -> Grid:
     """Return the table of the layers that moved most."""
     layers = list(comparison.layers.values())[:top]
-    most = max((layer.bn_drift.mean for layer in layers if layer.bn_drift.mean >= 0), default=0.0)
-    bars = [glyphs.bar(layer.bn_drift.mean / most if most else 0.0, _BAR) for layer in layers]
-    means = [f"{n} {b}".rstrip() for n, b in zip(aligned(x.bn_drift.mean for x in layers), bars, strict=True)]
+    maximum = max((layer.bn_drift.mean for layer in layers if layer.bn_drift.mean >= 0), default=0.0)
+    means = [layer.bn_drift.mean for layer in layers]
+    shares = [mean / maximum if maximum else 0.0 for mean in means]
     renamed = any(layer.name != layer.other for layer in layers)
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("layer of B", "", [printable(x.other) for x in layers], rank=4)] if renamed else []),
-        Column("BN mean", "moved by", means, "bn"),
+        Column("BN mean", "moved by", glyphs.bars_after(aligned(means), shares, _BAR), "bn"),
         Column("BN sd", "moved by", aligned(layer.bn_drift.variance for layer in layers), "bn"),
         Column("LN mean", "moved by", aligned((layer.ln_drift.mean for layer in layers), 2), "ln", rank=2),
         Column("LN variance", "moved by", aligned((x.ln_drift.variance for x in layers), 2), "ln", rank=1),
@@ -60,9 +60,9 @@ def _signed(layers: list[LayerDrift], name: str) -> list[str]:
 
 
 def _heading(comparison: Comparison, shown: int) -> str:
-    every = counted(len(comparison.layers), "normalization layer")
-    few = f", the {shown} that moved most" if shown < len(comparison.layers) else ", most moved first"
-    return every + few
+    layers = counted(len(comparison.layers), "normalization layer")
+    order = f", the {shown} that moved most" if shown < len(comparison.layers) else ", most moved first"
+    return layers + order
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -72,7 +72,7 @@ def _notes(comparison: Comparison) -> list[str]:
         "LN: the same of the average token's mean and variance, over A's sd and variance.",
         "change: B less A, of agreement with BN and of what position explains.",
     ]
-    for which, names in (("A", comparison.only_a), ("B", comparison.only_b)):
+    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines += [f"only in {which}: {printable(names[0])}{more}"] if names else []
+        lines += [f"only in {side}: {printable(names[0])}{more}"] if names else []
     return lines

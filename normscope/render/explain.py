@@ -1,4 +1,4 @@
-"""The glossary for a terminal or in Markdown: a list of all numbers, or some in full."""
+"""The glossary for a terminal or in Markdown: a list of all numbers, or full entries of some."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,13 +13,12 @@ from normscope.render.terminal import Screen, drawn, printed
 from normscope.results.glossary.entry import NOTATION, Entry
 from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
-# Prose on longer lines is hard to read.
-_MEASURE = 100
+_MAX_WIDTH = 100  # prose in longer lines is hard to read
 _HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
 
 
 def render_glossary(screen: Screen = Screen()) -> str:
-    """Return one line for every number of every report, by topic, as text with line ends."""
+    """Return one line for each number of every report, by topic, as text with line ends."""
     parts = [part for grid in _topics() for part in drawn(grid, screen)]
     return printed([*parts[1:], Text(), Text(_HINT, "dim")], screen)
 
@@ -30,8 +29,8 @@ def render_glossary_markdown() -> str:
 
 
 def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen = Screen()) -> str:
-    """Return entries in full, then those `below` the first in a line each, as text with line ends."""
-    screen = replace(screen, width=min(screen.width, _MEASURE))
+    """Return entries in full, then the entries `below` the first, one a line, as text with line ends."""
+    screen = replace(screen, width=min(screen.width, _MAX_WIDTH))
     return printed([*_in_full(entries, below, screen)][1:], screen)
 
 
@@ -55,7 +54,7 @@ def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -
 
 
 def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
-    """One entry as a table of two columns without titles."""
+    """One entry in full, as a table of two columns without titles."""
     facts = {
         "definition": entry.definition,
         "formula": entry.formula.replace("; ", line_end),
@@ -66,8 +65,8 @@ def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
         "in tables": ", ".join(entry.columns),
         "see also": ", ".join(entry.see_also),
     }
-    said = {name: text for name, text in facts.items() if text}
-    columns = [Column("", "", [*said]), Column("", "", [*said.values()], wraps=True)]
+    facts = {name: text for name, text in facts.items() if text}
+    columns = [Column("", "", [*facts]), Column("", "", [*facts.values()], wraps=True)]
     return Grid(f"{entry.name}{separator}{entry.title}", columns)
 
 
@@ -81,7 +80,7 @@ def _topics() -> Iterator[Grid]:
 
 
 def _lines(heading: str, entries: Sequence[Entry], widest: int = 0) -> Grid:
-    """Entries in a line each; what comes after the names lines up with other tables of this `widest`."""
+    """Entries in one line each; names are padded to `widest`, so that tables line up."""
     columns = [
         Column("name", "", [entry.name.ljust(widest) for entry in entries]),
         Column("what it is", "", [entry.title for entry in entries], wraps=True),

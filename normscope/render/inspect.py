@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Section, reword_grid
-from normscope.render.layer import least_agreeing, over_features, over_positions, title
+from normscope.render.layer import feature_table, least_agreeing, position_table, title
 from normscope.render.markdown import markdown_sections
-from normscope.render.outliers import by_layer, recurring
+from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.inspect import LayerReport, Report
@@ -43,8 +43,8 @@ def sections(
     grids = [
         summary(report, shown, glyphs),
         details(report) if verbose else None,
-        recurring(report, top),
-        by_layer(report) if verbose else None,
+        recurring_outliers(report, top),
+        outliers_by_layer(report) if verbose else None,
     ]
     medium = report.run.medium
     yield Section([headline(report), workload(report)], [reword_grid(grid, medium) for grid in grids if grid])
@@ -53,7 +53,7 @@ def sections(
 
 
 def _layer_section(layer: LayerReport, top: int, medium: str, glyphs: Glyphs) -> Section:
-    grids = {"position": over_positions(layer, top, glyphs), "feature": over_features(layer, top, glyphs)}
+    grids = {"position": position_table(layer, top, glyphs), "feature": feature_table(layer, top, glyphs)}
     tables = [
         reword_grid(grid, medium)
         if grid

@@ -11,7 +11,7 @@ from normscope.results.layers import Outline, OutlinedLayer
 
 
 def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
-    """Return one row a layer, as text with line ends; what all layers share stands above the table."""
+    """Return a table with one row a layer, below what all layers share, as text with line ends."""
     return render_sections([section(outline, verbose)], screen)
 
 
@@ -27,7 +27,7 @@ def section(outline: Outline, verbose: bool) -> Section:
 
 
 def about(outline: Outline) -> list[str]:
-    """Say which model it is."""
+    """Return the facts about the model."""
     model = outline.model
     revision = [f"revision {model.revision}"] if model.revision else []
     parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
@@ -35,7 +35,7 @@ def about(outline: Outline) -> list[str]:
 
 
 def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
-    """Return the table, and in words what is the same in all of its layers and so not in it."""
+    """Return the table, and as facts the columns that are left out since all layers have the same value."""
     layers = outline.layers
     columns = {
         "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
@@ -44,13 +44,13 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
         "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
         "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
     }
-    alike = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
-    shared = [_words(name, columns[name].cells[0].strip()) for name in alike]
+    constant = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
+    shared = [_fact(name, columns[name].cells[0].strip()) for name in constant]
     grid = Grid(
         counted(len(layers), "normalization layer"),
         [
             *_names(layers, verbose),
-            *(column for name, column in columns.items() if name not in alike),
+            *(column for name, column in columns.items() if name not in constant),
             Column("place", "", [printable(layer.place) for layer in layers]),
             Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
         ],
@@ -72,9 +72,9 @@ def _each(layers: Sequence[OutlinedLayer]) -> str:
     return "the layer" if len(layers) == 1 else "each"
 
 
-def _words(name: str, cell: str) -> str:
-    words = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
-    return words.get(name, f"{name} {cell}")
+def _fact(name: str, cell: str) -> str:
+    facts = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
+    return facts.get(name, f"{name} {cell}")
 
 
 def _features(layer: OutlinedLayer) -> str:

@@ -1,4 +1,4 @@
-"""Results as HTML tables, for notebooks: in the reader's own colours, light or dark, and nothing loaded."""
+"""Results as HTML tables for notebooks, in the reader's own colours, light or dark; they load nothing."""
 
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
@@ -19,8 +19,8 @@ from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
 _TOP = 10
-_MOST_MOVED = 20
-# No colour of its own but a share of the text's: so it suits whatever it stands on.
+_MAX_MOVERS = 20
+# All colours are those of the surrounding text or half transparent, so they suit light and dark notebooks.
 _STYLE = """
 .normscope { overflow-x: auto; color: inherit; }
 .normscope table { border-collapse: collapse; margin: 0.6em 0; color: inherit; background: none; }
@@ -36,7 +36,7 @@ _STYLE = """
 
 
 def render_html(result: object) -> str:
-    """Return a result as one HTML element; every string in it is text there, whatever it holds."""
+    """Return a result as one HTML element; every string of the result is escaped."""
     section = _section(result)
     lines = [*section.lines, *([warning] for warning in getattr(result, "warnings", ()))]
     paragraphs = [
@@ -77,7 +77,7 @@ def _(result: WhyReport) -> Section:
 
 @_section.register
 def _(result: Comparison) -> Section:
-    return Section(compare.sides(result), [compare.drifts(result, _MOST_MOVED, UNICODE)])
+    return Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)])
 
 
 @_section.register
@@ -99,7 +99,7 @@ def _rows(grid: Grid) -> Iterator[Markup]:
 
 
 def _cells(column: Column) -> Sequence[str]:
-    """Return cells, numbers in one width: spaces before them align them, and a bar after must not undo it."""
+    """Return cells, numbers padded to one width: a bar after a number must not undo its alignment."""
     width = max(map(len, column.cells), default=0)
     return [cell.ljust(width) for cell in column.cells] if _kind(column) else column.cells
 

@@ -1,4 +1,4 @@
-"""Tables and bars of the effects of replaced layers, for a terminal or in Markdown."""
+"""Tables and bars of the effects of replacing layers, for a terminal or in Markdown."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -34,19 +34,21 @@ def section(report: SwapReport, glyphs: Glyphs) -> Section:
 
 
 def plan(report: SwapReport) -> list[str]:
-    """Say what was put in the layers' place, by which statistics, and what the untouched model predicts."""
-    known, baseline = report.calibration, report.baseline
-    parts = [f"calibrated on {counted(known.texts, 'other text')}, {counted(known.tokens, 'token')}"]
-    parts += ["recalibrated"] if known.recalibrated else []
+    """Return the facts about the replacements' calibration and the predictions of the untouched model."""
+    calibration, baseline = report.calibration, report.baseline
+    parts = [
+        f"calibrated on {counted(calibration.texts, 'other text')}, {counted(calibration.tokens, 'token')}"
+    ]
+    parts += ["recalibrated"] if calibration.recalibrated else []
     if baseline.head is not None:
-        asked = _HEADS.get(baseline.head, printable(baseline.head))
-        parts.append(f"predicts {asked}: {counted(baseline.targets, 'token')}")
+        targets = _HEADS.get(baseline.head, printable(baseline.head))
+        parts.append(f"predicts {targets}: {counted(baseline.targets, 'token')}")
         parts.append(f"untouched: perplexity {short(baseline.perplexity)}")
     return [*parts, f"seed {report.seed}"]
 
 
 def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
-    """Return the tables: each layer replaced alone, one after the other if that was asked for, and all."""
+    """Return the tables: each layer replaced alone, one after the other if measured, and all together."""
     layers, kind = report.by_damage(), printable(report.kind)
     names = Column("layer", "", [layer.name for layer in layers], names=True)
     alone = Grid(
@@ -69,7 +71,7 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
 
 
 def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
-    """Show what was folded into what, what that does where it is not all layers, and why others were not."""
+    """Yield the tables of the folded layers, of their effect if others remain, and of those not folded."""
     fold = report.fold
     if fold is None:
         return
@@ -81,7 +83,7 @@ def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
         columns = [_replaced([len(folded)]), *_columns([fold.effect], report, glyphs)]
         yield Grid("Those that are folded, together", columns)
     if others:
-        # Whole names: they say where to look.
+        # These names are not cut: they say where to look.
         names = Column("layer", "", [printable(layer.name) for layer in others])
         why = Column("not folded", "because", [printable(str(each.reason)) for each in others], wraps=True)
         yield Grid(f"{counted(len(others), 'layer')} not folded" if folded else heading, [names, why])
@@ -106,7 +108,7 @@ def _equal(tolerance: float) -> list[str]:
 
 
 def _readers(layer: FoldedLayer) -> str:
-    """Name the modules that read a layer, without the beginning that they share with its name."""
+    """Return the modules that read a layer, without the beginning that they share with its name."""
     into = [name.split(".") for name in layer.into]
     level = zip(layer.name.split("."), *into, strict=False)
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, level))
@@ -150,15 +152,15 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
 
 
 def _bars(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list[str]:
-    """Draw the damage: 1 - cosine from nothing to 1, or KL on a log scale; what is no number is full."""
+    """Draw the damage: 1 - cosine from 0 to 1, or KL on a log scale; an infinite damage fills its bar."""
     damage = filled = [effect.damage for effect in effects]
     if report.baseline.loss is not None:
-        # One scale for all tables.
+        # All tables share one scale.
         others = [report.all_.effect, *(step.effect for step in report.cumulative or ())]
         others += [layer.effect for layer in report.layers.values()]
         values = [*damage, *(effect.damage for effect in others)]
-        known = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
-        filled = [0.04 + 0.96 * share for share in known[: len(damage)]]
+        heights = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
+        filled = [0.04 + 0.96 * height for height in heights[: len(damage)]]
     pairs = zip(filled, damage, strict=True)
     return [glyphs.bar(1.0 if math.isinf(value) else share, _BAR) for share, value in pairs]
 
@@ -174,7 +176,7 @@ def _interval(estimate: Estimate | None, glyphs: Glyphs) -> str:
 
 
 def _legend(report: SwapReport) -> list[str]:
-    """Explain the tables to someone who sees them for the first time."""
+    """Return lines that explain the tables to a first-time reader."""
     if report.baseline.loss is None:
         return [
             "hidden cosine: of the last hidden state and the untouched model's, by token.",

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from normscope.escaping import printable, quoted, reason
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.inspect import render_report, render_report_markdown
-from normscope.render.layer import distances, least_agreeing, spaced
+from normscope.render.layer import distances, least_agreeing, spaced_rows
 from normscope.render.markdown import escape
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.plots import render_plots
@@ -244,7 +244,7 @@ def test_bars_and_sparks() -> None:
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 10, 11, 40, 511, 100_000])
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 10, 50])
 def test_spaced_positions(length: int, most: int) -> None:
-    rows = spaced(length, most)
+    rows = spaced_rows(length, most)
     assert 1 <= len(rows) <= most
     assert rows == sorted(set(rows))
     assert rows[0] == 0
