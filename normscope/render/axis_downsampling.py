@@ -23,7 +23,7 @@ class AxisRuns:
 
     @classmethod
     def over(cls, length: int, room: int, *, late: bool = False) -> "AxisRuns":
-        """Cut an axis to at most `room` cells: evenly, or if `late` in runs of 1 and then ever longer ones."""
+        """Cut an axis to at most `room` cells: evenly, or if `late` in runs of 1, then ever longer ones."""
         if length <= room:
             return cls(length, range(length), min(max(room // max(length, 1), 1), _WIDEST_CELL))
         even = [round(i * length / room) for i in range(room)]

@@ -3,10 +3,10 @@
 from normscope.escaping import counted, printable
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.markdown import join_facts, markdown_table
 from normscope.render.numbers import align, aligned, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, draw_grid, flow, render_parts
 from normscope.results.compare import Compared, Comparison, LayerDrift
 
 _BAR = 4
@@ -15,12 +15,12 @@ _BAR = 4
 def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
     """Return the table of the `top` layers whose statistics moved most, as text with line ends."""
     heads = [flow(side, screen, "bold") for side in sides(comparison)]
-    return printed([*heads, *drawn(drifts(comparison, top, screen.glyphs), screen)], screen)
+    return render_parts([*heads, *draw_grid(drifts(comparison, top, screen.glyphs), screen)], screen)
 
 
 def render_comparison_markdown(comparison: Comparison, *, top: int = 20) -> str:
     """Return what `render_comparison` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    heads = "  \n".join(map(joined, sides(comparison)))
+    heads = "  \n".join(map(join_facts, sides(comparison)))
     return "\n\n".join([f"## {heads}", *markdown_table(drifts(comparison, top, UNICODE))]) + "\n"
 
 

@@ -29,7 +29,7 @@ class Curve:
         return heights
 
 
-def curved(
+def curve_grid(
     heading: str,
     curves: Sequence[Curve],
     axis: str,

@@ -9,7 +9,7 @@ from rich.text import Text
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, markdown_table
-from normscope.render.terminal import Screen, drawn, printed
+from normscope.render.terminal import Screen, draw_grid, render_parts
 from normscope.results.glossary.entry import NOTATION, Entry
 from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
@@ -19,8 +19,8 @@ _HINT = "normscope explain NAME shows one in full; NAME is one of these, or the 
 
 def render_glossary(screen: Screen = Screen()) -> str:
     """Return one line for each number of every report, by topic, as text with line ends."""
-    parts = [part for grid in _topics() for part in drawn(grid, screen)]
-    return printed([*parts[1:], Text(), Text(_HINT, "dim")], screen)
+    parts = [part for grid in _topics() for part in draw_grid(grid, screen)]
+    return render_parts([*parts[1:], Text(), Text(_HINT, "dim")], screen)
 
 
 def render_glossary_markdown() -> str:
@@ -31,7 +31,7 @@ def render_glossary_markdown() -> str:
 def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen = Screen()) -> str:
     """Return entries in full, then the entries `below` the first, one a line, as text with line ends."""
     screen = replace(screen, width=min(screen.width, _MAX_WIDTH))
-    return printed([*_in_full(entries, below, screen)][1:], screen)
+    return render_parts([*_in_full(entries, below, screen)][1:], screen)
 
 
 def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = ()) -> str:
@@ -48,7 +48,7 @@ def _markdown(grids: Iterable[Grid], note: str) -> str:
 def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -> Iterator[RenderableType]:
     grids = [_facts(entry, screen.glyphs.separator, "\n") for entry in entries] + _below(entries, below)
     for grid in grids:
-        yield from drawn(grid, screen)
+        yield from draw_grid(grid, screen)
     yield Text()
     yield Text(NOTATION, "dim")
 

@@ -14,7 +14,7 @@ from normscope.render.glyphs import logarithms, shares, step
 from normscope.render.grid import GAP, GOOD_NAME
 from normscope.render.numbers import short
 from normscope.render.short_names import shorten
-from normscope.render.terminal import DRAWN, Screen
+from normscope.render.terminal import DRAWING_STYLES, Screen
 from normscope.results.common import Floats
 
 # Viridis in the 256 colours of terminals: it gets lighter with each step, so the colour-blind can read it.
@@ -71,7 +71,7 @@ def _cell(height: float, wide: int, screen: Screen) -> Text:
         # The glyph has the colour of its background: it shows only where the text is copied to.
         colour = f"color({RAMP[step(height, len(RAMP))]})"
         return Text(glyph, f"{colour} on {colour}")
-    return Text(glyph, DRAWN["bn"])
+    return Text(glyph, DRAWING_STYLES["bn"])
 
 
 def _legend(cells: Floats, unit: str, screen: Screen) -> Text:

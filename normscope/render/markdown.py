@@ -15,7 +15,7 @@ def markdown_sections(sections: Iterable[Section]) -> str:
     """
     parts: list[str] = []
     for section in sections:
-        first, *rest = map(joined, section.lines)
+        first, *rest = map(join_facts, section.lines)
         parts += [f"{'###' if parts else '##'} {first}", *rest]
         for grid in section.grids:
             parts += markdown_table(grid) if isinstance(grid, Grid) else ()
@@ -23,7 +23,7 @@ def markdown_sections(sections: Iterable[Section]) -> str:
 
 
 def markdown_table(grid: Grid) -> Iterator[str]:
-    """Return a grid's heading, table and notes."""
+    """Yield a grid's heading, table and notes."""
     yield f"**{escape(grid.heading)}**"
     yield "\n".join(_lines(grid))
     if grid.notes:
@@ -42,7 +42,7 @@ def _title(column: Column) -> str:
 
 
 def is_numeric(column: Column) -> bool:
-    """Whether every cell begins as a number does."""
+    """Whether every cell begins like a number."""
     return all(cell.strip()[:1] in set("-0123456789") for cell in column.cells)
 
 
@@ -50,12 +50,12 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def joined(parts: Iterable[str]) -> str:
+def join_facts(facts: Iterable[str]) -> str:
     """Return facts on one line."""
-    return escape(UNICODE.separator.join(parts))
+    return escape(UNICODE.separator.join(facts))
 
 
 def escape(text: str) -> str:
-    """Return `text` as Markdown that shows just it: no link, tag, code, mention or cell of its own."""
-    shown = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+    """Return `text` as Markdown that shows it as it is: no link, tag, code, mention or table cell."""
+    escaped = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")

@@ -8,13 +8,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.escaping import counted, grouped
-from normscope.render.curves import Curve, curved
+from normscope.render.curves import Curve, curve_grid
 from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, draw_heat_map
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
 from normscope.render.numbers import align, aligned, percent
 from normscope.render.summary import agreement, explained_share, fit_r2, headline, workload
-from normscope.render.terminal import Screen, draw_facts, drawn, printed
+from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, Report
 
@@ -27,12 +27,12 @@ def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen =
     `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
     with BN.
     """
-    return printed(_parts(report, list(layers) or least_agreeing(report), screen), screen)
+    return render_parts(_parts(report, list(layers) or least_agreeing(report), screen), screen)
 
 
 def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
     yield from draw_facts([headline(report), workload(report)], screen)
-    yield from drawn(reword_grid(layer_bars(report, shown, screen), report.run.medium), screen)
+    yield from draw_grid(reword_grid(_layer_bars(report, shown, screen), report.run.medium), screen)
     for heat_map in (position_map(report), feature_map(report)):
         yield from draw_heat_map(heat_map, screen) if heat_map else ()
     for name in shown:
@@ -40,10 +40,10 @@ def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[Ren
         yield Text()
         yield from draw_facts([title(layer)], screen)
         for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
-            yield from drawn(grid, screen) if grid else ()
+            yield from draw_grid(grid, screen) if grid else ()
 
 
-def layer_bars(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
+def _layer_bars(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
     """Return the table of all layers as bars from 0 to 1: agreement, and shares of explained variance."""
     layers = list(report.layers.values())
     width = min(max((screen.width - 50) // 2, _MIN_BAR), _MAX_BAR)
@@ -133,7 +133,7 @@ def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | 
         Curve("BN variance", stats.variance, log=True),
     ]
     notes = [reword("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
-    return curved("By position", curves, "position", screen, notes, stats.numbers.tolist())
+    return curve_grid("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 
 def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
@@ -150,7 +150,7 @@ def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
         curves.append(Curve(f"{who} leaves mean", np.sort(output.mean)))
         curves.append(Curve(f"{who} leaves sd", np.sort(np.sqrt(output.variance)), log=True))
     notes = ["BN would leave mean 0 and sd 1 in every feature."] if output else []
-    return curved("By feature, each row sorted", curves, "rank", screen, notes)
+    return curve_grid("By feature, each row sorted", curves, "rank", screen, notes)
 
 
 def _longest_axis(layers: Sequence[LayerReport]) -> list[int]:

@@ -13,8 +13,8 @@ from normscope.render.glyphs import ASCII, UNICODE, Glyphs
 from normscope.render.grid import GAP, Column, Grid, Section, fit
 
 _STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
-DRAWN = {"plain": "green", "ln": "cyan", "bn": "magenta"}
-LEAST_WIDTH = 60  # a narrower screen wraps lines, since cutting numbers would change them
+DRAWING_STYLES = {"plain": "green", "ln": "cyan", "bn": "magenta"}
+MIN_WIDTH = 60  # a narrower screen wraps lines, since cutting numbers would change them
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Screen:
     """The screen to render for: its width in columns, and whether it shows colours, Unicode, 256 colours.
 
     Every terminal, log viewer and issue thread shows 80 columns without wrapping. A `width` below
-    `LEAST_WIDTH` becomes that.
+    `MIN_WIDTH` becomes that.
     """
 
     width: int = 80
@@ -31,7 +31,7 @@ class Screen:
     palette: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", max(self.width, LEAST_WIDTH))
+        object.__setattr__(self, "width", max(self.width, MIN_WIDTH))
 
     @property
     def glyphs(self) -> Glyphs:
@@ -41,7 +41,7 @@ class Screen:
 
 def render_sections(sections: Iterable[Section], screen: Screen) -> str:
     """Return sections as text with line ends, an empty line between them."""
-    return printed(list(_section_parts(sections, screen))[1:], screen)
+    return render_parts(list(_section_parts(sections, screen))[1:], screen)
 
 
 def _section_parts(sections: Iterable[Section], screen: Screen) -> Iterator[RenderableType]:
@@ -49,15 +49,15 @@ def _section_parts(sections: Iterable[Section], screen: Screen) -> Iterator[Rend
         yield Text()
         yield from draw_facts(section.lines, screen)
         for grid in section.grids:
-            yield from [Text(grid, "dim")] if isinstance(grid, str) else drawn(grid, screen)
+            yield from [Text(grid, "dim")] if isinstance(grid, str) else draw_grid(grid, screen)
 
 
 def draw_facts(lines: Iterable[Sequence[str]], screen: Screen) -> Iterator[Text]:
-    """Return lines of facts, the first in bold."""
+    """Yield lines of facts, the first in bold."""
     yield from (flow(facts, screen, "" if i else "bold") for i, facts in enumerate(lines))
 
 
-def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
+def render_parts(parts: Iterable[RenderableType], screen: Screen) -> str:
     """Return parts as text with line ends.
 
     No string in them is read as markup. The only escape codes are those of the screen's colours.
@@ -78,8 +78,8 @@ def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
 
 
-def drawn(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
-    """Return a grid as a table that fits the screen, under its heading and above its notes."""
+def draw_grid(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
+    """Yield a grid: its heading, a table that fits the screen, and its notes."""
     yield Text()
     yield Text(grid.heading, "bold")
     yield _table(fit(grid, screen.width, screen.glyphs.ellipsis), screen)
@@ -104,7 +104,7 @@ def _table(grid: Grid, screen: Screen) -> Table:
         table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")
     for row, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
         style = "bold" if row in grid.strong else "dim" if row in grid.faint else ""
-        styles = [f"{style} {DRAWN[column.side]}" if column.drawn else style for column in grid.columns]
+        styles = [f"{style} {DRAWING_STYLES[c.side]}" if c.drawn else style for c in grid.columns]
         table.add_row(*map(Text, cells, styles))
     return table
 
@@ -114,12 +114,12 @@ def _head(column: Column, qualified: bool) -> Text:
     return Text(column.title, _STYLES[column.side]).append_text(about)
 
 
-def flow(parts: Iterable[str], screen: Screen, style: str) -> Text:
-    """Join facts on as few lines as they need; only one that is wider than the screen is broken."""
+def flow(facts: Iterable[str], screen: Screen, style: str) -> Text:
+    """Join facts on as few lines as possible; only a fact that is wider than the screen is broken."""
     separator = screen.glyphs.separator
     lines = [""]
-    for part in parts:
-        longer = lines[-1] + separator + part if lines[-1] else part
-        lines[-1:] = [longer] if Text(longer).cell_len <= screen.width or not lines[-1] else [lines[-1], part]
+    for fact in facts:
+        longer = lines[-1] + separator + fact if lines[-1] else fact
+        lines[-1:] = [longer] if Text(longer).cell_len <= screen.width or not lines[-1] else [lines[-1], fact]
     first, *rest = lines
     return Text("\n").join([Text(first, style), *(Text(line) for line in rest)])

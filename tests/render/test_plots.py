@@ -14,11 +14,11 @@ from rich.cells import cell_len
 
 from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.batch_plots import render_batch_plots
-from normscope.render.curves import Curve, curved
+from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import ASCII, UNICODE
 from normscope.render.heatmap import RAMP, HeatMap, draw_heat_map
 from normscope.render.plots import feature_map, position_map, render_plots
-from normscope.render.terminal import Screen, printed
+from normscope.render.terminal import Screen, render_parts
 from normscope.results.inspect import LayerReport, Report
 from tests.support import reports
 from tests.support.reports import MINILM, NAN
@@ -138,7 +138,7 @@ def test_features_of_other_widths_are_left_out() -> None:
 def test_a_heat_map_puts_shades_in_order() -> None:
     values = np.array([[1.0, 10.0, 100.0, NAN], [0.0, 1.0, 1.0, 1000.0]])
     for screen in (Screen(60), Screen(60, unicode=False)):
-        text = printed(draw_heat_map(HeatMap("h", ["a", "b"], values, "axis", "units"), screen), screen)
+        text = render_parts(draw_heat_map(HeatMap("h", ["a", "b"], values, "axis", "units"), screen), screen)
         lines = text.splitlines()
         shades = screen.glyphs.shades
         at = [int(len(shades) * share + 1e-9) for share in (0, 1 / 3, 2 / 3)]
@@ -185,7 +185,7 @@ def test_the_first_positions_stand_alone() -> None:
 
 
 def test_curves_say_their_ends_and_draw_between_them() -> None:
-    grid = curved(
+    grid = curve_grid(
         "h", [Curve("a", np.array([1.0, 10.0, 100.0]), log=True), Curve("b", np.array([3.0, NAN, 1.0]))],
         "rank", Screen(60), [],
     )  # fmt: skip
