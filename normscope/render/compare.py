@@ -69,8 +69,8 @@ def _notes(comparison: Comparison) -> list[str]:
     lines = [
         "BN: distance of the means, and of the standard deviations, of the features,",
         "over the norm of A's standard deviations (TID). 0 is no difference.",
-        "LN: the same of the average token's mean and variance, over A's sd and variance.",
-        "change: B less A, of agreement with BN and of what position explains.",
+        "LN: the same for the mean and variance of tokens, over A's sd and variance.",
+        "change: B minus A, of agreement with BN and of what position explains.",
     ]
     for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

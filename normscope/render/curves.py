@@ -44,11 +44,11 @@ def curve_grid(
     """
     names = Column("", "", [f"{curve.name}, log" if curve.log else curve.name for curve in curves])
     finite = [curve.values[np.isfinite(curve.values)] for curve in curves]
-    minimum = Column("least", "", align(short(min(values, default=math.nan)) for values in finite))
-    maximum = Column("greatest", "", align(short(max(values, default=math.nan)) for values in finite))
+    minimum = Column("minimum", "", align(short(min(values, default=math.nan)) for values in finite))
+    maximum = Column("maximum", "", align(short(max(values, default=math.nan)) for values in finite))
     room = screen.width - names.width - minimum.width - maximum.width - 3 * GAP
     runs = AxisRuns.over(len(curves[0].values), room, late=axis == "position")
     lines = [runs.draw(screen.glyphs.stairs(shares(runs.reduce(c.heights).tolist()))) for c in curves]
     drawn = Column(axis, runs.ticks(numbers), lines, drawn=True)
-    scale = "Each row has a scale of its own, from its least to its greatest number."
+    scale = "Each row has its own scale, from its minimum to its maximum."
     return Grid(heading, [names, minimum, drawn, maximum], [*notes, scale])

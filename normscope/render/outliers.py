@@ -56,9 +56,9 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
 
 _NOTES = [
     "6 or more in size in the output, in at least 6% of the tokens, in a quarter of the layers or more.",
-    "tokens: the share of them, in the layer with most.",
+    "tokens: the largest share of tokens in one of these layers.",
     "sd ratio: the sd of the layer's input there over that of the median feature.",
-    "stands out: in how many of these layers over 3 sd from the layer's others.",
+    "stands out: in how many of these layers it is over 3 sd from the others.",
 ]
 
 

@@ -82,7 +82,7 @@ def legend(kinds: Iterable[str], glyphs: Glyphs) -> list[str]:
     """Return lines that explain the summary to a first-time reader."""
     lines = [
         f"LN: one mean and variance per token (shown: average {glyphs.plus_minus}sd over tokens).",
-        f"BN: one per feature, over all tokens of all texts (shown: least{glyphs.ellipsis}greatest).",
+        f"BN: one per feature, over all tokens of all texts (shown: minimum{glyphs.ellipsis}maximum).",
         "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
         "position explains: share of the input's variance that goes with the position.",
     ]

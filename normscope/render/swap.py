@@ -181,10 +181,10 @@ def _legend(report: SwapReport) -> list[str]:
         return [
             "hidden cosine: of the last hidden state and the untouched model's, by token.",
             "sentence cosine: of their means over a text's tokens. 1 is the same.",
-            "damage: 1 - hidden cosine; the most comes first.",
+            "damage: 1 - hidden cosine; the largest comes first.",
         ]
     return [
         "KL: how far the predicted probabilities are from the untouched model's.",
-        "top 1 agrees: how often both find the same token the likeliest.",
-        "damage: KL, on a log scale; the most comes first.",
+        "top 1 agrees: how often both predict the same token as the likeliest.",
+        "damage: KL, on a log scale; the largest comes first.",
     ]

@@ -285,7 +285,7 @@ def test_positions_are_relative_to_the_layers_average_and_share_columns_when_the
     figure = maps.positions(one(report), report)
     seen = data(figure)
     assert figure
-    assert "3 share one" in figure.notes[1]
+    assert "average of 3 positions" in figure.notes[1]
     for row in seen:
         stats = report.layers[row["name"]].position
         assert stats
@@ -698,7 +698,7 @@ def test_of_very_many_features_the_furthest_are_drawn(monkeypatch: pytest.Monkey
     distance = (layer.own_output.mean**2) + (np.sqrt(layer.own_output.variance) - 1) ** 2
     assert 5 <= len(shown) <= 10 + 6
     assert int(np.argmax(distance)) in [row["feature"] for row in shown]
-    assert "Of more than 10 features that many are drawn" in figure.notes[0]
+    assert "Of more features only 10 are drawn" in figure.notes[0]
 
 
 @pytest.mark.parametrize("code", ["import os; os.abort()", "raise ValueError('out of memory')"])

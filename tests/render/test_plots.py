@@ -189,10 +189,10 @@ def test_curves_say_their_ends_and_draw_between_them() -> None:
         "h", [Curve("a", np.array([1.0, 10.0, 100.0]), log=True), Curve("b", np.array([3.0, NAN, 1.0]))],
         "rank", Screen(60), [],
     )  # fmt: skip
-    names, least, line, greatest = (column.cells for column in grid.columns)
+    names, minimum, line, maximum = (column.cells for column in grid.columns)
     assert names == ["a, log", "b"]
     assert line == ["▁▁▁▅▅▅███", "███   ▁▁▁"]
-    assert [cell.strip() for cell in (*least, *greatest)] == ["1.00", "1.00", "100", "3.00"]
+    assert [cell.strip() for cell in (*minimum, *maximum)] == ["1.00", "1.00", "100", "3.00"]
 
 
 def test_shades_are_told_apart_from_nothing() -> None:

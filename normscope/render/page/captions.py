@@ -24,8 +24,8 @@ def agreement(names: Sequence[str], values: Floats) -> str:
     if low is None or high is None:
         return "No layer's agreement with BN is known."
     return (
-        f"BN's output is least like the layer's own at {_name(names, low)}, agreement {short(values[low])}, "
-        f"and most like it at {_name(names, high)}, {short(values[high])}. "
+        f"BN's output is least similar to the layer's own at {_name(names, low)}, agreement "
+        f"{short(values[low])}, and most similar at {_name(names, high)}, {short(values[high])}. "
         f"The median of {counted(len(values), 'layer')} is {_median(values)}; 1 is the same up to scale."
     )
 
@@ -85,7 +85,7 @@ def scatter(layer: LayerReport, who: str) -> str:
     """Say how the features of one layer differ in scale, before and after its normalization."""
     stats, left = layer.feature, layer.own_output
     if stats is None or left is None:
-        return "Its own output is not known."
+        return "The layer's own output is not known."
     before, after = np.sqrt(stats.variance), np.sqrt(left.variance)
     return (
         f"The features' standard deviations are {_extremes(before)} in the input of "
@@ -98,7 +98,7 @@ def profile(layer: LayerReport, who: str) -> str:
     """Say how the variance of one layer changes over the positions."""
     stats = layer.position
     if stats is None:
-        return "Its positions are not known."
+        return "The layer's positions are not known."
     above = stats.variance / np.where(stats.token_variance > 0, stats.token_variance, np.nan) - 1
     maximum = float(np.nanmax(above)) if np.isfinite(above).any() else math.nan
     per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
@@ -114,8 +114,8 @@ def noise(names: Sequence[str], size: int, by: Mapping[str, Floats]) -> str:
     parts = [f"{order} {_median(values)}" for order, values in by.items()]
     order, values = next(iter(by.items()))
     return (
-        f"In batches of {size} texts the means that BN would use are off, in the median layer and in "
-        f"standard deviations, by: {', '.join(parts)}. By layer, {order}: {_range(names, values)}."
+        f"In batches of {size} texts, the means that BN would use are off by this many standard deviations "
+        f"in the median layer: {', '.join(parts)}. By layer, {order}: {_range(names, values)}."
     )
 
 
@@ -127,7 +127,7 @@ def sizes(name: str, rows: Sequence[BatchNoise]) -> str:
         noise = [f"{short(row.tid.mean.mean)} at {row.batch_size}" for row in ordered if row.order == order]
         parts.append(f"{ORDERS[order]} {noise[0]} texts and {noise[-1]}")
     return (
-        f"At {printable(name)} the means of batches are off by so many standard deviations: "
+        f"At {printable(name)}, the means of batches are off by this many standard deviations: "
         f"{'; '.join(parts)}."
     )
 
@@ -149,11 +149,11 @@ def damage(report: SwapReport) -> str:
 def outliers(features: Sequence[OutlierFeature], layers: int) -> str:
     """Say which features are outliers in many layers."""
     if not features:
-        return "No feature is an outlier in layer after layer."
+        return "No feature is an outlier in many layers."
     named = ", ".join(f"{each.feature} (in {counted(len(each.layers), 'layer')})" for each in features[:5])
     more = f" and {len(features) - 5} more" if len(features) > 5 else ""
-    what = "Features that are outliers" if len(features) > 1 else "A feature that is an outlier"
-    return f"{what} in layer after layer, of {counted(layers, 'layer')}: {named}{more}."
+    subject = "Features that are outliers" if len(features) > 1 else "A feature that is an outlier"
+    return f"{subject} in many layers, of {counted(layers, 'layer')}: {named}{more}."
 
 
 def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:

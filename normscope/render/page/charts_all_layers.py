@@ -57,7 +57,7 @@ def agreement(part: PagePart, report: Report) -> Figure:
     )
     return Figure(
         "agreement",
-        "How like BN's output is each layer's own?",
+        "How close is each layer's output to BatchNorm's?",
         layer_specification(bars + numbers, len(layers)),
         [Slice(columns, captions.agreement([layer.name for _, layer in layers], values))],
         heads,

@@ -52,7 +52,7 @@ def positions(part: PagePart, report: Report) -> Figure | None:
     notes = ["1 is the layer's average over all tokens. BN per feature has one scale for all positions."]
     if step > 1:
         notes.append(
-            f"Position 0 has a column of its own; of the others, {step} share one, as their average."
+            f"Position 0 has a column of its own; each other column is the average of {step} positions."
         )
     return Figure(
         "positions",
@@ -88,7 +88,7 @@ def features(part: PagePart, report: Report) -> Figure | None:
     columns["span"] = [_span(low, high) for _, low, high, _, _ in picked]
     label = "distance from 0, 1"
     step = edges[1] - edges[0]
-    notes = [f"{step} features share a column: the one furthest from 0 and 1 gives its colour, and is named."]
+    notes = [f"{step} features share a column, which shows the one furthest from mean 0 and variance 1."]
     return Figure(
         "features",
         f"Which features does {who} leave unlike BN?",
@@ -126,7 +126,7 @@ def outliers(part: PagePart, report: Report) -> Figure | None:
     notes = [f"{more} more features recur, in fewer layers."] if more > 0 else []
     return Figure(
         "outliers",
-        "Which features stand out in layer after layer?",
+        "Which features stand out in many layers?",
         layer_specification(chart, len(set(columns["layer"]))),
         [Slice(columns, captions.outliers(report.outlier_features, len(report.layers)))],
         heads,

@@ -35,11 +35,11 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
     slices = [_feature_slice(report.layers.get(name), who, maximum) for name in part.layers]
     widest = max((layer.features for layer in report.layers.values()), default=0)
     note = (
-        f"Named: at most {_MAX_NAMED} that keep an sd of 2 or more. Outlier: 6 or more in 6% of the tokens."
+        f"Named: at most {_MAX_NAMED} features that keep an sd of 2 or more. "
+        "Outliers: an output of 6 or more in at least 6% of the tokens."
     )
-    fewer = (
-        f" Of more than {grouped(maximum)} features that many are drawn: half of them the furthest from 0, 1."
-    )
+    if widest > maximum:
+        note += f" Of more features only {grouped(maximum)} are drawn, half of them those furthest from 0, 1."
     if not any(slices):
         return None
     names = ["other features", "outliers"]
@@ -74,7 +74,7 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
         slices,
         {**titles, "distance": "distance from 0, 1"},
         ["own_output", "own_output.variance", "feature.variance"],
-        [note + fewer if widest > maximum else note],
+        [note],
         per_layer=True,
     )
 

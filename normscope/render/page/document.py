@@ -31,7 +31,7 @@ def html(parts: Sequence[PagePart]) -> str:
         "parts": [_data(*arguments) for arguments in zip(ids, parts, charts, strict=True)],
     }
     models = dict.fromkeys(printable(part.model.id) for part in parts)
-    title = f"{', '.join(models)}: BN beside LN"
+    title = f"{', '.join(models)}: BN and LN compared"
     return _document(title, _navigation(ids, titles), join(*body), embedded(data))
 
 
@@ -65,14 +65,14 @@ def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
 
 
 _INTRODUCTION = (
-    "How the statistics that BatchNorm (BN) would use differ from those that the model's normalization "
-    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, positions and features."
+    "This page shows in which layers, positions and features the statistics that BatchNorm (BN) would use "
+    "differ from those that the model's normalization layers really use (LN: LayerNorm's, or RMSNorm's)."
 )
 
 
-_WITHOUT_SCRIPTS = tag("noscript", tag("p", "The charts need JavaScript; their words and tables do not."))
+_WITHOUT_SCRIPTS = tag("noscript", tag("p", "The charts need JavaScript; their captions and tables do not."))
 _FOOTER = (
-    f"Made by normscope {__version__}. This file is complete: it loads nothing, and can be kept and sent."
+    f"Made by normscope {__version__}. This file is complete: it loads nothing; you can keep or send it."
 )
 
 

@@ -102,7 +102,7 @@ def _one_layer(id: str, part: PagePart, charts: Sequence[Figure]) -> list[Markup
 def _figure(id: str, figure: Figure, layer: int) -> Markup:
     """Return a chart's place with its caption, the glossary's definitions, and its table."""
     part = figure.slice(layer)
-    says = part.says if part else "There are no such numbers of this layer."
+    says = part.says if part else "This layer has no such numbers."
     entries = [ENTRIES[name] for name in figure.metrics]
     heading = f"{id}-{figure.name}-title"
     return tag(
@@ -149,8 +149,8 @@ def _claims(id: str, report: WhyReport) -> list[Markup]:
     """Return the article's claims with this model's evidence."""
     listed = tag("ol", *(tag("li", _claim(finding)) for finding in report.claims), class_="claims")
     about = (
-        "Why NLP uses LayerNorm and not BatchNorm, claim by claim; numbers with 95% intervals, in bold the "
-        "one that decides."
+        "Why NLP uses LayerNorm and not BatchNorm, claim by claim. Numbers have 95% intervals; the number "
+        "that decides is bold."
     )
     return [tag("h3", CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
 
@@ -179,7 +179,7 @@ def _measured(part: PagePart) -> list[Markup]:
     """Return the runs that the numbers are from, and their warnings."""
     lines = [tag("li", *_source(file, result)) for file, result in part.files]
     warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
-    warned = [tag("p", "The runs warned:"), tag("ul", *(tag("li", text) for text in warnings))]
+    warned = [tag("p", "Warnings of the runs:"), tag("ul", *(tag("li", text) for text in warnings))]
     return [tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else [])]
 
 
