@@ -27,28 +27,22 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
     ]
     rows = list(zip(shown, layers_of_each, strict=True))
     widths = {each.width for each in features}
+
+    def maxima(field: str) -> list[float]:
+        return [outlier_maximum(each, layers, field) for each, layers in rows]
+
+    def counts(name: str) -> list[str]:
+        return align(_affine_count(each, layers, name) for each, layers in rows)
+
     columns = [
         Column("feature", "", align(str(each.feature) for each in shown)),
         *([Column("of", "", align(grouped(each.width) for each in shown))] if len(widths) > 1 else []),
         Column("layers", "", align(_share_of_layers(each) for each in shown)),
-        Column(
-            "tokens",
-            "at most",
-            align(percent(outlier_maximum(each, layers, "share")) for each, layers in rows),
-        ),
-        Column(
-            "output", "largest", aligned(outlier_maximum(each, layers, "largest") for each, layers in rows)
-        ),
+        Column("tokens", "at most", align(map(percent, maxima("share")))),
+        Column("output", "largest", aligned(maxima("largest"))),
         Column("sd ratio", "largest", aligned(_sd_ratio(each.feature, layers) for each, layers in rows)),
-        Column(
-            "weight",
-            "stands out",
-            align(_affine_count(each, layers, "weight") for each, layers in rows),
-            rank=3,
-        ),
-        Column(
-            "bias", "stands out", align(_affine_count(each, layers, "bias") for each, layers in rows), rank=4
-        ),
+        Column("weight", "stands out", counts("weight"), rank=3),
+        Column("bias", "stands out", counts("bias"), rank=4),
     ]
     more = [f"{len(shown)} of {len(features)} features, those in most layers first."]
     return Grid("Outlier features", columns, (more if len(shown) < len(features) else []) + _NOTES)
@@ -68,27 +62,24 @@ def outliers_by_layer(report: Report) -> Grid | None:
     if not pairs:
         return None
     outliers = [each for _, each in pairs]
+
+    def counts(name: str) -> list[str]:
+        return align(_count(_affine_outliers(each, name)) for each in outliers)
+
     columns = [
         Column("layer", "", [layer.name for layer, _ in pairs], names=True),
         Column("6 or more", "features", [_large(each) for each in outliers]),
         Column("sd ratio", "", aligned(each.sd_ratio for each in outliers)),
         Column("massive", "elements", align(grouped(each.massive.count) for each in outliers), rank=1),
         *(_massive(outliers) if any(each.massive.count for each in outliers) else []),
-        Column(
-            "weight",
-            "stands out",
-            align(_counted(_affine_outliers(each, "weight")) for each in outliers),
-            rank=2,
-        ),
-        Column(
-            "bias", "stands out", align(_counted(_affine_outliers(each, "bias")) for each in outliers), rank=2
-        ),
+        Column("weight", "stands out", counts("weight"), rank=2),
+        Column("bias", "stands out", counts("bias"), rank=2),
     ]
     return Grid("Outliers in each layer", columns, _BY_LAYER)
 
 
 _BY_LAYER = [
-    "6 or more: features whose output is, in at least 6% of the tokens.",
+    "6 or more: features with an output of that size in at least 6% of the tokens.",
     "sd ratio: the largest over the median standard deviation of a feature.",
     "massive: elements of the input over 100, and over 1000 medians of their text.",
     "stands out: how many features have a weight or bias over 3 sd from the others.",
@@ -156,12 +147,12 @@ def _large(outliers: Outliers) -> str:
     return _listed(outliers.llm_int8.features if outliers.llm_int8 else None)
 
 
-def _counted(features: Counts | None) -> str:
+def _count(features: Counts | None) -> str:
     return UNKNOWN if features is None else grouped(len(features))
 
 
 def _listed(features: Counts | None) -> str:
-    """Write a few numbers, and how many more there are."""
+    """Write the first few numbers, and how many more there are."""
     if features is None:
         return UNKNOWN
     return ", ".join(map(str, features[:FEW].tolist())) + _rest(features)

@@ -104,7 +104,7 @@ def profile(layer: LayerReport, who: str) -> str:
     per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     return (
         f"At {printable(layer.name)} {who}'s variance, averaged at each position, is "
-        f"{_extremes(stats.token_variance, 'position')}. BN per feature takes one for all positions, "
+        f"{_extremes(stats.token_variance, 'position')}. BN per feature uses one for all positions, "
         f"{short(per_feature)} on average; BN per position is at most {percent(maximum)} above {who}'s."
     )
 
@@ -163,7 +163,7 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
         return "How far the layers moved is not known."
     return (
         f"{_name(names, high)} moved most: BN's means by {short(means[high])} of their standard deviations, "
-        f"these themselves by {short(spreads[high])}. The median of {counted(len(means), 'layer')} is "
+        f"the standard deviations by {short(spreads[high])}. The median of {counted(len(means), 'layer')} is "
         f"{_median(means)} and {_median(spreads)}."
     )
 
