@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.render.glyphs import UNICODE
@@ -19,8 +18,7 @@ _HINT = "normscope explain NAME shows one in full; NAME is one of these, or the 
 
 def render_glossary(screen: Screen = Screen()) -> str:
     """Return one line for each number of every report, by topic, as text with line ends."""
-    parts = [part for grid in _topics() for part in draw_grid(grid, screen)]
-    return render_parts([*parts[1:], Text(), Text(_HINT, "dim")], screen)
+    return _text(_topics(), _HINT, screen)
 
 
 def render_glossary_markdown() -> str:
@@ -31,26 +29,29 @@ def render_glossary_markdown() -> str:
 def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen = Screen()) -> str:
     """Return entries in full, then the entries `below` the first, one a line, as text with line ends."""
     screen = replace(screen, width=min(screen.width, _MAX_WIDTH))
-    return render_parts([*_in_full(entries, below, screen)][1:], screen)
+    return _text(_in_full(entries, below, screen.glyphs.separator, "\n"), NOTATION, screen)
 
 
 def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = ()) -> str:
     """Return what `render_entries` shows as GitHub-flavoured Markdown."""
-    return _markdown(
-        [_facts(entry, UNICODE.separator, "; ") for entry in entries] + _below(entries, below), NOTATION
-    )
+    return _markdown(_in_full(entries, below, UNICODE.separator, "; "), NOTATION)
+
+
+def _text(grids: Iterable[Grid], note: str, screen: Screen) -> str:
+    parts = [part for grid in grids for part in draw_grid(grid, screen)]
+    return render_parts([*parts[1:], Text(), Text(note, "dim")], screen)
 
 
 def _markdown(grids: Iterable[Grid], note: str) -> str:
     return "\n\n".join([*(part for grid in grids for part in markdown_table(grid)), escape(note)]) + "\n"
 
 
-def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -> Iterator[RenderableType]:
-    grids = [_facts(entry, screen.glyphs.separator, "\n") for entry in entries] + _below(entries, below)
-    for grid in grids:
-        yield from draw_grid(grid, screen)
-    yield Text()
-    yield Text(NOTATION, "dim")
+def _in_full(
+    entries: Sequence[Entry], below: Sequence[Entry], separator: str, line_end: str
+) -> Iterator[Grid]:
+    yield from (_facts(entry, separator, line_end) for entry in entries)
+    if below:
+        yield _lines(f"The numbers of {entries[0].name}", below)
 
 
 def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
@@ -61,17 +62,13 @@ def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
         "range": entry.range,
         "how to read": entry.reading,
         "source": entry.source,
-        "printed by": _commands(entry),
+        "printed by": ", ".join(f"normscope {command}" for command in entry.commands),
         "in tables": ", ".join(entry.columns),
         "see also": ", ".join(entry.see_also),
     }
     facts = {name: text for name, text in facts.items() if text}
     columns = [Column("", "", [*facts]), Column("", "", [*facts.values()], wraps=True)]
     return Grid(f"{entry.name}{separator}{entry.title}", columns)
-
-
-def _below(entries: Sequence[Entry], below: Sequence[Entry]) -> list[Grid]:
-    return [_lines(f"The numbers of {entries[0].name}", below)] if below else []
 
 
 def _topics() -> Iterator[Grid]:
@@ -88,7 +85,3 @@ def _lines(heading: str, entries: Sequence[Entry], widest: int = 0) -> Grid:
         Column("in tables", "", [", ".join(entry.columns) for entry in entries], rank=3),
     ]
     return Grid(heading, columns)
-
-
-def _commands(entry: Entry) -> str:
-    return ", ".join(f"normscope {command}" for command in entry.commands)

@@ -55,21 +55,17 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
             Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
         ],
     )
-    return grid, [f"{_each(layers)}: {shared[0]}", *shared[1:]] if shared else []
+    subject = "the layer" if len(layers) == 1 else "each"
+    return grid, [f"{subject}: {shared[0]}", *shared[1:]] if shared else []
 
 
 def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
     if not verbose:
         return [Column("layer", "", [layer.name for layer in layers], names=True)]
-    full = [printable(layer.name) for layer in layers]
     return [
         Column("#", "", align(str(layer.index) for layer in layers)),
-        Column("layer", "", full, wraps=True),
+        Column("layer", "", [printable(layer.name) for layer in layers], wraps=True),
     ]
-
-
-def _each(layers: Sequence[OutlinedLayer]) -> str:
-    return "the layer" if len(layers) == 1 else "each"
 
 
 def _fact(name: str, cell: str) -> str:

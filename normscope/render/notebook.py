@@ -1,7 +1,7 @@
 """Results as HTML tables for notebooks, in the reader's own colours, light or dark; they load nothing."""
 
-from collections.abc import Iterator, Sequence
-from functools import singledispatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from normscope.render import compare, inspect, layers, swap, why
 from normscope.render.batch_composition import fillings
@@ -11,6 +11,7 @@ from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
 from normscope.render.markdown import is_numeric
 from normscope.render.summary import headline, workload
+from normscope.results.base import Shown
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
 from normscope.results.inspect import Report
@@ -35,9 +36,9 @@ _STYLE = """
 """
 
 
-def render_html(result: object) -> str:
+def render_html(result: Shown) -> str:
     """Return a result as one HTML element; every string of the result is escaped."""
-    section = _section(result)
+    section = next(of(result) for kind, of in _SECTIONS.items() if isinstance(result, kind))
     lines = [*section.lines, *([warning] for warning in getattr(result, "warnings", ()))]
     paragraphs = [
         tag("p", UNICODE.separator.join(facts), class_="" if i else "strong") for i, facts in enumerate(lines)
@@ -46,43 +47,26 @@ def render_html(result: object) -> str:
     return str(tag("div", tag("style", Markup(_STYLE)), *paragraphs, *tables, class_="normscope"))
 
 
-@singledispatch
-def _section(result: object) -> Section:
-    """Return the lines of facts and the tables that a notebook shows of a result."""
-    raise TypeError(f"{type(result).__name__} has no HTML")
+def _batch_section(report: BatchReport) -> Section:
+    grids = [over_layers(report, noisiest(report), UNICODE), *fillings(report, _TOP)]
+    return Section([headline(report), workload(report), choice(report)], grids)
 
 
-@_section.register
-def _(result: Report) -> Section:
-    return next(inspect.sections(result, (), _TOP, False, UNICODE))
-
-
-@_section.register
-def _(result: BatchReport) -> Section:
-    grids = [over_layers(result, noisiest(result), UNICODE), *fillings(result, _TOP)]
-    return Section([headline(result), workload(result), choice(result)], grids)
-
-
-@_section.register
-def _(result: SwapReport) -> Section:
-    return swap.section(result, UNICODE)
-
-
-@_section.register
-def _(result: WhyReport) -> Section:
+def _why_section(report: WhyReport) -> Section:
     return Section(
-        [why.about(result), why.workload(result)], [why.verdicts(result), why.pooled_grid(result.pooled)]
+        [why.about(report), why.workload(report)], [why.verdicts(report), why.pooled_grid(report.pooled)]
     )
 
 
-@_section.register
-def _(result: Comparison) -> Section:
-    return Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)])
-
-
-@_section.register
-def _(result: Outline) -> Section:
-    return layers.section(result, verbose=False)
+# The lines of facts and the tables that a notebook shows of each kind of result.
+_SECTIONS: dict[type, Callable[[Any], Section]] = {
+    Report: lambda result: next(inspect.sections(result, (), _TOP, False, UNICODE)),
+    BatchReport: _batch_section,
+    SwapReport: lambda result: swap.section(result, UNICODE),
+    WhyReport: _why_section,
+    Comparison: lambda result: Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)]),
+    Outline: lambda result: layers.section(result, verbose=False),
+}
 
 
 def _table(grid: Grid) -> Markup:

@@ -13,7 +13,7 @@ from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, draw_heat_map
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
 from normscope.render.numbers import align, aligned, percent
-from normscope.render.summary import agreement, explained_share, fit_r2, headline, workload
+from normscope.render.summary import NOTES, agreement, explained_share, fit_r2, headline, workload
 from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, Report
@@ -66,15 +66,10 @@ def _layer_bars(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
         *([explained("word", "token", 2)] if words else []),
         Column("best BN", "fit r2", bars(aligned(fits), fits), "bn", rank=4, drawn=True),
     ]
-    notes = [
-        "Every bar is from 0 to 1.",
-        "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
-        "position explains: share of the input's variance that goes with the position.",
-    ]
     strong = frozenset(i for i, layer in enumerate(layers) if layer.name in shown)
     faint = frozenset(i for i, layer in enumerate(layers) if not layer.calls)
     heading = counted(len(layers), "normalization layer")
-    return Grid(heading, columns, notes, strong, faint)
+    return Grid(heading, columns, ["Every bar is from 0 to 1.", *NOTES], strong, faint)
 
 
 def position_map(report: Report) -> HeatMap | None:

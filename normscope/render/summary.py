@@ -56,14 +56,13 @@ def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:
     """Return the table of all layers; the layers `shown` in detail are stressed."""
     layers = list(report.layers.values())
     kinds = {layer.kind for layer in layers}
-    words = [percent(explained_share(layer, "token")) for layer in layers]
     coverage = [x.explained.token.coverage for x in layers if x.explained and x.explained.token]
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("kind", "", [_kind(layer, glyphs) for layer in layers])] if len(kinds) > 1 else []),
         *_ln_columns(layers, glyphs, rank=3 if coverage else 1),
         *_bn_columns(layers, glyphs),
-        *([Column("word", "explains", align(words), rank=2)] if coverage else []),
+        *([_explains("word", layers, "token", 2)] if coverage else []),
         *_wide_columns(layers),
     ]
     called = sum(layer.calls > 0 for layer in layers)
@@ -72,19 +71,24 @@ def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:
     return Grid(
         f"{len(layers)} normalization layers{one_kind}{dead}",
         columns,
-        [*legend(kinds, glyphs), *_word_notes(coverage)],
+        [*_legend(kinds, glyphs), *_word_notes(coverage)],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
         faint=frozenset(i for i, layer in enumerate(layers) if not layer.calls),
     )
 
 
-def legend(kinds: Iterable[str], glyphs: Glyphs) -> list[str]:
+NOTES = (
+    "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
+    "position explains: share of the input's variance that goes with the position.",
+)
+
+
+def _legend(kinds: Iterable[str], glyphs: Glyphs) -> list[str]:
     """Return lines that explain the summary to a first-time reader."""
     lines = [
         f"LN: one mean and variance per token (shown: average {glyphs.plus_minus}sd over tokens).",
         f"BN: one per feature, over all tokens of all texts (shown: minimum{glyphs.ellipsis}maximum).",
-        "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
-        "position explains: share of the input's variance that goes with the position.",
+        *NOTES,
     ]
     rms = ["rmsnorm: divides by the root mean square and subtracts no mean."]
     return lines + (rms if "rmsnorm" in kinds else [])
@@ -123,11 +127,10 @@ def _ln_columns(layers: Sequence[LayerReport], glyphs: Glyphs, rank: int) -> lis
 
 def _bn_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
     agreements = [agreement(layer) for layer in layers]
-    positions = [percent(explained_share(layer, "position")) for layer in layers]
     return [
         Column("BN variance", "by feature", _ranges(layers, glyphs), "bn"),
         Column("agreement", "with BN", glyphs.bars_after(aligned(agreements), agreements, _BAR), "bn"),
-        Column("position", "explains", align(positions), rank=2),
+        _explains("position", layers, "position", 2),
     ]
 
 
@@ -135,16 +138,21 @@ def _wide_columns(layers: Sequence[LayerReport]) -> list[Column]:
     def numbers(read: Callable[[LayerReport], float]) -> list[str]:
         return aligned(read(layer) for layer in layers)
 
-    texts = [percent(explained_share(layer, "sequence")) for layer in layers]
+    firsts = [layer.first_position.ratio if layer.first_position else math.nan for layer in layers]
     return [
-        Column("text", "explains", align(texts), rank=3),
+        _explains("text", layers, "sequence", 3),
         Column("best BN", "fit r2", numbers(fit_r2), rank=4),
         Column("agreement", "position", numbers(lambda x: agreement(x, "position")), rank=5),
         Column("agreement", "text", numbers(lambda x: agreement(x, "sequence")), rank=6),
-        Column("first position", "rms ratio", numbers(_first), rank=7),
+        Column("first position", "rms ratio", aligned(firsts), rank=7),
         Column("features", "", align(grouped(layer.features) for layer in layers), rank=8),
         Column("module", "", [printable(layer.module) for layer in layers], rank=9),
     ]
+
+
+def _explains(title: str, layers: Sequence[LayerReport], by: str, rank: int) -> Column:
+    shares = align(percent(explained_share(layer, by)) for layer in layers)
+    return Column(title, "explains", shares, rank=rank)
 
 
 def _kind(layer: LayerReport, glyphs: Glyphs) -> str:
@@ -192,7 +200,3 @@ def _word_notes(coverage: Sequence[float]) -> list[str]:
     minimum = min(coverage)
     rest = f", of the {percent(minimum)} of the tokens whose ids were kept" if minimum < 1 else ""
     return [f"word explains: the same for the token's id{rest}."]
-
-
-def _first(layer: LayerReport) -> float:
-    return layer.first_position.ratio if layer.first_position else math.nan
