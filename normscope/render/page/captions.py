@@ -24,8 +24,8 @@ def agreement(names: Sequence[str], values: Floats) -> str:
     if low is None or high is None:
         return "No layer's agreement with BN is known."
     return (
-        f"BN's output is least similar to the layer's own at {_name(names, low)}, agreement "
-        f"{short(values[low])}, and most similar at {_name(names, high)}, {short(values[high])}. "
+        f"BN's output is least similar to the layer's own at {printable(names[low])}, agreement "
+        f"{short(values[low])}, and most similar at {printable(names[high])}, {short(values[high])}. "
         f"The median of {counted(len(values), 'layer')} is {_median(values)}; 1 is the same up to scale."
     )
 
@@ -57,7 +57,7 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     _, row, at = worst
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
-        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. "
+        f"{printable(names[row])}, where it is {short(float(ratios[row][at]))} times that. "
         f"At position {numbers[start]} it is {_median(first)} times the average in the median layer, "
         f"{_range(names, first)}."
     )
@@ -162,9 +162,9 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
     if high is None:
         return "How far the layers moved is not known."
     return (
-        f"{_name(names, high)} moved most: BN's means by {short(means[high])} of their standard deviations, "
-        f"the standard deviations by {short(spreads[high])}. The median of {counted(len(means), 'layer')} is "
-        f"{_median(means)} and {_median(spreads)}."
+        f"{printable(names[high])} moved most: BN's means by {short(means[high])} of their standard "
+        f"deviations, the standard deviations by {short(spreads[high])}. The median of "
+        f"{counted(len(means), 'layer')} is {_median(means)} and {_median(spreads)}."
     )
 
 
@@ -197,10 +197,6 @@ def _ends(values: Floats) -> tuple[int | None, int | None]:
     return int(np.nanargmin(values)), int(np.nanargmax(values))
 
 
-def _name(names: Sequence[str], index: int) -> str:
-    return printable(names[index])
-
-
 def _median(values: Iterable[float], write: _Write = short) -> str:
     finite = [value for value in values if np.isfinite(value)]
     return write(float(np.median(finite))) if finite else "-"
@@ -211,8 +207,8 @@ def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:
     if low is None or high is None:
         return "with no layer known"
     return (
-        f"from {write(float(values[low]))} ({_name(names, low)}) to {write(float(values[high]))} "
-        f"({_name(names, high)})"
+        f"from {write(float(values[low]))} ({printable(names[low])}) to {write(float(values[high]))} "
+        f"({printable(names[high])})"
     )
 
 
