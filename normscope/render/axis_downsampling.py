@@ -10,7 +10,7 @@ from normscope.render.layer import spaced_rows
 from normscope.results.common import Floats
 
 _WIDEST_CELL = 3
-GAP = 2
+_TICK_GAP = 2  # spaces between labels
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AxisRuns:
         line = ""
         for i, start in enumerate(self.starts):
             at, label = i * self.wide, str(numbers[start])
-            if (not line or at >= len(line) + GAP * 2) and at + len(label) + GAP <= end:
+            if (not line or at >= len(line) + _TICK_GAP * 2) and at + len(label) + _TICK_GAP <= end:
                 line = line.ljust(at) + label
         return line.ljust(end) + last if line or self.length else ""
 

@@ -14,7 +14,7 @@ from normscope.render.summary import agreement
 from normscope.results.common import Floats
 from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report
 
-FEW = 30  # with fewer samples at a position, its variance is a rough guess
+_FEW_SAMPLES = 30  # with fewer samples at a position, its variance is a rough guess
 _BAR = 10
 _SPARK = 40
 SHORT_KINDS = {"layernorm": "LN", "rmsnorm": "RMS"}
@@ -42,7 +42,7 @@ def position_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
         return None
     reached = np.flatnonzero(stats.count)
     rows = reached[spaced_rows(len(reached), top)].tolist()
-    marks = ["*" if count < FEW else " " for count in stats.count[rows]]
+    marks = ["*" if count < _FEW_SAMPLES else " " for count in stats.count[rows]]
     counts = align(grouped(int(count)) for count in stats.count[rows])
     bars = [
         glyphs.bar(0.1 + 0.9 * share, _BAR) for share in shares(logarithms(stats.variance[rows]).tolist())
@@ -132,8 +132,8 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
     notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
     if stats.first is not None:
         notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
-    if (stats.count[list(rows)] < FEW).any():
-        notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
+    if (stats.count[list(rows)] < _FEW_SAMPLES).any():
+        notes.append(f"* fewer than {_FEW_SAMPLES} texts reach it: the variance rests on few samples.")
     if length > 1:
         spark = glyphs.spark(logarithms(stats.variance[reached]), _SPARK)
         notes.append(f"BN variance at {first}{glyphs.ellipsis}{last}, log scale: {spark}")

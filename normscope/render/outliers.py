@@ -12,7 +12,7 @@ from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.common import Counts
 from normscope.results.inspect import LayerReport, OutlierFeature, Outliers, Report
 
-FEW = 3  # a cell lists this many features and only counts the others
+_MAX_LISTED = 3  # a cell lists this many features and only counts the others
 
 
 def recurring_outliers(report: Report, top: int) -> Grid | None:
@@ -101,7 +101,7 @@ def notes_on(layer: LayerReport) -> list[str]:
         return []
     notes, large, massive = [], outliers.llm_int8, outliers.massive
     if large is not None and len(large.features):
-        order = np.argsort(-large.share, kind="stable")[:FEW].tolist()
+        order = np.argsort(-large.share, kind="stable")[:_MAX_LISTED].tolist()
         named = [f"{large.features[i]} ({percent(float(large.share[i]))})" for i in order]
         notes.append(f"Output 6 or more, in the most tokens: {', '.join(named)}{_rest(large.features)}.")
     if massive.count:
@@ -155,8 +155,8 @@ def _listed(features: Counts | None) -> str:
     """Write the first few numbers, and how many more there are."""
     if features is None:
         return UNKNOWN
-    return ", ".join(map(str, features[:FEW].tolist())) + _rest(features)
+    return ", ".join(map(str, features[:_MAX_LISTED].tolist())) + _rest(features)
 
 
 def _rest(features: Counts) -> str:
-    return f" +{len(features) - FEW}" if len(features) > FEW else ""
+    return f" +{len(features) - _MAX_LISTED}" if len(features) > _MAX_LISTED else ""

@@ -34,7 +34,7 @@ CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = 
 _SEPARATOR = " · "
 # Headings, and the charts below each.
 _OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
-CLAIMS = "Which of the article's claims hold?"
+_CLAIMS = "Which of the article's claims hold?"
 _WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
 
 
@@ -74,7 +74,7 @@ def _in_short(id: str, part: PagePart, charts: Sequence[Figure]) -> Markup:
         if not figure.per_layer and figure.slices[0]
     ]
     if part.why:
-        findings.append(tag("li", tag("a", CLAIMS, href=f"#{id}-claims"), " ", captions.claims(part.why)))
+        findings.append(tag("li", tag("a", _CLAIMS, href=f"#{id}-claims"), " ", captions.claims(part.why)))
     listed = tag("ul", *findings, class_="short") if findings else tag("p", "There are no numbers to show.")
     return join(tag("h3", "In short"), listed)
 
@@ -152,7 +152,7 @@ def _claims(id: str, report: WhyReport) -> list[Markup]:
         "Why NLP uses LayerNorm and not BatchNorm, claim by claim. Numbers have 95% intervals; the number "
         "that decides is bold."
     )
-    return [tag("h3", CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
+    return [tag("h3", _CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
 
 
 def _claim(finding: Finding) -> Markup:
