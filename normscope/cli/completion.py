@@ -59,8 +59,8 @@ def gates() -> list[str]:
 def charts() -> list[str]:
     """Complete a chart's name."""
     try:
-        from normscope.render.page.chart_registry import CHARTS
-    except ImportError:  # the extra is not installed
+        from normscope.render.page.sections import CHARTS
+    except ImportError:  # without the extra there are no charts
         return []
     return [name for name, _, _ in CHARTS]
 

@@ -117,9 +117,9 @@ class ReportOptions:
 
             return render_plots(report, layers=layers, screen=self.destination.screen())
         if format is options.DataFormat.MARKDOWN:
-            from normscope.render.markdown import render_markdown
+            from normscope.render.inspect import render_report_markdown
 
-            return render_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
+            return render_report_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
         from normscope.render.inspect import render_report
 
         screen = self.destination.screen()

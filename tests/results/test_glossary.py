@@ -35,9 +35,9 @@ from normscope.render.explain import (
 )
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column
-from normscope.render.layer import over_features, over_positions
+from normscope.render.layer import feature_table, position_table
 from normscope.render.layers import outline_grid
-from normscope.render.outliers import by_layer, recurring
+from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
 from normscope.render.terminal import Screen
@@ -195,10 +195,10 @@ def columns() -> Iterator[Column]:
     for report in (reports.minilm(), reports.worded(), reports.llama(), reports.mixed()):
         yield from summary(report, [], UNICODE).columns
         yield from details(report).columns
-        for table in (recurring(report, 5), by_layer(report)):
+        for table in (recurring_outliers(report, 5), outliers_by_layer(report)):
             yield from table.columns if table else ()
         for layer in report.layers.values():
-            for grid in (over_positions(layer, 5, UNICODE), over_features(layer, 5, UNICODE)):
+            for grid in (position_table(layer, 5, UNICODE), feature_table(layer, 5, UNICODE)):
                 yield from grid.columns if grid else ()
     model = OutlinedModel("m", None, None, "M", 5)
     unlike = [
