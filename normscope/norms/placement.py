@@ -9,7 +9,6 @@ from torch import nn
 
 from normscope.norms.residual_flow import methods, side_of
 
-PLACES = ("embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other")
 # The attribute names that transformers' classes give to the norms of queries and keys.
 _QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
