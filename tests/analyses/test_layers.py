@@ -279,7 +279,7 @@ class Block(nn.Module):
 
     def parallel(self, x: Any) -> Any:
         y = self.apart(x)
-        return torch.add(self.f(y)[0], self.f(y) + x * 2.0)
+        return self.f(y)[0] + (self.f(y) + x * 2.0)
 
     def handed(self, x: Any) -> Any:
         return self.dense(self.f(self.inside(x)), x)
