@@ -95,7 +95,8 @@ class _Statistics:
 
     def _degree(self, name: str, inputs: Sequence[Tensor], power: float | None) -> float | None:
         """Return the degree of a statistic, 0 for a normalised activation, None for any other result."""
-        first, *others = degrees = [self._degrees.get(value) for value in inputs]
+        degrees: list[float | None] = [self._degrees.get(value) for value in inputs]
+        first, *others = degrees
         if name in _STATISTICS:
             return _STATISTICS[name]
         if name in ("mean", "sum") and inputs[0] in self._squares:

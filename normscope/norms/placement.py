@@ -70,13 +70,13 @@ class Places:
             start = f"{above}." if above else ""
             stacks = {self._branch(start, stack) for stack in self._stacks if stack.startswith(start)}
             if stacks:
-                return self._beside(above, self._branch(start, name), stacks)
+                return self._next_to_stacks(above, self._branch(start, name), stacks)
         return "other"
 
     def _branch(self, start: str, name: str) -> str:
         return name.removeprefix(start).split(".", maxsplit=1)[0]
 
-    def _beside(self, above: str, branch: str, stacks: set[str]) -> str:
+    def _next_to_stacks(self, above: str, branch: str, stacks: set[str]) -> str:
         order = _order(self._modules[above])
         sides = {order.index(branch) < order.index(stack) for stack in stacks - {branch}}
         if len(sides) != 1:
