@@ -13,8 +13,7 @@ from normscope.capture.output_error import OutputGap
 from normscope.capture.streaming import StreamingMoments
 from normscope.capture.text_sample import BatchRows, KeptLayer
 from normscope.norms.detection import NormLayer
-from normscope.norms.formulas import stored_statistics, vector
-from normscope.norms.gating import GATES, Gate
+from normscope.norms.formulas import GATES, Gate, stored_statistics, vector
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.accumulator_tensors import moved
 from normscope.statistics.alignment import Alignment

@@ -14,8 +14,7 @@ from normscope.capture.watcher import Watcher
 from normscope.errors import ReportError
 from normscope.escaping import quoted
 from normscope.norms.detection import NormLayer
-from normscope.norms.formulas import Formula
-from normscope.norms.gating import GATES, Gate
+from normscope.norms.formulas import GATES, Formula, Gate
 from normscope.norms.registry import KINDS, registered
 from normscope.results.json_codec import APART, from_plain
 from normscope.statistics.layer_state import Seen, seen_of, tensors_of

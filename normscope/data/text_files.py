@@ -102,7 +102,6 @@ def read_texts(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
     field: str | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Texts:
     """Return the texts of the arguments, then those of the files, without reading them yet.
 
@@ -117,8 +116,8 @@ def read_texts(
     paths = [os.fsdecode(file) for file in files]
     if [*arguments, *paths].count("-") > 1:
         raise UsageError("standard input ('-') is named twice or more; it can be read once; name it once")
-    checked = [_argument(text, number, stdin) for number, text in enumerate(arguments, 1)]
-    found = [_standard_input(stdin) if path == "-" else _find(path) for path in paths]
+    checked = [_argument(text, number) for number, text in enumerate(arguments, 1)]
+    found = [_standard_input() if path == "-" else _find(path) for path in paths]
     if field is not None and not any(isinstance(file, _File) and file.suffix in _FIELDS for file in found):
         raise UsageError(
             f"the field {field!r} was given without a file that has fields; expected a file named "
@@ -127,9 +126,9 @@ def read_texts(
     return Texts([*checked, *found], field)
 
 
-def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | Lines":
+def _argument(text: str, number: int) -> "str | Lines":
     if text == "-":
-        return _standard_input(stdin)
+        return _standard_input()
     if "\0" in text:
         raise TextError(f"text {number} of the arguments holds a NUL character; expected text; remove it")
     if (place := lone_surrogate(text)) is not None:
@@ -140,8 +139,8 @@ def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | Lines":
     return text
 
 
-def _standard_input(stdin: BinaryIO | None) -> "Lines":
-    stream: BinaryIO | None = stdin or getattr(sys.stdin, "buffer", None)
+def _standard_input() -> "Lines":
+    stream: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise TextError("standard input is closed; expected one text a line; pipe texts in or name a file")
     return Lines(stream, "standard input")

@@ -19,7 +19,7 @@ from normscope.analyses.layers import list_layers
 from normscope.cli.app import app
 from normscope.errors import ModelError, ReportError, UsageError
 from normscope.models.location import Loading
-from normscope.norms.placement import PLACES, head_sizes
+from normscope.norms.placement import head_sizes
 from normscope.norms.residual_flow import side_of
 from normscope.render.layers import render_outline, render_outline_markdown
 from normscope.render.terminal import Screen
@@ -27,6 +27,7 @@ from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from tests.support.hub import COMMIT, fill_cache, save_bert, save_gpt2, save_llama
 from tests.test_readme import README, blocks, shell
 
+PLACES = {"embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other"}
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -195,7 +196,7 @@ def test_an_architecture_from_its_configuration_alone(name: str, tmp_path: Path)
     outline = list_layers(folder_of(config, tmp_path / "model", head))
     assert places(outline) == expected
     assert {(layer.kind, layer.affine) for layer in outline.layers} == kinds
-    assert set(expected.values()) <= set(PLACES)
+    assert set(expected.values()) <= PLACES
     if name.startswith("olmo"):
         assert {layer.eps for layer in outline.layers} == {1e-5}
     assert outline.model.architecture == head or head is None
@@ -278,7 +279,7 @@ class Block(nn.Module):
 
     def parallel(self, x: Any) -> Any:
         y = self.apart(x)
-        return torch.add(self.f(y)[0], self.f(y) + x * 2.0)
+        return self.f(y)[0] + (self.f(y) + x * 2.0)
 
     def handed(self, x: Any) -> Any:
         return self.dense(self.f(self.inside(x)), x)

@@ -1,6 +1,7 @@
 """Bad inputs, each met once in the wild or by fuzzing: one clear line, and never half a file."""
 
 import gzip
+import io
 import json
 import os
 import resource
@@ -199,7 +200,8 @@ def test_input_that_never_ends_is_read_to_the_limit(saved: Path, monkeypatch: py
     thread = threading.Thread(target=write)
     thread.start()
     with os.fdopen(reader, "rb") as stream:
-        texts = read_texts(["-"], [], stdin=stream)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+        texts = read_texts(["-"])
         report = normscope.inspect(str(saved), texts, batching=Batching(limit=5))
     thread.join(timeout=10)
     assert not thread.is_alive()
