@@ -44,7 +44,7 @@ OUTLIERS = Topic(
                 "outliers.llm_int8.share",
             ),
             columns=("6 or more features",),
-            brief="features whose output is, in at least 6% of the tokens",
+            brief="features with an output of that size in at least 6% of the tokens",
         ),
         _entry(
             name="outliers.llm_int8.share",
