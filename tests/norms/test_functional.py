@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 import normscope
 from normscope.errors import UsageError
+from normscope.norms.homogeneity import Degrees
 from tests.support import models
 from tests.zoo.build import build
 
@@ -125,6 +127,7 @@ def rotary(x: Tensor) -> Tensor:
         lambda x: x / x.abs().amax(-1, keepdim=True),
         lambda x: x * x.pow(2).mean(-1, keepdim=True).sqrt(),
         lambda x: x / x.var(-1, keepdim=True),
+        lambda x: x / x.flip(0).relu().pow(2).mean(-1, keepdim=True).sqrt(),
         lambda x: x * torch.sigmoid(x.mean(-1, keepdim=True)),
         lambda x: x + x.std(-1, keepdim=True),
         lambda x: functional.gelu(x, approximate="tanh"),
@@ -274,3 +277,47 @@ def test_inspect_says_it_too() -> None:
     model.pooler.forward = lambda states: functional.normalize(plain(states), dim=-1)
     report = normscope.inspect(model, ["a b"], tokenizer=tokenizer)
     assert [note for note in report.warnings if f"functional normalize at {HERE}:" in note]
+
+
+class Watching(TorchFunctionMode):
+    """Hands every function on to the degrees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.degrees = Degrees()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.degrees.follow(func.__name__.strip("_"), args, kwargs or {}, result)
+        return result
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: x.float().reshape(4, -1),
+        lambda x: x - x.mean(),
+        lambda x: x * x,
+        lambda x: x.square().sum(-1),
+        lambda x: 1 / x.norm(dim=1),
+        lambda x: x.pow(2).mean(0).rsqrt() * 3,
+        lambda x: x.var(0).sqrt().reciprocal(),
+        lambda x: x * x.std(-1, keepdim=True),
+        lambda x: torch.std_mean(x, -1)[0],
+        lambda x: x.norm(dim=0) * x.pow(2).sum(0) ** 1.5 / x.var(0),
+    ],
+)
+def test_degrees_are_those_by_which_tensors_really_grow(step: Step) -> None:
+    x = torch.randn(3, 8, dtype=torch.float64)
+    with Watching() as mode:
+        once = step(x)
+    term = mode.degrees._known(once)
+    assert term is not None
+    torch.testing.assert_close(step(2 * x), once * 2**term.degree)
+
+
+@pytest.mark.parametrize("step", [torch.exp, torch.relu, lambda x: x + 1, lambda x: x @ x.T, lambda x: x - x])
+def test_steps_that_lose_sight_of_the_activation_have_no_degree(step: Step) -> None:
+    with Watching() as mode:
+        out = step(torch.randn(3, 3))
+    assert mode.degrees._known(out) is None
