@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from normscope.data.corpus_position import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
+from normscope.data.text_lines import lone_surrogate
 from normscope.data.tokenization import Row, Text, TextEncoder
 from normscope.errors import TextError, UsageError
 from normscope.escaping import counted
@@ -304,7 +305,11 @@ class Batches:
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
-                _require_unicode(text, index)
+                if (position := lone_surrogate(text)) is not None:
+                    got = (
+                        f"the text at index {index} holds half a UTF-16 pair at its character {position + 1}"
+                    )
+                    raise TextError(f"{got}; expected Unicode; remove it")
                 return Text(index, text, self._repeats is not None and self._repeats.again(text))
             self.skipped += 1
         return None
@@ -338,13 +343,3 @@ class Batches:
             inputs["token_type_ids"] = kinds
         special = torch.isin(ids, torch.tensor(sorted(self._encoder.excluded), dtype=torch.int64))
         return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
-
-
-def _require_unicode(text: str, index: int) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        place = f"at its character {error.start + 1}"
-        raise TextError(
-            f"the text at index {index} holds half a UTF-16 pair {place}; expected Unicode; remove it"
-        ) from error

@@ -1,7 +1,8 @@
 """The run loop: batches through the model, every normalization layer measured."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +151,8 @@ def measure(
     `batches` are those of the texts where they are at hand.
     """
     course = course or Course()
-    require_layers(loaded, watcher)
     forward = Forward(loaded.model, given.kinds)
-    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
+    with measuring(loaded, watcher):
         if given.kinds == (TEXT,):
             run, notes = _run_texts(loaded, given, batching, watcher, forward, clock, course, batches)
         else:
@@ -249,7 +249,6 @@ def _run_media(
     stop: Stop,
 ) -> tuple[RunInfo, list[str]]:
     batches = MediaBatches(given, loaded.processor, batching)
-    watcher.guest = False
     for inputs in stop.until_asked(batches):
         forward(inputs)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
@@ -262,20 +261,27 @@ def _run_media(
     return run, [_INTERRUPTED] if stop.asked else []
 
 
-def require_layers(loaded: Loaded, watcher: Watcher) -> None:
-    """Raise UsageError where no layer is left to measure."""
+@contextmanager
+def measuring(loaded: Loaded, watcher: Watcher) -> Iterator[None]:
+    """Open a watcher for forwards of our own, in evaluation mode and without gradients.
+
+    Raises UsageError if no layer is left to measure.
+    """
     if not watcher.captures:
         name = type(loaded.model).__name__
         raise UsageError(
             f"no normalization layer of {name} is left to measure; expected at least one; see --exclude"
         )
+    # A failure to count ends this run; in a user's own forward it only becomes a note.
+    watcher.guest = False
+    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
+        yield
 
 
 def probed(
     loaded: Loaded, watcher: Watcher, forward: Forward, batching: Batching
 ) -> tuple[list[str], Batching]:
     """Let the layers tell their inputs' axes apart; return what to note, and how to batch texts then."""
-    watcher.guest = False
     notes = _probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:
         # Where padding cannot be told from tokens, or to the model, there must be none.

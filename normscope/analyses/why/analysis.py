@@ -28,6 +28,7 @@ from normscope.models.location import Loading
 from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
+from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ def why(
     loading: Loading = Loading(),
     batching: Batching = Batching(),
     samples: int = 512,
-    table_memory: int = 1 << 30,
+    table_memory: int = MEMORY,
     seed: int = 0,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
