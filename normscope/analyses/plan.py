@@ -14,7 +14,7 @@ from normscope._version import __version__
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.text_notes import no_text
+from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
 from normscope.engine.loop import measuring, probed, text_batches
 from normscope.engine.runner import Runner

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from normscope.data.corpus_position import CorpusReader, Position
+from normscope.data.corpus import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
 from normscope.data.text_lines import lone_surrogate
 from normscope.data.tokenization import Row, Text, TextEncoder
@@ -23,7 +23,7 @@ _SPECIAL_TOKENS = ("include", "exclude")
 AUTO: Literal["auto"] = "auto"
 # What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
 AUTO_TOKENS = 4096
-_MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
+_MAX_AUTO_TOKENS = 64 * AUTO_TOKENS
 
 # A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
 _WINDOW_BATCHES = 64
@@ -213,7 +213,7 @@ class Batches:
 
     def grow(self) -> None:
         """Let later batches have twice the tokens, where tokens decide."""
-        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MOST_AUTO_TOKENS)
+        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MAX_AUTO_TOKENS)
 
     def _fill(self, rows: list[Row]) -> int:
         """Return how many of the rows fill a batch: one more than there are where they do not."""
@@ -310,7 +310,7 @@ class Batches:
                         f"the text at index {index} holds half a UTF-16 pair at its character {position + 1}"
                     )
                     raise TextError(f"{got}; expected Unicode; remove it")
-                return Text(index, text, self._repeats is not None and self._repeats.again(text))
+                return Text(index, text, self._repeats is not None and self._repeats.seen(text))
             self.skipped += 1
         return None
 

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from normscope.data.batching import Batching, require_number
-from normscope.data.media_files import Given, read_audio, read_image
+from normscope.data.media_files import Inputs, read_audio, read_image
 from normscope.errors import MediaError, NormscopeError, TextError, UsageError
 from normscope.escaping import quoted, reason
 from normscope.models.modality import AUDIO, IMAGE, TEXT, WORDS
@@ -26,7 +26,7 @@ class MediaBatches:
     `texts` counts the samples handed out so far, `expected` is how many there are to be.
     """
 
-    def __init__(self, given: Given, processor: Any, batching: Batching) -> None:
+    def __init__(self, given: Inputs, processor: Any, batching: Batching) -> None:
         _require_no_text_options(batching)
         self.texts = 0
         self._size = require_number(batching.batch_size, "images and sounds")

@@ -17,7 +17,7 @@ from normscope.models.modality import AUDIO, IMAGE, TEXT
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Place = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 _Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
 _IMAGES = "an image that pillow reads, such as .png or .jpg"
@@ -25,7 +25,7 @@ _SOUNDS = "a sound that soundfile reads, such as .wav or .flac"
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """What to feed: texts, image files, audio files, or several of them side by side.
 
     Whether each file is there, and what reads it is installed, is found out here, before a model is
@@ -33,8 +33,8 @@ class Given:
     """
 
     texts: Iterable[str] | None = None
-    images: Sequence[Place] = ()
-    audio: Sequence[Place] = ()
+    images: Sequence[FilePath] = ()
+    audio: Sequence[FilePath] = ()
 
     def __post_init__(self) -> None:
         _require_several("texts", self.texts)
@@ -57,7 +57,7 @@ class Given:
         return tuple(kind for kind, given in there.items() if given)
 
 
-def read_image(path: Place) -> "Image":
+def read_image(path: FilePath) -> "Image":
     """Read an image upright, in RGB of 8 bits a channel, its transparent parts on white.
 
     Of 16 bits a channel the upper 8 are kept. Raises MediaError for what cannot be read or is more
@@ -75,7 +75,7 @@ def read_image(path: Place) -> "Image":
             return _rgb(ImageOps.exif_transpose(file), path)
 
 
-def read_audio(path: Place, rate: int | None) -> _Waveform:
+def read_audio(path: FilePath, rate: int | None) -> _Waveform:
     """Read a sound as one channel, the mean of its own, in [-1, 1] at `rate` samples a second, (N,).
 
     None keeps the file's own rate. Raises MediaError for what cannot be read, holds no sample, or has
@@ -91,7 +91,7 @@ def read_audio(path: Place, rate: int | None) -> _Waveform:
     return mono if rate is None or own_rate == rate else _resampled(mono, own_rate, rate, path)
 
 
-def _rgb(picture: "Image", path: Place) -> "Image":
+def _rgb(picture: "Image", path: FilePath) -> "Image":
     from PIL import Image
 
     if picture.mode.startswith("I"):
@@ -109,7 +109,7 @@ def _rgb(picture: "Image", path: Place) -> "Image":
     return picture.convert("RGB")
 
 
-def _resampled(wave: _Waveform, own_rate: int, rate: int, path: Place) -> _Waveform:
+def _resampled(wave: _Waveform, own_rate: int, rate: int, path: FilePath) -> _Waveform:
     try:
         import soxr
     except ImportError as error:
@@ -130,7 +130,7 @@ def _require_several(name: str, values: Any) -> None:
         raise UsageError(f"{name} is {type(values).__name__}; expected {expected}; make it one")
 
 
-def _require_file(path: Place, expected: str) -> None:
+def _require_file(path: FilePath, expected: str) -> None:
     if not isinstance(path, str | os.PathLike):
         raise UsageError(
             f"a file is named by {type(path).__name__}; expected a path; save it to a file first"
@@ -159,7 +159,7 @@ def _require_reader(module: str, package: str, extra: str) -> None:
 
 
 @contextmanager
-def _in_our_words(path: Place, expected: str) -> Iterator[None]:
+def _in_our_words(path: FilePath, expected: str) -> Iterator[None]:
     """Turn whatever a reader meets in a damaged or hostile file into one line."""
     try:
         yield
@@ -172,5 +172,5 @@ def _in_our_words(path: Place, expected: str) -> Iterator[None]:
         raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; check the file") from error
 
 
-def _shown(path: Place) -> str:
+def _shown(path: FilePath) -> str:
     return quoted(os.fsdecode(path))

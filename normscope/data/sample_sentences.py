@@ -4,7 +4,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from normscope.data.text_notes import SHARE
+from normscope.data.corpus import NOTED_SHARE
 from normscope.data.tokenization import unknown_id
 
 if TYPE_CHECKING:
@@ -122,5 +122,5 @@ def readable(tokenizer: "PreTrainedTokenizerBase | None") -> tuple[str, ...]:
     if tokenizer is None or unknown is None:
         return SENTENCES
     rows: Any = tokenizer(list(SENTENCES), padding=False, truncation=False, verbose=False)["input_ids"]
-    read = (s for s, ids in zip(SENTENCES, rows, strict=True) if ids.count(unknown) < SHARE * len(ids))
+    read = (s for s, ids in zip(SENTENCES, rows, strict=True) if ids.count(unknown) < NOTED_SHARE * len(ids))
     return tuple(read) or SENTENCES

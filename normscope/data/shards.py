@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.data.repeated_texts import Unique
 from normscope.errors import UsageError
 from normscope.escaping import quoted
@@ -38,16 +38,16 @@ class Shard:
             raise UsageError(f"shard is {quoted(text)}; expected I/N, such as 1/4; change it")
         return cls(int(found[1]), int(found[2]))
 
-    def of(self, given: Given, limit: int | None, *, unique: bool = False) -> Given:
+    def of(self, given: Inputs, limit: int | None, *, unique: bool = False) -> Inputs:
         """Return this part of the first `limit` samples of what was given, for `unique` see `Batching`."""
         part = slice(self.number - 1, limit, self.count)
         images, audio = given.images[part], given.audio[part]
         if images or audio or given.images or given.audio:
             texts = None if given.texts is None else islice(given.texts, self.number - 1, limit, self.count)
-            return Given(texts, images, audio)
+            return Inputs(texts, images, audio)
         if given.texts is None:
             return given
-        return Given(_Part(Unique(given.texts) if unique else given.texts, self, limit))
+        return Inputs(_Part(Unique(given.texts) if unique else given.texts, self, limit))
 
 
 class _Part(Iterator[str]):

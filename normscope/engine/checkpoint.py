@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from normscope._version import __version__
 from normscope.capture.state import WatcherState, read_state
 from normscope.capture.watcher import Watcher
-from normscope.data.corpus_position import Position
+from normscope.data.corpus import Position
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
 from normscope.results.json_codec import from_plain, to_plain

@@ -15,12 +15,11 @@ from normscope.capture.text_sample import Kept
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import AUTO, Batches, Batching
-from normscope.data.corpus_position import Position
+from normscope.data.corpus import Position, no_text, notes_on_texts
 from normscope.data.max_length import length_limit
 from normscope.data.media_batches import MediaBatches
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.data.shards import Shard
-from normscope.data.text_notes import no_text, notes_on_texts
 from normscope.engine.checkpoint import Saver, config_digest, tokenizer_digest, weights_digest
 from normscope.engine.forward import Forward, evaluating
 from normscope.engine.progress import Clock
@@ -46,7 +45,7 @@ _LONG_FIRST = "the run was interrupted: the numbers are of what it had seen unti
 
 
 @dataclass(frozen=True)
-class Course:
+class RunContext:
     """What goes with a run: what saves it, what ends it early, what keeps single texts, whose part it is."""
 
     saver: Saver = field(default_factory=Saver)
@@ -137,11 +136,11 @@ def as_loaded(
 
 def measure(
     loaded: Loaded,
-    given: Given,
+    given: Inputs,
     batching: Batching,
     watcher: Watcher,
     clock: Clock,
-    course: Course | None = None,
+    course: RunContext | None = None,
     *,
     batches: Batches | None = None,
     moments: bool = False,
@@ -150,7 +149,7 @@ def measure(
 
     `batches` are those of the texts where they are at hand.
     """
-    course = course or Course()
+    course = course or RunContext()
     forward = Forward(loaded.model, given.kinds)
     with measuring(loaded, watcher):
         if given.kinds == (TEXT,):
@@ -170,12 +169,12 @@ def measure(
 
 def _run_texts(
     loaded: Loaded,
-    given: Given,
+    given: Inputs,
     batching: Batching,
     watcher: Watcher,
     forward: Forward,
     clock: Clock,
-    course: Course,
+    course: RunContext,
     batches: Batches | None,
 ) -> tuple[RunInfo, list[str]]:
     notes, batching = probed(loaded, watcher, forward, batching)
@@ -197,7 +196,7 @@ def _run_texts(
     return run, [*notes, *notes_on_texts(run), *course.without_text(run)]
 
 
-def _keep(course: Course, watcher: Watcher) -> None:
+def _keep(course: RunContext, watcher: Watcher) -> None:
     """Let every layer keep the statistics of single texts, where they are to be kept."""
     if course.kept is not None:
         course.kept.fit(capture.norm.features for capture in watcher.captures)
@@ -206,7 +205,7 @@ def _keep(course: Course, watcher: Watcher) -> None:
 
 
 def _run_batches(
-    runner: Runner, batches: Batches, watcher: Watcher, clock: Clock, course: Course, start: Position
+    runner: Runner, batches: Batches, watcher: Watcher, clock: Clock, course: RunContext, start: Position
 ) -> Position:
     """Run batch after batch, until there are no more or the end is asked for; return how far that is."""
     position, done = start, start.texts - len(start.pending)
@@ -241,7 +240,7 @@ def text_batches(
 
 def _run_media(
     loaded: Loaded,
-    given: Given,
+    given: Inputs,
     batching: Batching,
     watcher: Watcher,
     forward: Forward,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # No model has as many, and to build them would take hours.
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 # A checkpoint of this many weights a byte would have half a bit for each.
 _WEIGHTS_PER_BYTE = 16
 # What fits everywhere needs no look at the checkpoint.
@@ -24,9 +24,9 @@ _MANY_WEIGHTS = 1 << 28
 def require_buildable(source: Source, config: "PreTrainedConfig") -> None:
     """Raise ModelError where a configuration asks for more layers than a model can have."""
     for name, value in _numbers(config.to_dict()):
-        if name.endswith(("layer", "layers")) and value > MOST_LAYERS:
-            got = f"config.json of {quoted(source.given)} says that {printable(name)} is {str(value)[:20]}"
-            raise ModelError(f"{got}; expected {MOST_LAYERS} at the most; check that it is the model's own")
+        if name.endswith(("layer", "layers")) and value > MAX_LAYERS:
+            got = f"config.json of {quoted(source.name)} says that {printable(name)} is {str(value)[:20]}"
+            raise ModelError(f"{got}; expected {MAX_LAYERS} at the most; check that it is the model's own")
 
 
 def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[], PreTrainedModel]") -> None:
@@ -35,7 +35,7 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
     `build` makes the model without memory for weights; it is called where two of the configuration's
     numbers make so large a matrix.
     """
-    files = [path for path in Path(source.place).glob("*") if path.suffix in (".safetensors", ".bin")]
+    files = [path for path in Path(source.location).glob("*") if path.suffix in (".safetensors", ".bin")]
     stored = sum(path.stat().st_size for path in files if path.is_file())
     most = max(_WEIGHTS_PER_BYTE * stored, _MANY_WEIGHTS)
     largest = sorted(value for _, value in _numbers(config.to_dict()))[-2:]
@@ -43,7 +43,7 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
         return
     count = sum(parameter.numel() for parameter in build().parameters())
     if count > most:
-        got = f"config.json of {quoted(source.given)} describes {count:,} weights"
+        got = f"config.json of {quoted(source.name)} describes {count:,} weights"
         raise ModelError(
             f"{got}; its checkpoint of {stored:,} bytes cannot hold them; check that they belong together"
         )
@@ -51,14 +51,14 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
 
 def require_shards(source: Source) -> None:
     """Raise ModelError where a folder's index names what is no file: a device may have no end."""
-    for index in sorted(Path(source.place).glob("*.index.json")) if source.is_folder else ():
+    for index in sorted(Path(source.location).glob("*.index.json")) if source.is_folder else ():
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # told where it is read
         for name in sorted(map(str, names)):
-            if not Path(source.place, name).is_file():
-                got = f"{quoted(index.name)} of {quoted(source.given)} names {quoted(name)}, which is no file"
+            if not Path(source.location, name).is_file():
+                got = f"{quoted(index.name)} of {quoted(source.name)} names {quoted(name)}, which is no file"
                 raise ModelError(f"{got}; expected the weights beside it; download or save both again")
 
 

@@ -19,7 +19,7 @@ def in_our_words(source: Source, part: str) -> Iterator[None]:
     except NormscopeError:
         raise
     except SystemExit as error:
-        got = f"the code of {quoted(source.given)} ended Python (sys.exit({error.code!r})) for its {part}"
+        got = f"the code of {quoted(source.name)} ended Python (sys.exit({error.code!r})) for its {part}"
         raise ModelError(f"{got}; expected it to go on; mend that code") from error
     except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
@@ -35,7 +35,7 @@ _NEXT_STEPS = {
 
 
 def _explained(error: Exception, source: Source, part: str) -> ModelError:
-    chain, shown = list(_chain(error)), quoted(source.given)
+    chain, shown = list(_chain(error)), quoted(source.name)
     words = None if source.is_folder else _hub_words(chain, source, part)
     if words := words or _attention_words(chain, source):
         return ModelError(words)
@@ -62,7 +62,7 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
 
 def _unopened(source: Source) -> str | None:
     """Why a file of weights cannot be opened: its reader says that there is none, whatever the reason."""
-    for path in sorted(Path(source.place).glob("*")):
+    for path in sorted(Path(source.location).glob("*")):
         try:
             if path.suffix in (".safetensors", ".bin") and path.is_file():
                 path.open("rb").close()
@@ -78,7 +78,7 @@ def _attention_words(chain: list[BaseException], source: Source) -> str | None:
         re.search("attn_implementation|flash_?attention", str(e), re.I) for e in chain
     ):
         return None
-    got = f"{quoted(source.given)} cannot run with the attention {quoted(asked)} here"
+    got = f"{quoted(source.name)} cannot run with the attention {quoted(asked)} here"
     return f"{got}; expected eager, sdpa or one that is installed; change --attn-implementation"
 
 
@@ -86,7 +86,7 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     """The Hub's refusals, the most particular first; None when the Hub is not to blame."""
     from huggingface_hub import errors, is_offline_mode
 
-    shown, revision = quoted(source.given), source.options.revision
+    shown, revision = quoted(source.name), source.options.revision
     at = f" at revision {quoted(revision)}" if revision else ""
     refusals: tuple[tuple[type[BaseException], str], ...] = (
         (errors.HFValidationError, f"{shown}{at} is no model; expected {MODEL_FORMS}; check the spelling"),
@@ -141,14 +141,14 @@ def _status(error: BaseException) -> int | None:
 
 def go_online(source: Source) -> str:
     """Say how to get what the cache lacks."""
-    if source.given == DEMO:
+    if source.name == DEMO:
         return "run pip install 'normscope[demo]', or go online once"
     return "go online once, look on its page, or name a model folder"
 
 
 def untrusted(source: Source) -> ModelError:
     """Return the error for a model whose own code was not allowed to run."""
-    got = f"{quoted(source.given)} is defined by Python code of its own, which was not run"
+    got = f"{quoted(source.name)} is defined by Python code of its own, which was not run"
     return ModelError(
         f"{got}; expected an architecture of transformers; read it, then pass --trust-remote-code"
     )

@@ -87,7 +87,7 @@ def load(
                 keep_vectors(network)
             else:
                 network.to(device)  # type: ignore[arg-type]
-    return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
+    return Loaded(network, tokenizer, source.name, options.revision, commit, notes, processor)
 
 
 def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Skeleton:
@@ -100,7 +100,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Sk
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network: Any = _skeleton(source, loader, config, commit)
-    return _Skeleton(network.eval(), source.given, options.revision, commit)
+    return _Skeleton(network.eval(), source.name, options.revision, commit)
 
 
 def _skeleton(
@@ -123,7 +123,7 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
     with in_our_words(source, "configuration"):
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(source.place, **keywords)
+        config = AutoConfig.from_pretrained(source.location, **keywords)
         require_buildable(source, config)
     return source, config, commit
 
@@ -135,7 +135,7 @@ def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str 
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
-        return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
+        return get_class_from_dynamic_module(own_code[loader.__name__], source.location, **keywords)
     return getattr(loader, "from_config", loader)
 
 
@@ -143,20 +143,20 @@ def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
     """Where a repository's own code has the classes of a model, by what transformers calls them."""
     own_code = getattr(config, "auto_map", None) or {}
     if not isinstance(own_code, dict):
-        got = f"config.json of {quoted(source.given)} says that auto_map is {quoted(own_code)}"
+        got = f"config.json of {quoted(source.name)} says that auto_map is {quoted(own_code)}"
         raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
     return own_code
 
 
 def _commit(source: Source) -> str | None:
     """The commit a model of the Hub is at: its cached files lie in snapshots/<40 hexadecimal digits>."""
-    folder = Path(source.place).absolute()
+    folder = Path(source.location).absolute()
     if not source.is_folder:
         with in_our_words(source, "configuration"):
             from huggingface_hub import hf_hub_download
 
             keywords = source.download_keywords(source.options.revision)
-            folder = Path(hf_hub_download(source.place, "config.json", **keywords)).parent
+            folder = Path(hf_hub_download(source.location, "config.json", **keywords)).parent
     is_snapshot = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
     return folder.name if is_snapshot else None
 
@@ -211,12 +211,12 @@ def _tokenizer(
     with in_our_words(source, "tokenizer"):
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.place, config=config, **keywords)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.location, config=config, **keywords)
         # Without any files, transformers makes one that reads every word as unknown.
         is_empty = tokenizer.vocab_size <= len(tokenizer.all_special_tokens) + 1
     _require_length(source, tokenizer.model_max_length)
     if is_empty:
-        got = f"no tokenizer files with {quoted(source.given)}"
+        got = f"no tokenizer files with {quoted(source.name)}"
         then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
         raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
     return tokenizer  # type: ignore[no-any-return]
@@ -226,7 +226,7 @@ def _require_length(source: Source, longest: Any) -> None:
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
     if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither
         got = (
-            f"tokenizer_config.json of {quoted(source.given)} says that model_max_length is {quoted(longest)}"
+            f"tokenizer_config.json of {quoted(source.name)} says that model_max_length is {quoted(longest)}"
         )
         raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
 
@@ -244,7 +244,7 @@ def _processor(
             maker, keywords = auto.AutoImageProcessor, {**keywords, "backend": "pil"}
         else:
             maker = auto.AutoFeatureExtractor if set(kinds) == {AUDIO} else auto.AutoProcessor
-        return maker.from_pretrained(source.place, config=config, **keywords)
+        return maker.from_pretrained(source.location, config=config, **keywords)
 
 
 def _network(
@@ -256,7 +256,7 @@ def _network(
     more = {name: value for name, value in asked.items() if value is not None}
     with in_our_words(source, "weights"):
         network, info = loader.from_pretrained(
-            source.place,
+            source.location,
             config=config,
             dtype=source.options.dtype,
             output_loading_info=True,
@@ -281,7 +281,7 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
     if not known:
         method = quoted(quantization.get("quant_method"))
         got = (
-            f"the weights of {quoted(source.given)} are quantized by {method}, which transformers cannot read"
+            f"the weights of {quoted(source.name)} are quantized by {method}, which transformers cannot read"
         )
         raise ModelError(
             f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"

@@ -24,11 +24,11 @@ def require_weights(source: Source, network: "PreTrainedModel", info: dict[str, 
     _check_sizes(source, info["mismatched_keys"])
     missing = {name for name in info["missing_keys"] if not name.endswith(_UNREAD)}
     if missing and missing.issuperset(name for name, _ in network.named_parameters()):
-        got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.given)}"
+        got = f"no weight of {type(network).__name__} is in the checkpoint of {quoted(source.name)}"
         raise ModelError(f"{got}; expected weights that fit config.json; check that they belong together")
     needed = _needed(network, missing)
     if needed and not source.options.random_weights:
-        are = _are(needed, f"not in the checkpoint of {quoted(source.given)}, and would be random")
+        are = _are(needed, f"not in the checkpoint of {quoted(source.name)}, and would be random")
         raise ModelError(
             f"{are}; expected all that the numbers depend on; check that config.json and the weights "
             "belong together, or pass --random-weights to run it all the same"
@@ -41,7 +41,7 @@ def require_weights(source: Source, network: "PreTrainedModel", info: dict[str, 
 def _check_sizes(source: Source, mismatched: Any) -> None:
     for name, stored, configured in sorted(mismatched):
         others = f" ({len(mismatched) - 1} more differ)" if len(mismatched) > 1 else ""
-        got = f"weight {name} of {quoted(source.given)} has the shape {list(stored)}{others}"
+        got = f"weight {name} of {quoted(source.name)} has the shape {list(stored)}{others}"
         raise ModelError(f"{got}; config.json says {list(configured)}; check that they belong together")
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import normscope
 from normscope import Batching, Loading, Report
 from normscope.cli.app import app
-from normscope.data.media_files import Given, read_audio, read_image
+from normscope.data.media_files import Inputs, read_audio, read_image
 from normscope.engine.forward import Forward
 from normscope.engine.progress import Progress
 from normscope.errors import MediaError, RunError, TextError, UsageError
@@ -449,16 +449,16 @@ def test_a_reader_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MediaError, match=rf"{module} cannot be imported.*pip install 'normscope\[{extra}\]'"):
-        Given(images=images) if extra == "image" else Given(audio=sounds)
+        Inputs(images=images) if extra == "image" else Inputs(audio=sounds)
 
 
 def test_one_path_is_not_taken_for_many() -> None:
     with pytest.raises(UsageError, match="put it in a list"):
-        Given(images="a.png")
+        Inputs(images="a.png")
     with pytest.raises(UsageError, match="audio is generator; expected a list of paths"):
-        Given(audio=(path for path in "ab"))  # type: ignore[arg-type]
+        Inputs(audio=(path for path in "ab"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="named by int; expected a path"):
-        Given(audio=[3])  # type: ignore[list-item]
+        Inputs(audio=[3])  # type: ignore[list-item]
 
 
 def test_a_model_without_its_processor_says_what_is_missing(home: Path, images: list[Path]) -> None:

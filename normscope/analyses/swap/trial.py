@@ -18,7 +18,7 @@ from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
 from normscope.capture.counters import Tally
 from normscope.data.batching import Batch, Batches
-from normscope.data.held_out_split import Parted
+from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.loop import run_info, text_batches
 from normscope.engine.progress import Clock, Progress
@@ -74,7 +74,7 @@ class Trial:
     def __init__(
         self,
         loaded: Loaded,
-        texts: Parted,
+        texts: SplitTexts,
         batches: Batches,
         swapping: Swapping,
         known: Calibrated,

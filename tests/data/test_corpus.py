@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from normscope.data import batching as batches_module
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.corpus_position import CorpusReader, Position
+from normscope.data.corpus import CorpusReader, Position
 from normscope.errors import TextError
 from tests.data.test_batching import encoder
 
