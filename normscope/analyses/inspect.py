@@ -10,8 +10,8 @@ from normscope.capture.watcher import watch
 from normscope.data.batching import Batching
 from normscope.data.media_files import FilePath, Inputs
 from normscope.data.shards import Shard
-from normscope.engine.checkpoint import Checkpoint, Saver
-from normscope.engine.loop import RunContext, facts
+from normscope.engine.checkpoint import Checkpoint, Saver, facts
+from normscope.engine.loop import RunContext, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.stop import Stop
 from normscope.errors import UsageError
@@ -24,7 +24,6 @@ from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from normscope.engine.loop import as_loaded, measure
 
 
 def inspect(

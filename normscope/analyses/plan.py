@@ -16,7 +16,7 @@ from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
 from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
-from normscope.engine.loop import measuring, probed, text_batches
+from normscope.engine.loop import measuring, probe, text_batches
 from normscope.engine.runner import Runner
 from normscope.models.loading import Loaded
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
@@ -46,7 +46,7 @@ def dry_run(
     )
     forward = Forward(loaded.model)
     with measuring(loaded, watcher):
-        _, batching = probed(loaded, watcher, forward, batching)
+        _, batching = probe(loaded, watcher, forward, batching)
         found = _sampled(loaded, iter(texts), batching)
         tables = watcher.plan_tables(found.batches.max_length)
         timed, seconds = _timed(found, watcher, forward, batching)

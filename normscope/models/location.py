@@ -70,7 +70,7 @@ class Source:
     outage: str | None = None
 
     def keywords(self, revision: str | None) -> dict[str, Any]:
-        """Return the arguments for every `from_pretrained`; an explicit False prevents a question on stdin."""
+        """Return the arguments for every `from_pretrained`; an explicit False prevents questions on stdin."""
         trust = {"trust_remote_code": self.options.trust_remote_code}
         return trust if self.is_folder else {**trust, **self.download_keywords(revision)}
 
