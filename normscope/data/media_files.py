@@ -26,10 +26,10 @@ _SOUNDS = "a sound that soundfile reads, such as .wav or .flac"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What to feed: texts, image files, audio files, or several of them side by side.
+    """The inputs of a run: texts, image files, audio files, or several of these kinds side by side.
 
-    Whether each file is there, and what reads it is installed, is found out here, before a model is
-    loaded. Raises MediaError where it is not, UsageError where nothing is given.
+    Raises MediaError, before a model is loaded, for a file that does not exist or whose reader is not
+    installed, and UsageError without any inputs.
     """
 
     texts: Iterable[str] | None = None
@@ -52,22 +52,22 @@ class Inputs:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Name the kinds that are there, whatever a stream of texts may turn out to hold."""
-        there = {TEXT: self.texts is not None, IMAGE: bool(self.images), AUDIO: bool(self.audio)}
-        return tuple(kind for kind, given in there.items() if given)
+        """The kinds of inputs; a stream of texts is one even if it turns out to be empty."""
+        present = {TEXT: self.texts is not None, IMAGE: bool(self.images), AUDIO: bool(self.audio)}
+        return tuple(kind for kind, is_present in present.items() if is_present)
 
 
 def read_image(path: FilePath) -> "Image":
-    """Read an image upright, in RGB of 8 bits a channel, its transparent parts on white.
+    """Read an image upright, in RGB with 8 bits per channel, with white behind transparent parts.
 
-    Of 16 bits a channel the upper 8 are kept. Raises MediaError for what cannot be read or is more
-    than one picture.
+    Of 16 bits per channel the upper 8 are used. Raises MediaError for a file that cannot be read or holds
+    several pictures.
     """
     with _in_our_words(path, _IMAGES):
         from PIL import Image, ImageOps
 
         with Image.open(os.fspath(path)) as file:
-            # A telephone's .jpg may hold a second picture (MPO): the first is the one that was taken.
+            # A telephone's .jpg may hold a second picture (MPO): the first one is the photograph.
             frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
             if frames > 1:
                 got = f"{_shown(path)} holds {frames} pictures"
@@ -76,10 +76,10 @@ def read_image(path: FilePath) -> "Image":
 
 
 def read_audio(path: FilePath, rate: int | None) -> _Waveform:
-    """Read a sound as one channel, the mean of its own, in [-1, 1] at `rate` samples a second, (N,).
+    """Read a sound as the mean of its channels, in [-1, 1] with `rate` samples per second, (N,).
 
-    None keeps the file's own rate. Raises MediaError for what cannot be read, holds no sample, or has
-    another rate where soxr, which resamples, is not installed.
+    None keeps the file's own rate. Raises MediaError for a file that cannot be read, holds no sample, or
+    has another rate while soxr, which resamples, is not installed.
     """
     with _in_our_words(path, _SOUNDS):
         import soundfile
@@ -97,13 +97,13 @@ def _rgb(picture: "Image", path: FilePath) -> "Image":
     if picture.mode.startswith("I"):
         deep = np.asarray(picture)
         if deep.min() >= 0 and deep.max() < 1 << 16:
-            # Pillow's own conversion cuts off at 255 instead.
+            # Pillow's own conversion clips values over 255.
             return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode.startswith(("I", "F")):
         got = f"{_shown(path)} has 32 bits a pixel, of no known range"
         raise MediaError(f"{got}; expected 8 or 16 bits a channel; convert it")
     if picture.has_transparency_data:
-        # As transformers does; leaving the channel out would bring up colours that nobody sees.
+        # As transformers does: without the alpha channel, invisible colours would appear.
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     return picture.convert("RGB")
@@ -153,20 +153,20 @@ def _require_file(path: FilePath, expected: str) -> None:
 def _require_reader(module: str, package: str, extra: str) -> None:
     try:
         __import__(module)
-    except (ImportError, OSError) as error:  # OSError: soundfile without the library it is made of
+    except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile.
         got = f"{module} cannot be imported ({reason(error)})"
         raise MediaError(f"{got}; expected {package}; run pip install 'normscope[{extra}]'") from error
 
 
 @contextmanager
 def _in_our_words(path: FilePath, expected: str) -> Iterator[None]:
-    """Turn whatever a reader meets in a damaged or hostile file into one line."""
+    """Turn any error of a reader on a damaged or hostile file into one line."""
     try:
         yield
     except MediaError:
         raise
     except Exception as error:
-        # Both name the file once more where they only mean that it is in no format they know.
+        # For an unknown format, the messages of both readers only repeat the file name.
         unknown = "its format is unknown" if type(error).__name__ == "UnidentifiedImageError" else None
         why = getattr(error, "error_string", unknown) or reason(error)
         raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; check the file") from error

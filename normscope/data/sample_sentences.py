@@ -117,7 +117,7 @@ SENTENCES: tuple[str, ...] = _ENGLISH + _CHINESE
 
 
 def readable(tokenizer: "PreTrainedTokenizerBase | None") -> tuple[str, ...]:
-    """Return the sentences that a tokenizer reads, few unknown tokens allowed; all where it reads none."""
+    """Return the sentences that a tokenizer reads with few unknown tokens; all if there are none."""
     unknown = None if tokenizer is None else unknown_id(tokenizer)
     if tokenizer is None or unknown is None:
         return SENTENCES

@@ -129,7 +129,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def _lack_of_memory(error: BaseException) -> RunError:
-    """Return CountingError if a hook ran out of memory, as it may have counted a part; else OutOfMemoryError."""
+    """Return OutOfMemoryError, or CountingError if a hook ran out of memory: it may have counted a part."""
     why = reason(error)
     if _passed(error.__traceback__, _COUNTING):
         got = f"out of memory where a batch is counted ({why}); expected room for the tables"

@@ -1,4 +1,4 @@
-"""Rewords errors of loading a model as one line each."""
+"""Turns errors of loading a model into one line each."""
 
 import pickle
 import re
@@ -13,7 +13,7 @@ from normscope.models.location import DEMO, MODEL_FORMS, Source
 
 @contextmanager
 def in_our_words(source: Source, part: str) -> Iterator[None]:
-    """Turn whatever reading a foreign model raises into one line."""
+    """Turn any error of reading a foreign model into one line."""
     try:
         yield
     except NormscopeError:
@@ -21,15 +21,15 @@ def in_our_words(source: Source, part: str) -> Iterator[None]:
     except SystemExit as error:
         got = f"the code of {quoted(source.name)} ended Python (sys.exit({error.code!r})) for its {part}"
         raise ModelError(f"{got}; expected it to go on; mend that code") from error
-    except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
+    except Exception as error:  # A wrong checkpoint may raise KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
 
 
 _NEXT_STEPS = {
     "configuration": "expected a config.json that transformers knows; check it or update transformers",
     "model class": "expected an architecture that can be imported; check transformers and torch",
-    "tokenizer": "expected tokenizer files beside the weights; save them with tokenizer.save_pretrained",
-    "processor": "expected preprocessor_config.json beside the weights; save it with its save_pretrained",
+    "tokenizer": "expected tokenizer files next to the weights; save them with tokenizer.save_pretrained",
+    "processor": "expected preprocessor_config.json next to the weights; save it with its save_pretrained",
     "weights": "expected whole weights and a config.json that fits them; download or save both again",
 }
 
@@ -61,7 +61,7 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
 
 
 def _unopened(source: Source) -> str | None:
-    """Why a file of weights cannot be opened: its reader says that there is none, whatever the reason."""
+    """Return why a file of weights cannot be opened; its reader always says that there is no file."""
     for path in sorted(Path(source.location).glob("*")):
         try:
             if path.suffix in (".safetensors", ".bin") and path.is_file():
@@ -72,7 +72,7 @@ def _unopened(source: Source) -> str | None:
 
 
 def _attention_words(chain: list[BaseException], source: Source) -> str | None:
-    """What to say when the attention that was asked for is the trouble."""
+    """Return the message if the attention implementation is the cause, else None."""
     asked = source.options.attn_implementation
     if asked is None or not any(
         re.search("attn_implementation|flash_?attention", str(e), re.I) for e in chain
@@ -83,7 +83,7 @@ def _attention_words(chain: list[BaseException], source: Source) -> str | None:
 
 
 def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | None:
-    """The Hub's refusals, the most particular first; None when the Hub is not to blame."""
+    """Return the most specific message for a refusal of the Hub; None if the Hub is not the cause."""
     from huggingface_hub import errors, is_offline_mode
 
     shown, revision = quoted(source.name), source.options.revision
@@ -120,7 +120,7 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
             f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
         )
     closed = source.options.local_files_only or is_offline_mode()
-    # transformers says this of weights without telling "not there" from "not reachable".
+    # transformers has one message for weights that do not exist and weights that cannot be reached.
     absent = any("does not appear to have a file named" in str(link) for link in chain)
     unreached = any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain)
     if unreached or absent:
@@ -135,19 +135,19 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
 
 
 def _status(error: BaseException) -> int | None:
-    """The status that a server has answered with, if it has."""
+    """Return the HTTP status of a server's answer, None without an answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def go_online(source: Source) -> str:
-    """Say how to get what the cache lacks."""
+    """Return advice for a file that is not in the cache."""
     if source.name == DEMO:
         return "run pip install 'normscope[demo]', or go online once"
     return "go online once, look on its page, or name a model folder"
 
 
 def untrusted(source: Source) -> ModelError:
-    """Return the error for a model whose own code was not allowed to run."""
+    """Return the error for a model that needs its own code, which may not run."""
     got = f"{quoted(source.name)} is defined by Python code of its own, which was not run"
     return ModelError(
         f"{got}; expected an architecture of transformers; read it, then pass --trust-remote-code"
@@ -155,7 +155,7 @@ def untrusted(source: Source) -> ModelError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, the first cause last."""
+    """Yield the error and its causes, the first cause last."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
@@ -165,7 +165,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _missing_packages(chain: list[BaseException]) -> str | None:
-    """What `pip install` lacks; transformers names it in several ways."""
+    """Return the packages that are not installed; transformers names them in several ways."""
     for link in chain:
         name = None
         if named := re.search(r"pip install (?:-U )?['\"]?(\w[\w.-]*)(?![\w.+-])", str(link)):
@@ -177,13 +177,13 @@ def _missing_packages(chain: list[BaseException]) -> str | None:
         elif isinstance(link, ModuleNotFoundError) and link.name and "." not in link.name:
             name = link.name
         if name:
-            # tiktoken is the last reader that transformers tries, and hides that the first was missing.
+            # transformers tries tiktoken last, and does not say that the first reader is missing.
             return "sentencepiece protobuf tiktoken" if name == "tiktoken" else name
     return None
 
 
 def _unmet_request(chain: list[BaseException]) -> str | None:
-    """The memory that was asked for in vain; None when memory was not the trouble."""
+    """Return the memory that could not be allocated, in words; None if memory was not the cause."""
     for link in chain:
         if type(link).__name__ in {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in str(link):
             asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(link), re.I)
