@@ -179,20 +179,21 @@ class Batches:
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
-        rows = self._rows
         if self._start is not None:
             self._catch_up(self._start)
-            while len(rows) >= (size := self._fill(rows)):
-                yield self._pad(self._take(rows, size))
+            yield from self._full_batches()
         for window in self._windows():
-            rows += self._tokenise(window)
+            self._rows += self._tokenise(window)
             if self.batching.order == "length":
-                rows.sort(key=lambda row: len(row.ids), reverse=True)
+                self._rows.sort(key=lambda row: len(row.ids), reverse=True)
             # Texts that do not fill a batch wait for the next window: only the last batch is smaller.
-            while len(rows) >= (size := self._fill(rows)):
-                yield self._pad(self._take(rows, size))
-        while rows:
-            yield self._pad(self._take(rows, self._fill(rows)))
+            yield from self._full_batches()
+        while self._rows:
+            yield self._next_batch(self._fill())
+
+    def _full_batches(self) -> Iterator[Batch]:
+        while len(self._rows) >= (size := self._fill()):
+            yield self._next_batch(size)
 
     def unknown_in(self, batch: Batch) -> int:
         """Return how many counted tokens of a batch are the tokenizer's unknown token."""
@@ -213,21 +214,21 @@ class Batches:
         """Allow twice as many tokens in later batches, with batch size "auto"."""
         self.tokens = None if self.tokens is None else min(2 * self.tokens, _MAX_AUTO_TOKENS)
 
-    def _fill(self, rows: list[Row]) -> int:
-        """Return how many of the rows fill a batch; one more than there are if they do not fill it."""
+    def _fill(self) -> int:
+        """Return how many of the pending rows fill a batch; one more than there are if they do not."""
         if self.tokens is None:
             return self._max_texts
         longest = 0
-        for number, row in enumerate(rows):
+        for number, row in enumerate(self._rows):
             longest = max(longest, len(row.ids))
             if number == self._max_texts or (number and (number + 1) * longest > self.tokens):
                 return number
-        return len(rows) + 1
+        return len(self._rows) + 1
 
-    def _take(self, rows: list[Row], size: int) -> list[Row]:
-        first = rows[:size]
-        del rows[:size]
-        return first
+    def _next_batch(self, size: int) -> Batch:
+        rows = self._rows[:size]
+        del self._rows[:size]
+        return _padded(rows, self._encoder)
 
     @property
     def pending(self) -> int:
@@ -322,22 +323,23 @@ class Batches:
         self.repeated += sum(row.repeated for row in used)
         return used
 
-    def _pad(self, rows: list[Row]) -> Batch:
-        """Pad on the right, even if the tokenizer pads on the left for generation.
 
-        Then token t is at position t without position_ids, as models with learned positions such as GPT-2
-        need it. Causal attention never sees the padding, and other attention is masked.
-        """
-        import torch
+def _padded(rows: list[Row], encoder: TextEncoder) -> Batch:
+    """Pad on the right, even if the tokenizer pads on the left for generation.
 
-        lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
-        ids = torch.full(mask.shape, self._encoder.pad_id, dtype=torch.int64)
-        ids[mask] = torch.tensor([i for row in rows for i in row.ids])
-        inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
-        if rows[0].types is not None:
-            kinds = torch.full(mask.shape, self._encoder.pad_type, dtype=torch.int64)
-            kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
-            inputs["token_type_ids"] = kinds
-        special = torch.isin(ids, torch.tensor(sorted(self._encoder.excluded), dtype=torch.int64))
-        return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
+    Then token t is at position t without position_ids, as models with learned positions such as GPT-2
+    need it. Causal attention never sees the padding, and other attention is masked.
+    """
+    import torch
+
+    lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
+    ids = torch.full(mask.shape, encoder.pad_id, dtype=torch.int64)
+    ids[mask] = torch.tensor([i for row in rows for i in row.ids])
+    inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
+    if rows[0].types is not None:
+        kinds = torch.full(mask.shape, encoder.pad_type, dtype=torch.int64)
+        kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
+        inputs["token_type_ids"] = kinds
+    special = torch.isin(ids, torch.tensor(sorted(encoder.excluded), dtype=torch.int64))
+    return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))

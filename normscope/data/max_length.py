@@ -80,7 +80,7 @@ def agreed_length(asked: int | None, model: int | None, added: int) -> int | Non
     minimum = f"expected at least {added + 1}, for {added} of them are special tokens"
     if model is not None and model <= added:
         raise ModelError(
-            f"the model takes {model} tokens at the most; {minimum}; check its max_position_embeddings and "
+            f"the model takes at most {model} tokens; {minimum}; check its max_position_embeddings and "
             "its tokenizer's model_max_length"
         )
     if asked is None:

@@ -1,14 +1,13 @@
 """Batches of images and sounds, also with texts, made by the model's own processor."""
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from normscope.data.batching import Batching, require_number
-from normscope.data.media_files import Inputs, read_audio, read_image
+from normscope.data.media_files import Inputs, read_audio, read_image, shown
 from normscope.errors import MediaError, NormscopeError, TextError, UsageError
-from normscope.escaping import quoted, reason
+from normscope.escaping import reason
 from normscope.models.modality import AUDIO, IMAGE, TEXT, WORDS
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ class _Encoder:
             parts = (getattr(processor, name, None) for name in names[kinds[0]])
             self._processor = next((part for part in parts if part is not None), processor)
         holders = (self._processor, *(getattr(processor, name, None) for name in names[AUDIO]))
-        self._rate = next((rate for rate in map(_rate_of, holders) if rate is not None), None)
+        rates = (getattr(holder, "sampling_rate", None) for holder in holders)
+        self._rate = next((rate for rate in rates if isinstance(rate, int)), None)
 
     def encode(self, sample: dict[str, Any]) -> _Tensors:
         """Read the files of a sample and return the processor's tensors."""
@@ -86,10 +86,10 @@ class _Encoder:
         except NormscopeError:
             raise
         except Exception as error:  # Foreign code may raise anything.
-            shown = " with ".join(_shown(value) for value in sample.values())
+            files = " with ".join(shown(value) for value in sample.values())
             name = type(self._processor).__name__
             expected = f"expected {' and '.join(WORDS[kind] for kind in sample)} that it takes"
-            raise MediaError(f"{name} failed on {shown} ({reason(error)}); {expected}; check them") from error
+            raise MediaError(f"{name} failed on {files} ({reason(error)}); {expected}; check them") from error
         return {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
 
     def _process(self, image: Any, wave: Any, text: str | None) -> Any:
@@ -108,20 +108,11 @@ class _Encoder:
         return self._processor(**named, return_tensors="pt", **rate)
 
 
-def _rate_of(holder: Any) -> int | None:
-    rate = getattr(holder, "sampling_rate", None)
-    return rate if isinstance(rate, int) else None
-
-
 def _alike(one: _Tensors, other: _Tensors) -> bool:
     """Whether two samples can be stacked along their first axis."""
     return one.keys() == other.keys() and all(
         value.dim() > 0 and value.shape == other[name].shape for name, value in one.items()
     )
-
-
-def _shown(value: Any) -> str:
-    return quoted(os.fsdecode(value))
 
 
 def _require_no_text_options(batching: Batching) -> None:

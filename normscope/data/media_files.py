@@ -70,7 +70,7 @@ def read_image(path: FilePath) -> "Image":
             # A telephone's .jpg may hold a second picture (MPO): the first one is the photograph.
             frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
             if frames > 1:
-                got = f"{_shown(path)} holds {frames} pictures"
+                got = f"{shown(path)} holds {frames} pictures"
                 raise MediaError(f"{got}; expected one; save the one you mean as a file of its own")
             return _rgb(ImageOps.exif_transpose(file), path)
 
@@ -86,7 +86,7 @@ def read_audio(path: FilePath, rate: int | None) -> _Waveform:
 
         channels, own_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)  # (N, channels)
     if not len(channels):
-        raise MediaError(f"{_shown(path)} holds no sound; expected a sample or more; leave it out")
+        raise MediaError(f"{shown(path)} holds no sound; expected a sample or more; leave it out")
     mono: _Waveform = channels.mean(axis=1)
     return mono if rate is None or own_rate == rate else _resampled(mono, own_rate, rate, path)
 
@@ -100,7 +100,7 @@ def _rgb(picture: "Image", path: FilePath) -> "Image":
             # Pillow's own conversion clips values over 255.
             return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode.startswith(("I", "F")):
-        got = f"{_shown(path)} has 32 bits a pixel, of no known range"
+        got = f"{shown(path)} has 32 bits a pixel, of no known range"
         raise MediaError(f"{got}; expected 8 or 16 bits a channel; convert it")
     if picture.has_transparency_data:
         # As transformers does: without the alpha channel, invisible colours would appear.
@@ -113,7 +113,7 @@ def _resampled(wave: _Waveform, own_rate: int, rate: int, path: FilePath) -> _Wa
     try:
         import soxr
     except ImportError as error:
-        got = f"{_shown(path)} has {own_rate} samples a second"
+        got = f"{shown(path)} has {own_rate} samples a second"
         then = "run pip install 'normscope[audio]', or resample it"
         raise MediaError(f"{got}; expected {rate}, as the model does; {then}") from error
     resampled: _Waveform = soxr.resample(wave, own_rate, rate)
@@ -141,13 +141,13 @@ def _require_file(path: FilePath, expected: str) -> None:
             got, then = (
                 ("a directory", "name the files in it") if stat.S_ISDIR(mode) else ("a device", "name a file")
             )
-            raise MediaError(f"{_shown(path)} is {got}; expected {expected}; {then}")
+            raise MediaError(f"{shown(path)} is {got}; expected {expected}; {then}")
         if not os.access(path, os.R_OK):
             raise PermissionError(None, "permission denied")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         then = "check its name and permissions"
-        raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; {then}") from error
+        raise MediaError(f"cannot read {shown(path)}: {why}; expected {expected}; {then}") from error
 
 
 def _require_reader(module: str, package: str, extra: str) -> None:
@@ -169,8 +169,9 @@ def _in_our_words(path: FilePath, expected: str) -> Iterator[None]:
         # For an unknown format, the messages of both readers only repeat the file name.
         unknown = "its format is unknown" if type(error).__name__ == "UnidentifiedImageError" else None
         why = getattr(error, "error_string", unknown) or reason(error)
-        raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; check the file") from error
+        raise MediaError(f"cannot read {shown(path)}: {why}; expected {expected}; check the file") from error
 
 
-def _shown(path: FilePath) -> str:
+def shown(path: FilePath) -> str:
+    """Return a path as messages show it."""
     return quoted(os.fsdecode(path))

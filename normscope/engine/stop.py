@@ -1,7 +1,6 @@
 """Stops a run early: between two batches, or at once while it waits for texts."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -28,8 +27,11 @@ class Stop:
         rest = iter(items)
         while not self.asked:
             try:
-                with self._waiting():
+                self._waits = True
+                try:
                     item = next(rest)
+                finally:
+                    self._waits = False
             except StopIteration:
                 return
             except KeyboardInterrupt:
@@ -37,11 +39,3 @@ class Stop:
                     raise
                 return
             yield item
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self._waits = True
-        try:
-            yield
-        finally:
-            self._waits = False

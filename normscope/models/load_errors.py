@@ -112,7 +112,8 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     for kind, words in refusals:
         if any(isinstance(link, kind) for link in chain):
             return words
-    status = next((code for link in chain if (code := _status(link)) in (401, 403)), None)
+    statuses = (getattr(getattr(link, "response", None), "status_code", None) for link in chain)
+    status = next((status for status in statuses if status in (401, 403)), None)
     if status is not None:
         why = reason(chain[-1], source.options.token)
         got = f"the Hub refuses the {part} of {shown}{at} with {status} ({why})"
@@ -132,11 +133,6 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
         got = f"downloading the {part} of {shown} failed ({reason(chain[0], source.options.token)})"
         return f"{got}; expected the Hub to answer; try again later"
     return None
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of a server's answer, None without an answer."""
-    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def go_online(source: Source) -> str:

@@ -41,16 +41,6 @@ class Loaded:
     processor: Any = None
 
 
-@dataclass(frozen=True)
-class _Skeleton:
-    """A model without weights (evaluation mode, on torch's meta device) and its origin."""
-
-    model: "PreTrainedModel"
-    id: str
-    revision: str | None
-    commit: str | None
-
-
 def load(
     model: str | os.PathLike[str], options: Loading = Loading(), kinds: Collection[str] = (TEXT,)
 ) -> Loaded:
@@ -90,7 +80,7 @@ def load(
     return Loaded(network, tokenizer, source.name, options.revision, commit, notes, processor)
 
 
-def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Skeleton:
+def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
     """Build MODEL from its configuration alone, with the same class as `load`, on torch's meta device.
 
     No weights and no tokenizer are read or downloaded. Raises the errors of `load`.
@@ -100,7 +90,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Sk
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network: Any = _skeleton(source, loader, config, commit)
-    return _Skeleton(network.eval(), source.name, options.revision, commit)
+    return Loaded(network.eval(), None, source.name, options.revision, commit, ())
 
 
 def _skeleton(
