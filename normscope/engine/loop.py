@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_INTERRUPTED = "the run was interrupted: the numbers are of what it had seen until then"
+_INTERRUPTED = "the run was interrupted: the numbers cover the texts until then"
 # The numbers of texts and tokens of the probe, which are unlikely to equal any size inside a model.
 _PROBE = (3, 11)
 
@@ -51,7 +51,7 @@ class RunContext:
     kept: Kept | None = None
     shard: Shard | None = None
 
-    def resumed(self, watcher: Watcher, clock: Clock) -> Position | None:
+    def resume(self, watcher: Watcher, clock: Clock) -> Position | None:
         """Restore the watcher from the checkpoint, if there is one, and return its position."""
         saved = self.saver.resume(watcher)
         if saved is None:
@@ -59,7 +59,7 @@ class RunContext:
         clock.earlier = saved.seconds
         return saved.position
 
-    def interrupted(self, watcher: Watcher, run: RunInfo, position: Position, clock: Clock) -> RunInfo:
+    def save_interrupted(self, watcher: Watcher, run: RunInfo, position: Position, clock: Clock) -> RunInfo:
         """Save an interrupted run and return its counts; KeyboardInterrupt before the first batch."""
         if not run.tokens:
             raise KeyboardInterrupt
@@ -72,7 +72,7 @@ class RunContext:
             repeated_texts=position.repeated - position.pending_repeated,
         )
 
-    def without_text(self, run: RunInfo) -> list[str]:
+    def notes_without_text(self, run: RunInfo) -> list[str]:
         """Return a note if a shard holds no text; TextError if a whole corpus holds none."""
         if run.tokens:
             return []
@@ -148,7 +148,7 @@ def _run_texts(
     batches: Batches | None,
 ) -> tuple[RunInfo, list[str]]:
     notes, batching = probe(loaded, watcher, forward, batching)
-    start = context.resumed(watcher, clock)
+    start = context.resume(watcher, clock)
     if batches is None:
         hashed = context.saver.checkpoint is not None
         batches = text_batches(loaded, inputs.texts or (), batching, hashed=hashed, start=start)
@@ -161,9 +161,9 @@ def _run_texts(
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if context.stop.asked:
         note = f"{_INTERRUPTED}, long texts first" if run.order == "length" else _INTERRUPTED
-        run = context.interrupted(watcher, run, position, clock)
+        run = context.save_interrupted(watcher, run, position, clock)
         return run, [*notes, *notes_on_texts(run), note]
-    return run, [*notes, *notes_on_texts(run), *context.without_text(run)]
+    return run, [*notes, *notes_on_texts(run), *context.notes_without_text(run)]
 
 
 def _sample_texts(context: RunContext, watcher: Watcher) -> None:
