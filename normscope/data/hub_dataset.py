@@ -117,7 +117,7 @@ def read_dataset(
     """
     if local and not Path(name).exists():
         raise TextError(
-            f"dataset {quoted(name)} is no file or folder here; expected one, as --local-files-only was "
+            f"dataset {quoted(name)} is not a file or folder here; expected one, as --local-files-only was "
             "given; download it first, or leave the option out"
         )
     splits = _splits(name, _library(), token)

@@ -22,13 +22,13 @@ class MediaBatches:
     The processor gets one sample at a time, so that it adds no padding between samples. Consecutive samples
     of the same shape form a batch. The samples keep their order.
 
-    `texts` is the number of samples so far, `expected` the number of all samples.
+    `texts` is the number of samples so far, `expected` that of all samples, `size` that of a full batch.
     """
 
     def __init__(self, inputs: Inputs, processor: Any, batching: Batching) -> None:
         _require_no_text_options(batching)
         self.texts = 0
-        self._size = require_number(batching.batch_size, "images and sounds")
+        self.size = require_number(batching.batch_size, "images and sounds")
         files = {IMAGE: inputs.images, AUDIO: inputs.audio}
         columns: dict[str, Sequence[Any]] = {kind: files[kind] for kind in inputs.kinds if kind in files}
         if inputs.texts is not None:
@@ -43,7 +43,7 @@ class MediaBatches:
         samples: list[_Tensors] = []
         for values in zip(*self._columns.values(), strict=True):
             sample = self._encoder.encode(dict(zip(self._columns, values, strict=True)))
-            if samples and (len(samples) == self._size or not _alike(samples[0], sample)):
+            if samples and (len(samples) == self.size or not _alike(samples[0], sample)):
                 yield self._join(samples)
                 samples = []
             samples.append(sample)

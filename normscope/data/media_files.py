@@ -100,7 +100,7 @@ def _rgb(picture: "Image", path: FilePath) -> "Image":
             # Pillow's own conversion clips values over 255.
             return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode.startswith(("I", "F")):
-        got = f"{shown(path)} has 32 bits a pixel, of no known range"
+        got = f"{shown(path)} has 32 bits a pixel, with an unknown range"
         raise MediaError(f"{got}; expected 8 or 16 bits a channel; convert it")
     if picture.has_transparency_data:
         # As transformers does: without the alpha channel, invisible colours would appear.

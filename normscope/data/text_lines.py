@@ -31,7 +31,7 @@ class Lines(Iterator[str]):
                 raise self.error(
                     "no text but a table in parquet or arrow; expected text; name it as --dataset"
                 )
-            raise self.error("a NUL byte, so this is no text file; expected UTF-8 text; name another file")
+            raise self.error("a NUL byte, so this is not a text file; expected UTF-8 text; name another file")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:

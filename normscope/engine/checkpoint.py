@@ -160,7 +160,7 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
         why = f" ({printable(str(error))})" if isinstance(error, ReportError) else ""
         raise ReportError(
-            f"{quoted(path)} is no whole checkpoint{why}; expected one that inspect --checkpoint wrote; "
+            f"{quoted(path)} is not a whole checkpoint{why}; expected one that inspect --checkpoint wrote; "
             "name another file, or remove it and start over"
         ) from error
 

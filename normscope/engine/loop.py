@@ -36,7 +36,6 @@ from normscope.results.inspect import Report
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 _INTERRUPTED = "the run was interrupted: the numbers cover the texts until then"
 # The numbers of texts and tokens of the probe, which are unlikely to equal any size inside a model.
 _PROBE = (3, 11)
@@ -223,8 +222,7 @@ def _run_media(
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
     medium = inputs.kinds[0] if len(inputs.kinds) == 1 else "several"
-    size = None if batching.batch_size == AUTO else batching.batch_size
-    run = replace(run, texts=batches.texts, batch_size=size, order="given", medium=medium)
+    run = replace(run, texts=batches.texts, batch_size=batches.size, order="given", medium=medium)
     if stop.asked and not batches.texts:
         raise KeyboardInterrupt
     return run, [_INTERRUPTED] if stop.asked else []

@@ -58,14 +58,16 @@ def require_shards(source: Source) -> None:
             continue  # The load explains it.
         for name in sorted(map(str, names)):
             if not Path(source.location, name).is_file():
-                got = f"{quoted(index.name)} of {quoted(source.name)} names {quoted(name)}, which is no file"
+                got = (
+                    f"{quoted(index.name)} of {quoted(source.name)} names {quoted(name)}, which is not a file"
+                )
                 raise ModelError(f"{got}; expected the weights next to it; download or save both again")
 
 
 def left_out_note(model: "PreTrainedModel", unexpected: Collection[str]) -> tuple[str, ...]:
-    """Say which weights of the checkpoint the model has no layer for, though it has such layers."""
-    known = {_numberless(name) for name, _ in model.named_parameters()}
-    names = sorted(name for name in unexpected if _numberless(name) in known)
+    """Return a note on weights of the checkpoint whose layer the model lacks, though it has similar layers."""
+    described = {_numberless(name) for name, _ in model.named_parameters()}
+    names = sorted(name for name in unexpected if _numberless(name) in described)
     if not names:
         return ()
     weights, have = ("1 weight", "has") if len(names) == 1 else (f"{len(names)} weights", "have")

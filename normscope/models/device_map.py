@@ -10,7 +10,6 @@ from normscope.escaping import quoted
 if TYPE_CHECKING:
     from torch import nn
 
-
 # The strategies of transformers for spreading a model; the name of a device puts all of it there.
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 

@@ -20,7 +20,7 @@ def in_our_words(source: Source, part: str) -> Iterator[None]:
         raise
     except SystemExit as error:
         got = f"the code of {quoted(source.name)} ended Python (sys.exit({error.code!r})) for its {part}"
-        raise ModelError(f"{got}; expected it to go on; mend that code") from error
+        raise ModelError(f"{got}; expected it to go on; fix that code") from error
     except Exception as error:  # A wrong checkpoint may raise KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
 
@@ -89,7 +89,7 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     shown, revision = quoted(source.name), source.options.revision
     at = f" at revision {quoted(revision)}" if revision else ""
     refusals: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.HFValidationError, f"{shown}{at} is no model; expected {MODEL_FORMS}; check the spelling"),
+        (errors.HFValidationError, f"{shown}{at} is not a model; expected {MODEL_FORMS}; check the spelling"),
         (
             errors.GatedRepoError,
             f"{shown} is gated and this account has no access; expected a token that has; "

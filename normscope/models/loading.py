@@ -134,7 +134,7 @@ def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
     own_code = getattr(config, "auto_map", None) or {}
     if not isinstance(own_code, dict):
         got = f"config.json of {quoted(source.name)} says that auto_map is {quoted(own_code)}"
-        raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
+        raise ModelError(f"{got}; expected an object of class names; fix it, or leave it out")
     return own_code
 
 
@@ -218,7 +218,7 @@ def _require_length(source: Source, longest: Any) -> None:
         got = (
             f"tokenizer_config.json of {quoted(source.name)} says that model_max_length is {quoted(longest)}"
         )
-        raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
+        raise ModelError(f"{got}; expected how many tokens; fix it, or leave it out")
 
 
 def _processor(

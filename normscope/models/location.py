@@ -18,7 +18,6 @@ DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
 
-
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -46,8 +45,8 @@ class Loading:
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype {quoted(self.dtype)} is unknown; expected {', '.join(DTYPES)}; pick one")
         if not re.fullmatch(r"[a-z]+(:\d+)?", self.device):
-            known = "auto, cpu, cuda, cuda:1, mps or another torch device"
-            raise UsageError(f"device {quoted(self.device)} is unknown; expected {known}; pick one")
+            devices = "auto, cpu, cuda, cuda:1, mps or another torch device"
+            raise UsageError(f"device {quoted(self.device)} is unknown; expected {devices}; pick one")
         if self.device_map is not None and self.device != "auto":
             got = f"device {quoted(self.device)} and device map {quoted(self.device_map)} were both given"
             raise UsageError(f"{got}; expected one of them; drop one")

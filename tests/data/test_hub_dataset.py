@@ -249,7 +249,9 @@ def test_with_local_files_only_no_dataset_is_asked_of_the_hub(tmp_path: Path) ->
     for command in ("inspect", "batches", "why", "swap"):
         result = CliRunner().invoke(app, [command, "demo", "--dataset", "owner/name", "--local-files-only"])
         assert result.exit_code == 1
-        assert "'owner/name' is no file or folder here; expected one, as --local-files-only" in result.stderr
+        assert (
+            "'owner/name' is not a file or folder here; expected one, as --local-files-only" in result.stderr
+        )
 
 
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:

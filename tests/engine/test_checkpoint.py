@@ -305,7 +305,7 @@ def refused(model: Any, saved: Path, path: Path, change: Change, *, sign: bool) 
     path.write_bytes(saved.read_bytes())
     changed(path, change, sign=sign)
     checkpoint = Checkpoint(path, resume=True, facts={"field": "text"})
-    with pytest.raises(ReportError, match="is no whole checkpoint") as caught:
+    with pytest.raises(ReportError, match="is not a whole checkpoint") as caught:
         normscope.inspect(replace(LOADED, model=model), iter(TEXTS), batching=SHORT, checkpoint=checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -381,7 +381,7 @@ def test_what_is_no_checkpoint_is_left_alone(bert: Any, tmp_path: Path, content:
     path.write_bytes(content)
     with pytest.raises(UsageError, match="there is already a checkpoint"):
         Checkpoint(path)
-    with pytest.raises(ReportError, match="is no whole checkpoint"):
+    with pytest.raises(ReportError, match="is not a whole checkpoint"):
         run(bert, Checkpoint(path, resume=True))
     assert path.read_bytes() == content
 

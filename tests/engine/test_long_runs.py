@@ -176,7 +176,7 @@ def saved_texts(path: Path) -> int:
         ("--checkpoint - --resume", 2, "--checkpoint is '-'; expected a file's name"),
         ("--checkpoint no/run.ckpt", 1, "cannot write 'no/run.ckpt': there is no folder"),
         ("--checkpoint a --checkpoint-every -1", 2, "--checkpoint-every is '-1'; expected 0 or more"),
-        ("--checkpoint run.ckpt --resume", 1, "'run.ckpt' is no whole checkpoint"),
+        ("--checkpoint run.ckpt --resume", 1, "'run.ckpt' is not a whole checkpoint"),
         ("--shard 3/2", 2, "shard is 3/2; expected I/N with I from 1 to N"),
         ("--shard x", 2, "shard is 'x'; expected I/N"),
         ("--device cpu --device-map auto", 2, "device 'cpu' and device map 'auto' were both given"),
