@@ -65,7 +65,7 @@ def require_shards(source: Source) -> None:
 
 
 def left_out_note(model: "PreTrainedModel", unexpected: Collection[str]) -> tuple[str, ...]:
-    """Return a note on weights of the checkpoint whose layer the model lacks, though it has similar layers."""
+    """Return a note on weights whose layer the model does not have, although it has similar layers."""
     described = {_numberless(name) for name, _ in model.named_parameters()}
     names = sorted(name for name in unexpected if _numberless(name) in described)
     if not names:
