@@ -1,4 +1,4 @@
-"""Unknown tokens and repeated texts are counted, said from 5% on, and left out where that is asked for."""
+"""Unknown tokens and repeated texts: counted, noted from 5% on, and left out with `unique`."""
 
 import json
 from dataclasses import replace
