@@ -1,4 +1,4 @@
-"""Batches that begin where others have stopped, and the proof that the corpus is the same."""
+"""Batches that continue from a position, and the digest that proves the corpus is the same."""
 
 import operator
 from collections.abc import Iterator

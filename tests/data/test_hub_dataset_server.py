@@ -1,4 +1,4 @@
-"""Datasets of a Hub as streams: a server on loopback that answers what the library `datasets` asks."""
+"""Datasets of a Hub as streams: a server on loopback answers the requests of the library `datasets`."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Datasets as their repositories are, by their ids."""
+    """The files of dataset repositories, by id."""
     place = tmp_path_factory.mktemp("repositories")
     write(place / "lines", "train.jsonl", ROWS)
     write(place / "lines", "test.jsonl", ROWS[:1])

@@ -1,4 +1,4 @@
-"""How long a text may be, of every model; and what is asked for, within that."""
+"""The maximum length of a text: the limits of models, and options within them."""
 
 from types import SimpleNamespace
 from typing import Any

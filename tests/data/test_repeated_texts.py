@@ -128,7 +128,7 @@ def test_a_watcher_does_not_know_them(model: Any) -> None:
 
 
 def test_a_token_that_has_another_purpose_is_not_unknown() -> None:
-    """GPT-2 calls the end of a text its unknown token, and reads all."""
+    """GPT-2's unknown token is its end-of-text token, and it reads everything."""
     tokenizer = decoder("$A </s>")
     tokenizer.unk_token = "</s>"
     assert tokenizer.unk_token_id is not None

@@ -1,4 +1,4 @@
-"""Parts of a corpus: together they hold each text once, and their reports merge to the whole's."""
+"""Shards hold each text of a corpus once, and their reports merge to that of the whole corpus."""
 
 import operator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A row holds what the tokenizer makes of a text, cut as it cuts, and knows which ids are special."""
+"""Rows hold the tokenizer's own ids, cut as it cuts them, and special ids are recognised."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Batches that memory does not hold: run in halves, each token counted once at every layer."""
+"""Batches that do not fit in memory: they run in halves, and every layer counts each token once."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ HOLDS = 60
 
 
 class Tight(nn.Module):
-    """Layers in float64, one of them used twice, that hold so many token slots, the later ones fewer."""
+    """Layers in float64, one of them used twice, with room for `holds` token slots, or 2 * `holds` at first."""
 
     def __init__(self, holds: int, error: Callable[[], Exception]) -> None:
         super().__init__()

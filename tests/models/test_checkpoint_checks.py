@@ -1,4 +1,4 @@
-"""Configurations that describe more than a checkpoint holds, and checkpoints with more than they describe."""
+"""Configurations that describe more weights than a checkpoint holds, and the reverse."""
 
 from pathlib import Path
 from typing import Any
