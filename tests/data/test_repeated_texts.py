@@ -177,10 +177,10 @@ def test_unique_texts_are_those_of_a_plain_list(model: Any) -> None:
 
 
 def test_shards_hold_each_different_text_once() -> None:
-    taken = [list(Shard(i, 2).of(Inputs(TEXTS), None, unique=True).texts or ()) for i in (1, 2)]
+    shard_texts = [list(Shard(i, 2).of(Inputs(TEXTS), None, unique=True).texts or ()) for i in (1, 2)]
     once = [text for text in dict.fromkeys(TEXTS) if text.strip()]
-    assert [[text for text in part if text.strip()] for part in taken] == [once[::2], once[1::2]]
-    assert sum(map(len, taken)) == len(TEXTS)
+    assert [[text for text in part if text.strip()] for part in shard_texts] == [once[::2], once[1::2]]
+    assert sum(map(len, shard_texts)) == len(TEXTS)
 
 
 def test_swap_parts_different_texts() -> None:

@@ -33,14 +33,14 @@ def test_shards_hold_each_text_once(texts: list[str], count: int, limit: int | N
     named = [
         text and f"{i} {text}" if text.strip() else f"{text}\t" * (i + 1) for i, text in enumerate(texts)
     ]
-    taken = [list(Shard(i, count).of(Inputs(named), limit).texts or ()) for i in range(1, count + 1)]
+    parts_of_texts = [list(Shard(i, count).of(Inputs(named), limit).texts or ()) for i in range(1, count + 1)]
     filled = [text for text in named if not text.isspace()][:limit]
-    assert sorted(t for part in taken for t in part if not t.isspace()) == sorted(filled)
+    assert sorted(t for part in parts_of_texts for t in part if not t.isspace()) == sorted(filled)
     # Dealt out one by one, whatever is blank.
-    assert [[t for t in part if not t.isspace()] for part in taken] == [
+    assert [[t for t in part if not t.isspace()] for part in parts_of_texts] == [
         filled[i::count] for i in range(count)
     ]
-    blank = [text for part in taken for text in part if text.isspace()]
+    blank = [text for part in parts_of_texts for text in part if text.isspace()]
     whole = named[: named.index(filled[-1])] if filled and limit == len(filled) else named
     assert sorted(blank) == sorted(text for text in whole if text.isspace())
 

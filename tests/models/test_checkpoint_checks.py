@@ -13,8 +13,8 @@ from normscope.models.location import Loading, Source
 from tests.support import models
 
 
-def source(place: Path, *, is_folder: bool = True) -> Source:
-    return Source("given", str(place), is_folder, Loading())
+def source(origin: Path, *, is_folder: bool = True) -> Source:
+    return Source("given", str(origin), is_folder, Loading())
 
 
 def holding(folder: Path, name: str, size: int) -> Path:
@@ -44,19 +44,19 @@ def skeleton(weights: int) -> Any:
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_checkpoint_holds_half_a_bit_of_each_weight_at_least(tmp_path: Path, name: str) -> None:
     size = 3 * 10**7
-    place, large = source(holding(tmp_path, name, size)), config(vocab_size=10**9)
-    require_fit(place, large, lambda: skeleton(16 * size))
+    origin, large = source(holding(tmp_path, name, size)), config(vocab_size=10**9)
+    require_fit(origin, large, lambda: skeleton(16 * size))
     with pytest.raises(
         ModelError, match="describes 480,000,001 weights; its checkpoint of 30,000,000 bytes cannot hold them"
     ):
-        require_fit(place, large, lambda: skeleton(16 * size + 1))
+        require_fit(origin, large, lambda: skeleton(16 * size + 1))
 
 
 def test_what_fits_everywhere_is_not_looked_at(tmp_path: Path) -> None:
-    place = source(holding(tmp_path, "model.safetensors", 9))
-    require_fit(place, config(vocab_size=10**9), lambda: skeleton(1 << 28))
+    origin = source(holding(tmp_path, "model.safetensors", 9))
+    require_fit(origin, config(vocab_size=10**9), lambda: skeleton(1 << 28))
     with pytest.raises(ModelError, match="cannot hold them"):
-        require_fit(place, config(vocab_size=10**9), lambda: skeleton((1 << 28) + 1))
+        require_fit(origin, config(vocab_size=10**9), lambda: skeleton((1 << 28) + 1))
 
 
 def test_a_folder_with_weights_alone_is_looked_at(tmp_path: Path) -> None:
