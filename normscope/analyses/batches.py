@@ -14,8 +14,8 @@ from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
-from normscope.data.media_files import Given
-from normscope.engine.loop import Course, as_loaded, measure
+from normscope.data.media_files import Inputs
+from normscope.engine.loop import RunContext, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
@@ -61,14 +61,14 @@ def batch_noise(
 
     Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
     """
-    given = Given(texts)
+    given = Inputs(texts)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
     require_kinds(loaded.model, given.kinds)
     kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
+    report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))
     return _reported(report, kept, drawing)
 
 

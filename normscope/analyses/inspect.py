@@ -8,10 +8,10 @@ from torch import nn
 
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching
-from normscope.data.media_files import Given, Place
+from normscope.data.media_files import FilePath, Inputs
 from normscope.data.shards import Shard
-from normscope.engine.checkpoint import Checkpoint, Saver
-from normscope.engine.loop import Course, facts
+from normscope.engine.checkpoint import Checkpoint, Saver, facts
+from normscope.engine.loop import RunContext, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.stop import Stop
 from normscope.errors import UsageError
@@ -24,15 +24,14 @@ from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from normscope.engine.loop import as_loaded, measure
 
 
 def inspect(
     model: str | os.PathLike[str] | nn.Module | Loaded,
     texts: Iterable[str] | None = None,
     *,
-    images: Sequence[Place] = (),
-    audio: Sequence[Place] = (),
+    images: Sequence[FilePath] = (),
+    audio: Sequence[FilePath] = (),
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     processor: Any = None,
     loading: Loading = Loading(),
@@ -69,7 +68,7 @@ def inspect(
     to measure or a file cannot be read, UsageError for options that cannot be or inputs that the
     model does not take, and RunError when it fails on them.
     """
-    given = Given(texts, images, audio)
+    given = Inputs(texts, images, audio)
     if checkpoint is not None and given.kinds != (TEXT,):
         raise UsageError("a checkpoint was asked for with images or sounds; expected texts alone; use shards")
     if batching.unique and given.kinds != (TEXT,):
@@ -97,7 +96,7 @@ def inspect(
         "shard": shard,
     }
     saver = Saver(checkpoint, facts(loaded, batching, choices) if checkpoint else {})
-    course = Course(saver, stop or Stop(), shard=shard)
+    course = RunContext(saver, stop or Stop(), shard=shard)
     report = measure(loaded, given, batching, watcher, clock, course, moments=moments)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)

@@ -8,8 +8,8 @@ from typing import Any
 
 from normscope._version import __version__
 from normscope.capture.layer_summary import filled, notes_on, pooled
+from normscope.data.corpus import notes_on_texts
 from normscope.data.shards import missing
-from normscope.data.text_notes import notes_on_texts
 from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.results.common import RunInfo

@@ -14,11 +14,11 @@ from normscope._version import __version__
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.text_notes import no_text
-from normscope.engine.forward import Forward, evaluating
-from normscope.engine.loop import probed, require_layers, text_batches
+from normscope.data.corpus import no_text
+from normscope.engine.forward import Forward
+from normscope.engine.loop import measuring, probe, text_batches
 from normscope.engine.runner import Runner
-from normscope.models.loading import Loaded, quiet
+from normscope.models.loading import Loaded
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
 from normscope.statistics.position_bins import MEMORY, TablePlan
 
@@ -44,10 +44,9 @@ def dry_run(
     watcher = watch(
         loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
     )
-    require_layers(loaded, watcher)
     forward = Forward(loaded.model)
-    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
-        _, batching = probed(loaded, watcher, forward, batching)
+    with measuring(loaded, watcher):
+        _, batching = probe(loaded, watcher, forward, batching)
         found = _sampled(loaded, iter(texts), batching)
         tables = watcher.plan_tables(found.batches.max_length)
         timed, seconds = _timed(found, watcher, forward, batching)

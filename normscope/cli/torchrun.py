@@ -11,7 +11,7 @@ import typer
 from normscope.cli.interruption import StopRequest
 from normscope.cli.output import notice_if_slow, reserve_stdout, say
 from normscope.cli.signals import ENDING, NUMBERS
-from normscope.data.text_notes import no_text
+from normscope.data.corpus import no_text
 from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import quoted
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normscope.errors import UsageError
 
+# The default memory limit of the tables of all layers together, in bytes: 1 GiB.
 MEMORY = 1 << 30
 _NUMBER = 8  # bytes of a float64
 # Bytes per position and feature while a layer runs: mean, M2, mean of y and co-moment of its moments; the

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from normscope.statistics.moments import Labels, Moments, grown
-
-# The memory limit of the tables of all layers together, in bytes.
-MEMORY = 1 << 30
+from normscope.statistics.position_bins import MEMORY
 
 
 @dataclass(frozen=True)

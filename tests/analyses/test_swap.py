@@ -19,7 +19,7 @@ from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.replacement import Statistics
 from normscope.data.batching import Batches
-from normscope.data.held_out_split import part
+from normscope.data.held_out_split import split_texts
 from normscope.errors import ReportError, RunError, TextError, UsageError
 from normscope.models.loading import Loaded
 from normscope.results.swap import Effect, SwapReport
@@ -692,10 +692,10 @@ def test_a_constant_feature_is_given_its_mean_by_the_line() -> None:
 
 
 def test_texts_are_parted_and_never_overlap() -> None:
-    parted = part(["a", " ", "b", "c", "a", "b", "d"], None, None)
+    parted = split_texts(["a", " ", "b", "c", "a", "b", "d"], None, None)
     assert (parted.calibration, parted.held_out) == (["a", "c", "b"], ["d"])
     assert (parted.skipped, parted.repeated) == (1, 2)
-    parted = part(["a", "b", "c", "x"], ["b", "", "y", "z"], 3)
+    parted = split_texts(["a", "b", "c", "x"], ["b", "", "y", "z"], 3)
     assert (parted.calibration, parted.held_out) == (["b", "y", "z"], ["a", "c"])
     assert (parted.skipped, parted.repeated) == (0, 1)
 
@@ -703,7 +703,7 @@ def test_texts_are_parted_and_never_overlap() -> None:
 @pytest.mark.parametrize(("texts", "known"), [(["a"], None), (["a", "a"], None), (["a"], ["a"]), ([], ["b"])])
 def test_nothing_to_hold_out_is_an_error(texts: list[str], known: list[str] | None) -> None:
     with pytest.raises(TextError, match="expected at least one of each"):
-        part(texts, known, None)
+        split_texts(texts, known, None)
 
 
 def test_a_note_says_what_was_left_out(learned: tuple[Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Texts come out of arguments, files and standard input exactly as they went in, or with a clear error."""
+"""Texts from arguments, files and standard input arrive unchanged, or with a clear error."""
 
 import csv
 import gzip
@@ -45,7 +45,7 @@ def read(folder: Path, name: str, content: str | bytes, field: str | None = None
 
 
 def message(folder: Path, name: str, content: str | bytes, field: str | None = None) -> str:
-    """The error that reading such a file ends with: one line, safe to show."""
+    """The error of reading such a file: one line, safe to show."""
     with pytest.raises(TextError) as caught:
         read(folder, name, content, field)
     text = str(caught.value)

@@ -1,4 +1,4 @@
-"""Bad inputs, each met once in the wild or by fuzzing: one clear line, and never half a file."""
+"""Bad inputs, found in real use or by fuzzing: one clear line, and never half a file."""
 
 import gzip
 import io
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_up_leaves_nothing(saved: Path, tmp_path: Path, option
 def test_a_result_that_cannot_be_written_costs_no_other(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """Its place is gone since it was tried."""
+    """Its folder was deleted after the first check."""
 
     def fail(*_given: object) -> None:
         raise ReportError(f"cannot write {failing}: it is gone; name another")
@@ -356,7 +356,7 @@ def test_facts_that_cannot_be(saved: Path, tmp_path: Path, fact: str, value: flo
 @pytest.mark.parametrize("features", [10**9, 10**15, 2**70, -1])
 @pytest.mark.parametrize("whole", [True, False])
 def test_features_that_cannot_be(moments: Path, tmp_path: Path, features: int, whole: bool) -> None:
-    """Told by the tensors' shapes, before memory is taken for so many, whoever made the digest anew."""
+    """The shapes of the tensors show it before they take memory, even with a new digest."""
     bad, tensors = tmp_path / "bad.safetensors", load_file(moments)
     with safe_open(moments, framework="pt") as file:
         header = file.metadata()

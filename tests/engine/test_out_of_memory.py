@@ -1,4 +1,4 @@
-"""Memory that does not suffice to count a batch: it is taken back and runs in parts, or the run ends."""
+"""Memory runs out while a batch is counted: the batch is undone and runs in parts, or the run ends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +39,9 @@ def model() -> Any:
 
 
 class Lacking:
-    """Lets a method lack memory where `fails` says so of the number of its call and its rows.
+    """Makes a method run out of memory if `fails` is true for the number of the call and its rows.
 
-    It does so when it has done its work, unless `first`: all is counted, and the caller does not know.
+    It fails after its work is done, unless `first`: everything is counted, and the caller does not know.
     """
 
     def __init__(

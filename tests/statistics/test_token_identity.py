@@ -19,7 +19,8 @@ from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.token_identity import MEMORY, WordRoom, Words
+from normscope.statistics.position_bins import MEMORY
+from normscope.statistics.token_identity import WordRoom, Words
 from tests.capture.test_token_scopes import SIZES, Lookup, mask_of, t5
 from tests.capture.test_watcher import padded
 from tests.support import models

@@ -16,7 +16,7 @@ from normscope.analyses.swap.folding import Difference, Proven
 from normscope.analyses.swap.options import BATCH, Swapping
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
-from normscope.data.held_out_split import Parted, part
+from normscope.data.held_out_split import SplitTexts, split_texts
 from normscope.engine.forward import evaluating
 from normscope.engine.loop import as_loaded, text_batches
 from normscope.engine.progress import Progress
@@ -72,7 +72,7 @@ def swap(
     work.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))
     require_kinds(loaded.model, (TEXT,))
-    parted = part(texts, calibration, batching.limit, unique=batching.unique)
+    parted = split_texts(texts, calibration, batching.limit, unique=batching.unique)
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
     batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)
@@ -98,7 +98,7 @@ def swap(
     return report
 
 
-def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: Parted) -> SwapReport:
+def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: SplitTexts) -> SwapReport:
     alone: list[Variant] = [(name,) for name in trial.names]
     *effects, together = trial.effects([*alone, trial.names])
     baseline = trial.baseline()
@@ -162,7 +162,7 @@ def _fold_info(trial: Trial, proven: Proven) -> FoldInfo:
     )
 
 
-def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:
+def _notes(parted: SplitTexts, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:
     if parted.repeated:
         was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
         yield f"{parted.repeated} held-out {was} calibrated on, too"
@@ -172,7 +172,7 @@ def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> 
         yield f"{name}: once replaced, the model gives NaN or infinity"
 
 
-def _expected(parted: Parted, swapping: Swapping, layers: int) -> int:
+def _expected(parted: SplitTexts, swapping: Swapping, layers: int) -> int:
     """Estimate the number of texts over all runs of the model."""
     calibrations, runs = 1, layers + 2
     if swapping.recalibrate:

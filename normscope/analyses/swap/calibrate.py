@@ -11,7 +11,7 @@ from normscope.analyses.swap.calibration import Calibration
 from normscope.analyses.swap.replacement import Statistics, obstacle
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batches, Batching
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.engine.loop import as_loaded, measure, text_batches
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import UsageError
@@ -55,7 +55,7 @@ def calibrate(
     All arguments are as for `inspect`. Layers that cannot be replaced have no statistics in it. Raises
     what `inspect` raises, and UsageError when no layer can be replaced.
     """
-    given = Given(texts)
+    given = Inputs(texts)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
@@ -75,7 +75,7 @@ def calibrated(
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
         capture.scales = Moments.empty(1, 1)
-    report = measure(loaded, Given(()), batches.batching, watcher, clock, batches=batches)
+    report = measure(loaded, Inputs(()), batches.batching, watcher, clock, batches=batches)
     found: dict[str, Statistics] = {}
     notes = []
     for capture in watcher.captures:

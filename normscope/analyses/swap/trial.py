@@ -18,8 +18,8 @@ from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
 from normscope.capture.counters import Tally
 from normscope.data.batching import Batch, Batches
-from normscope.data.held_out_split import Parted
-from normscope.engine.batch_splitting import Parts
+from normscope.data.held_out_split import SplitTexts
+from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.loop import run_info, text_batches
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.runner import decoder_valid
@@ -74,7 +74,7 @@ class Trial:
     def __init__(
         self,
         loaded: Loaded,
-        texts: Parted,
+        texts: SplitTexts,
         batches: Batches,
         swapping: Swapping,
         known: Calibrated,
@@ -96,7 +96,7 @@ class Trial:
             tally.add(TokenMask(batch.mask, batch.valid))
             tally.unknown += source.unknown_in(batch)
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
-        self.parts = Parts(self.readout.device)
+        self.parts = BatchSplitter(self.readout.device, "it and later ones were run in parts")
         self.parts.hear(known.report.warnings)
         self._weights = resamples(self.run.texts, swapping.seed, _DRAWS)
 

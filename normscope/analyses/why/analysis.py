@@ -17,9 +17,9 @@ from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, plans
 from normscope.data.batching import Batching, require_positive, require_seed
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.data.tokenization import special_ids
-from normscope.engine.loop import Course, as_loaded, measure
+from normscope.engine.loop import RunContext, as_loaded, measure
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.escaping import counted
@@ -28,6 +28,7 @@ from normscope.models.location import Loading
 from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
+from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ def why(
     loading: Loading = Loading(),
     batching: Batching = Batching(),
     samples: int = 512,
-    table_memory: int = 1 << 30,
+    table_memory: int = MEMORY,
     seed: int = 0,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -61,7 +62,7 @@ def why(
     """
     require_positive("samples", samples)
     require_seed(seed)
-    given = Given(texts)
+    given = Inputs(texts)
     clock = Clock(progress)
     clock.show("load")
     loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
@@ -69,7 +70,7 @@ def why(
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     watcher.name_words()
-    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
+    report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))
     if len(kept.sources) < 2:
         raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
     special = _special(loaded)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from normscope.analyses.distributed import Ranks
-    from normscope.data.media_files import Given
+    from normscope.data.media_files import Inputs
     from normscope.models.loading import Loaded
     from normscope.results.plan import RunPlan
 
@@ -183,16 +183,16 @@ def _inputs(
     source: LoadOptions,
     *,
     quiet: bool,
-) -> "Given":
+) -> "Inputs":
     """Return what to feed: with images and sounds only text that was named."""
-    from normscope.data.media_files import Given
+    from normscope.data.media_files import Inputs
 
     if (images or audio) and not corpus.any_named:
-        return Given(None, images, audio)
+        return Inputs(None, images, audio)
     if not corpus.dataset:
         require_files(ranks, corpus.text or [], corpus.file or [])
     texts = corpus.feed(token=source.token, quiet=quiet, local=source.local_files_only)
-    return Given(texts, images, audio)
+    return Inputs(texts, images, audio)
 
 
 def _require_dry_run_support(format: options.DataFormat, *, media: bool) -> None:
