@@ -14,7 +14,7 @@ from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.results.common import RunInfo
 from normscope.results.inspect import LayerReport, Report
-from normscope.statistics.layer_state import RunMoments, Seen, most_seen
+from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
 from normscope.statistics.moments_file import read_moments, require_moments
 from normscope.statistics.recurring_outliers import outlier_features
 
@@ -174,7 +174,7 @@ class _Total:
             self._moments,
         )
 
-    def _layer(self, name: str, seen: Seen) -> LayerReport:
+    def _layer(self, name: str, seen: LayerState) -> LayerReport:
         described = self._layers[name]
         affine = described.outliers.affine_outliers if described.outliers else None
         most = max(report.layers[name].calls_per_forward for report in self._reports if name in report.layers)
@@ -190,7 +190,7 @@ class _Total:
         sums["positions"] = max(run.positions for run in runs)
         sums["position_bins"] = max((run.position_bins or () for run in runs), key=len) or None
         if not self._moments.slots:  # Without tokens a run is told by its layers.
-            seen = most_seen(self._moments.layers.values())
+            seen = maximum_counts(self._moments.layers.values())
             sums["tokens"] = seen["tokens"]
             sums["texts"] = seen["texts"] if runs[0].order is None else sums["texts"]
         return replace(
@@ -225,5 +225,5 @@ def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
     return [note for note in report.warnings if note not in anew]
 
 
-def _notes(layer: LayerReport, seen: Seen) -> list[str]:
+def _notes(layer: LayerReport, seen: LayerState) -> list[str]:
     return [f"{layer.name}: {note}" for note in notes_on(layer, seen)]

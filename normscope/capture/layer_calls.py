@@ -51,6 +51,12 @@ class LayerCalls:
             self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
         return self.captures[number]
 
+    def resize(self, count: int) -> None:
+        """Hold `count` captures, 1 or more: the last ones are dropped, missing ones are created."""
+        del self.captures[count:]
+        for number in range(len(self.captures), count):
+            self.capture(number)
+
     def notes(self) -> list[str]:
         """Return a sentence for each reason why calls were not counted."""
         name, notes = self.norm.name, []

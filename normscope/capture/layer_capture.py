@@ -16,12 +16,12 @@ from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import stored_statistics, vector
 from normscope.norms.gating import GATES, Gate
 from normscope.statistics.accumulator import Accumulator
-from normscope.statistics.accumulator_tensors import moved
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.layer_state import Seen
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.statistics.moments import Labels, Moments, Rows
+from normscope.statistics.state_dict import move
 from normscope.statistics.token_identity import WordRoom
 
 # Errors below this do not decide between two readings of the axes.
@@ -56,7 +56,7 @@ class Beside(NamedTuple):
 
 
 class LayerCapture:
-    """Turns the calls of one layer into its state, `seen`.
+    """Turns the calls of one layer into its `state`.
 
     With `room` for token ids, it also collects moments by token id.
     """
@@ -65,35 +65,33 @@ class LayerCapture:
         self.norm = norm
         self.room = room
         self._scratch = scratch or Scratch()
-        self._seen = Seen()
+        self._state = LayerState()
         self._running: StreamingMoments | None = None
         self._gap = OutputGap()
         self.kept: KeptLayer | None = None
         """Where the moments of single texts are stored, if they are requested."""
-        self.scales: Moments | None = None
-        """The moments of the factor by which the layer multiplies each row, if they are requested."""
 
     @property
-    def seen(self) -> Seen:
+    def state(self) -> LayerState:
         """The state of the layer after all calls so far."""
         if self._running is not None:
             self._running.read()
-        self._gap.read_into(self._seen, self.norm.features)
-        return self._seen
+        self._gap.read_into(self._state, self.norm.features)
+        return self._state
 
-    def take(self, seen: Seen) -> None:
+    def take(self, state: LayerState) -> None:
         """Continue from the state of another capture of the layer, whose `norm` is settled alike here."""
-        self._seen, self._running, self._gap = seen, None, OutputGap()
+        self._state, self._running, self._gap = state, None, OutputGap()
 
     @property
     def moments(self) -> Accumulator | None:
         """Its moments so far, None before its first call."""
-        return self.seen.moments
+        return self.state.moments
 
     @property
     def unaligned(self) -> bool:
         """Whether a probe has shown that the layer does not get one row per token."""
-        layout = self._seen.known_layout
+        layout = self._state.known_layout
         return layout == UNALIGNED or is_own_sequence(layout)
 
     def add(
@@ -112,7 +110,7 @@ class LayerCapture:
         cannot be read, and those with another number of features, are counted and left out.
         """
         if not _is_plain(given):
-            self._seen.unreadable += 1
+            self._state.unreadable += 1
             return
         given = _beside(given, output)
         if given.device.type == "mps":
@@ -122,13 +120,13 @@ class LayerCapture:
             self._choose_axis(given, output)
         norm, lead = self.norm, self._lead_axes(tuple(given.shape))
         if lead is None:
-            self._seen.misfits += 1
+            self._state.misfits += 1
             return
         # A norm over the batch needs all rows at once, so they stay in one part.
         size = max(1, PART // norm.features) if norm.by_row else math.prod(lead)
-        parts = parts_of(lead, norm.feature_axis, size, given.device, self._seen.known_layout)
+        parts = parts_of(lead, norm.feature_axis, size, given.device, self._state.known_layout)
         if parts and parts[0].sure:
-            self._seen.known_layout = parts[0].layout or (UNALIGNED if probe else None)
+            self._state.known_layout = parts[0].layout or (UNALIGNED if probe else None)
         if probe or not parts:
             return
         if gate is not None and not norm.settled:
@@ -147,7 +145,7 @@ class LayerCapture:
         shape, weight = tuple(given.shape), vector(norm.module, "weight")
         wide = norm.features if weight is None else weight.numel()
         fits = [(axis, False) for axis in (-1, 1) if lead_axes(shape, axis, norm.features) is not None]
-        if output is not None and self._seen.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
+        if output is not None and self._state.moments is None and shape[-1] < wide == math.prod(shape[-2:]):
             # A weight as long as the last two axes together: each head has its own affine.
             fits.insert(0, (-1, True))
         if len(fits) > 1 and output is not None:
@@ -183,7 +181,7 @@ class LayerCapture:
         """Return the sizes of the axes other than the features; None if earlier calls had another width."""
         norm = self.norm
         lead = lead_axes(shape, norm.feature_axis, norm.features)
-        if lead is not None or self._seen.moments is not None:
+        if lead is not None or self._state.moments is not None:
             return lead
         # The class gives no width, or a wrong one: the width of the input is right.
         norm.features = shape[norm.feature_axis] if len(shape) > 1 else shape[0]
@@ -192,7 +190,7 @@ class LayerCapture:
     def _add_parts(
         self, given: Tensor, output: Tensor | None, factor: Tensor | None, parts: Sequence[Alignment]
     ) -> None:
-        self._seen.calls += 1
+        self._state.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
         whole = None
         if self.norm.per_head and output is not None:
@@ -201,30 +199,30 @@ class LayerCapture:
         beside = Beside(output, factor, whole).each(lambda values: to_rows(values, axis, features))
         # Only norms that pool several rows are affected by rows that were left out.
         left_out = len(x) > sum(len(part.sample.group) for part in parts)
-        self._seen.padded |= left_out and self.norm.pools
+        self._state.padded |= left_out and self.norm.pools
         for part in parts:
-            self._seen.add_layout(part.layout, sure=part.sure)
-            self._seen.positioned &= part.positioned
-            self._seen.exact = part.bins.exact if part.bins else self._seen.exact
+            self._state.add_layout(part.layout, sure=part.sure)
+            self._state.positioned &= part.positioned
+            self._state.exact = part.bins.exact if part.bins else self._state.exact
             if not self._add_at_once(x, beside, part):
                 self._add(part.take(x, self._scratch, "x"), beside.taken(part, self._scratch), part)
 
     def _add_at_once(self, x: Tensor, beside: Beside, where: Alignment) -> bool:
         """Add the counted rows of x (R, D) in one compiled pass; return whether that was possible."""
         # The compiled pass does not compute these.
-        wanted = (self.room, self.kept, self.scales, beside.factor, beside.whole)
+        wanted = (self.room, self.kept, self._state.scales, beside.factor, beside.whole)
         out = beside.output
-        if out is None or any(part is not None for part in wanted) or self._seen.moments is None:
+        if out is None or any(part is not None for part in wanted) or self._state.moments is None:
             return False
-        running, seen = self._begun(x.device), self._seen
+        running, state = self._begun(x.device), self._state
         if not suits(self.norm, x, running.tokens):
             return False
         found = one_pass(self.norm, running.eps, x, out, where, self._scratch)
         if found is not None:
-            seen.worst_error = max(seen.worst_error, found.worst)
-            seen.output_square += found.square
-            seen.output_size += len(where.sample.group) * self.norm.features
-            seen.precision = torch.finfo(out.dtype).eps
+            state.worst_error = max(state.worst_error, found.worst)
+            state.output_square += found.square
+            state.output_size += len(where.sample.group) * self.norm.features
+            state.precision = torch.finfo(out.dtype).eps
             running.add_pass(found, lambda: where.take(x), where)
         return found is not None
 
@@ -233,7 +231,7 @@ class LayerCapture:
         if not math.isfinite(rows.reach):
             rows = Rows.of(x.double())  # In float32 the variance overflows for values above about 1e19.
             finite = rows.finite()
-            self._seen.nonfinite += int((~finite).sum())
+            self._state.nonfinite += int((~finite).sum())
             x, beside, where = x[finite], beside.each(lambda values: values[finite]), where.keep(finite)
             rows = Rows.of(x.double())
         if len(x):
@@ -243,9 +241,9 @@ class LayerCapture:
         norm, (out, factor, whole) = self.norm, beside
         if not norm.settled:
             self._settle(rows, out, factor, where)
-        self._seen.unfitted = norm.settled and norm.formula is None
+        self._state.unfitted = norm.settled and norm.formula is None
         if norm.kind == "batchnorm":
-            self._seen.stored = stored_statistics(norm.module)
+            self._state.stored = stored_statistics(norm.module)
         running = self._begun(rows.x.device)
         if norm.formula is None or out is None:
             # NaN marks everything that needs y as unknown, without a special case in each sum.
@@ -256,28 +254,29 @@ class LayerCapture:
             expected = expected if factor is None else expected * factor
             # `add` overwrites its first argument, which is y itself for a formula without an affine.
             self._gap.add(expected.clone() if expected is y else expected, out)
-            self._seen.precision = torch.finfo(out.dtype).eps
-            if self.scales is not None and norm.formula.is_plain:
-                self.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
+            self._state.precision = torch.finfo(out.dtype).eps
+            if self._state.scales is not None and norm.formula.is_plain:
+                self._state.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
         given = out if whole is None else whole
         sizes = None if given is None else torch.abs(given, out=self._scratch.block("first", given))
         samples = running.update(rows, y, where, sizes)
         if self._gap.is_full:
-            self._gap.read_into(self._seen, norm.features)
+            self._gap.read_into(self._state, norm.features)
         if self.kept is not None:
             self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
 
     def _begun(self, device: torch.device) -> StreamingMoments:
         """Return the buffer for the layer's batches; it continues from the moments so far."""
         norm = self.norm
-        if self._running is None and self._seen.moments is not None:
+        if self._running is None and self._state.moments is not None:
             # Restored moments may be on another device.
-            self._running = StreamingMoments(moved(self._seen.moments, device), self._scratch)
-        if self._running is None or self._seen.moments is None:
+            move(self._state.moments, device)
+            self._running = StreamingMoments(self._state.moments, self._scratch)
+        if self._running is None or self._state.moments is None:
             words = None if self.room is None else self.room.ids(norm.features)
             eps = 0.0 if math.isnan(norm.eps) else norm.eps
-            self._seen.moments = Accumulator(norm.features, eps, device, words)
-            self._running = StreamingMoments(self._seen.moments, self._scratch)
+            self._state.moments = Accumulator(norm.features, eps, device, words)
+            self._running = StreamingMoments(self._state.moments, self._scratch)
         return self._running
 
     def _settle(self, rows: Rows, out: Tensor | None, factor: Tensor | None, where: Alignment) -> None:

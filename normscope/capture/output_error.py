@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from normscope.capture.backlog import Backlog
-from normscope.statistics.layer_state import Seen
+from normscope.statistics.layer_state import LayerState
 
 
 class OutputGap:
@@ -24,11 +24,11 @@ class OutputGap:
         """Whether the gaps should be read now."""
         return self._backlog.is_full
 
-    def read_into(self, seen: Seen, features: int) -> None:
-        """Add the gaps since the last read to the layer's state `seen`; `features` is D."""
+    def read_into(self, state: LayerState, features: int) -> None:
+        """Add the gaps since the last read to the layer's state `state`; `features` is D."""
         if self._backlog:
             gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
             known = size.isfinite()
-            seen.worst_error = max(seen.worst_error, float(gap.where(known, 0.0).max()))
-            seen.output_square += float(size.square().where(known, 0.0).sum())
-            seen.output_size += int(known.sum()) * features
+            state.worst_error = max(state.worst_error, float(gap.where(known, 0.0).max()))
+            state.output_square += float(size.square().where(known, 0.0).sum())
+            state.output_size += int(known.sum()) * features

@@ -36,8 +36,8 @@ def assemble(
             measured = layer_report(capture)
             reports[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
             if carried:
-                carried.layers[name] = capture.seen.copy(share=last)
-            found += [f"{name}: {note}" for note in notes_on(reports[name], capture.seen)]
+                carried.layers[name] = capture.state.copy(share=last)
+            found += [f"{name}: {note}" for note in notes_on(reports[name], capture.state)]
         found += layer.notes()
     found += pooled(reports.values())
     recurring = outlier_features(reports.values())

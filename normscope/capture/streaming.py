@@ -26,7 +26,7 @@ class StreamingMoments:
 
     def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
         self._moments, self._scratch = moments, scratch or Scratch()
-        features, device = moments.output.mean.shape[1], moments.output.mean.device
+        features, device = moments.features, moments.output.mean.device
         # The table has sums of x and y by position; the output has sums of y alone.
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self.tokens = moments.count

@@ -33,7 +33,7 @@ from normscope.norms.module_tree import as_written, is_spread, named_modules, un
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.layer_state import RunMoments, most_seen
+from normscope.statistics.layer_state import RunMoments, maximum_counts
 from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
 from normscope.statistics.token_identity import WordRoom
 
@@ -239,7 +239,7 @@ class Watcher:
         if self.tally.slots:
             return run
         # A model without tokens, for example an image model: the counts come from its layers.
-        return replace(run, **most_seen(capture.seen for capture in self.captures))
+        return replace(run, **maximum_counts(capture.state for capture in self.captures))
 
     def report_as(
         self,

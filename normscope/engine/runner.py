@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normscope.capture.state import Snapshot
+from normscope.capture.state import WatcherState
 from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batch, Batches, Batching
@@ -42,7 +42,7 @@ class Runner:
         elif not failed and batches.tokens is not None and fullness(self._forward.device) < _ROOM:
             batches.grow()
 
-    def _before(self, batch: Batch) -> Snapshot | None:
+    def _before(self, batch: Batch) -> WatcherState | None:
         """Return what was measured before a batch that is larger, or longer, than all others.
 
         Where memory does not suffice to count one, it is such a one.
@@ -51,9 +51,9 @@ class Runner:
         more = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
         room = copies_fit(self._forward.device) or not self._watcher.tally.batches
-        return Snapshot(self._watcher) if more and room else None
+        return WatcherState.of(self._watcher, copy=True) if more and room else None
 
-    def _whole(self, batch: Batch, none: Sequence[int], before: Snapshot | None) -> int:
+    def _whole(self, batch: Batch, none: Sequence[int], before: WatcherState | None) -> int:
         """Run a batch to its end; return the most slots that were held.
 
         A layer that could not count it may have done so in part: all that was counted of it is taken
@@ -69,7 +69,7 @@ class Runner:
             except CountingError:
                 if before is None or len(parts) == len(batch.sources):
                     raise
-            before.restore(self._watcher)
+            before.give(self._watcher, copy=True)
             if self._kept is not None:
                 self._kept.take_back(batch.sources)
             self._make_room(batch)

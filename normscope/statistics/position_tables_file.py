@@ -35,9 +35,9 @@ def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
         "run": json.dumps(to_plain(report.run), allow_nan=False),
     }
     tensors: dict[str, Tensor] = {}
-    for name, seen in run.layers.items():
-        if seen.moments is not None and name in report.layers:
-            table, safe = seen.moments.table.x, name.encode("utf-8", "backslashreplace").decode("utf-8")
+    for name, state in run.layers.items():
+        if state.moments is not None and name in report.layers:
+            table, safe = state.moments.table.x, name.encode("utf-8", "backslashreplace").decode("utf-8")
             tensors[f"{safe}/count"] = table.count[:, 0].clone()
             tensors[f"{safe}/mean"] = table.known_mean()
             tensors[f"{safe}/variance"] = table.variance()

@@ -51,6 +51,11 @@ class Words:
         """Return empty tables with the same features, number of ids and device."""
         return Words(self.mean.shape[1], self.most, self.mean.device)
 
+    def is_numbered(self) -> bool:
+        """Whether the ids are in rows 0, 1, ... of the tables, as they are unless a file is damaged."""
+        rows = sorted(self.rows.values())
+        return rows == list(range(min(len(rows), self.most, len(self.count))))
+
     def add(self, x: Tensor, word: Tensor) -> None:
         """Add the rows of x (V, D) with the token ids `word` (V,)."""
         ids, group = torch.unique(word, return_inverse=True)

@@ -11,7 +11,7 @@ from torch import nn
 import normscope
 from normscope.capture.backlog import FEW, MOST, OVERHEAD, Backlog
 from normscope.capture.output_error import OutputGap
-from normscope.statistics.layer_state import Seen
+from normscope.statistics.layer_state import LayerState
 from tests.support.reference import layer_norm, measure, stack, worst_error
 
 
@@ -84,6 +84,6 @@ def test_gaps_of_small_batches_are_bounded() -> None:
         while not gap.is_full:
             gap.add(torch.zeros(1, 2), torch.zeros(1, 2))
             number += 1
-        gap.read_into(Seen(), features=2)
+        gap.read_into(LayerState(), features=2)
         fills.append(number)
     assert fills[0] == fills[1] <= MOST // OVERHEAD

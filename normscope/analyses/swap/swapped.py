@@ -236,7 +236,7 @@ def _settle(layer: _Layer, given: Tensor, output: Tensor, scope: Scope) -> None:
     """Find the layer's formula by its own output, before that is replaced."""
     with torch.inference_mode(False), torch.no_grad():
         layer.capture.add(given, output, scope.parts)
-        layer.capture.seen.moments = None
+        layer.capture.state.moments = None
 
 
 def _valid(layer: _Layer, given: Tensor, scope: Scope) -> Tensor | None:
@@ -246,5 +246,5 @@ def _valid(layer: _Layer, given: Tensor, scope: Scope) -> Tensor | None:
     if lead is None:
         return None
     whole = math.prod(lead)
-    parts = scope.parts(lead, norm.feature_axis, whole, given.device, layer.capture.seen.known_layout)
+    parts = scope.parts(lead, norm.feature_axis, whole, given.device, layer.capture.state.known_layout)
     return parts[0].take(to_rows(given, norm.feature_axis, norm.features)) if parts else None
