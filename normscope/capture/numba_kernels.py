@@ -57,6 +57,7 @@ class Samples(NamedTuple):
     `mean` and `variance` (B, D) are work buffers. `eps` is the eps of the normalization by sample.
     """
 
+    eps: float
     rows: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
@@ -64,7 +65,6 @@ class Samples(NamedTuple):
     likeness: np.ndarray
     sequence: np.ndarray
     within: np.ndarray
-    eps: float
 
 
 class OutputBuffers(NamedTuple):
@@ -74,13 +74,13 @@ class OutputBuffers(NamedTuple):
     |y weight + bias - out|, `largest` the maximum of |out|, and `large` how often |out| reaches `limit`.
     """
 
+    limit: float
     pivot: np.ndarray
     moved: np.ndarray
     square: np.ndarray
     worst: np.ndarray
     largest: np.ndarray
     large: np.ndarray
-    limit: float
 
 
 @compiled
