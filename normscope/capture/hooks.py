@@ -80,6 +80,11 @@ def _first_tensor(values: Iterable[Any]) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
+def shares_memory(output: Tensor, given: Tensor) -> bool:
+    """Whether an output begins at the memory of the input: the layer may have written over it."""
+    return output.layout == torch.strided and output.data_ptr() == given.data_ptr()
+
+
 def _is_plain(values: Tensor) -> bool:
     return values.layout == torch.strided and not (values.is_nested or values.is_quantized)
 
@@ -112,7 +117,7 @@ class KeptInput:
         if not self.foreign or not _is_plain(given):
             return given
         out = _first_tensor(output if isinstance(output, tuple | list) else (output,))
-        shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()
+        shares = out is not None and shares_memory(out, given)
         if copy is None:
             # A layer that begins to share memory with its output, in another mode for example, is retested.
             self._overwrites = None if shares and not self._shares else self._overwrites

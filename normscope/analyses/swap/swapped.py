@@ -19,6 +19,7 @@ from normscope.analyses.swap.calibration import Calibration
 from normscope.analyses.swap.options import BATCH, require_kind
 from normscope.analyses.swap.replacement import Replacement, Statistics
 from normscope.capture.audio_frames import STRIDED
+from normscope.capture.hooks import shares_memory
 from normscope.capture.layer_capture import LayerCapture
 from normscope.capture.scope import Scope
 from normscope.capture.token_scopes import Chosen, Scopes
@@ -165,7 +166,7 @@ class Swap:
                     f"{name}: its output is not one tensor in the shape of its input; expected one; "
                     "leave it out, see --exclude"
                 )
-            if output.data_ptr() == given.data_ptr():
+            if shares_memory(output, given):
                 name = layer.replacement.norm.name
                 raise UsageError(
                     f"{name}: it writes its output over its input; expected one that keeps it; "
