@@ -16,7 +16,7 @@ from normscope.results.common import RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
 from normscope.statistics.moments_file import read_moments, require_moments
-from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.outliers import outlier_features
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
 MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")

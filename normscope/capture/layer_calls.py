@@ -1,8 +1,13 @@
 """Routes the calls of a layer: all into one capture, or each call of a forward into its own."""
 
+from collections.abc import Iterable
 from copy import copy
+from typing import Any
 
-from normscope.capture.layer_capture import LayerCapture
+from torch import Tensor
+
+from normscope.capture.hooks import KeptInput
+from normscope.capture.layer_capture import Aligner, LayerCapture
 from normscope.norms.detection import NormLayer
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.token_identity import WordRoom
@@ -36,7 +41,26 @@ class LayerCalls:
         """Begin a forward: the next call is its first."""
         self.calls = 0
 
-    def next(self) -> LayerCapture | None:
+    def add(
+        self, arguments: Iterable[Any], output: Any, before: KeptInput, parts_of: Aligner, *, probe: bool
+    ) -> None:
+        """Add a call with these arguments, unless it is skipped; see `LayerCapture.add`.
+
+        `before` has the input if the call may have written over it.
+        """
+        capture = self._next()
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if capture is None or not tensors or not tensors[0].numel():
+            return
+        hidden = before.of(tensors[0], output)
+        if hidden is None:
+            self.lost += 1
+            return
+        # A second input of the same shape may be a gate: the capture finds out.
+        gate = next((other for other in tensors[1:] if other.shape == hidden.shape), None)
+        capture.add(hidden, output, parts_of, gate=gate, probe=probe)
+
+    def _next(self) -> LayerCapture | None:
         """Count a call and return its capture; None for a call to skip."""
         self.calls += 1
         self.per_forward = max(self.per_forward, self.calls)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.capture.fused_sums import one_pass, suits
-from normscope.capture.output_error import OutputGap
-from normscope.capture.streaming import StreamingMoments
+from normscope.capture.streaming import OutputGap, StreamingMoments
 from normscope.capture.text_sample import BatchRows, KeptLayer
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import stored_statistics, vector
@@ -29,7 +28,7 @@ _CLOSE = 1e-5
 # Rows are processed in parts of about this many elements, so that a part fits a processor's cache.
 PART = 1 << 20
 
-_Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
+Aligner = Callable[[tuple[int, ...], int, int, torch.device, str | None], Sequence[Alignment]]
 
 
 class Beside(NamedTuple):
@@ -98,7 +97,7 @@ class LayerCapture:
         self,
         given: Tensor,
         output: Any,
-        parts_of: _Aligner,
+        parts_of: Aligner,
         *,
         gate: Tensor | None = None,
         probe: bool = False,

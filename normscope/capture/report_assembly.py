@@ -9,8 +9,8 @@ from normscope.capture.layer_summary import layer_report, notes_on, pooled
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.layer_state import RunMoments
+from normscope.statistics.outliers import outlier_features
 from normscope.statistics.position_bins import TablePlan
-from normscope.statistics.recurring_outliers import outlier_features
 
 
 def assemble(

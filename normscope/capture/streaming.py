@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from normscope.capture.backlog import Backlog
 from normscope.capture.batch_sums import BatchSums, CellStatistics, CellSums
 from normscope.capture.fused_sums import OnePass
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import Alignment
-from normscope.statistics.buffers import Scratch
+from normscope.statistics.buffers import Backlog, Scratch
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
 
 # After this many tokens the sums over cells are folded and start again, with a new pivot in each cell.
@@ -114,6 +114,33 @@ class StreamingMoments:
         alike_texts = likeness(count * features, variance, covariance, moments.eps)
         moments.sequence_likeness.merge(Likeness(*alike_texts))
         moments.within_samples += torch.stack(within).sum(0)
+
+
+class OutputGap:
+    """The gaps of many batches, over rows with finite output; they stay on their device until read."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog()
+
+    def add(self, expected: Tensor, out: Tensor) -> None:
+        """Add the rows (V, D) of a batch; `expected` is overwritten."""
+        sizes = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
+        gaps = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
+        self._backlog.add(gaps, sizes)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the gaps should be read now."""
+        return self._backlog.is_full
+
+    def read_into(self, state: LayerState, features: int) -> None:
+        """Add the gaps since the last read to the layer's state `state`; `features` is D."""
+        if self._backlog:
+            gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
+            finite = size.isfinite()
+            state.worst_error = max(state.worst_error, float(gap.where(finite, 0.0).max()))
+            state.output_square += float(size.square().where(finite, 0.0).sum())
+            state.output_size += int(finite.sum()) * features
 
 
 class PivotSums:

@@ -345,18 +345,6 @@ class Watcher:
             return  # A call outside of any forward, after one has run, is a repeat: it is not counted.
         if scope is None:
             layer.start()  # A layer that is called on its own.
-        capture = layer.next()
-        if capture is None:
-            return  # These tokens were counted in an earlier forward, which failed after this call.
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if not tensors or not tensors[0].numel():
-            return
         # Tensors created in inference mode could not be updated by a later forward outside of it.
         with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
-            given = kept.of(tensors[0], output)
-            if given is None:
-                layer.lost += 1
-                return
-            # A second input of the same shape may be a gate: the capture finds out.
-            gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
-            capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)
+            layer.add(values, output, kept, (scope or Scope(None)).parts, probe=self.probing)

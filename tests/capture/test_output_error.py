@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import normscope
 from normscope.capture import fused_sums as one_pass
 from normscope.capture.layer_capture import LayerCapture
-from normscope.capture.output_error import OutputGap
+from normscope.capture.streaming import OutputGap
 from normscope.statistics import outliers
 from normscope.statistics.layer_state import LayerState
 

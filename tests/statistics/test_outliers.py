@@ -15,8 +15,7 @@ from normscope.results.inspect import LayerReport
 from normscope.statistics import metrics
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.outliers import OutlierCounts
-from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.outliers import OutlierCounts, outlier_features
 from tests.capture.test_watcher import padded, watched
 from tests.support import models, reports
 
