@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from normscope.capture.hooks import KeptInput
+from normscope.capture.hooks import InputCopy
 from normscope.capture.layer_capture import Aligner, LayerCapture
 from normscope.norms.detection import NormLayer
 from normscope.statistics.buffers import Scratch
@@ -42,7 +42,7 @@ class LayerCalls:
         self.calls = 0
 
     def add(
-        self, arguments: Iterable[Any], output: Any, before: KeptInput, parts_of: Aligner, *, probe: bool
+        self, arguments: Iterable[Any], output: Any, before: InputCopy, parts_of: Aligner, *, probe: bool
     ) -> None:
         """Add a call with these arguments, unless it is skipped; see `LayerCapture.add`.
 

@@ -22,7 +22,7 @@ from normscope.capture.audio_frames import STRIDED
 from normscope.capture.hooks import shares_memory
 from normscope.capture.layer_capture import LayerCapture
 from normscope.capture.scope import Scope
-from normscope.capture.token_scopes import Chosen, Scopes
+from normscope.capture.token_scopes import Scopes, UserMasks
 from normscope.errors import UsageError
 from normscope.escaping import counted
 from normscope.norms.detection import NormLayer, find, select
@@ -151,7 +151,7 @@ class Swap:
         return settle
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        self._scopes.open(module, args, kwargs, UserMasks(self.mask, self.decoder_mask))
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
