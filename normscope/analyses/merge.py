@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from normscope._version import __version__
-from normscope.capture.layer_summary import filled, notes_on, pooled
+from normscope.capture.layer_summary import fill, notes_on, pooling_notes
 from normscope.data.shards import missing
 from normscope.data.text_notes import notes_on_texts
 from normscope.errors import UsageError
@@ -169,7 +169,7 @@ class _Total:
             replace(self._reports[0].model, device=" and ".join(devices)),
             run,
             layers,
-            (*notes, *pooled(layers.values())),
+            (*notes, *pooling_notes(layers.values())),
             outlier_features(layers.values()),
             self._moments,
         )
@@ -178,7 +178,7 @@ class _Total:
         described = self._layers[name]
         affine = described.outliers.affine_outliers if described.outliers else None
         most = max(report.layers[name].calls_per_forward for report in self._reports if name in report.layers)
-        return replace(filled(described, seen, affine), calls_per_forward=most)
+        return replace(fill(described, seen, affine), calls_per_forward=most)
 
     def _run(self) -> RunInfo:
         runs = [report.run for report in self._reports]
@@ -221,7 +221,7 @@ def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
     of_run = {*notes_on_texts(report.run), *missing(moments.shards)}
-    anew = {*of_layers, *of_run, *pooled(layers.values())}
+    anew = {*of_layers, *of_run, *pooling_notes(layers.values())}
     return [note for note in report.warnings if note not in anew]
 
 

@@ -10,7 +10,7 @@ from normscope.capture.hooks import InputCopy
 from normscope.capture.layer_capture import Aligner, LayerCapture
 from normscope.norms.detection import NormLayer
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.token_identity import WordRoom
+from normscope.statistics.token_identity import TokenRoom
 
 
 class LayerCalls:
@@ -20,7 +20,7 @@ class LayerCalls:
     """
 
     def __init__(
-        self, norm: NormLayer, room: WordRoom | None, scratch: Scratch, *, apart: bool = False
+        self, norm: NormLayer, room: TokenRoom | None, scratch: Scratch, *, apart: bool = False
     ) -> None:
         self.norm = norm
         self.captures = [LayerCapture(norm, room, scratch)]

@@ -21,7 +21,7 @@ from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import UNALIGNED, is_own_sequence, lead_axes, to_rows
 from normscope.statistics.moments import Labels, Moments, Rows
 from normscope.statistics.state_dict import move
-from normscope.statistics.token_identity import WordRoom
+from normscope.statistics.token_identity import TokenRoom
 
 # Errors below this do not decide between two readings of the axes.
 _CLOSE = 1e-5
@@ -60,7 +60,9 @@ class LayerCapture:
     With `room` for token ids, it also collects moments by token id.
     """
 
-    def __init__(self, norm: NormLayer, room: WordRoom | None = None, scratch: Scratch | None = None) -> None:
+    def __init__(
+        self, norm: NormLayer, room: TokenRoom | None = None, scratch: Scratch | None = None
+    ) -> None:
         self.norm = norm
         self.room = room
         self._scratch = scratch or Scratch()

@@ -39,7 +39,7 @@ from normscope.statistics.position_bins import Bins
 from normscope.statistics.views import COMPARED, WITHOUT_POSITIONS, cells
 
 # The maximum number of features, and of positions, that are listed for massive activations.
-MOST = 16
+_LISTED = 16
 
 
 def layer_report(capture: LayerCapture) -> LayerReport:
@@ -61,15 +61,15 @@ def layer_report(capture: LayerCapture) -> LayerReport:
         own_error=math.nan,
         **unknown,
     )
-    return filled(described, capture.state, _affine_outliers(norm))
+    return fill(described, capture.state, _affine_outliers(norm))
 
 
-def filled(layer: LayerReport, state: LayerState, affine: AffineOutliers | None) -> LayerReport:
+def fill(layer: LayerReport, state: LayerState, affine: AffineOutliers | None) -> LayerReport:
     """Return a copy of the description `layer`, filled with the measurements in `state`."""
     moments = state.moments
-    known = moments is not None and moments.count
-    parts = measured(moments, state.positioned, state.exact) if moments is not None and known else {}
-    if parts:
+    parts: dict[str, Any] = {}
+    if moments is not None and moments.count:
+        parts = measurements(moments, state.positioned, state.exact)
         parts["outliers"] = replace(parts["outliers"], affine_outliers=affine)
     return replace(
         layer,
@@ -132,15 +132,15 @@ def notes_on(layer: LayerReport, state: LayerState) -> list[str]:
     return notes
 
 
-def pooled(layers: Iterable[LayerReport]) -> list[str]:
+def pooling_notes(layers: Iterable[LayerReport]) -> list[str]:
     """Return one sentence on all layers whose calls in a forward were pooled, or an empty list."""
     several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
     if not several:
         return []
-    most, more = max(layer.calls_per_forward for layer in several), len(several) - 1
+    maximum, more = max(layer.calls_per_forward for layer in several), len(several) - 1
     others = f" and {more} more" if more else ""
     return [
-        f"{several[0].name}{others}: called up to {most} times in a forward, all calls pooled; "
+        f"{several[0].name}{others}: called up to {maximum} times in a forward, all calls pooled; "
         "per_call (--per-call) tells them apart"
     ]
 
@@ -155,14 +155,14 @@ def _stored_gap(state: LayerState) -> StoredGap | None:
 def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
     """Find the outliers in a layer's weight and bias; None if neither is a vector."""
     vectors = [fitting(norm.module, name, norm.features, torch.float64) for name in ("weight", "bias")]
-    found = [
+    features = [
         None if values is None or values.numel() == 1 else _indices(metrics.affine_outliers(values))
         for values in vectors
     ]
-    return None if all(part is None for part in found) else AffineOutliers(*found)
+    return None if all(part is None for part in features) else AffineOutliers(*features)
 
 
-def measured(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
+def measurements(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
     """Return the measured parts of a layer's report by their field names.
 
     `exact` is the number of positions with a bin of their own; later positions share bins.
@@ -206,7 +206,7 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
         "explained": Explained(
             position=metrics.explained_by_position(moments),
             sequence=metrics.explained_by_sample(moments),
-            token=metrics.explained_by_word(moments),
+            token=metrics.explained_by_token(moments),
         ),
         "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
     }
@@ -216,15 +216,15 @@ def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> O
     """Return the outliers of the layer's input and output; the affine is not in the moments."""
     outliers = moments.outliers
     large = metrics.large_features(outliers)
-    places = _indices(metrics.most(outliers.massive_positions[:, 0], MOST if positioned else 0))
+    positions = _indices(metrics.largest(outliers.massive_positions[:, 0], _LISTED if positioned else 0))
     shares, largest = _array(outliers.large[large] / max(1, outliers.tokens)), _array(outliers.largest[large])
     return Outliers(
         llm_int8=LargeFeatures(_indices(large), shares, largest) if outliers.tokens else None,
         massive=MassiveActivations(
             count=int(outliers.massive.sum()),
             largest=float(outliers.massive_largest) or math.nan,
-            features=_indices(metrics.most(outliers.massive, MOST)),
-            positions=places if first is None else first[places],
+            features=_indices(metrics.largest(outliers.massive, _LISTED)),
+            positions=positions if first is None else first[positions],
         ),
         affine_outliers=None,
         sd_ratio=metrics.sd_ratio(cells(moments, "feature").x),
@@ -232,15 +232,15 @@ def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> O
 
 
 def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
-    known = COMPARED if positioned else WITHOUT_POSITIONS
-    return {view: metrics.agreement(moments, view) if view in known else math.nan for view in COMPARED}
+    views = COMPARED if positioned else WITHOUT_POSITIONS
+    return {view: metrics.agreement(moments, view) if view in views else math.nan for view in COMPARED}
 
 
 def _group_stats(groups: Groups) -> GroupStats:
-    return GroupStats(summarised(groups.mean), summarised(groups.variance))
+    return GroupStats(summary_of(groups.mean), summary_of(groups.variance))
 
 
-def summarised(spread: Spread) -> Summary:
+def summary_of(spread: Spread) -> Summary:
     """Return a spread as count, mean, standard deviation, minimum and maximum."""
     moments: Moments = spread.moments
     std = math.sqrt(float(moments.variance()))

@@ -47,8 +47,8 @@ class StreamingMoments:
         """
         # First, because the sums below may overwrite `sizes`, which can be a scratch block.
         self._moments.outliers.add(rows, sizes, where)
-        if self._moments.words is not None and where.word is not None:
-            self._moments.words.add(rows.x, where.word)
+        if self._moments.words is not None and where.token_ids is not None:
+            self._moments.words.add(rows.x, where.token_ids)
         sums, samples = BatchSums.of(rows, y, where, self._moments.eps, self._scratch)
         self.add(sums, where)
         return samples

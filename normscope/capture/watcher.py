@@ -34,7 +34,7 @@ from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.layer_state import RunMoments, maximum_counts
 from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
-from normscope.statistics.token_identity import WordRoom
+from normscope.statistics.token_identity import TokenRoom
 
 
 def watch(
@@ -111,7 +111,7 @@ class Watcher:
         norms = find(model)
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
-        room = WordRoom(len(chosen), None if words is True else words) if words else None
+        room = TokenRoom(len(chosen), None if words is True else words) if words else None
         # One for all layers, because only one layer is measured at a time.
         scratch = Scratch()
         self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]

@@ -16,7 +16,7 @@ from normscope.errors import ReportError
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
 from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.state_dict import load_state_dict, state_dict
-from normscope.statistics.token_identity import Words
+from normscope.statistics.token_identity import TokenMoments
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Accumulator:
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = OutlierCounts(features, device)
-        self.words = None if words is None else Words(features, words, device)
+        self.words = None if words is None else TokenMoments(features, words, device)
 
     def empty(self) -> "Accumulator":
         """Return an empty accumulator with the same features, eps, device and number of token ids."""

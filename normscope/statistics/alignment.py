@@ -75,7 +75,7 @@ class Alignment:
     are adjacent, and samples are numbered from 0 without gaps. `batch_row` (G,) is the batch row of each
     sample, or the number of its text if several texts share a row. A `layout` of None means that the axes
     could not be identified: every row counts, and its sample and position are unknown. `sure` is False if
-    sizes coincide, so that another layout was possible. `word` (V,) is the token id of each row, None if
+    sizes coincide, so that another layout was possible. `token_ids` (V,) is the token id of each row, None if
     ids are not needed or not known. With `bins`, `position` labels rows by their bins, and `number` (V,)
     holds the positions themselves.
     """
@@ -86,7 +86,7 @@ class Alignment:
     position: Labels
     batch_row: Tensor
     sure: bool = True
-    word: Tensor | None = None
+    token_ids: Tensor | None = None
     bins: Bins | None = None
     number: Tensor | None = None
 
@@ -144,10 +144,10 @@ class Alignment:
         return replace(self._relabelled(index, part), sure=self.sure)
 
     def _relabelled(self, index: Tensor | slice, chosen: Tensor | slice) -> "Alignment":
-        word = None if self.word is None else self.word[chosen]
+        token_ids = None if self.token_ids is None else self.token_ids[chosen]
         sample, position = self.sample.group[chosen], self.positions[chosen]
-        kept = _labelled(self.layout, index, sample, position, word, self.bins)
-        return replace(kept, batch_row=self.batch_row[kept.batch_row])
+        counted = _labelled(self.layout, index, sample, position, token_ids, self.bins)
+        return replace(counted, batch_row=self.batch_row[counted.batch_row])
 
 
 def align(
@@ -203,12 +203,12 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     rows = torch.arange(order.shape[0], device=order.device)[:, None]
     labels = (rows if mask.texts is None else mask.texts)[:, :, None].expand_as(order)
     positions = mask.positions()[:, :, None].expand_as(order)
-    kept = order[valid]
+    counted = order[valid]
     # If all rows count, in order, a slice selects them without a copy.
-    whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
-    word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
-    index = _ALL if whole else kept
-    return _labelled(layout, index, labels[valid], positions[valid], word, mask.bins)
+    whole = torch.equal(counted, torch.arange(order.numel(), device=order.device))
+    token_ids = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
+    index = _ALL if whole else counted
+    return _labelled(layout, index, labels[valid], positions[valid], token_ids, mask.bins)
 
 
 def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
@@ -236,11 +236,11 @@ def _labelled(
     index: Tensor | slice,
     sample: Tensor,
     position: Tensor,
-    word: Tensor | None = None,
+    token_ids: Tensor | None = None,
     bins: Bins | None = None,
 ) -> Alignment:
     # Renumbered, so that a sample without a valid row does not become an empty group.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
     cells = Labels.of(position if bins is None else bins.of(position))
     number = None if bins is None else position
-    return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, word, bins, number)
+    return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, token_ids, bins, number)

@@ -100,8 +100,8 @@ def test_massive_is_over_100_and_1000_medians(value: float, others: float, count
     outliers = seen(x)
     assert outliers.massive.sum() == count
     assert outliers.massive_largest == count * abs(value)
-    assert metrics.most(outliers.massive, 9).tolist() == [2] * count
-    assert metrics.most(outliers.massive_positions[:, 0], 9).tolist() == [3] * count
+    assert metrics.largest(outliers.massive, 9).tolist() == [2] * count
+    assert metrics.largest(outliers.massive_positions[:, 0], 9).tolist() == [3] * count
 
 
 def test_the_median_of_an_even_number_is_the_middle_of_two() -> None:
