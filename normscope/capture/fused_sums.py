@@ -38,7 +38,7 @@ class _CompiledSums(CellSums):
     """Sums in the dtype of x, or in float64 where cells have many rows; the buffers are reused."""
 
     @classmethod
-    def room(cls, name: str, labels: Labels, x: Tensor, scratch: Scratch) -> "_CompiledSums":
+    def buffers(cls, name: str, labels: Labels, x: Tensor, scratch: Scratch) -> "_CompiledSums":
         """Return buffers for the sums of the rows x (R, D) over the cells of `labels`."""
         shape = (len(labels.count), x.shape[1])
         pivot = _block(scratch, f"{name} pivot", shape, x.dtype)
@@ -91,18 +91,18 @@ def one_pass(
 
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
     token = x.new_empty(len(where.sample.group), 2)
-    position = _CompiledSums.room("position", where.position, x, scratch)
-    sample = _CompiledSums.room("sample", where.sample, x, scratch)
+    position = _CompiledSums.buffers("position", where.position, x, scratch)
+    sample = _CompiledSums.buffers("sample", where.sample, x, scratch)
     samples, cells = _summary(sample), _block(scratch, "cells", (2, *sample.pivot.shape), torch.float64)
     pivot, worst, largest = _block(scratch, "output", (3, 1, x.shape[1]), x.dtype)
     moved = _block(scratch, "moved", (2, 1, x.shape[1]), torch.float64)
     large = _block(scratch, "large", (1, x.shape[1]), torch.int32)
-    finite, massive, gap, square = kernels.take(
+    finite, massive, gap, square = kernels.sum_call(
         x.numpy(),
         output.to(x.dtype).contiguous().numpy(),
         where.numbers.numpy(),
         token.numpy(),
-        _way(norm, x),
+        _row_formula(norm, x),
         kernels.CellBuffers(
             *_arrays(where.position.group, where.position.pivot, position.pivot, position.sums)
         ),
@@ -129,7 +129,7 @@ def _block(scratch: Scratch, name: str, shape: tuple[int, ...], dtype: torch.dty
     return scratch.block(name, like, math.prod(shape[:-1])).view(shape)
 
 
-def _way(norm: NormLayer, x: Tensor) -> "Way":
+def _row_formula(norm: NormLayer, x: Tensor) -> "Way":
     from normscope.capture.numba_kernels import Way
 
     formula = norm.formula

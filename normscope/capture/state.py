@@ -21,9 +21,9 @@ COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown
 
 @dataclass(frozen=True)
 class NormState:
-    """What the first calls of a layer have settled: its formula and its feature axis.
+    """The results of a layer's first calls: its formula and its feature axis.
 
-    The own formula of a registered class (`is_own`) is a function: it is looked up again by the class.
+    The formula of a registered class (`is_own`) is a function, so it is looked up again by the class.
     """
 
     kind: str
@@ -51,9 +51,9 @@ class NormState:
             raise ReportError(f"no layer is what it says of {quoted(norm.name)}")
         for name in ("kind", "features", "settled", "feature_axis", "per_head", "gate", "formula"):
             setattr(norm, name, getattr(self, name))
-        known = registered(norm.module)
-        if self.is_own and self.formula is not None and known is not None:
-            norm.formula = replace(self.formula, own=known.normalise)
+        registration = registered(norm.module)
+        if self.is_own and self.formula is not None and registration is not None:
+            norm.formula = replace(self.formula, own=registration.normalise)
 
 
 @dataclass(frozen=True)

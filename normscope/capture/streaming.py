@@ -53,12 +53,12 @@ class StreamingMoments:
         self.add(sums, where)
         return samples
 
-    def add_pass(self, found: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
+    def add_pass(self, result: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
         """Add the results of one pass over a batch; `x` returns its rows (V, D), and is called if needed."""
-        self._moments.outliers.add_output(len(found.sums.token), found.large, found.largest)
-        if found.massive:
-            self._moments.outliers.add_massive(x(), where, found.massive)
-        self.add(found.sums, where)
+        self._moments.outliers.add_output(len(result.sums.token), result.large, result.largest)
+        if result.massive:
+            self._moments.outliers.add_massive(x(), where, result.massive)
+        self.add(result.sums, where)
 
     def add(self, batch: BatchSums, where: Alignment) -> None:
         """Add the sums of one batch."""
@@ -67,6 +67,7 @@ class StreamingMoments:
         self._backlog.add(batch.token, where.position.group, *batch.samples)
         self._summed += len(batch.token)
         self.tokens += len(batch.token)
+        # With a pivot far from the mean, more and more digits of the sums would be lost.
         if self._summed > _TOKENS:
             self.read()
         # The backlog alone: sums over cells do not grow with the number of batches.
@@ -104,9 +105,10 @@ class StreamingMoments:
     ) -> None:
         count, mean, variance, covariance = torch.cat(sequences).double().unbind(1)
         moments, features = self._moments, self._moments.within_samples.shape[1]
-        cells = torch.tensor([len(part) * features for part in sequences], dtype=torch.float64)
         means, variances = torch.stack(spreads).unbind(1)
-        cells = cells.to(mean.device)
+        # A batch has one cell for each of its samples and features.
+        batch_cells = [len(part) * features for part in sequences]
+        cells = torch.tensor(batch_cells, dtype=torch.float64, device=mean.device)
         moments.instance.mean.merge(_pooled(cells, means))
         moments.instance.variance.merge(_pooled(cells, variances))
         moments.instance_likeness.merge(Likeness(*torch.stack(alike).double().sum(0)))
@@ -167,10 +169,11 @@ class PivotSums:
         """Set the pivot of every cell that gets its first row now."""
         self._count, self._pivot = (grown(table, len(pivot)) for table in (self._count, self._pivot))
         self._sums = torch.stack([grown(table, len(pivot)) for table in self._sums])
-        known = self._count[: len(pivot)]
-        self._pivot[: len(pivot)] = pivot.double().where(known == 0, self._pivot[: len(pivot)])
+        rows = self._count[: len(pivot)]
+        # A cell that has rows keeps its pivot: its sums are around it.
+        self._pivot[: len(pivot)] = pivot.double().where(rows == 0, self._pivot[: len(pivot)])
         # Cells that are still empty need a pivot from a later batch.
-        self._holes = bool(((known + count) == 0).any())
+        self._holes = bool(((rows + count) == 0).any())
 
     def moments(self) -> Moments:
         """Return the moments of x, (G, D)."""

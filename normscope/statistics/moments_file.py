@@ -68,7 +68,7 @@ def read_moments(path: str | os.PathLike[str]) -> Report:
     except (ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
         reason = printable(str(error)) if isinstance(error, ReportError) else "its header is not ours"
         raise ReportError(
-            f"{quoted(path)}: {reason}; make it anew with normscope inspect --moments"
+            f"{quoted(path)}: {reason}; write it again with normscope inspect --moments"
         ) from error
 
 
@@ -78,7 +78,7 @@ def require_moments(report: Report, what: str) -> RunMoments:
     if isinstance(run, RunMoments):
         return run
     raise ReportError(
-        f"{what} carries no moments; expected one made with moments=True; make it anew with that"
+        f"{what} carries no moments; expected one made with moments=True; make it again with that"
     )
 
 

@@ -19,13 +19,13 @@ _TENSORS_SCHEMA = "normscope.tensors/1"
 def write_tensors(report: Report, path: str | os.PathLike[str]) -> None:
     """Write each layer's statistics per position and feature: those of BatchNorm over flattened sentences.
 
-    For every layer that was called, three float64 tensors: `NAME/count` (T,), how many rows are at
+    For every layer that was called, three float64 tensors: `NAME/count` (T,), the number of rows at
     each position; `NAME/mean` and `NAME/variance` (T, D), NaN where there is none. Where late positions
     share bins a row is a bin, and `NAME/first` (T,) int64 has each one's first position. A layer without
     positions has all of its rows at 0. The header's metadata are strings: `schema`
     (normscope.tensors/1), `normscope`, and `model` and `run`, which are JSON.
 
-    Raises ReportError when the report carries no moments, or the place cannot be written.
+    Raises ReportError when the report carries no moments, or `path` cannot be written.
     """
     run: RunMoments = require_moments(report, "the report")
     header = {

@@ -376,7 +376,7 @@ def test_moments_that_were_changed_are_refused(moments: Path, tmp_path: Path) ->
         header = file.metadata()
     tensors["0/table.x.mean"][0, 3] += 1.0
     save_file(tensors, bad, metadata=header)
-    assert "it was changed after it was written; make it anew" in error_of(["merge", bad])
+    assert "it was changed after it was written; write it again" in error_of(["merge", bad])
     del header["sha256"]  # as it was written before there was one
     save_file(tensors, bad, metadata=header)
     assert ended(["merge", bad]).exit_code == 0
