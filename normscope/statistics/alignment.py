@@ -131,6 +131,7 @@ class Alignment:
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample boundaries into parts of about `size` rows; each part numbers its samples from 0."""
+        # Never within a sample: its sums and its median need all of its rows at once.
         parts, start, ends = [], 0, self.sample.count.flatten().cumsum(0).long().tolist()
         for i, end in enumerate(ends):
             following = ends[i + 1] if i + 1 < len(ends) else None
@@ -176,6 +177,7 @@ def align(
     if mask is None and (samples is None or rows.dim() == 1):
         return _without_mask(rows, feature_axis)
     tokens: dict[str, Order] = {}
+    # A layer that once had a sequence of its own keeps it, even where the sizes happen to match the tokens.
     if mask is not None and not is_own_sequence(known):
         tokens = token_layouts(lead, mask.valid.shape, feature_axis)
     samples = samples if mask is None else len(mask.valid)
@@ -205,9 +207,9 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     positions = mask.positions()[:, :, None].expand_as(order)
     counted = order[valid]
     # If all rows count, in order, a slice selects them without a copy.
-    whole = torch.equal(counted, torch.arange(order.numel(), device=order.device))
+    all_count = torch.equal(counted, torch.arange(order.numel(), device=order.device))
     token_ids = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
-    index = _ALL if whole else counted
+    index = _ALL if all_count else counted
     return _labelled(layout, index, labels[valid], positions[valid], token_ids, mask.bins)
 
 
@@ -222,8 +224,8 @@ def _in_order(layout: str, order: Tensor) -> Alignment:
     sample = torch.arange(len(order), device=order.device)[:, None].expand_as(order).flatten()
     position = torch.arange(order.shape[1], device=order.device)[None].expand_as(order).flatten()
     index = order.flatten()
-    whole = torch.equal(index, torch.arange(len(index), device=index.device))
-    return _labelled(layout, _ALL if whole else index, sample, position)
+    in_order = torch.equal(index, torch.arange(len(index), device=index.device))
+    return _labelled(layout, _ALL if in_order else index, sample, position)
 
 
 def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
@@ -242,5 +244,6 @@ def _labelled(
     # Renumbered, so that a sample without a valid row does not become an empty group.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
     cells = Labels.of(position if bins is None else bins.of(position))
+    # The bins label the rows; the positions are needed once more where rows are selected from these.
     number = None if bins is None else position
     return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, token_ids, bins, number)

@@ -181,4 +181,4 @@ def _check_facts(state: LayerState, where: str) -> None:
     numbers = {name: value for name, value in vars(state).items() if isinstance(value, int | float)}
     below = next((name for name, value in numbers.items() if value < 0), None)
     if below or (state.output_square and not state.output_size):
-        raise ReportError(f"{where}.{below or 'output_size'} is too small; expected what was seen")
+        raise ReportError(f"{where}.{below or 'output_size'} is too small; expected what was measured")
