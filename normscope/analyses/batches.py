@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.layer_summary import summarised
+from normscope.capture.layer_summary import summary_of
 from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
@@ -165,4 +165,4 @@ def _parts(mean: Tensor, variance: Tensor) -> NoiseParts:
 
 
 def _summary(values: Tensor) -> Summary:
-    return summarised(Spread.of(values[values.isfinite()]))
+    return summary_of(Spread.of(values[values.isfinite()]))

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from normscope._version import __version__
-from normscope.capture.layer_summary import filled, notes_on, pooled
+from normscope.capture.layer_summary import fill, notes_on, pooling_notes
 from normscope.data.corpus import notes_on_texts
 from normscope.data.shards import missing
 from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.results.common import RunInfo
 from normscope.results.inspect import LayerReport, Report
-from normscope.statistics.layer_state import RunMoments, Seen, most_seen
+from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
 from normscope.statistics.moments_file import read_moments, require_moments
-from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.outliers import outlier_features
 
 # What must be the same in all parts: of the model, of the run, and of each layer that saw a token.
 MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")
@@ -169,16 +169,16 @@ class _Total:
             replace(self._reports[0].model, device=" and ".join(devices)),
             run,
             layers,
-            (*notes, *pooled(layers.values())),
+            (*notes, *pooling_notes(layers.values())),
             outlier_features(layers.values()),
             self._moments,
         )
 
-    def _layer(self, name: str, seen: Seen) -> LayerReport:
+    def _layer(self, name: str, seen: LayerState) -> LayerReport:
         described = self._layers[name]
         affine = described.outliers.affine_outliers if described.outliers else None
         most = max(report.layers[name].calls_per_forward for report in self._reports if name in report.layers)
-        return replace(filled(described, seen, affine), calls_per_forward=most)
+        return replace(fill(described, seen, affine), calls_per_forward=most)
 
     def _run(self) -> RunInfo:
         runs = [report.run for report in self._reports]
@@ -190,7 +190,7 @@ class _Total:
         sums["positions"] = max(run.positions for run in runs)
         sums["position_bins"] = max((run.position_bins or () for run in runs), key=len) or None
         if not self._moments.slots:  # Without tokens a run is told by its layers.
-            seen = most_seen(self._moments.layers.values())
+            seen = maximum_counts(self._moments.layers.values())
             sums["tokens"] = seen["tokens"]
             sums["texts"] = seen["texts"] if runs[0].order is None else sums["texts"]
         return replace(
@@ -221,9 +221,9 @@ def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
     of_run = {*notes_on_texts(report.run), *missing(moments.shards)}
-    anew = {*of_layers, *of_run, *pooled(layers.values())}
+    anew = {*of_layers, *of_run, *pooling_notes(layers.values())}
     return [note for note in report.warnings if note not in anew]
 
 
-def _notes(layer: LayerReport, seen: Seen) -> list[str]:
+def _notes(layer: LayerReport, seen: LayerState) -> list[str]:
     return [f"{layer.name}: {note}" for note in notes_on(layer, seen)]

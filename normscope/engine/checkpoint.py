@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.state import WatcherState, read_state
+from normscope.capture.state import WatcherState
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batching
@@ -135,10 +135,9 @@ def _read(path: str | os.PathLike[str]) -> Saved:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get(KEY) != digest_of(tensors, header):
             raise ReportError("it was changed after it was written")
-        plain = json.loads(header["state"])
-        saved = from_plain(Saved, plain, "state")
+        saved = from_plain(Saved, json.loads(header["state"]), "state")
         _check_position(saved.position)
-        return dataclasses.replace(saved, watcher=read_state(plain["watcher"], tensors))
+        return dataclasses.replace(saved, watcher=dataclasses.replace(saved.watcher, tensors=tensors))
 
 
 def _check_position(position: Position) -> None:

@@ -279,7 +279,7 @@ def _run_probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
 
 
 def _require_numbers(watcher: Watcher) -> None:
-    called = [capture for capture in watcher.captures if capture.seen.calls]
+    called = [capture for capture in watcher.captures if capture.state.calls]
     if called and all(capture.moments is None for capture in called):
         raise RunError(
             f"every token at all of {counted(len(called), 'layer')} is NaN or infinite; "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normscope.capture.state import Snapshot
+from normscope.capture.state import WatcherState
 from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batch, Batches, Batching
@@ -42,7 +42,7 @@ class Runner:
         elif not failed and batches.tokens is not None and fullness(self._forward.device) < _ROOM:
             batches.grow()
 
-    def _snapshot(self, batch: Batch) -> Snapshot | None:
+    def _snapshot(self, batch: Batch) -> WatcherState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
 
         Only such a batch can need more memory for counting than was there so far.
@@ -51,9 +51,9 @@ class Runner:
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
         affordable = copies_fit(self._forward.device) or not self._watcher.tally.batches
-        return Snapshot(self._watcher) if larger and affordable else None
+        return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
-    def _run_countable(self, batch: Batch, uncounted: Sequence[int], snapshot: Snapshot | None) -> int:
+    def _run_countable(self, batch: Batch, uncounted: Sequence[int], snapshot: WatcherState | None) -> int:
         """Run a batch in parts that the layers can count; return the largest number of slots run at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
@@ -68,7 +68,7 @@ class Runner:
             return run(cut(batch, number))
 
         def undo() -> None:
-            snapshot.restore(self._watcher)
+            snapshot.give(self._watcher, copy=True)
             if self._kept is not None:
                 self._kept.take_back(batch.sources)
 

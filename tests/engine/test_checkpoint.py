@@ -21,7 +21,6 @@ from normscope.engine.stop import Stop
 from normscope.errors import NormscopeError, ReportError, TextError, UsageError
 from normscope.models.loading import Loaded
 from normscope.results.inspect import Report
-from normscope.statistics import accumulator_tensors as packed
 from normscope.statistics import safetensors_file as saving
 from normscope.statistics.digests import signed
 from tests.data.test_batching import WORDS, encoder
@@ -127,9 +126,9 @@ def test_a_run_in_many_pieces(bert: Any, tmp_path: Path) -> None:
         stopped(bert, tmp_path / "c", 1, resume=True, words=True)
     pieces = run(bert, Checkpoint(tmp_path / "c", 0.0, resume=True), words=True)
     assert furthest(whole.to_dict(), pieces.to_dict()) == 0.0
-    for name, seen in whole.moments.layers.items():
-        theirs = packed.pack(pieces.moments.layers[name].moments)
-        ours = packed.pack(seen.moments)
+    for name, state in whole.moments.layers.items():
+        theirs = pieces.moments.layers[name].state_dict()
+        ours = state.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 

@@ -25,7 +25,7 @@ from normscope.data.text_files import read_texts
 from normscope.errors import ReportError
 from normscope.results.reading import read_report
 from normscope.statistics.digests import signed
-from normscope.statistics.token_identity import Words
+from normscope.statistics.token_identity import TokenMoments
 from tests.support import reports
 from tests.support.command import ended, error_of, left_in
 from tests.support.hub import COMMIT, LINES, edit_config, fill_cache, save_bert, word_tokenizer
@@ -378,7 +378,7 @@ def test_moments_that_were_changed_are_refused(moments: Path, tmp_path: Path) ->
         header = file.metadata()
     tensors["0/table.x.mean"][0, 3] += 1.0
     save_file(tensors, bad, metadata=header)
-    assert "it was changed after it was written; make it anew" in error_of(["merge", bad])
+    assert "it was changed after it was written; write it again" in error_of(["merge", bad])
     del header["sha256"]  # as it was written before there was one
     save_file(tensors, bad, metadata=header)
     assert ended(["merge", bad]).exit_code == 0
@@ -408,7 +408,7 @@ def test_a_device_is_no_report(tmp_path: Path, device: str, command: str) -> Non
 
 
 def test_a_table_of_words_costs_what_it_holds_and_not_what_it_could() -> None:
-    words = Words(2, most=2**62)
+    words = TokenMoments(2, most=2**62)
     words.add(torch.ones(3, 2), torch.tensor([5, 5, 7]))
     assert words.rows == {5: 0, 7: 1}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import normscope
+from normscope.capture.batch_sums import BatchSums
 from normscope.capture.counters import Tally
 from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.capture.text_sample import KeptLayer
@@ -41,6 +42,8 @@ def model() -> Any:
 class Lacking:
     """Makes a method run out of memory if `fails` is true for the number of the call and its rows.
 
+    The default method is called for every batch, whether operators or compiled loops have summed it.
+
     It fails after its work is done, unless `first`: everything is counted, and the caller does not know.
     """
 
@@ -49,7 +52,7 @@ class Lacking:
         patch: pytest.MonkeyPatch,
         fails: Callable[[int, int], bool],
         *,
-        method: tuple[Any, str] = (StreamingMoments, "update"),
+        method: tuple[Any, str] = (StreamingMoments, "add"),
         error: Callable[[], Exception] = ERRORS[0],
         first: bool = False,
     ) -> None:
@@ -70,7 +73,7 @@ class Lacking:
 
 
 def _rows(arguments: tuple[Any, ...]) -> int:
-    return next((len(value) for value in arguments[2:] if isinstance(value, torch.Tensor)), 0)
+    return next((len(value.token) for value in arguments if isinstance(value, BatchSums)), 0)
 
 
 def more_than(rows: int) -> Callable[[int, int], bool]:

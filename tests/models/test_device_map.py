@@ -60,11 +60,11 @@ def test_weights_that_come_and_go() -> None:
 
 def test_an_input_that_comes_from_another_device() -> None:
     """The meta device stands for it: its numbers cannot be read, so the layer's own device must be used."""
-    from normscope.capture.layer_capture import _beside
+    from normscope.capture.layer_capture import _on_output_device
 
     given, output = torch.zeros(2, 3, device="cpu"), torch.empty(2, 3, device="meta")
-    assert _beside(given, (output, None)).device.type == "meta"
-    assert _beside(given, None) is given
+    assert _on_output_device(given, (output, None)).device.type == "meta"
+    assert _on_output_device(given, None) is given
 
 
 def test_accelerate_that_is_missing_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

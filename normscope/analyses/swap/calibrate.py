@@ -74,7 +74,7 @@ def calibrated(
     """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
-        capture.scales = Moments.empty(1, 1)
+        capture.state.scales = Moments.empty(1, 1)
     report = measure(loaded, Inputs(()), batches.batching, watcher, clock, batches=batches)
     found: dict[str, Statistics] = {}
     notes = []

@@ -45,7 +45,7 @@ class Statistics:
         if capture.moments is None or not capture.moments.count:
             return None
         by_feature = cells(capture.moments, "feature")
-        x, scales = by_feature.x, capture.scales
+        x, scales = by_feature.x, capture.state.scales
         slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # No line where x is constant: y's mean.
         intercept = by_feature.mean_y - slope * x.mean
         mean, variance, a, b = (table[0].cpu() for table in (x.mean, x.variance(), slope, intercept))

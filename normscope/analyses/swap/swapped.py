@@ -19,9 +19,10 @@ from normscope.analyses.swap.calibration import Calibration
 from normscope.analyses.swap.options import BATCH, require_kind
 from normscope.analyses.swap.replacement import Replacement, Statistics
 from normscope.capture.audio_frames import STRIDED
+from normscope.capture.hooks import shares_memory
 from normscope.capture.layer_capture import LayerCapture
 from normscope.capture.scope import Scope
-from normscope.capture.token_scopes import Chosen, Scopes
+from normscope.capture.token_scopes import Scopes, UserMasks
 from normscope.errors import UsageError
 from normscope.escaping import counted
 from normscope.norms.detection import NormLayer, find, select
@@ -150,7 +151,7 @@ class Swap:
         return settle
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+        self._scopes.open(module, args, kwargs, UserMasks(self.mask, self.decoder_mask))
 
     def _after(self, *_: Any) -> None:
         self._scopes.close()
@@ -165,7 +166,7 @@ class Swap:
                     f"{name}: its output is not one tensor in the shape of its input; expected one; "
                     "leave it out, see --exclude"
                 )
-            if output.data_ptr() == given.data_ptr():
+            if shares_memory(output, given):
                 name = layer.replacement.norm.name
                 raise UsageError(
                     f"{name}: it writes its output over its input; expected one that keeps it; "
@@ -236,7 +237,7 @@ def _settle(layer: _Layer, given: Tensor, output: Tensor, scope: Scope) -> None:
     """Find the layer's formula by its own output, before that is replaced."""
     with torch.inference_mode(False), torch.no_grad():
         layer.capture.add(given, output, scope.parts)
-        layer.capture.seen.moments = None
+        layer.capture.state.moments = None
 
 
 def _valid(layer: _Layer, given: Tensor, scope: Scope) -> Tensor | None:
@@ -246,5 +247,5 @@ def _valid(layer: _Layer, given: Tensor, scope: Scope) -> Tensor | None:
     if lead is None:
         return None
     whole = math.prod(lead)
-    parts = scope.parts(lead, norm.feature_axis, whole, given.device, layer.capture.seen.known_layout)
+    parts = scope.parts(lead, norm.feature_axis, whole, given.device, layer.capture.state.known_layout)
     return parts[0].take(to_rows(given, norm.feature_axis, norm.features)) if parts else None

@@ -100,8 +100,8 @@ class TokensAtLayer(KeptLayer):
     def _piece(self, x: Tensor, y: Tensor, where: Alignment, part: slice) -> _Piece:
         position = where.positions[part].cpu()
         special = torch.zeros(len(x), dtype=torch.bool)
-        if where.word is not None:
-            special = torch.isin(where.word[part].cpu(), self._tokens.special)
+        if where.token_ids is not None:
+            special = torch.isin(where.token_ids[part].cpu(), self._tokens.special)
         output = y[~special.to(y.device)].sum(0, dtype=torch.float64)
         return _Piece(x.float().cpu().clone(), position.clone(), special, output.cpu())
 
