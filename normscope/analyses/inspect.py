@@ -11,20 +11,19 @@ from normscope.data.batching import Batching
 from normscope.data.media_files import Given, Place
 from normscope.data.shards import Shard
 from normscope.engine.checkpoint import Checkpoint, Saver
-from normscope.engine.loop import Course, facts
+from normscope.engine.loop import Course, facts, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.stop import Stop
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import TEXT, require_kinds
+from normscope.models.modality import TEXT
 from normscope.norms.detection import find
 from normscope.results.inspect import Report
 from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from normscope.engine.loop import as_loaded, measure
 
 
 def inspect(
@@ -77,9 +76,7 @@ def inspect(
     if shard is not None:
         given = shard.of(given, batching.limit, unique=batching.unique)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, processor, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer, processor)
     watcher = watch(
         loaded.model,
         layers=layers,

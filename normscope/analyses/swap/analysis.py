@@ -18,12 +18,12 @@ from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
 from normscope.data.held_out_split import Parted, part
 from normscope.engine.forward import evaluating
-from normscope.engine.loop import as_loaded, text_batches
+from normscope.engine.loop import prepare_model, text_batches
 from normscope.engine.progress import Progress
 from normscope.errors import ReportError, SaveError
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
-from normscope.models.modality import TEXT, require_kinds
+from normscope.models.modality import TEXT
 from normscope.norms.module_tree import as_written
 from normscope.results.swap import (
     CalibrationInfo,
@@ -69,9 +69,7 @@ def swap(
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
-    work.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))
-    require_kinds(loaded.model, (TEXT,))
+    loaded = prepare_model(model, (TEXT,), work, loading, tokenizer)
     parted = part(texts, calibration, batching.limit, unique=batching.unique)
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))

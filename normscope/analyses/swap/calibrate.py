@@ -12,12 +12,11 @@ from normscope.analyses.swap.replacement import Statistics, obstacle
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Given
-from normscope.engine.loop import as_loaded, measure, text_batches
+from normscope.engine.loop import measure, prepare_model, text_batches
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.moments import Moments
 
@@ -57,9 +56,7 @@ def calibrate(
     """
     given = Given(texts)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
     batches = text_batches(loaded, given.texts or (), batching)
     return calibrated(loaded, batches, clock, layers, exclude).calibration
 
