@@ -72,7 +72,7 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._model, self._norms = model, norms
         self._stack: list[tuple[str, nn.Module]] = []
         self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
-        """The outputs of layers, and copies of them, by their memory; kept alive, so that it is not reused."""
+        """Outputs of layers and their copies, by their memory; kept alive, so that it is not reused."""
         self._consumers: dict[str, dict[str, Consumer]] = {norm.name: {} for norm in norms}
         self._obstacles: dict[str, str] = {}
         self._parameters: dict[int, list[_Parameter]] = {}

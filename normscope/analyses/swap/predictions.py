@@ -40,7 +40,7 @@ class Answer:
 
 
 class Readout:
-    """Asks one model; `head` is the kind of its language-model head: "causal", "masked", "seq2seq", or None."""
+    """Asks one model; its language-model `head` is "causal", "masked", "seq2seq", or None."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int) -> None:
         self._model: Any = model
@@ -78,7 +78,7 @@ class Readout:
         return Question(inputs, valid, text, position, targets[predicted])
 
     def _random_mask(self, batch: Batch) -> Tensor:
-        """Choose the tokens to mask, (B, T): 15 % of each text's tokens that are not special, at least one."""
+        """Choose the tokens to mask, (B, T): 15 % of each text's non-special tokens, at least one."""
         special = torch.tensor(sorted(set(self._tokenizer.all_special_ids)))
         maskable = batch.valid & ~torch.isin(batch.inputs["input_ids"], special)
         mask = torch.zeros_like(maskable)
@@ -115,10 +115,8 @@ class Readout:
     def output_tensors(self, question: Question) -> list[Tensor]:
         """Run the model and return every tensor of its output; those by token are cut to the valid tokens."""
         valid = question.valid
-        tensors = tensors_in(self.output(question))
-        return [
-            value[valid.to(value.device)] if value.shape[:2] == valid.shape else value for value in tensors
-        ]
+        values = tensors_in(self.output(question))
+        return [v[valid.to(v.device)] if v.shape[:2] == valid.shape else v for v in values]
 
     def _logits(self, output: Any, question: Question) -> Tensor:
         logits = getattr(output, "logits", None)

@@ -194,8 +194,8 @@ class Trial:
         smallest = min(self._batches, key=lambda batch: batch.mask.numel())
         unchecked = self.parts.work(smallest, self._fold_readers)
         if self._work.expected is not None and unchecked.layers:
-            # Each layer runs replaced and folded, then all of them do, with one run of the untouched model
-            # for either; their effect takes another two.
+            # Two runs for each layer and one of the untouched model; the same for all together; two for
+            # their effect.
             self._work.expected += (2 * len(unchecked.layers) + 1 + 3 + 2) * self.run.texts
         return check_fold(self._swap, unchecked, self._run_batches)
 
