@@ -82,7 +82,7 @@ def watching(ranks: "Ranks | None", progress: "Callable[[Progress], None]") -> "
         return progress
 
     def both(now: "Progress") -> None:
-        ranks.look()
+        ranks.check_others()
         progress(now)
 
     return both
@@ -96,7 +96,7 @@ def gathered(ranks: "Ranks | None", report: "Report", asked: Asked) -> "Report |
         if ranks.fails_first():
             say("interrupted")
         asked.end()
-    whole = ranks.merged(report)
+    whole = ranks.gather(report)
     if whole is not None and not whole.run.texts:
         raise no_text(whole.run.skipped_texts)
     return whole

@@ -124,7 +124,7 @@ def test_a_failure_elsewhere_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("normscope.analyses.distributed.time.sleep", lambda seconds: None)
     store = Store()
     ranks = among(store)
-    ranks._looked -= 2
+    ranks._checked -= 2
     assert among(store, rank=1).fails_first()
     assert not ranks.fails_first()
     with pytest.raises(RunError, match="another rank has failed; see its message"):
@@ -136,16 +136,16 @@ def test_a_store_that_is_gone_is_one_line() -> None:
         raise RuntimeError("Connection reset by peer\nand a page of C++")
 
     ranks = among(Store(gone), rank=1)
-    ranks._looked -= 2
+    ranks._checked -= 2
     with pytest.raises(RunError, match=r"^the other ranks are gone; expected them to go on; see their mess"):
-        ranks.look()
+        ranks.check_others()
 
 
 def test_no_room_for_the_parts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = normscope.inspect(models.bert(), ["the cat"], tokenizer=encoder(), moments=True)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(RunError, match=r"cannot keep a part in '.*none' for the merge \(.*\); .* set TMPDIR"):
-        among(Store()).merged(report)
+        among(Store()).gather(report)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
