@@ -100,10 +100,10 @@ def _report(trial: Trial, swapping: Swapping, measured: MeasuredCalibration, par
     variants: list[Variant] = [*((name,) for name in trial.names), trial.names]
     *effects, together = trial.effects(variants)
     baseline = trial.baseline()
-    layers = {
-        name: LayerSwap(name, layer.index, layer.kind, layer.features, alone)
-        for (name, layer), alone in zip(measured.layers.items(), effects, strict=True)
-    }
+    layers = {}
+    for name, alone in zip(trial.names, effects, strict=True):
+        layer = measured.report.layers[name]
+        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone)
     steps = _cumulative(trial, swapping, layers, together) if swapping.cumulative else None
     if swapping.recalibrate:
         *_, all_layers = trial.recalibrate_in(trial.names)

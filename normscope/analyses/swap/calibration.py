@@ -19,7 +19,7 @@ from normscope.engine.progress import Clock, Progress
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.results.inspect import LayerReport, Report
+from normscope.results.inspect import Report
 from normscope.statistics.moments import Moments
 from normscope.statistics.safetensors_file import FileKind
 
@@ -121,11 +121,6 @@ class MeasuredCalibration:
     calibration: Calibration
     report: Report
     notes: tuple[str, ...]
-
-    @property
-    def layers(self) -> dict[str, LayerReport]:
-        """The run's reports on the layers that can be replaced, by name."""
-        return {name: self.report.layers[name] for name in self.calibration.layers}
 
 
 def measure_calibration(

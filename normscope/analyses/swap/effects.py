@@ -5,7 +5,7 @@ Jackknife", Annals of Statistics 7(1).
 """
 
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,31 +22,24 @@ PART = 1 << 20
 _SIMILAR = 2048
 
 
-class EffectSums:
-    """Sums by text over the tokens of N texts, batch by batch: the untouched model against another."""
-
-    def __init__(self) -> None:
-        self._parts: defaultdict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, own: Answer, other: Answer, question: Question) -> None:
-        """Add both models' answers to one question; `own` is the untouched model's."""
-        sums = _hidden_sums(own.hidden, other.hidden, question.valid)
-        if own.logits is not None and other.logits is not None:
-            sums |= _prediction_sums(own.logits, other.logits, question)
-        for name, values in sums.items():
-            self._parts[name].append(values)
-
-    def merge(self, new: "EffectSums") -> None:
-        """Append the sums of other texts after these."""
-        for name, parts in new._parts.items():
-            self._parts[name] += parts
-
-    def sums(self) -> dict[str, Tensor]:
-        """Return the sums, (N,) each, and the sentence vectors (N, D)."""
-        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+# Sums by text over the tokens of N texts, (N,) each, and the texts' sentence vectors (N, D), by name.
+Sums = dict[str, Tensor]
 
 
-def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def effect_sums(own: Answer, other: Answer, question: Question) -> Sums:
+    """Compare two models' answers to one question; `own` is the untouched model's."""
+    sums = _hidden_sums(own.hidden, other.hidden, question.valid)
+    if own.logits is not None and other.logits is not None:
+        sums |= _prediction_sums(own.logits, other.logits, question)
+    return sums
+
+
+def concatenate(parts: Sequence[Sums]) -> Sums:
+    """Return the sums of all texts from those of consecutive parts."""
+    return {name: torch.cat([sums[name] for sums in parts]) for name in parts[0]}
+
+
+def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> Sums:
     """Compare hidden states (B, T, D) at the `valid` (B, T) tokens.
 
     Per text: the number of `tokens`, and the sums over them of the `cosine`, of the `error`
@@ -70,7 +63,7 @@ def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]
     }
 
 
-def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str, Tensor]:
+def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> Sums:
     """Compare logits (M, vocabulary) at the predicted tokens.
 
     Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
@@ -97,7 +90,7 @@ def _compare_logits(own: Tensor, other: Tensor, target: Tensor) -> Tensor:
     return torch.stack([*losses, kl, (own.argmax(1) == other.argmax(1)).double()], dim=1)
 
 
-def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
+def effect(sums: Sums, weights: Tensor) -> Effect:
     """Return the effect from the sums of N texts; `weights` (R, N) come from `bootstrap.resamples`."""
     one = torch.ones_like(sums["tokens"])
     similarity = functional.cosine_similarity(sums["own"], sums["other"], dim=1)
@@ -114,7 +107,7 @@ def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
     )
 
 
-def loss_of(sums: dict[str, Tensor], name: str, weights: Tensor) -> Estimate | None:
+def loss_of(sums: Sums, name: str, weights: Tensor) -> Estimate | None:
     """Return the mean of a quantity over the target tokens, None without any."""
     if "targets" not in sums or not float(sums["targets"].sum()):
         return None

@@ -7,7 +7,7 @@ layer's own centring stays, each row of W' also loses its mean.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,8 @@ PART = 1 << 20
 # Runs the model once on one batch. It takes the names of the replaced or folded layers: the blocks
 # before them may replay their recorded outputs.
 Run = Callable[[Sequence[str]], Iterable[Tensor]]
-T = TypeVar("T")
-
-
-class _BatchReplay(Protocol):
-    """Iterates over the batches, or parts of them, at each call, and yields a result for each."""
-
-    def __call__(self, work: Callable[[Run], T]) -> Iterable[T]:
-        """Return the result of `work` for each batch; a batch that does not fit in memory runs in parts."""
+# Returns the result of some work on each batch; a batch that does not fit in memory runs in parts.
+RunBatches = Callable[[Callable[[Run], list[Tensor]]], Iterable[list[Tensor]]]
 
 
 def fold(
@@ -65,13 +59,13 @@ def fold(
     require_fixed(kind)
     swap = Swap(model, kind, statistics, layers, exclude)
 
-    def run(work: Callable[[Run], T]) -> Iterable[T]:
+    def run_once(work: Callable[[Run], list[Tensor]]) -> list[list[Tensor]]:
         return [work(lambda _names: tensors_in(model(**inputs)))]
 
     name = getattr(swap.model, "name_or_path", "") or type(swap.model).__name__
     with evaluating(model), torch.no_grad():
         unchecked = fold_readers(swap, name, lambda: model(**inputs))
-        return check_fold(swap, unchecked, run).fold
+        return check_fold(swap, unchecked, run_once).fold
 
 
 def fold_readers(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
@@ -169,7 +163,7 @@ class CheckedFold:
     together: Difference
 
 
-def check_fold(swap: Swap, unchecked: Fold, run_batches: _BatchReplay) -> CheckedFold:
+def check_fold(swap: Swap, unchecked: Fold, run_batches: RunBatches) -> CheckedFold:
     """Compare the model with layers folded to the model with them replaced; unfold layers that differ."""
     limit = tolerance(swap.model)
     differences = _differences(swap, unchecked, [(name,) for name in unchecked.layers], run_batches)
@@ -202,7 +196,7 @@ def _without(fold: Fold, failures: Mapping[str, str | None]) -> Fold:
 
 
 def _differences(
-    swap: Swap, fold: Fold, variants: Sequence[Sequence[str]], run_batches: _BatchReplay
+    swap: Swap, fold: Fold, variants: Sequence[Sequence[str]], run_batches: RunBatches
 ) -> list[Difference]:
     """Return, for each variant of folded layers, its difference from the same layers replaced."""
     changes = [fold.only(names).changes(swap.model) for names in variants]

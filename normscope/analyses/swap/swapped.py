@@ -56,7 +56,7 @@ class Swap:
         self,
         model: nn.Module,
         kind: str = "batchnorm",
-        statistics: Report | Calibration | None = None,
+        source: Report | Calibration | None = None,
         layers: Sequence[str] = (),
         exclude: Sequence[str] = (),
     ) -> None:
@@ -64,14 +64,16 @@ class Swap:
         self.model, self.kind = unwrapped(model), kind
         self.mask: Tensor | None = None
         self.decoder_mask: Tensor | None = None
-        calibration = Calibration.of_report(statistics) if isinstance(statistics, Report) else statistics
+        calibration = Calibration.of_report(source) if isinstance(source, Report) else source
         norms = find(self.model)
         names = select([norm.name for norm in norms], layers, exclude)
-        self._layers = {
-            norm.name: _layer(norm, kind, calibration)
-            for norm in norms
-            if norm.name in names and _may_be_replaced(norm, calibration)
-        }
+        self._layers: dict[str, _Layer] = {}
+        for norm in norms:
+            statistics = None if calibration is None else calibration.layers.get(norm.name)
+            has_statistics = calibration is None or statistics is not None
+            if norm.name in names and norm.kind in ("layernorm", "rmsnorm", "other") and has_statistics:
+                replacement = Replacement(norm, kind, statistics)
+                self._layers[norm.name] = _Layer(norm, replacement, LayerCapture(norm))
         self._scopes = Scopes()
         self._batch: BatchStatistics | None = None
         if not self._layers:
@@ -101,7 +103,7 @@ class Swap:
         layer.replacement = Replacement(layer.norm, self.kind, statistics)
 
     @contextmanager
-    def replacing(self, names: Collection[str]) -> Iterator[None]:
+    def replacing(self, names: Collection[str]) -> Iterator["Swap"]:
         """Replace the layers of these names until the context ends."""
         layers = [self._layers[name] for name in names]
         for layer in layers:
@@ -119,7 +121,7 @@ class Swap:
                 open_contexts.callback(hook.remove)
             for hook in self._scope_hooks() if self.kind == BATCH else ():
                 open_contexts.callback(hook.remove)
-            yield
+            yield self
 
     def _scope_hooks(self) -> Iterator[RemovableHandle]:
         """Hook the modules that tell which tokens of a call are padding."""
@@ -204,24 +206,8 @@ def swapped(
     Contexts on different layers may be nested. Raises UsageError for another kind, when a glob matches
     no layer, when the statistics lack what the kind needs, and for a layer that is replaced already.
     """
-    # Not a generator itself, so that wrong arguments raise here and not when the context is entered.
-    return _replaced(Swap(model, kind, statistics, layers, exclude))
-
-
-@contextmanager
-def _replaced(swap: Swap) -> Iterator[Swap]:
-    with swap.replacing(swap.names):
-        yield swap
-
-
-def _may_be_replaced(norm: NormLayer, calibration: Calibration | None) -> bool:
-    has_statistics = calibration is None or norm.name in calibration.layers
-    return norm.kind in ("layernorm", "rmsnorm", "other") and has_statistics
-
-
-def _layer(norm: NormLayer, kind: str, calibration: Calibration | None) -> _Layer:
-    statistics = None if calibration is None else calibration.layers[norm.name]
-    return _Layer(norm, Replacement(norm, kind, statistics), LayerCapture(norm))
+    swap = Swap(model, kind, statistics, layers, exclude)
+    return swap.replacing(swap.names)
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
-from normscope.analyses.swap.effects import EffectSums, effect, loss_of, perplexity
+from normscope.analyses.swap.effects import Sums, concatenate, effect, effect_sums, loss_of, perplexity
 from normscope.analyses.swap.fold_file import Fold
 from normscope.analyses.swap.folding import CheckedFold, Run, check_fold, fold_readers
 from normscope.analyses.swap.options import BATCH, Swapping
@@ -104,13 +104,11 @@ class Trial:
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
         """Measure all variants on one batch after the other: the untouched model runs once for them all."""
-        comparisons = [EffectSums() for _ in variants]
-        for batch in self._batches:
-            for comparison, new in zip(comparisons, self._compare(batch, variants), strict=True):
-                comparison.merge(new)
+        batches = [self._compare(batch, variants) for batch in self._batches]
         self._prefix.clear()
-        self._own = comparisons[0].sums()
-        return [effect(comparison.sums(), self._weights) for comparison in comparisons]
+        sums = [concatenate(parts) for parts in zip(*batches, strict=True)]
+        self._own = sums[0]
+        return [effect(total, self._weights) for total in sums]
 
     def baseline(self) -> Baseline:
         """Return the loss of the untouched model; to be called after `effects`."""
@@ -118,39 +116,37 @@ class Trial:
         targets = int(self._own["targets"].sum()) if loss is not None else 0
         return Baseline(self.readout.head, targets, loss, perplexity(loss))
 
-    def _compare(self, batch: Batch, variants: Sequence[Variant]) -> list[EffectSums]:
-        def work(parts: list[Batch]) -> list[EffectSums]:
-            comparisons = [EffectSums() for _ in variants]
+    def _compare(self, batch: Batch, variants: Sequence[Variant]) -> list[Sums]:
+        def work(parts: list[Batch]) -> list[Sums]:
             if self._swap.kind == BATCH and len(parts) > 1:
-                self._add_whole_batch(parts, variants, comparisons)
-            else:
-                for part in parts:
-                    self._add_part(part, variants, comparisons)
-            return comparisons
+                return self._compare_whole_batch(parts, variants)
+            compared = [self._compare_part(part, variants) for part in parts]
+            return [concatenate(sums) for sums in zip(*compared, strict=True)]
 
         return self._in_parts(batch, work)
 
-    def _add_part(self, part: Batch, variants: Sequence[Variant], comparisons: Sequence[EffectSums]) -> None:
+    def _compare_part(self, part: Batch, variants: Sequence[Variant]) -> list[Sums]:
         question = self._ask(part)
         with self._prefix.recording():
             own = self._answer(question)
         if self._replays is None:
             self._replays = self._replays_exactly(question, own)
-        for variant, comparison in zip(variants, comparisons, strict=True):
+        sums = []
+        for variant in variants:
             with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
-                comparison.add(own, self._answer(question), question)
+                sums.append(effect_sums(own, self._answer(question), question))
+        return sums
 
-    def _add_whole_batch(
-        self, parts: Sequence[Batch], variants: Sequence[Variant], comparisons: Sequence[EffectSums]
-    ) -> None:
-        """Add the parts of a batch whose layers use batch statistics: all parts run again per variant."""
+    def _compare_whole_batch(self, parts: Sequence[Batch], variants: Sequence[Variant]) -> list[Sums]:
+        """Compare the parts of a batch whose layers use batch statistics: all parts run again per variant."""
         questions = [self.readout.ask(part) for part in parts]
         own = [self._answer(question) for question in questions]
         runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
-        for variant, comparison in zip(variants, comparisons, strict=True):
+        sums = []
+        for variant in variants:
             answers = self._swap.replace_in_parts(variant, runs)
-            for before, after, question in zip(own, answers, questions, strict=True):
-                comparison.add(before, after, question)
+            sums.append(concatenate([*map(effect_sums, own, answers, questions)]))
+        return sums
 
     def _ask(self, batch: Batch) -> Question:
         self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
@@ -203,7 +199,7 @@ class Trial:
         question = self.readout.ask(parts[0])
         return fold_readers(self._swap, self._loaded.id, lambda: self.readout.output(question))
 
-    def _run_batches(self, work: Callable[[Run], T]) -> Iterator[T]:
+    def _run_batches(self, work: Callable[[Run], list[Tensor]]) -> Iterator[list[Tensor]]:
         for batch in self._batches:
             yield from self._in_parts(batch, lambda parts: [work(self._recorded_run(part)) for part in parts])
         self._prefix.clear()
@@ -224,11 +220,11 @@ class Trial:
         """Yield an order's first layer, first two, ...: each is calibrated with the earlier ones replaced."""
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
-                measured = measure_calibration(
-                    self._loaded, self._calibration_batches, self._work, [glob.escape(name)]
-                )
+                only = [glob.escape(name)]
+                measured = measure_calibration(self._loaded, self._calibration_batches, self._work, only)
             self._work.finish(measured.report.run.texts, measured.report.run.tokens)
             self.parts.hear(measured.report.warnings)
-            self._swap.recalibrate(name, measured.calibration.layers[name])
-            self.calibration = self.calibration.with_layer(name, measured.calibration.layers[name])
+            statistics = measured.calibration.layers[name]
+            self._swap.recalibrate(name, statistics)
+            self.calibration = self.calibration.with_layer(name, statistics)
             yield order[: count + 1]
