@@ -100,8 +100,8 @@ def _ln_drift(a: LayerReport, b: LayerReport) -> Drift:
     return Drift(_ratio(abs(m_b - m_a), math.sqrt(v_a)), _ratio(abs(v_b - v_a), v_a))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+def _ratio(difference: float, scale: float) -> float:
+    return difference / scale if scale else math.nan
 
 
 def _warnings(a: Report, b: Report, pairs: list[tuple[str, str]]) -> Iterator[str]:
@@ -159,13 +159,13 @@ class Bound:
         Raises ReportError when no layer has the metric, since nothing was tested then.
         """
         sizes = {name: abs(METRICS[self.metric](layer)) for name, layer in comparison.layers.items()}
-        known = {name: size for name, size in sizes.items() if not math.isnan(size)}
-        if not known:
+        numbers = {name: size for name, size in sizes.items() if not math.isnan(size)}
+        if not numbers:
             raise ReportError(
                 f"no layer has {self.metric} in both reports; expected one to test; compare their layers"
             )
-        above = sorted((name for name in known if known[name] > self.bound), key=lambda n: -known[n])
-        return [f"{printable(n)}: {self.metric} {known[n]:.4g} is above {self.bound:.4g}" for n in above]
+        above = sorted((n for n in numbers if numbers[n] > self.bound), key=lambda n: -numbers[n])
+        return [f"{printable(n)}: {self.metric} {numbers[n]:.4g} is above {self.bound:.4g}" for n in above]
 
     def untested(self, comparison: Comparison) -> list[str]:
         """Return the names of the layers without the metric, and of those without a counterpart."""

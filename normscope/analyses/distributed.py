@@ -31,9 +31,9 @@ PULSE, SILENCE = 5.0, 120.0
 
 
 class Ranks:
-    """This process, of the given rank among `count`: a context manager that meets the others.
+    """This process as one of `count` ranks: a context manager that meets the others.
 
-    Reports are gathered with gloo, from the CPU, for which moments are copied there from any device.
+    Reports are gathered with gloo on the CPU; moments are copied there from any device.
     Raises RunError when the others do not start within ten minutes.
     """
 

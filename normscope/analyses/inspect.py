@@ -55,10 +55,10 @@ def inspect(
     `texts` is any iterable of strings, one sample each, and is read as a stream. `images` and `audio`
     are paths of files, one sample each, in the order in which they run; the model's own processor scales
     and normalises them. Several kinds need as many samples each and run in pairs: texts[i] with images[i].
-    `layers` and `exclude` are globs that choose the layers to measure. `per_call` measures each call of a
-    layer that a forward calls several times on its own. `words` also measures how much the token's
-    identity explains, see `watch`. With `moments` the report carries them, for `merge`,
-    `write_moments` and `write_tensors`. `table_memory` is the maximum number of bytes for tables over
+    `layers` and `exclude` are globs that choose the layers to measure. With `per_call`
+    the calls of a layer that a forward calls several times are measured separately. `words` also measures
+    how much the token's identity explains, see `watch`. With `moments` the report carries them, for
+    `merge`, `write_moments` and `write_tensors`. `table_memory` is the maximum size in bytes of tables over
     positions, see `watch`. `progress` is called from time to time.
     With a `shard` only that part of the corpus runs. With a `checkpoint` the run saves its progress from
     time to time, and can resume there after a crash: counts are then equal, and other numbers

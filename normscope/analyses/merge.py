@@ -52,13 +52,13 @@ def merge(parts: Sequence[Report | str | os.PathLike[str]]) -> Report:
 
 
 def _refuse_repeats(parts: Sequence[Report | str | os.PathLike[str]]) -> None:
-    seen: set[Any] = set()
+    keys: set[Any] = set()
     for part in parts:
         key = id(part) if isinstance(part, Report) else _real_path(part)
-        if key in seen:
+        if key in keys:
             name = "a report" if isinstance(part, Report) else quoted(part)
             raise UsageError(f"{name} was given twice; expected each part once; drop one")
-        seen.add(key)
+        keys.add(key)
 
 
 def _real_path(path: str | os.PathLike[str]) -> str:

@@ -38,8 +38,8 @@ def dry_run(
 ) -> RunPlan:
     """Estimate the memory and time that `inspect` with these arguments takes.
 
-    Tokenizes the first 4,096 texts. If there are more, estimates their numbers from the share of the files
-    that the first ones are. Runs one batch of middle length. Raises what `inspect` raises.
+    Tokenizes the first 4,096 texts; if there are more, extrapolates from the share of the files that
+    these texts take. Runs one batch of middle length. Raises what `inspect` raises.
     """
     watcher = watch(
         loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
@@ -68,7 +68,7 @@ def dry_run(
 class _Sample:
     """The batches of the first texts.
 
-    The corpus has `scale` times as many texts, NaN if unknown. If `complete`, the sample is all of it.
+    The corpus has `scale` times as many texts, NaN if unknown. If `complete`, the sample is the corpus.
     """
 
     source: Batches

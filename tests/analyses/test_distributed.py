@@ -1,4 +1,4 @@
-"""Ranks alone: when they are waited for, given up, and left behind; several at once are in test_long_runs."""
+"""One rank at a time: waiting for others, giving them up, ending; test_long_runs has several at once."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ from tests.support import models, reports
 
 
 class Store:
-    """What ranks tell each other, in this process; `look` is called whenever one asks."""
+    """A store of messages between ranks in this process; `look` is called at every question."""
 
     def __init__(self, look: Callable[["Store"], None] = lambda store: None) -> None:
         self.said: dict[str, bytes] = {}
@@ -53,7 +53,7 @@ def among(store: Any, rank: int = 0) -> Ranks:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
-    """The only one of one rank, in a group of its own."""
+    """A group of one rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +64,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
 
 
 def test_no_thread_is_left_behind(alone: Ranks) -> None:
-    """One that is inside the store when Python ends would abort the process."""
+    """A thread that is inside the store when Python ends would abort the process."""
     before = set(threading.enumerate())
     assert alone._pulse in before
     alone.__exit__(RunError, None, None)
@@ -104,7 +104,7 @@ def test_a_rank_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_rank_that_lives_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far longer than a silent one: here a beat comes with every question, and the part after many."""
+    """The wait is longer than for a silent rank: a beat comes with every question, the part after many."""
     now = [0.0]
     monkeypatch.setattr("normscope.analyses.distributed.time.monotonic", lambda: now[0])
     monkeypatch.setattr("normscope.analyses.distributed.time.sleep", lambda seconds: None)

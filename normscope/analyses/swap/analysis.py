@@ -159,7 +159,7 @@ def _fold_info(trial: Trial, checked: CheckedFold) -> FoldInfo:
 def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Effect) -> Iterator[str]:
     if parted.repeated:
         was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
-        yield f"{parted.repeated} held-out {was} calibrated on, too"
+        yield f"{parted.repeated} held-out {was} also in the calibration"
     broken = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
     broken += ["all layers"] if math.isinf(together.damage) else []
     for name in broken:

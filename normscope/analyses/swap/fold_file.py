@@ -1,4 +1,4 @@
-"""Folds: removed layers and the Linears that do their work, applied to a model or kept in a file."""
+"""Folds: removed layers and the Linears that do their work, applied to a model or written to a file."""
 
 import hashlib
 import json
@@ -77,8 +77,8 @@ class Fold:
         for name, folded in self.layers.items():
             if name not in modules or digest(modules, name, folded.parameters) != folded.digest:
                 raise UsageError(
-                    f"{name} and what reads it are not as they were when the model was folded; "
-                    f"expected {quoted(self.model)} as it was, in its dtype; load that"
+                    f"{name}, or a module that reads it, has changed since the model was folded; "
+                    f"expected {quoted(self.model)} unchanged and in the same dtype; load that"
                 )
             for path, value in folded.parameters.items():
                 owner, _, key = path.rpartition(".")

@@ -43,8 +43,8 @@ def fold(
 ) -> Fold:
     """Fold the fixed scale and shift of replaced layers into the Linears that read them.
 
-        known = normscope.calibrate(model, texts, tokenizer=tokenizer)
-        fold = normscope.fold(model, batch, statistics=known)
+        calibration = normscope.calibrate(model, texts, tokenizer=tokenizer)
+        fold = normscope.fold(model, batch, statistics=calibration)
         fold.refused                          # which layers cannot be folded, and why
         with fold.applied(model): ...         # until the context ends; fold.apply(model) for good
         fold.save("folder")                   # then normscope.read_fold("folder").apply(model)
@@ -111,10 +111,10 @@ def _parameters(consumer: Consumer, line: Line) -> Iterator[tuple[str, Tensor]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between the outputs of two models over all batches; NaN without a number in them.
+    """The difference between the outputs of two models over all batches, NaN if they have no outputs.
 
-    `absolute` is the largest difference of two numbers. `relative` is, for each output, that over the
-    output's largest number, and the maximum over outputs.
+    `absolute` is the largest difference of two numbers. `relative` is the maximum, over outputs, of the
+    output's largest difference divided by its largest number.
     """
 
     absolute: float = math.nan
@@ -198,7 +198,7 @@ def _without(fold: Fold, failures: Mapping[str, str | None]) -> Fold:
 def _differences(
     swap: Swap, fold: Fold, variants: Sequence[Sequence[str]], run_batches: RunBatches
 ) -> list[Difference]:
-    """Return, for each variant of folded layers, its difference from the same layers replaced."""
+    """Return, for each variant, the difference between its layers folded and its layers replaced."""
     changes = [fold.only(names).changes(swap.model) for names in variants]
 
     def work(run: Run) -> list[Tensor]:

@@ -143,7 +143,7 @@ class Swap:
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Find the layers' formulas by their own outputs in a forward, and replace none."""
+        """Find the layers' formulas by their own outputs in a forward; none is replaced."""
         with ExitStack() as open_contexts:
             open_contexts.enter_context(as_written())
             for layer in self._layers.values():
@@ -226,7 +226,7 @@ def _require_separate(name: str, x: Tensor, output: Any) -> None:
 
 
 def _settle(layer: _Layer, x: Tensor, output: Tensor, scope: Scope) -> None:
-    """Find the layer's formula by its own output, before that is replaced."""
+    """Find the layer's formula by its own output, before another takes its place."""
     with torch.inference_mode(False), torch.no_grad():
         layer.capture.add(x, output, scope.parts)
         layer.capture.seen.moments = None
