@@ -210,6 +210,6 @@ def test_waiting_for_others_says_how_to_be_alone(
 def test_a_blank_corpus_is_an_error_of_ranks_too(alone: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     report = reports.minilm()
     blank = replace(report, run=replace(report.run, texts=0, tokens=0, skipped_texts=3))
-    monkeypatch.setattr(alone, "merged", lambda one: one)
+    monkeypatch.setattr(alone, "gather", lambda one: one)
     with pytest.raises(TextError, match=r"no text to measure \(3 blank"):
         gathered(alone, blank, Asked("this batch is finished first", quiet=True))

@@ -7,6 +7,7 @@ touches an output's memory is its reader, through whatever view.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,34 +91,31 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Follow the model's modules and operations until the context ends."""
         with ExitStack() as hooks:
             for name, module in named_modules(self._model):
-                enter = module.register_forward_pre_hook(self._pusher(name), prepend=True)
-                leave = module.register_forward_hook(self._pop, always_call=True)
-                hooks.callback(enter.remove)
-                hooks.callback(leave.remove)
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._push, name), prepend=True))
+                hooks.enter_context(module.register_forward_hook(self._pop, always_call=True))
             for norm in self._norms:
-                hook = norm.module.register_forward_hook(self._recorder(norm), with_kwargs=True)
-                hooks.callback(hook.remove)
+                record = partial(self._record_output, norm)
+                hooks.enter_context(norm.module.register_forward_hook(record, with_kwargs=True))
             hooks.enter_context(self)
             yield
 
-    def _pusher(self, name: str) -> Any:
-        return lambda module, _args: self._stack.append((name, module))
+    def _push(self, name: str, module: nn.Module, _args: Any) -> None:
+        self._stack.append((name, module))
 
     def _pop(self, *_: Any) -> None:
         if self._stack:
             self._stack.pop()
 
-    def _recorder(self, norm: NormLayer) -> Any:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
-            if len(args) != 1 or kwargs:
-                self._refuse(norm, "it is called with more than its input")
-            elif norm.per_head or not _holds_rows(features_last, norm.features):
-                self._refuse(norm, "its features are not the last axis of its output")
-            else:
-                self._outputs[_memory(output)] = (norm, output)
-
-        return record
+    def _record_output(
+        self, norm: NormLayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
+        if len(args) != 1 or kwargs:
+            self._refuse(norm, "it is called with more than its input")
+        elif norm.per_head or not _holds_rows(features_last, norm.features):
+            self._refuse(norm, "its features are not the last axis of its output")
+        else:
+            self._outputs[_memory(output)] = (norm, output)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -94,10 +94,8 @@ class Readout:
         base_outputs: list[Any] = []
         with ExitStack() as hooks:
             if self._base is not None:
-                hook = self._base.register_forward_hook(
-                    lambda _module, _args, output: base_outputs.append(output)
-                )
-                hooks.callback(hook.remove)
+                record = self._base.register_forward_hook(lambda _, __, output: base_outputs.append(output))
+                hooks.enter_context(record)
             output = self._forward(question.inputs)
         hidden = _last_hidden([*base_outputs[-1:], output], tuple(question.valid.shape))
         if hidden is None:

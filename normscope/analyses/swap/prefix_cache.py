@@ -7,6 +7,7 @@ has the same output when only that layer and later ones are replaced.
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,24 +43,18 @@ class Prefix:
         with ExitStack() as hooks:
             for block in self._blocks:
                 block.calls, block.output = 0, None
-                hooks.callback(block.module.register_forward_hook(self._recorder(block)).remove)
+                hooks.enter_context(block.module.register_forward_hook(partial(self._end_block, block)))
             for name, layer in self._layers.items():
-                hooks.callback(layer.register_forward_pre_hook(self._starter(name)).remove)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(self._begin_layer, name)))
             yield
 
-    def _recorder(self, block: _Block) -> Any:
-        def record(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._time += 1
-            block.calls, block.end, block.output = block.calls + 1, self._time, _copy(output)
+    def _end_block(self, block: _Block, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._time += 1
+        block.calls, block.end, block.output = block.calls + 1, self._time, _copy(output)
 
-        return record
-
-    def _starter(self, name: str) -> Any:
-        def start(_module: nn.Module, _args: Any) -> None:
-            self._time += 1
-            self._begun.setdefault(name, self._time)
-
-        return start
+    def _begin_layer(self, name: str, _module: nn.Module, _args: Any) -> None:
+        self._time += 1
+        self._begun.setdefault(name, self._time)
 
     @property
     def last(self) -> str:

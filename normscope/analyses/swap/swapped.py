@@ -13,7 +13,6 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from normscope.analyses.swap.batch_statistics import BatchStatistics
 from normscope.analyses.swap.calibration import Calibration
@@ -118,19 +117,20 @@ class Swap:
                 _REPLACED.add(module)
                 open_contexts.callback(_REPLACED.discard, module)
                 hook = module.register_forward_hook(self._replacer(layer), with_kwargs=True)
-                open_contexts.callback(hook.remove)
-            for hook in self._scope_hooks() if self.kind == BATCH else ():
-                open_contexts.callback(hook.remove)
+                open_contexts.enter_context(hook)
+            if self.kind == BATCH:
+                self._hook_scopes(open_contexts)
             yield self
 
-    def _scope_hooks(self) -> Iterator[RemovableHandle]:
-        """Hook the modules that tell which tokens of a call are padding."""
+    def _hook_scopes(self, hooks: ExitStack) -> None:
+        """Hook the modules that tell which tokens of a call are padding: statistics leave it out."""
         for module in self.model.modules():
             if isinstance(module, STRIDED):
-                yield module.register_forward_hook(self._scopes.convolved, prepend=True)
+                hooks.enter_context(module.register_forward_hook(self._scopes.convolved, prepend=True))
             if module is self.model or self._scopes.opens_one(module):
-                yield module.register_forward_pre_hook(self._open_scope, with_kwargs=True, prepend=True)
-                yield module.register_forward_hook(self._close_scope, always_call=True)
+                before = module.register_forward_pre_hook(self._open_scope, with_kwargs=True, prepend=True)
+                hooks.enter_context(before)
+                hooks.enter_context(module.register_forward_hook(self._close_scope, always_call=True))
 
     def replace_in_parts(self, names: Collection[str], runs: Sequence[Callable[[], T]]) -> list[T]:
         """Replace layers, with the statistics of a whole batch, while its parts run; for the kind BATCH."""
@@ -147,16 +147,9 @@ class Swap:
         with ExitStack() as open_contexts:
             open_contexts.enter_context(as_written())
             for layer in self._layers.values():
-                hook = layer.norm.module.register_forward_hook(self._settler(layer), with_kwargs=True)
-                open_contexts.callback(hook.remove)
+                hook = layer.norm.module.register_forward_hook(_settler(layer), with_kwargs=True)
+                open_contexts.enter_context(hook)
             yield
-
-    def _settler(self, layer: _Layer) -> Any:
-        def settle(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if isinstance(output, Tensor) and not layer.norm.settled:
-                _settle(layer, _first_tensor(args, kwargs), output, Scope(None))
-
-        return settle
 
     def _open_scope(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
@@ -165,6 +158,7 @@ class Swap:
         self._scopes.close()
 
     def _replacer(self, layer: _Layer) -> Any:
+        # A closure, since a deep copy of a module copies the objects that a method or a partial holds.
         def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             x = _first_tensor(args, kwargs)
             scope = self._scopes.current or Scope(None)
@@ -225,11 +219,20 @@ def _require_separate(name: str, x: Tensor, output: Any) -> None:
     raise UsageError(f"{name}: {got}; leave it out, see --exclude")
 
 
+def _settler(layer: _Layer) -> Any:
+    def settle(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if isinstance(output, Tensor) and not layer.norm.settled:
+            _settle(layer, _first_tensor(args, kwargs), output, Scope(None))
+
+    return settle
+
+
 def _settle(layer: _Layer, x: Tensor, output: Tensor, scope: Scope) -> None:
     """Find the layer's formula by its own output, before another takes its place."""
+    # Tensors of inference mode could not be used outside it, and the capture outlives the context.
     with torch.inference_mode(False), torch.no_grad():
         layer.capture.add(x, output, scope.parts)
-        layer.capture.seen.moments = None
+        layer.capture.seen.moments = None  # Only the formula is of use here.
 
 
 def _valid_rows(layer: _Layer, x: Tensor, scope: Scope) -> Tensor | None:
