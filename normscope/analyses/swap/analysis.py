@@ -71,6 +71,7 @@ def swap(
     work = Work(progress)
     loaded = prepare_model(model, (TEXT,), work, loading, tokenizer)
     parted = part(texts, calibration, batching.limit, unique=batching.unique)
+    # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
     batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)

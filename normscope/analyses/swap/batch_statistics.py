@@ -40,6 +40,7 @@ class BatchStatistics:
     def of(self, name: str, valid: Tensor) -> Moments:
         """Return the whole batch's moments at a layer's call; `valid` (V, D) are the current part's rows."""
         self._calls += 1
+        # Calls are matched by their number, so every part must call the same layers in the same order.
         if self._names[self._calls - 1 : self._calls] not in ([], [name]):
             raise RunError(
                 f"{name} is called in one part of a batch and not in another; expected the same calls in "

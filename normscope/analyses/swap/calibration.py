@@ -133,6 +133,7 @@ def measure_calibration(
     """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
+        # With this the capture also averages each token's scale, which "frozen" needs.
         capture.scales = Moments.empty(1, 1)
     report = measure(loaded, Given(()), batches.batching, watcher, clock, batches=batches)
     measured: dict[str, Statistics] = {}

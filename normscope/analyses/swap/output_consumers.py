@@ -128,6 +128,7 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         product = _product(func, args, kwargs)
         source = self._outputs.get(_memory(product.x)) if product else None
         for value in operands:
+            # Memory and not identity: a Linear may get a reshaped view of the output.
             memory = _memory(value)
             if written == {memory} and not func._schema.is_mutable:
                 continue  # The result is a view of the operand, and nothing was read.

@@ -51,6 +51,7 @@ class Readout:
             self.head = None
             self.notes.append("the tokenizer has no mask token: what the head predicts is not measured")
         self._forward = Forward(model, logits=self.head is not None)
+        # The output of a model with a head may lack the last hidden states; its base model returns them.
         base = getattr(model, "base_model", model)
         self._base = None if base is model else base
         if self._base is None and self.head is not None:

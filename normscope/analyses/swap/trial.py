@@ -129,6 +129,7 @@ class Trial:
         question = self._ask(part)
         with self._prefix.recording():
             own = self._answer(question)
+        # A model may read more than its blocks' outputs, so replays are tested once before they are used.
         if self._replays is None:
             self._replays = self._replays_exactly(question, own)
         sums = []
