@@ -15,12 +15,11 @@ from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
-from normscope.engine.loop import RunContext, as_loaded, measure
+from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.batches import (
     BatchFilling,
     BatchNoise,
@@ -63,9 +62,7 @@ def batch_noise(
     """
     given = Inputs(texts)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
     kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))

@@ -87,7 +87,7 @@ def watch_ranks(
         return progress
 
     def look_and_report(now: "Progress") -> None:
-        ranks.look()
+        ranks.check_others()
         progress(now)
 
     return look_and_report
@@ -101,7 +101,7 @@ def gather(ranks: "Ranks | None", report: "Report", request: StopRequest) -> "Re
         if ranks.fails_first():
             say("interrupted")
         request.end()
-    merged = ranks.merged(report)
+    merged = ranks.gather(report)
     if merged is not None and not merged.run.texts:
         raise no_text(merged.run.skipped_texts)
     return merged

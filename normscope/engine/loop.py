@@ -28,7 +28,7 @@ from normscope.errors import RunError, TextError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded, load, quiet
 from normscope.models.location import Loading
-from normscope.models.modality import TEXT
+from normscope.models.modality import TEXT, require_kinds
 from normscope.norms.module_tree import unwrapped
 from normscope.results.common import RunInfo
 from normscope.results.inspect import Report
@@ -80,12 +80,30 @@ class RunContext:
         raise no_text(run.skipped_texts)
 
 
-def as_loaded(
+def prepare_model(
     model: str | os.PathLike[str] | nn.Module | Loaded,
+    kinds: tuple[str, ...],
+    clock: Clock,
+    loading: Loading,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    processor: Any = None,
+) -> Loaded:
+    """Load a model for inputs of these kinds, unless it is loaded; the clock shows the stage "load".
+
+    Raises UsageError for an object without its tokenizer, and for kinds that the model does not take.
+    """
+    clock.show("load")
+    loaded = _as_loaded(model, kinds, loading, tokenizer, processor)
+    require_kinds(loaded.model, kinds)
+    return loaded
+
+
+def _as_loaded(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    kinds: tuple[str, ...],
+    loading: Loading,
     tokenizer: "PreTrainedTokenizerBase | None",
     processor: Any,
-    loading: Loading,
-    kinds: tuple[str, ...],
 ) -> Loaded:
     """Load a model, unless it is loaded; UsageError for a model object without its tokenizer."""
     needed = "tokenizer" if kinds == (TEXT,) else "processor"

@@ -1,4 +1,4 @@
-"""layers: what a configuration alone tells of every normalization layer, and that it is what a run finds."""
+"""`layers`: the outline of a model from its configuration alone equals the layers that a run finds."""
 
 import json
 import os
@@ -56,14 +56,14 @@ def folder_of(config: Any, where: Path, head: str | None = None) -> Path:
 
 
 def places(outline: Outline) -> dict[str, str]:
-    """The place of each layer, the number of its block left out; blocks must agree."""
+    """Return the place of each layer without the number of its block; blocks must agree."""
     pairs = {(re.sub(r"\d+", "N", layer.name), layer.place) for layer in outline.layers}
     found = dict(pairs)
     assert len(found) == len(pairs)
     return found
 
 
-# What each architecture is
+# Architectures
 
 
 def test_demo() -> None:
@@ -239,7 +239,7 @@ def test_nothing_random_is_drawn_from_the_callers_dice(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-# What is read off code
+# Places that the code shows
 
 
 class Block(nn.Module):
@@ -513,7 +513,7 @@ def peak_of_layers(config: dict[str, Any], folder: Path) -> tuple[int, dict[str,
     """Run `layers` on a configuration; return its peak memory and what it printed."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    # A process of its own, whose children's peak is that of the command alone.
+    # In a separate process, so that the peak memory of its children is that of the command alone.
     code = (
         "import resource, subprocess, sys\n"
         "done = subprocess.run([sys.executable, '-m', 'normscope', 'layers', sys.argv[1], '--json'],\n"

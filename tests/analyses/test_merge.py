@@ -1,4 +1,4 @@
-"""Parts of a corpus, merged: in memory and through files, they are the whole; or they are refused."""
+"""Merged parts of a corpus, in memory and through files: they equal the whole corpus, or are refused."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def whole(minilm: tuple[Any, Any]) -> Report:
 
 
 def require_equal(got: Report, want: Report, within: float, *, apart: set[str] = BATCHED) -> None:
-    """Whole numbers and words are the same, all others within a relative error."""
+    """Require equal integers and strings, and floats within a relative error."""
     a, b = got.to_dict(), want.to_dict()
     assert differing(a, b, "") <= apart
     for one, other in zip(a["layers"], b["layers"], strict=True):
@@ -318,7 +318,7 @@ def test_a_report_without_moments_is_refused(parts: list[Report], tmp_path: Path
         write_moments(plain, tmp_path / "x")
 
 
-# What cannot be merged
+# Parts that cannot be merged
 
 
 def changed(report: Report, **fields: Any) -> Report:

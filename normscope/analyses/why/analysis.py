@@ -19,13 +19,12 @@ from normscope.data.batch_sampling import Drawing, plans
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.media_files import Inputs
 from normscope.data.tokenization import special_ids
-from normscope.engine.loop import RunContext, as_loaded, measure
+from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
 from normscope.statistics.position_bins import MEMORY
@@ -64,9 +63,7 @@ def why(
     require_seed(seed)
     given = Inputs(texts)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     watcher.name_words()
