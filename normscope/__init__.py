@@ -62,7 +62,7 @@ _HOMES = {
     "Watcher": "normscope.capture.watcher",
     "WhyReport": "normscope.results.why",
     "batch_noise": "normscope.analyses.batches",
-    "calibrate": "normscope.analyses.swap.calibrate",
+    "calibrate": "normscope.analyses.swap.calibration",
     "compare": "normscope.analyses.compare",
     "explain": "normscope.results.glossary.lookup",
     "fold": "normscope.analyses.swap.folding",
@@ -89,8 +89,7 @@ if TYPE_CHECKING:
     from normscope.analyses.layers import list_layers
     from normscope.analyses.merge import merge
     from normscope.analyses.swap.analysis import swap
-    from normscope.analyses.swap.calibrate import calibrate
-    from normscope.analyses.swap.calibration import Calibration, read_calibration
+    from normscope.analyses.swap.calibration import Calibration, calibrate, read_calibration
     from normscope.analyses.swap.fold_file import Fold, read_fold
     from normscope.analyses.swap.folding import fold
     from normscope.analyses.swap.options import Swapping

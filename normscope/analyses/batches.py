@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.layer_summary import summarised
+from normscope.capture.layer_summary import summary_of
 from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
-from normscope.data.media_files import Given
-from normscope.engine.loop import Course, as_loaded, measure
+from normscope.data.media_files import Inputs
+from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.batches import (
     BatchFilling,
     BatchNoise,
@@ -61,14 +60,12 @@ def batch_noise(
 
     Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
     """
-    given = Given(texts)
+    given = Inputs(texts)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
     kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, Course(kept=kept))
+    report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))
     return _reported(report, kept, drawing)
 
 
@@ -168,4 +165,4 @@ def _parts(mean: Tensor, variance: Tensor) -> NoiseParts:
 
 
 def _summary(values: Tensor) -> Summary:
-    return summarised(Spread.of(values[values.isfinite()]))
+    return summary_of(Spread.of(values[values.isfinite()]))

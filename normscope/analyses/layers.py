@@ -18,8 +18,8 @@ from normscope.norms.placement import Places
 from normscope.norms.scale_invariance import ANY_WIDTH, MOST_WEIGHTS, filled, own_chance
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 
-# The input that a norm is tried on: texts and positions; then the same for channels on axis 1.
-_TRIED = (1, 3)
+# Texts and positions of the input on which a norm is tried.
+_TEXTS, _POSITIONS = 1, 3
 
 
 def list_layers(
@@ -29,32 +29,32 @@ def list_layers(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Outline:
-    """List the normalization layers of a model: what each is, and its place in the model.
+    """List the normalization layers of a model, each with its formula and its place in the model.
 
-    `model` is a Hub id, a folder in Hugging Face layout, or "demo"; its config.json is all that is read.
-    The model is built on torch's meta device, without memory for weights. Where only a call can
-    tell what a layer does, one layer of its class and size is filled at random and called alone.
+    `model` is a Hub id, a folder in Hugging Face layout, or "demo"; only its config.json is read.
+    The model is built on torch's meta device, without memory for weights. If only a call can show what a
+    layer computes, one layer of its class and size gets random weights and is called alone.
     `layers` and `exclude` are globs that choose the layers to list.
 
     Raises ModelError when there is no such model or it cannot be built, UsageError when a glob
     matches nothing or options clash.
     """
-    built = skeleton(model, options)
-    network: nn.Module = built.model
-    found = find(network, layers, exclude)
-    places, tried = Places(network), _Tried()
+    loaded = skeleton(model, options)
+    network: nn.Module = loaded.model
+    norms = find(network, layers, exclude)
+    places, formulas = Places(network), _Formulas()
     with quiet(), torch.no_grad(), _one_thread():
-        for norm in found:
-            tried.settle(norm)
-        listed = tuple(_listed(norm, places) for norm in found)
+        for norm in norms:
+            formulas.settle(norm)
+        outlined = tuple(_outline(norm, places) for norm in norms)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    about = OutlinedModel(built.id, built.revision, built.commit, type(network).__name__, parameters)
-    return Outline(__version__, about, listed)
+    about = OutlinedModel(loaded.id, loaded.revision, loaded.commit, type(network).__name__, parameters)
+    return Outline(__version__, about, outlined)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """On a few rows, threads that wait for each other take longer than the sums."""
+    """Use one thread: on a few rows, threads that wait for each other take longer than the sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -63,7 +63,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _listed(norm: NormLayer, places: Places) -> OutlinedLayer:
+def _outline(norm: NormLayer, places: Places) -> OutlinedLayer:
     return OutlinedLayer(
         name=norm.name,
         index=norm.index,
@@ -77,58 +77,61 @@ def _listed(norm: NormLayer, places: Places) -> OutlinedLayer:
     )
 
 
-class _Tried:
-    """What calls of single norms have told, shared by all of one class, size and settings."""
+class _Formulas:
+    """Formulas found by calls of single norms, shared by all norms of one class, size and settings."""
 
     def __init__(self) -> None:
-        self._known: dict[str, NormLayer] = {}
+        self._called: dict[str, NormLayer] = {}
 
     def settle(self, norm: NormLayer) -> None:
-        """Let a call decide the layer's kind and formula, unless its class has told all there is."""
+        """Let a call decide the layer's kind and formula, unless its class already determines them."""
         if norm.feature_axis != -1:
             return
         key = _key(norm.module)
-        if key not in self._known:
-            self._known[key] = _called(norm)
-        told = self._known[key]
-        norm.kind, norm.formula, norm.settled = told.kind, told.formula, told.settled
+        if key not in self._called:
+            self._called[key] = _call(norm)
+        called = self._called[key]
+        norm.kind, norm.formula, norm.settled = called.kind, called.formula, called.settled
 
 
 def _key(module: nn.Module) -> str:
-    """What makes two norms do the same: class, plain settings, shapes of weights and buffers."""
+    """Return a key that is equal for norms with the same class, plain settings and tensor shapes."""
     plain = {name: v for name, v in vars(module).items() if isinstance(v, str | int | float | tuple | None)}
-    held = [*module.named_parameters(), *module.named_buffers()]
-    shapes = [(name, list(tensor.shape)) for name, tensor in held]
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    shapes = [(name, list(tensor.shape)) for name, tensor in tensors]
+    # Two classes can share a name: one defined in a function, or loaded twice.
     kind = f"{type(module).__module__}.{type(module).__qualname__} {id(type(module))}"
     return json.dumps([kind, plain, shapes], sort_keys=True, default=str)
 
 
-def _called(norm: NormLayer) -> NormLayer:
-    """Fill a copy of the layer and call it; where no input will do, what its class says stands."""
-    told, features = norm, norm.features or ANY_WIDTH
+def _call(norm: NormLayer) -> NormLayer:
+    """Return the norm as a call of a random copy shows it, or as it is if no input works."""
+    called, features = norm, norm.features or ANY_WIDTH
     if features > MOST_WEIGHTS:
         return norm
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     try:
-        module = filled(norm.module, dice)
-        x = _input(features, norm, dice)
-    except (Exception, SystemExit):  # a foreign class, copied out of its model: anything may go wrong
+        module = filled(norm.module, generator)
+        x = _input(features, norm, generator)
+    except (Exception, SystemExit):  # A copy of an unknown class may raise anything.
         return norm
-    for given in (x, x.transpose(1, 2).reshape(_TRIED[0], features, _TRIED[1], 1)):
+    channels = x.transpose(1, 2).reshape(_TEXTS, features, _POSITIONS, 1)  # features on axis 1, as in images
+    for inputs in (x, channels):
         watcher = watch(module)
         try:
             with watcher, own_chance():
-                module(given.clone())
-        except (Exception, SystemExit):  # it wants another shape, or more than one input
+                module(inputs.clone())
+        except (Exception, SystemExit):  # It needs another shape, or more inputs.
             continue
-        (told,) = (capture.norm for capture in watcher.captures)
-        if told.formula is not None:
+        (called,) = (capture.norm for capture in watcher.captures)
+        if called.formula is not None:
             break
-    return told
+    return called
 
 
-def _input(features: int, norm: NormLayer, dice: torch.Generator) -> Tensor:
-    """Return random rows with a mean; where the layer hides its eps, rows so small that it shows."""
-    x = torch.randn((*_TRIED, features), generator=dice) + torch.rand((*_TRIED, 1), generator=dice)
+def _input(features: int, norm: NormLayer, generator: torch.Generator) -> Tensor:
+    """Return random rows with a mean; if eps is unknown, some rows so small that eps matters."""
+    x = torch.randn((_TEXTS, _POSITIONS, features), generator=generator)
+    x += torch.rand((_TEXTS, _POSITIONS, 1), generator=generator)
     smallest = -5 if math.isnan(norm.eps) else 0
-    return x * torch.logspace(0, smallest, math.prod(_TRIED)).reshape(*_TRIED, 1)
+    return x * torch.logspace(0, smallest, _TEXTS * _POSITIONS).reshape(_TEXTS, _POSITIONS, 1)

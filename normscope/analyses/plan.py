@@ -1,4 +1,4 @@
-"""Estimates memory, tokens, work and time of a run from one timed batch."""
+"""Estimates memory, tokens, arithmetic operations and time of a run from one timed batch."""
 
 import math
 import operator
@@ -14,15 +14,15 @@ from normscope._version import __version__
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.text_notes import no_text
-from normscope.engine.forward import Forward, evaluating
-from normscope.engine.loop import probed, require_layers, text_batches
+from normscope.data.corpus import no_text
+from normscope.engine.forward import Forward
+from normscope.engine.loop import measuring, probe, text_batches
 from normscope.engine.runner import Runner
-from normscope.models.loading import Loaded, quiet
+from normscope.models.loading import Loaded
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
-from normscope.statistics.position_bins import MEMORY, TablePlan
+from normscope.statistics.position_bins import MEMORY
 
-# The maximum number of texts that are tokenised.
+# The maximum number of texts that are tokenized.
 SAMPLE = 4096
 
 
@@ -36,28 +36,27 @@ def dry_run(
     per_call: bool = False,
     table_memory: int = MEMORY,
 ) -> RunPlan:
-    """Say what `inspect` with these arguments would take.
+    """Estimate the memory and time that `inspect` with these arguments takes.
 
-    The first 4,096 texts are tokenised; of more, their numbers are estimated from how much of the files
-    they are. One batch, of middling length, is run. Raises what `inspect` raises.
+    Tokenizes the first 4,096 texts; if there are more, extrapolates from the share of the files that
+    these texts take. Runs one batch of middle length. Raises what `inspect` raises.
     """
     watcher = watch(
         loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
     )
-    require_layers(loaded, watcher)
     forward = Forward(loaded.model)
-    with quiet(), watcher, evaluating(loaded.model), torch.no_grad():
-        _, batching = probed(loaded, watcher, forward, batching)
-        found = _sampled(loaded, iter(texts), batching)
-        tables = watcher.plan_tables(found.batches.max_length)
-        timed, seconds = _timed(found, watcher, forward, batching)
-    slots = sum(batch.mask.numel() for batch in found.made) * found.scale
+    with measuring(loaded, watcher):
+        _, batching = probe(loaded, watcher, forward, batching)
+        sample = _sample(loaded, iter(texts), batching)
+        tables = watcher.plan_tables(sample.source.max_length)
+        timed, seconds = _time_batch(sample, watcher, forward, batching)
+    slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
         __version__,
         replace(describe(loaded.model, loaded.id), revision=loaded.revision, commit=loaded.commit),
         len(watcher.captures),
-        _tables(tables),
-        found.corpus(),
+        Tables(tables.bytes, tables.rows, tables.positions, tables.bins.exact if tables.bins else None),
+        sample.corpus(),
         TimedBatch(len(timed.sources), int(timed.valid.sum()), seconds),
         _flops(forward, timed.part(slice(0, 1))),
         seconds / timed.mask.numel() * slots,
@@ -66,40 +65,46 @@ def dry_run(
 
 @dataclass(frozen=True)
 class _Sample:
-    """The batches `made` of a sample of texts, and how many times as many are to come, NaN where unknown."""
+    """The batches of the first texts.
 
-    batches: Batches
-    made: list[Batch]
-    counted: bool
+    The corpus has `scale` times as many texts, NaN if unknown. If `complete`, the sample is the corpus.
+    """
+
+    source: Batches
+    batches: list[Batch]
+    complete: bool
     scale: float
 
     def corpus(self) -> Corpus:
-        """Return how many texts and tokens there are."""
+        """Return the number of texts and tokens of the corpus."""
         if math.isnan(self.scale):
             return Corpus(None, None, False)
-        tokens = sum(int(batch.valid.sum()) for batch in self.made)
-        return Corpus(round(self.batches.texts * self.scale), round(tokens * self.scale), self.counted)
+        tokens = sum(int(batch.valid.sum()) for batch in self.batches)
+        return Corpus(round(self.source.texts * self.scale), round(tokens * self.scale), self.complete)
 
 
-def _sampled(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sample:
-    sample = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
-    batches = text_batches(loaded, sample, batching)
-    made = list(batches)
-    if not made:
-        raise no_text(batches.skipped)
-    whole = len(sample) < SAMPLE or batching.limit == len(sample) or not list(islice(texts, 1))
-    left = 0 if whole else operator.length_hint(texts)
-    most = min(len(sample) + 1 + left, batching.limit or math.inf)
-    scale = 1.0 if whole else most / len(sample) if left else math.nan
-    return _Sample(batches, made, whole, scale)
+def _sample(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sample:
+    first = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
+    source = text_batches(loaded, first, batching)
+    batches = list(source)
+    if not batches:
+        raise no_text(source.skipped)
+    if len(first) < SAMPLE or batching.limit == len(first) or not list(islice(texts, 1)):
+        return _Sample(source, batches, complete=True, scale=1.0)
+    remaining = operator.length_hint(texts)
+    total = min(len(first) + 1 + remaining, batching.limit or math.inf)
+    return _Sample(source, batches, complete=False, scale=total / len(first) if remaining else math.nan)
 
 
-def _timed(found: _Sample, watcher: Watcher, forward: Forward, batching: Batching) -> tuple[Batch, float]:
+def _time_batch(
+    sample: _Sample, watcher: Watcher, forward: Forward, batching: Batching
+) -> tuple[Batch, float]:
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
-    runner, batch = Runner(watcher, forward, batching, None), found.made[len(found.made) // 2]
-    runner.run(batch.part(slice(0, 1)), found.batches)
+    runner = Runner(watcher, forward, batching, None)
+    batch = sample.batches[len(sample.batches) // 2]
+    runner.run(batch.part(slice(0, 1)), sample.source)
     begun = time.perf_counter()
-    runner.run(batch, found.batches)
+    runner.run(batch, sample.source)
     if forward.device.type == "cuda":
         torch.cuda.synchronize(forward.device)
     return batch, time.perf_counter() - begun
@@ -110,7 +115,3 @@ def _flops(forward: Forward, batch: Batch) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(batch.inputs)
     return float(counter.get_total_flops()) / batch.mask.numel()
-
-
-def _tables(plan: TablePlan) -> Tables:
-    return Tables(plan.bytes, plan.rows, plan.positions, plan.bins.exact if plan.bins else None)

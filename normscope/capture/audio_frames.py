@@ -19,24 +19,24 @@ class Frames:
     """
 
     def __init__(self, real: Tensor) -> None:
-        self._given = real
+        self._input_mask = real
         lengths, size = real.sum(1), real.shape[1]
         self._lengths: dict[int, Tensor] = {}
         """The number of real frames of each sound, (B,), by the total number of frames."""
         if bool((real == _until(lengths, size)).all()):
             self._lengths[size] = lengths
 
-    def convolved(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
+    def convolved(self, module: nn.Module, hidden: Tensor, output: Tensor) -> None:
         """Compute the real frames after a convolution or a pool, (B, C, L, ...), if its input's are known."""
-        if given.dim() < 3 or output.dim() < 3 or len(given) != len(self._given):
+        if hidden.dim() < 3 or output.dim() < 3 or len(hidden) != len(self._input_mask):
             return
-        size, made = given.shape[2], output.shape[2]
-        if size not in self._lengths or size == made or _made(module, size) != made:
+        size, new_size = hidden.shape[2], output.shape[2]
+        if size not in self._lengths or size == new_size or _output_size(module, size) != new_size:
             return
-        lengths = _made(module, self._lengths[size]).clamp(min=0)
+        lengths = _output_size(module, self._lengths[size]).clamp(min=0)
         # Two branches with the same number of frames are added: a frame is real if it is real in both.
-        known = self._lengths.get(made)
-        self._lengths[made] = lengths if known is None else lengths.minimum(known)
+        other_branch = self._lengths.get(new_size)
+        self._lengths[new_size] = lengths if other_branch is None else lengths.minimum(other_branch)
 
     def mask_of(self, lead: tuple[int, ...]) -> TokenMask:
         """Return the mask of the frames that match the axes `lead`, or of the model's input if none match."""
@@ -44,15 +44,15 @@ class Frames:
             real = _until(self._lengths[size], size)
             if fits(lead, TokenMask(real, real)):
                 return TokenMask(real, real)
-        return TokenMask(self._given, self._given)
+        return TokenMask(self._input_mask, self._input_mask)
 
 
 def _until(lengths: Tensor, size: int) -> Tensor:
     return lengths.new_ones(len(lengths), size).cumsum(1) <= lengths[:, None]
 
 
-def _made(module: nn.Module, size: Any) -> Any:
-    """Return how many frames a module makes of `size`; PyTorch's formula for convolutions and pools."""
+def _output_size(module: nn.Module, size: Any) -> Any:
+    """Return the number of frames after a convolution or a pool of `size` frames; PyTorch's formula."""
     kernel, stride, padding, dilation = (
         _along_time(getattr(module, name, 1)) for name in ("kernel_size", "stride", "padding", "dilation")
     )

@@ -14,34 +14,37 @@ SOUND = ("input_values", "input_features", "audio_values")
 MEDIA = ("pixel_values", "pixel_values_videos", "pixel_values_images", *SOUND)
 # The names of the audio mask in models of text and audio.
 SOUND_MASKS = ("feature_attention_mask", "input_features_mask")
-# The label that torch's losses ignore; so labels are padded with it.
+# The label that torch's losses ignore; labels are therefore padded with it.
 _IGNORED = -100
 # The output of an earlier forward of the encoder: nothing in it is an argument of this forward.
-_MADE = "encoder_outputs"
+_ENCODED = "encoder_outputs"
 # The depth to which nested dictionaries and tuples of arguments are searched.
 _DEPTH = 4
 
 
-def by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """Return the arguments of a call by name, and also those in nested dictionaries."""
     try:
-        given = dict(signature.bind_partial(*args, **kwargs).arguments)
+        arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
     except TypeError:
-        given = dict(kwargs)  # The call does not fit the signature: the model itself raises the better error.
-    named = dict(given)
-    for name, value in _within(given):
+        # The call does not fit the signature: the model itself raises the better error.
+        arguments = dict(kwargs)
+    named = dict(arguments)
+    for name, value in _within(arguments):
         named.setdefault(str(name), value)
     return named
 
 
-def first(given: Mapping[str, Any], names: tuple[str, ...]) -> Tensor | None:
+def first(arguments: Mapping[str, Any], names: tuple[str, ...]) -> Tensor | None:
     """Return the first argument in `names` that is a tensor, None if there is none."""
-    return next((given[name] for name in names if isinstance(given.get(name), Tensor)), None)
+    return next((arguments[name] for name in names if isinstance(arguments.get(name), Tensor)), None)
 
 
-def tensors(given: Mapping[str, Any]) -> list[Tensor]:
+def tensors(arguments: Mapping[str, Any]) -> list[Tensor]:
     """Return all tensors in a forward's arguments, also in nested dictionaries, tuples and lists."""
-    return [value for _, value in _within(given) if isinstance(value, Tensor)]
+    return [value for _, value in _within(arguments) if isinstance(value, Tensor)]
 
 
 def real_tokens(mask: Tensor) -> Tensor:
@@ -53,13 +56,13 @@ def real_tokens(mask: Tensor) -> Tensor:
     return mask != 0
 
 
-def decoder_mask(given: Mapping[str, Any]) -> Tensor | None:
+def decoder_mask(arguments: Mapping[str, Any]) -> Tensor | None:
     """Return the mask (B, T) of a decoder: its own argument, or one from the labels, else None.
 
     The decoder's input is the labels, shifted right by its start token; it predicts label t at position
     t. So a position is padding if neither its label nor any later label is one to predict.
     """
-    mask, labels = given.get("decoder_attention_mask"), given.get("labels")
+    mask, labels = arguments.get("decoder_attention_mask"), arguments.get("labels")
     if isinstance(mask, Tensor):
         return mask
     if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
@@ -78,12 +81,12 @@ def holds_padding(ids: Any, config: Any, columns: list[int]) -> bool:
     return pad not in others and bool((ids[:, columns] == pad).any())
 
 
-def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
+def packed_texts(arguments: Mapping[str, Any], real: Tensor) -> Tensor | None:
     """Number the packed texts of a batch from 0, (B, T); None where each row is one text.
 
     A text begins where `position_ids` do not increase; transformers' padding-free collators write them so.
     """
-    positions = given.get("position_ids")
+    positions = arguments.get("position_ids")
     if not isinstance(positions, Tensor) or positions.dim() != 2 or positions.shape[1] != real.shape[1]:
         return None
     positions = positions.detach().to(real.device).expand(real.shape)
@@ -96,7 +99,7 @@ def packed_texts(given: Mapping[str, Any], real: Tensor) -> Tensor | None:
 def _within(value: Any, depth: int = _DEPTH) -> Iterator[tuple[Any, Any]]:
     """Yield the (name or None, value) pairs in mappings, tuples and lists, outer pairs first."""
     if isinstance(value, Mapping):
-        items = [(name, inner) for name, inner in value.items() if name != _MADE]
+        items = [(name, inner) for name, inner in value.items() if name != _ENCODED]
     elif isinstance(value, tuple | list):
         items = [(None, inner) for inner in value]
     else:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,17 +16,21 @@ from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import Labels
 from normscope.statistics.outliers import LARGE, MASSIVE, MEDIANS
 
+if TYPE_CHECKING:
+    from normscope.capture.numba_kernels import Way
+
 # With fewer elements than this a layer saves too little time: loading the compiled code takes a second.
 AFTER = 1 << 23
 
 
 @cache
-def _kernels() -> Any:
+def _has_kernels() -> bool:
+    """Whether the compiled loops can be loaded; this takes a second."""
     try:
-        from normscope.capture import numba_kernels as kernels
-    except ImportError:  # Not installed, or not made for this NumPy.
-        return None
-    return kernels
+        import normscope.capture.numba_kernels  # noqa: F401
+    except ImportError:  # numba is not installed, or not made for this NumPy.
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class _CompiledSums(CellSums):
     """Sums in the dtype of x, or in float64 where cells have many rows; the buffers are reused."""
 
     @classmethod
-    def room(cls, name: str, labels: Labels, x: Tensor, scratch: Scratch) -> "_CompiledSums":
+    def buffers(cls, name: str, labels: Labels, x: Tensor, scratch: Scratch) -> "_CompiledSums":
         """Return buffers for the sums of the rows x (R, D) over the cells of `labels`."""
         shape = (len(labels.count), x.shape[1])
         pivot = _block(scratch, f"{name} pivot", shape, x.dtype)
@@ -43,7 +47,9 @@ class _CompiledSums(CellSums):
 
     def add_to(self, pivot: Tensor, sums: Tensor, count: Tensor) -> None:
         """Add these sums to the first cells of other sums (2 or 4, G, D), around their `pivot` (G, D)."""
-        _kernels().move(*_arrays(self.count, self.pivot, self.sums, pivot, sums, count))
+        from normscope.capture import numba_kernels as kernels
+
+        kernels.move(*_arrays(self.count, self.pivot, self.sums, pivot, sums, count))
 
 
 class OnePass(NamedTuple):
@@ -71,7 +77,7 @@ def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
     if x.device.type != "cpu" or not norm.settled or tokens * norm.features < AFTER:
         return False
     formula = norm.formula
-    return formula is not None and formula.is_plain and not formula.bare and _kernels() is not None
+    return formula is not None and formula.is_plain and not formula.bare and _has_kernels()
 
 
 def one_pass(
@@ -81,25 +87,29 @@ def one_pass(
 
     `eps` is the eps of the normalization by sample.
     """
-    kernels = _kernels()
+    from normscope.capture import numba_kernels as kernels
+
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
     token = x.new_empty(len(where.sample.group), 2)
-    position = _CompiledSums.room("position", where.position, x, scratch)
-    sample = _CompiledSums.room("sample", where.sample, x, scratch)
+    position = _CompiledSums.buffers("position", where.position, x, scratch)
+    sample = _CompiledSums.buffers("sample", where.sample, x, scratch)
     samples, cells = _summary(sample), _block(scratch, "cells", (2, *sample.pivot.shape), torch.float64)
     pivot, worst, largest = _block(scratch, "output", (3, 1, x.shape[1]), x.dtype)
     moved = _block(scratch, "moved", (2, 1, x.shape[1]), torch.float64)
     large = _block(scratch, "large", (1, x.shape[1]), torch.int32)
-    finite, massive, gap, square = kernels.take(
-        *_arrays(x, output.to(x.dtype).contiguous(), where.numbers, token),
-        _way(norm, x),
+    finite, massive, gap, square = kernels.sum_call(
+        x.numpy(),
+        output.to(x.dtype).contiguous().numpy(),
+        where.numbers.numpy(),
+        token.numpy(),
+        _row_formula(norm, x),
         kernels.CellBuffers(
             *_arrays(where.position.group, where.position.pivot, position.pivot, position.sums)
         ),
         kernels.CellBuffers(*_arrays(where.sample.group, where.sample.pivot, sample.pivot, sample.sums)),
-        kernels.Samples(*_arrays(sample.count, *cells, *samples), eps),
+        kernels.Samples(eps, *_arrays(sample.count, *cells, *samples)),
         kernels.OutputBuffers(
-            *_arrays(pivot[0], moved[0, 0], moved[1, 0], worst[0], largest[0], large[0]), LARGE
+            LARGE, *_arrays(pivot[0], moved[0, 0], moved[1, 0], worst[0], largest[0], large[0])
         ),
         MASSIVE,
         MEDIANS,
@@ -119,11 +129,13 @@ def _block(scratch: Scratch, name: str, shape: tuple[int, ...], dtype: torch.dty
     return scratch.block(name, like, math.prod(shape[:-1])).view(shape)
 
 
-def _way(norm: NormLayer, x: Tensor) -> Any:
+def _row_formula(norm: NormLayer, x: Tensor) -> "Way":
+    from normscope.capture.numba_kernels import Way
+
     formula = norm.formula
     assert formula is not None
     affine = formula.weight_and_bias(norm.module, x.shape[1], x.dtype)
-    return _kernels().Way(formula.kind == "layernorm", formula.eps, *_arrays(*affine))
+    return Way(formula.kind == "layernorm", formula.eps, *_arrays(*affine))
 
 
 def _summary(sample: CellSums) -> SampleSummary:

@@ -1,4 +1,4 @@
-"""Hooks that are safe in somebody else's model: one thread, no counting of backward passes, no copies."""
+"""Hooks that are safe in a user's model: one thread at a time, no backward passes, no effect in copies."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -21,9 +21,9 @@ class Hook:
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         """Run the hook."""
-        return self._call(*given)
+        return self._call(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A standard-library method that returns None: a pickled model can be loaded without normscope.
@@ -52,26 +52,26 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._taken: list[threading.Thread] = []
+        self._holders: list[threading.Thread] = []
 
     def is_ours(self) -> bool:
         """Whether this thread holds the lock."""
-        return bool(self._taken) and self._taken[-1] is threading.current_thread()
+        return bool(self._holders) and self._holders[-1] is threading.current_thread()
 
     def take(self) -> None:
         """Take the lock for this thread; UsageError if another thread holds it."""
         here = threading.current_thread()
         if not self._lock.acquire(blocking=False):
-            other = self._taken[-1].name if self._taken else "another"
+            other = self._holders[-1].name if self._holders else "another"
             raise UsageError(
                 f"the watched model runs in thread {other!r} and was called in thread {here.name!r}; "
                 "expected one thread at a time; let them take turns, or watch a copy of the model in each"
             )
-        self._taken.append(here)
+        self._holders.append(here)
 
     def give_back(self) -> None:
         """Release the lock once; each `take` needs one release."""
-        self._taken.pop()
+        self._holders.pop()
         self._lock.release()
 
 
@@ -80,11 +80,16 @@ def _first_tensor(values: Iterable[Any]) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
+def shares_memory(output: Tensor, hidden: Tensor) -> bool:
+    """Whether an output begins at the memory of the input: the layer may have written over it."""
+    return output.layout == torch.strided and output.data_ptr() == hidden.data_ptr()
+
+
 def _is_plain(values: Tensor) -> bool:
     return values.layout == torch.strided and not (values.is_nested or values.is_quantized)
 
 
-class KeptInput:
+class InputCopy:
     """A copy of a layer's input from before the call, for layers that write their output over it.
 
     The first call shows whether a layer does so. The classes of torch itself do not.
@@ -101,23 +106,24 @@ class KeptInput:
         """Copy the input before a call, unless the layer does not overwrite it; a forward pre-hook."""
         if self._overwrites is False:
             return
-        given = _first_tensor((*args, *kwargs.values()))
-        if given is not None and _is_plain(given) and uncounted() is None:
+        hidden = _first_tensor((*args, *kwargs.values()))
+        if hidden is not None and _is_plain(hidden) and uncounted() is None:
+            # A tensor subclass may override `clone`, and must not notice that it is copied.
             with torch.no_grad(), torch._C.DisableTorchFunction():
-                self._copy = given.detach().clone()
+                self._copy = hidden.detach().clone()
 
-    def of(self, given: Tensor, output: Any) -> Tensor | None:
-        """Return `given` as it was before the call; None if it may be overwritten and there is no copy."""
+    def of(self, hidden: Tensor, output: Any) -> Tensor | None:
+        """Return `hidden` as it was before the call; None if it may be overwritten and there is no copy."""
         copy, self._copy = self._copy, None
-        if not self.foreign or not _is_plain(given):
-            return given
+        if not self.foreign or not _is_plain(hidden):
+            return hidden
         out = _first_tensor(output if isinstance(output, tuple | list) else (output,))
-        shares = out is not None and out.layout == torch.strided and out.data_ptr() == given.data_ptr()
+        shares = out is not None and shares_memory(out, hidden)
         if copy is None:
             # A layer that begins to share memory with its output, in another mode for example, is retested.
             self._overwrites = None if shares and not self._shares else self._overwrites
-            return None if self._overwrites is None else given
+            return None if self._overwrites is None else hidden
         if self._overwrites is None:
-            self._overwrites = not torch.allclose(copy.float(), given.float(), 0, 0, equal_nan=True)
+            self._overwrites = not torch.allclose(copy.float(), hidden.float(), 0, 0, equal_nan=True)
             self._shares = shares
         return copy

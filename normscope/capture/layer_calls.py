@@ -1,11 +1,16 @@
 """Routes the calls of a layer: all into one capture, or each call of a forward into its own."""
 
+from collections.abc import Iterable
 from copy import copy
+from typing import Any
 
-from normscope.capture.layer_capture import LayerCapture
+from torch import Tensor
+
+from normscope.capture.hooks import InputCopy
+from normscope.capture.layer_capture import Aligner, LayerCapture
 from normscope.norms.detection import NormLayer
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.token_identity import WordRoom
+from normscope.statistics.token_identity import TokenRoom
 
 
 class LayerCalls:
@@ -15,7 +20,7 @@ class LayerCalls:
     """
 
     def __init__(
-        self, norm: NormLayer, room: WordRoom | None, scratch: Scratch, *, apart: bool = False
+        self, norm: NormLayer, room: TokenRoom | None, scratch: Scratch, *, apart: bool = False
     ) -> None:
         self.norm = norm
         self.captures = [LayerCapture(norm, room, scratch)]
@@ -36,7 +41,26 @@ class LayerCalls:
         """Begin a forward: the next call is its first."""
         self.calls = 0
 
-    def next(self) -> LayerCapture | None:
+    def add(
+        self, arguments: Iterable[Any], output: Any, before: InputCopy, parts_of: Aligner, *, probe: bool
+    ) -> None:
+        """Add a call with these arguments, unless it is skipped; see `LayerCapture.add`.
+
+        `before` has the input if the call may have written over it.
+        """
+        capture = self._next()
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if capture is None or not tensors or not tensors[0].numel():
+            return
+        hidden = before.of(tensors[0], output)
+        if hidden is None:
+            self.lost += 1
+            return
+        # A second input of the same shape may be a gate: the capture finds out.
+        gate = next((other for other in tensors[1:] if other.shape == hidden.shape), None)
+        capture.add(hidden, output, parts_of, gate=gate, probe=probe)
+
+    def _next(self) -> LayerCapture | None:
         """Count a call and return its capture; None for a call to skip."""
         self.calls += 1
         self.per_forward = max(self.per_forward, self.calls)
@@ -50,6 +74,12 @@ class LayerCalls:
             # A copy, because a capture settles the formula and axes in its own `norm`.
             self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
         return self.captures[number]
+
+    def resize(self, count: int) -> None:
+        """Hold `count` captures, 1 or more: the last ones are dropped, missing ones are created."""
+        del self.captures[count:]
+        for number in range(len(self.captures), count):
+            self.capture(number)
 
     def notes(self) -> list[str]:
         """Return a sentence for each reason why calls were not counted."""

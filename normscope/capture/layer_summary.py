@@ -32,14 +32,14 @@ from normscope.results.inspect import (
 )
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator, Groups
-from normscope.statistics.layer_state import Seen
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import is_own_sequence
 from normscope.statistics.moments import Moments, Spread
 from normscope.statistics.position_bins import Bins
 from normscope.statistics.views import COMPARED, WITHOUT_POSITIONS, cells
 
 # The maximum number of features, and of positions, that are listed for massive activations.
-MOST = 16
+_LISTED = 16
 
 
 def layer_report(capture: LayerCapture) -> LayerReport:
@@ -61,25 +61,25 @@ def layer_report(capture: LayerCapture) -> LayerReport:
         own_error=math.nan,
         **unknown,
     )
-    return filled(described, capture.seen, _affine_outliers(norm))
+    return fill(described, capture.state, _affine_outliers(norm))
 
 
-def filled(layer: LayerReport, seen: Seen, affine: AffineOutliers | None) -> LayerReport:
-    """Return a copy of the description `layer`, filled with the measurements in `seen`."""
-    moments = seen.moments
-    known = moments is not None and moments.count
-    parts = measured(moments, seen.positioned, seen.exact) if moments is not None and known else {}
-    if parts:
+def fill(layer: LayerReport, state: LayerState, affine: AffineOutliers | None) -> LayerReport:
+    """Return a copy of the description `layer`, filled with the measurements in `state`."""
+    moments = state.moments
+    parts: dict[str, Any] = {}
+    if moments is not None and moments.count:
+        parts = measurements(moments, state.positioned, state.exact)
         parts["outliers"] = replace(parts["outliers"], affine_outliers=affine)
     return replace(
         layer,
-        calls=seen.calls,
-        layout=seen.layout,
+        calls=state.calls,
+        layout=state.layout,
         count=moments.count if moments is not None else 0,
-        nonfinite=seen.nonfinite,
-        own_error=seen.own_error(),
+        nonfinite=state.nonfinite,
+        own_error=state.own_error(),
         **{**dict.fromkeys(_PARTS), **parts},
-        stored_gap=_stored_gap(seen),
+        stored_gap=_stored_gap(state),
     )
 
 
@@ -89,80 +89,80 @@ _PARTS = (
 )  # fmt: skip
 
 
-def notes_on(layer: LayerReport, seen: Seen) -> list[str]:
+def notes_on(layer: LayerReport, state: LayerState) -> list[str]:
     """Return a sentence for each reason why this layer was not measured in full."""
     notes = []
-    if seen.nonfinite:
-        every, were = "" if seen.moments else "all ", "was" if seen.nonfinite == 1 else "were"
-        notes.append(f"{every}{counted(seen.nonfinite, 'token')} with NaN or infinity {were} left out")
-    if set(seen.guesses) - {seen.known_layout}:
-        guess = " or ".join(map(str, seen.guesses))
+    if state.nonfinite:
+        every, were = "" if state.moments else "all ", "was" if state.nonfinite == 1 else "were"
+        notes.append(f"{every}{counted(state.nonfinite, 'token')} with NaN or infinity {were} left out")
+    if set(state.guesses) - {state.known_layout}:
+        guess = " or ".join(map(str, state.guesses))
         notes.append(f"sizes coincide, so its axes were taken as {guess}, which may be wrong")
-    if seen.misfits:
-        notes.append(f"{seen.misfits} calls with another number of features were left out")
-    if seen.unreadable:
+    if state.misfits:
+        notes.append(f"{state.misfits} calls with another number of features were left out")
+    if state.unreadable:
         odd = "a nested, sparse, quantized or complex input"
-        notes.append(f"{seen.unreadable} calls with {odd} were left out")
-    if seen.calls and None in seen.layouts:
+        notes.append(f"{state.unreadable} calls with {odd} were left out")
+    if state.calls and None in state.layouts:
         notes.append(
             "its input's axes do not match the model's tokens, so rows are pooled, padding "
             "included, and only the feature and global views are given"
         )
-    elif any(is_own_sequence(layout) for layout in seen.layouts):
+    elif any(is_own_sequence(layout) for layout in state.layouts):
         notes.append(
-            f"its rows are a sequence of its own, {seen.layout}, not the model's tokens, "
+            f"its rows are a sequence of its own, {state.layout}, not the model's tokens, "
             "so padding counts where there is any"
         )
-    elif seen.calls and not seen.positioned:
+    elif state.calls and not state.positioned:
         notes.append("it sees one row a sample, so it has no positions")
-    differs = seen.own_error() > 1e-3 + 64 * seen.precision
-    if seen.padded and (seen.unfitted or differs):
+    differs = state.own_error() > 1e-3 + 64 * state.precision
+    if state.padded and (state.unfitted or differs):
         whole = "the whole batch" if layer.kind == "batchnorm" else "whole samples"
         effect = (
-            "only its input is measured" if seen.unfitted else "its own output and agreement are approximate"
+            "only its input is measured" if state.unfitted else "its own output and agreement are approximate"
         )
         notes.append(f"it normalises by the statistics of {whole}, padding included, so {effect}")
-    elif seen.unfitted:
+    elif state.unfitted:
         notes.append(f"{layer.module} matches no formula of ours, so only its input is measured")
     elif differs:
         notes.append(
-            f"its output is up to {seen.own_error():.1g} rms from what its formula gives, "
+            f"its output is up to {state.own_error():.1g} rms from what its formula gives, "
             "so its own output and agreement are approximate"
         )
     return notes
 
 
-def pooled(layers: Iterable[LayerReport]) -> list[str]:
+def pooling_notes(layers: Iterable[LayerReport]) -> list[str]:
     """Return one sentence on all layers whose calls in a forward were pooled, or an empty list."""
     several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
     if not several:
         return []
-    most, more = max(layer.calls_per_forward for layer in several), len(several) - 1
+    maximum, more = max(layer.calls_per_forward for layer in several), len(several) - 1
     others = f" and {more} more" if more else ""
     return [
-        f"{several[0].name}{others}: called up to {most} times in a forward, all calls pooled; "
+        f"{several[0].name}{others}: called up to {maximum} times in a forward, all calls pooled; "
         "per_call (--per-call) tells them apart"
     ]
 
 
-def _stored_gap(seen: Seen) -> StoredGap | None:
+def _stored_gap(state: LayerState) -> StoredGap | None:
     """Compare the running statistics of a BatchNorm with those of the corpus; None without any."""
-    if seen.moments is None or seen.stored is None:
+    if state.moments is None or state.stored is None:
         return None
-    return StoredGap(*metrics.stored_gap(cells(seen.moments, "feature").x, *seen.stored))
+    return StoredGap(*metrics.stored_gap(cells(state.moments, "feature").x, *state.stored))
 
 
 def _affine_outliers(norm: NormLayer) -> AffineOutliers | None:
     """Find the outliers in a layer's weight and bias; None if neither is a vector."""
     vectors = [fitting(norm.module, name, norm.features, torch.float64) for name in ("weight", "bias")]
-    found = [
+    features = [
         None if values is None or values.numel() == 1 else _indices(metrics.affine_outliers(values))
         for values in vectors
     ]
-    return None if all(part is None for part in found) else AffineOutliers(*found)
+    return None if all(part is None for part in features) else AffineOutliers(*features)
 
 
-def measured(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
+def measurements(moments: Accumulator, positioned: bool, exact: int | None = None) -> dict[str, Any]:
     """Return the measured parts of a layer's report by their field names.
 
     `exact` is the number of positions with a bin of their own; later positions share bins.
@@ -206,7 +206,7 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
         "explained": Explained(
             position=metrics.explained_by_position(moments),
             sequence=metrics.explained_by_sample(moments),
-            token=metrics.explained_by_word(moments),
+            token=metrics.explained_by_token(moments),
         ),
         "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
     }
@@ -214,17 +214,17 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
 
 def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> Outliers:
     """Return the outliers of the layer's input and output; the affine is not in the moments."""
-    seen = moments.outliers
-    large = metrics.large_features(seen)
-    places = _indices(metrics.most(seen.massive_positions[:, 0], MOST if positioned else 0))
-    shares, largest = _array(seen.large[large] / max(1, seen.tokens)), _array(seen.largest[large])
+    outliers = moments.outliers
+    large = metrics.large_features(outliers)
+    positions = _indices(metrics.largest(outliers.massive_positions[:, 0], _LISTED if positioned else 0))
+    shares, largest = _array(outliers.large[large] / max(1, outliers.tokens)), _array(outliers.largest[large])
     return Outliers(
-        llm_int8=LargeFeatures(_indices(large), shares, largest) if seen.tokens else None,
+        llm_int8=LargeFeatures(_indices(large), shares, largest) if outliers.tokens else None,
         massive=MassiveActivations(
-            count=int(seen.massive.sum()),
-            largest=float(seen.massive_largest) or math.nan,
-            features=_indices(metrics.most(seen.massive, MOST)),
-            positions=places if first is None else first[places],
+            count=int(outliers.massive.sum()),
+            largest=float(outliers.massive_largest) or math.nan,
+            features=_indices(metrics.largest(outliers.massive, _LISTED)),
+            positions=positions if first is None else first[positions],
         ),
         affine_outliers=None,
         sd_ratio=metrics.sd_ratio(cells(moments, "feature").x),
@@ -232,15 +232,15 @@ def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> O
 
 
 def _agreement(moments: Accumulator, positioned: bool) -> dict[str, float]:
-    known = COMPARED if positioned else WITHOUT_POSITIONS
-    return {view: metrics.agreement(moments, view) if view in known else math.nan for view in COMPARED}
+    views = COMPARED if positioned else WITHOUT_POSITIONS
+    return {view: metrics.agreement(moments, view) if view in views else math.nan for view in COMPARED}
 
 
 def _group_stats(groups: Groups) -> GroupStats:
-    return GroupStats(summarised(groups.mean), summarised(groups.variance))
+    return GroupStats(summary_of(groups.mean), summary_of(groups.variance))
 
 
-def summarised(spread: Spread) -> Summary:
+def summary_of(spread: Spread) -> Summary:
     """Return a spread as count, mean, standard deviation, minimum and maximum."""
     moments: Moments = spread.moments
     std = math.sqrt(float(moments.variance()))

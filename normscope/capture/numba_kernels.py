@@ -2,7 +2,7 @@
 
 PyTorch's operators read each element some 30 times. Here it is read twice: once for the moments of its
 row, and once for all sums, while the row is in the processor's nearest cache. The loops are compiled once
-for each dtype, at the first call, and stored beside this file or in the user's cache.
+for each dtype, at the first call, and stored next to this file or in the user's cache.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,15 @@ def compiled(loops: Loops) -> Loops:
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
     compile: Callable[..., Any] = partial(numba.njit, **options)
     try:
-        made: Loops = compile(loops, cache=True)
+        jitted: Loops = compile(loops, cache=True)
     except RuntimeError:  # There is no writable cache.
-        made = compile(loops)
-    return made
+        jitted = compile(loops)
+    return jitted
 
 
+# Numba's caches on disk name these classes: a renamed class makes the cache of an earlier version unreadable.
 class Way(NamedTuple):
-    """How a layer computes its output from rows x: y weight + bias, with `weight` and `bias` (D,).
+    """The formula of a layer's output for rows x: y weight + bias, with `weight` and `bias` (D,).
 
     y is (x - mean) / sqrt(variance + eps) or, if not `centred`, x / sqrt(mean square + eps).
     """
@@ -57,6 +58,7 @@ class Samples(NamedTuple):
     `mean` and `variance` (B, D) are work buffers. `eps` is the eps of the normalization by sample.
     """
 
+    eps: float
     rows: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
@@ -64,7 +66,6 @@ class Samples(NamedTuple):
     likeness: np.ndarray
     sequence: np.ndarray
     within: np.ndarray
-    eps: float
 
 
 class OutputBuffers(NamedTuple):
@@ -74,13 +75,13 @@ class OutputBuffers(NamedTuple):
     |y weight + bias - out|, `largest` the maximum of |out|, and `large` how often |out| reaches `limit`.
     """
 
+    limit: float
     pivot: np.ndarray
     moved: np.ndarray
     square: np.ndarray
     worst: np.ndarray
     largest: np.ndarray
     large: np.ndarray
-    limit: float
 
 
 @compiled
@@ -128,11 +129,11 @@ def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> No
 
 
 @compiled
-def add_output(y: np.ndarray, way: Way, out: np.ndarray, room: OutputBuffers) -> float:
-    """Add one row y and the layer's output (D,) to `room`; return the sum of out^2."""
-    pivot, moved, squares, worst = room.pivot, room.moved, room.square, room.worst
-    largest, large, limit = room.largest, room.large, out.dtype.type(room.limit)
-    weight, bias, square = way.weight, way.bias, 0.0
+def add_output(y: np.ndarray, formula: Way, out: np.ndarray, buffers: OutputBuffers) -> float:
+    """Add one row y and the layer's output (D,) to `buffers`; return the sum of out^2."""
+    pivot, moved, squares, worst = buffers.pivot, buffers.moved, buffers.square, buffers.worst
+    largest, large, limit = buffers.largest, buffers.large, out.dtype.type(buffers.limit)
+    weight, bias, square = formula.weight, formula.bias, 0.0
     for d in range(len(y)):
         apart = np.float64(y[d] - pivot[d])
         moved[d] += apart
@@ -154,31 +155,33 @@ def _add_rows(
     out: np.ndarray,
     index: np.ndarray,
     token: np.ndarray,
-    way: Way,
+    formula: Way,
     position: CellBuffers,
     sample: CellBuffers,
-    room: OutputBuffers,
+    buffers: OutputBuffers,
 ) -> float:
     """Sum the rows `index` (V,) of x and out (R, D) into all buffers; return the sum of out^2."""
     begin(position, x, index)
     begin(sample, x, index)
-    room.moved[:], room.square[:], room.worst[:], room.largest[:], room.large[:] = 0, 0, 0, 0, 0
+    buffers.moved[:], buffers.square[:], buffers.worst[:] = 0, 0, 0
+    buffers.largest[:], buffers.large[:] = 0, 0
     y, square = np.empty(x.shape[1], x.dtype), 0.0
     # The middle row comes first: its y is the pivot for the y of all rows.
     for turn in range(-1, len(index)):
         r = len(index) // 2 if turn < 0 else turn
         row = x[index[r]]
         mean, variance = np.float64(token[r, 0]), np.float64(token[r, 1])
-        power = variance if way.centred else variance + mean * mean
-        centre, scale = x.dtype.type(mean if way.centred else 0.0), x.dtype.type(1 / np.sqrt(power + way.eps))
+        power = variance if formula.centred else variance + mean * mean
+        centre = x.dtype.type(mean if formula.centred else 0.0)
+        scale = x.dtype.type(1 / np.sqrt(power + formula.eps))
         for d in range(len(y)):
             y[d] = (row[d] - centre) * scale
         if turn < 0:
-            room.pivot[:] = y
+            buffers.pivot[:] = y
             continue
         _add_cell(row, y, position, position.group[r])
         _add_cell(row, y, sample, sample.group[r])
-        square += add_output(y, way, out[index[r]], room)
+        square += add_output(y, formula, out[index[r]], buffers)
     return square
 
 
@@ -213,8 +216,8 @@ def move(
 
 
 @compiled
-def spread(values: np.ndarray, found: np.ndarray) -> None:
-    """Write the mean of all values, the sum of squares around it, the minimum and maximum to `found` (4,)."""
+def spread(values: np.ndarray, summary: np.ndarray) -> None:
+    """Write the mean of all values, the sum of squares around it, the minimum and the maximum."""
     total, square, low, high = 0.0, 0.0, np.inf, -np.inf
     for value in values.flat:
         total += value
@@ -222,19 +225,19 @@ def spread(values: np.ndarray, found: np.ndarray) -> None:
     mean = total / values.size
     for value in values.flat:
         square += (value - mean) * (value - mean)
-    found[0], found[1], found[2], found[3] = mean, square, low, high
+    summary[0], summary[1], summary[2], summary[3] = mean, square, low, high
 
 
 @compiled
-def _sum_up(cells: CellBuffers, room: Samples) -> None:
-    """Summarise the cells (B, D) of the samples of a batch in `room`."""
-    features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, room.eps
-    mean, variance, sequence = room.mean, room.variance, room.sequence
+def _sum_up(cells: CellBuffers, buffers: Samples) -> None:
+    """Summarise the cells (B, D) of the samples of a batch in `buffers`."""
+    features, pivot, sums, eps = cells.pivot.shape[1], cells.pivot, cells.sums, buffers.eps
+    mean, variance, sequence = buffers.mean, buffers.variance, buffers.sequence
     mean_y, covariance = np.empty(features), np.empty(features)
     product, square = 0.0, 0.0
-    room.within[:] = 0.0
+    buffers.within[:] = 0.0
     for b in range(len(pivot)):
-        count = room.rows[b, 0]
+        count = buffers.rows[b, 0]
         share, total = 1 / count, 0.0
         for d in range(features):
             apart = sums[0, b, d] * share
@@ -244,7 +247,7 @@ def _sum_up(cells: CellBuffers, room: Samples) -> None:
             covariance[d] = sums[3, b, d] * share - apart * mean_y[d]
             total += mean[b, d]
         for d in range(features):
-            room.within[0, d] += count * variance[b, d]
+            buffers.within[0, d] += count * variance[b, d]
         for d in range(features):
             scale = 1 / np.sqrt(variance[b, d] + eps) if variance[b, d] + eps > 0 else 0.0
             product += count * scale * covariance[d]
@@ -256,9 +259,9 @@ def _sum_up(cells: CellBuffers, room: Samples) -> None:
             alike += covariance[d] + apart * mean_y[d]
         sequence[b, 0], sequence[b, 1] = count, middle
         sequence[b, 2], sequence[b, 3] = apart_square / features, alike / features
-    room.likeness[0], room.likeness[1] = product, square
-    spread(mean, room.spread[0])
-    spread(variance, room.spread[1])
+    buffers.likeness[0], buffers.likeness[1] = product, square
+    spread(mean, buffers.spread[0])
+    spread(variance, buffers.spread[1])
 
 
 @compiled
@@ -270,7 +273,7 @@ def _massive_samples(
     A sample may have one if its maximum |x| is above `limit`, and at least half of its |x| are no larger
     than that maximum divided by `medians`.
     """
-    peak, below, found = np.zeros(len(count)), np.zeros(len(count)), np.zeros(len(count), np.bool_)
+    peak, below, massive = np.zeros(len(count)), np.zeros(len(count)), np.zeros(len(count), np.bool_)
     size = np.empty(x.shape[1], x.dtype)
     for r in range(len(index)):
         row, g = x[index[r]], group[r]
@@ -284,36 +287,36 @@ def _massive_samples(
                 small += np.int32(abs(row[d]) <= bar)
             below[group[r]] += small
     for g in range(len(count)):
-        found[g] = peak[g] > limit and 2 * below[g] >= count[g, 0] * x.shape[1]
-    return found
+        massive[g] = peak[g] > limit and 2 * below[g] >= count[g, 0] * x.shape[1]
+    return massive
 
 
 @compiled
-def take(
+def sum_call(
     x: np.ndarray,
     out: np.ndarray,
     index: np.ndarray,
     token: np.ndarray,
-    way: Way,
+    formula: Way,
     position: CellBuffers,
     sample: CellBuffers,
     samples: Samples,
-    room: OutputBuffers,
+    buffers: OutputBuffers,
     massive: float,
     medians: float,
 ) -> tuple[bool, np.ndarray, float, float]:
     """Sum the rows `index` (V,) of x and out (R, D) into all buffers, and their moments into `token` (V, 2).
 
     Returns whether all are finite, which samples may have `massive` elements (empty, or (B,) bool), the
-    maximum gap between out and the output that `way` gives, and the sum of out^2. The buffers are valid
+    maximum gap between out and the output that `formula` gives, and the sum of out^2. The buffers are valid
     only if all are finite.
     """
     finite, reach = _row_moments(x, index, token)
-    found = np.zeros(0, np.bool_)
+    suspects = np.zeros(0, np.bool_)
     if not finite:
-        return False, found, 0.0, 0.0
-    square = _add_rows(x, out, index, token, way, position, sample, room)
+        return False, suspects, 0.0, 0.0
+    square = _add_rows(x, out, index, token, formula, position, sample, buffers)
     _sum_up(sample, samples)
     if reach > 0.99 * massive:
-        found = _massive_samples(x, index, sample.group, samples.rows, massive, medians)
-    return np.isfinite(square), found, np.float64(room.worst.max()), square
+        suspects = _massive_samples(x, index, sample.group, samples.rows, massive, medians)
+    return np.isfinite(square), suspects, np.float64(buffers.worst.max()), square

@@ -23,14 +23,14 @@ class OuterNorms:
     def __init__(
         self, model: nn.Module, norms: Iterable[nn.Module], names: Iterable[tuple[str, nn.Module]]
     ) -> None:
-        known = set(norms)
+        measured = set(norms)
         self._inner = {
-            outer: [module for module in outer.modules() if module in known]
+            outer: [module for module in outer.modules() if module in measured]
             for outer in model.modules()
-            if outer not in known and is_around(outer, known)
+            if outer not in measured and is_around(outer, measured)
         }
         self._names = {module: name for name, module in names if module in self._inner}
-        self._made: dict[nn.Module, list[Tensor]] = {}
+        self._sums_inside: dict[nn.Module, list[Tensor]] = {}
         self._differ: dict[nn.Module, bool] = {}
 
     def hooks(self, hook: Callable[[Callable[..., None]], Any]) -> Iterator[RemovableHandle]:
@@ -43,32 +43,32 @@ class OuterNorms:
 
     def notes(self) -> list[str]:
         """Return one sentence for each class whose modules do more than the norms inside."""
-        found: dict[type[nn.Module], list[str]] = {}
+        names: dict[type[nn.Module], list[str]] = {}
         for module, name in self._names.items():
             if self._differ.get(module):
-                found.setdefault(type(module), []).append(name)
-        return [_sentence(kind.__name__, *of_kind) for kind, of_kind in found.items()]
+                names.setdefault(type(module), []).append(name)
+        return [_sentence(kind.__name__, *of_kind) for kind, of_kind in names.items()]
 
     def _begin(self, outer: nn.Module, _: Any) -> None:
         if outer not in self._differ:
-            self._made[outer] = []
+            self._sums_inside[outer] = []
 
     def _keeper(self, outer: nn.Module) -> Callable[..., None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            if outer in self._made and isinstance(output, Tensor):
-                self._made[outer].append(_sums(output))
+            if outer in self._sums_inside and isinstance(output, Tensor):
+                self._sums_inside[outer].append(_sums(output))
 
         return keep
 
     def _compare(self, outer: nn.Module, _: Any, output: Any) -> None:
-        made = self._made.pop(outer, [])
-        if not made or not isinstance(output, Tensor):
+        inside = self._sums_inside.pop(outer, [])
+        if not inside or not isinstance(output, Tensor):
             return
-        given, got = torch.stack([sums.cpu() for sums in made]).sum(0), _sums(output).cpu()
+        want, got = torch.stack([sums.cpu() for sums in inside]).sum(0), _sums(output).cpu()
         # Count, sum and sum of squares. The sum may cancel to 0, so its scale is from the other two.
-        scale = torch.stack([given[0], (given[0] * given[2]).sqrt(), given[2]])
+        scale = torch.stack([want[0], (want[0] * want[2]).sqrt(), want[2]])
         rounding = max(_CLOSE, torch.finfo(output.dtype).eps / 10) if output.is_floating_point() else _CLOSE
-        self._differ[outer] = bool(((got - given).abs() > rounding * scale).any())
+        self._differ[outer] = bool(((got - want).abs() > rounding * scale).any())
 
 
 def _sentence(kind: str, first: str, *others: str) -> str:

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from normscope._version import __version__
 from normscope.capture.layer_calls import LayerCalls
-from normscope.capture.layer_summary import layer_report, notes_on, pooled
+from normscope.capture.layer_summary import layer_report, notes_on, pooling_notes
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.statistics.layer_state import RunMoments
+from normscope.statistics.outliers import outlier_features
 from normscope.statistics.position_bins import TablePlan
-from normscope.statistics.recurring_outliers import outlier_features
 
 
 def assemble(
@@ -30,19 +30,19 @@ def assemble(
     """
     reports: dict[str, LayerReport] = {}
     bins = _first_positions(tables, run)
-    found = [*notes, *_note_on_bins(tables, bins)]
+    warnings = [*notes, *_note_on_bins(tables, bins)]
     for layer in layers:
         for name, call, capture in layer.named():
             measured = layer_report(capture)
             reports[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
             if carried:
-                carried.layers[name] = capture.seen.copy(share=last)
-            found += [f"{name}: {note}" for note in notes_on(reports[name], capture.seen)]
-        found += layer.notes()
-    found += pooled(reports.values())
+                carried.layers[name] = capture.state.copy(share=last)
+            warnings += [f"{name}: {note}" for note in notes_on(reports[name], capture.state)]
+        warnings += layer.notes()
+    warnings += pooling_notes(reports.values())
     recurring = outlier_features(reports.values())
     run = replace(run, position_bins=bins)
-    return Report(__version__, model, run, reports, tuple(found), recurring, carried)
+    return Report(__version__, model, run, reports, tuple(warnings), recurring, carried)
 
 
 def _first_positions(tables: TablePlan, run: RunInfo) -> tuple[int, ...] | None:

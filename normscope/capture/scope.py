@@ -18,7 +18,7 @@ class Scope:
     A layer whose axes do not match these tokens may get those of `outer`, as in cross-attention.
     `samples` is the number of images or sounds in the input, None if it is unknown. `media` is the shape
     of that input, and `frames` are the frames of padded sounds. `chosen` is the user's own mask of the
-    layers' rows, and `fitted` says whether it has fitted a layer. `known` has the alignments by shape.
+    layers' rows, and `fitted` says whether it has fitted a layer. `alignments` has the alignments by shape.
     """
 
     mask: TokenMask | None
@@ -30,7 +30,7 @@ class Scope:
     frames: Frames | None = None
     chosen: Tensor | None = None
     fitted: bool = False
-    known: dict[Any, list[Alignment]] = field(default_factory=dict)
+    alignments: dict[Any, list[Alignment]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -44,20 +44,21 @@ class Scope:
     def parts(
         self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
     ) -> list[Alignment]:
-        """Return the alignment of an input with the axes `lead` besides its features.
+        """Return the alignment of an input with the axes `lead` in addition to its features.
 
         It comes in parts of about `size` rows. `layout` decides where sizes are ambiguous, if it is known.
         """
         key = (lead, feature_axis, size, device, layout)
-        if key not in self.known:
+        # All layers of one shape share the alignment, so it is computed once in a forward.
+        if key not in self.alignments:
             enclosing = self._enclosing(lead)
             if enclosing is None:
                 mask = self._mask_of(lead)
-                found = align(lead, mask, feature_axis, device, layout, self.samples).parts(size)
+                parts = align(lead, mask, feature_axis, device, layout, self.samples).parts(size)
             else:
-                found = enclosing.parts(lead, feature_axis, size, device, layout)
-            self.known[key] = found
-        return self.known[key]
+                parts = enclosing.parts(lead, feature_axis, size, device, layout)
+            self.alignments[key] = parts
+        return self.alignments[key]
 
     def _mask_of(self, lead: tuple[int, ...]) -> TokenMask | None:
         """Return the mask of a layer's rows with the axes `lead`, None without any."""
@@ -77,10 +78,11 @@ class Scope:
     def _enclosing(self, lead: tuple[int, ...]) -> "Scope | None":
         """Return the nearest outer scope that `lead` matches; None if it matches this scope, or no other."""
         ours, outer = self.mask, self.outer
-        known = ours if self.frames is None else self.frames.mask_of(lead)
-        if ours is None or fits(lead, ours) or (known is not None and fits(lead, known)):
+        frames = ours if self.frames is None else self.frames.mask_of(lead)
+        if ours is None or fits(lead, ours) or (frames is not None and fits(lead, frames)):
             return None
         while outer is not None and outer.mask is not None:
+            # Of another number of samples, as many as the outer tokens have: it belongs to those.
             theirs = lead[:1] == outer.mask.valid.shape[:1] != ours.valid.shape[:1]
             if theirs or fits(lead, outer.mask):
                 return outer

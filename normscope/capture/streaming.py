@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from normscope.capture.backlog import Backlog
 from normscope.capture.batch_sums import BatchSums, CellStatistics, CellSums
 from normscope.capture.fused_sums import OnePass
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import Alignment
-from normscope.statistics.buffers import Scratch
+from normscope.statistics.buffers import Backlog, Scratch
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
 
 # After this many tokens the sums over cells are folded and start again, with a new pivot in each cell.
@@ -26,7 +26,7 @@ class StreamingMoments:
 
     def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
         self._moments, self._scratch = moments, scratch or Scratch()
-        features, device = moments.output.mean.shape[1], moments.output.mean.device
+        features, device = moments.features, moments.output.mean.device
         # The table has sums of x and y by position; the output has sums of y alone.
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self.tokens = moments.count
@@ -47,18 +47,18 @@ class StreamingMoments:
         """
         # First, because the sums below may overwrite `sizes`, which can be a scratch block.
         self._moments.outliers.add(rows, sizes, where)
-        if self._moments.words is not None and where.word is not None:
-            self._moments.words.add(rows.x, where.word)
+        if self._moments.words is not None and where.token_ids is not None:
+            self._moments.words.add(rows.x, where.token_ids)
         sums, samples = BatchSums.of(rows, y, where, self._moments.eps, self._scratch)
         self.add(sums, where)
         return samples
 
-    def add_pass(self, found: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
+    def add_pass(self, result: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
         """Add the results of one pass over a batch; `x` returns its rows (V, D), and is called if needed."""
-        self._moments.outliers.add_output(len(found.sums.token), found.large, found.largest)
-        if found.massive:
-            self._moments.outliers.add_massive(x(), where, found.massive)
-        self.add(found.sums, where)
+        self._moments.outliers.add_output(len(result.sums.token), result.large, result.largest)
+        if result.massive:
+            self._moments.outliers.add_massive(x(), where, result.massive)
+        self.add(result.sums, where)
 
     def add(self, batch: BatchSums, where: Alignment) -> None:
         """Add the sums of one batch."""
@@ -67,6 +67,7 @@ class StreamingMoments:
         self._backlog.add(batch.token, where.position.group, *batch.samples)
         self._summed += len(batch.token)
         self.tokens += len(batch.token)
+        # With a pivot far from the mean, more and more digits of the sums would be lost.
         if self._summed > _TOKENS:
             self.read()
         # The backlog alone: sums over cells do not grow with the number of batches.
@@ -104,9 +105,10 @@ class StreamingMoments:
     ) -> None:
         count, mean, variance, covariance = torch.cat(sequences).double().unbind(1)
         moments, features = self._moments, self._moments.within_samples.shape[1]
-        cells = torch.tensor([len(part) * features for part in sequences], dtype=torch.float64)
         means, variances = torch.stack(spreads).unbind(1)
-        cells = cells.to(mean.device)
+        # A batch has one cell for each of its samples and features.
+        batch_cells = [len(part) * features for part in sequences]
+        cells = torch.tensor(batch_cells, dtype=torch.float64, device=mean.device)
         moments.instance.mean.merge(_pooled(cells, means))
         moments.instance.variance.merge(_pooled(cells, variances))
         moments.instance_likeness.merge(Likeness(*torch.stack(alike).double().sum(0)))
@@ -114,6 +116,33 @@ class StreamingMoments:
         alike_texts = likeness(count * features, variance, covariance, moments.eps)
         moments.sequence_likeness.merge(Likeness(*alike_texts))
         moments.within_samples += torch.stack(within).sum(0)
+
+
+class OutputGap:
+    """The gaps of many batches, over rows with finite output; they stay on their device until read."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog()
+
+    def add(self, expected: Tensor, out: Tensor) -> None:
+        """Add the rows (V, D) of a batch; `expected` is overwritten."""
+        sizes = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
+        gaps = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
+        self._backlog.add(gaps, sizes)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the gaps should be read now."""
+        return self._backlog.is_full
+
+    def read_into(self, state: LayerState, features: int) -> None:
+        """Add the gaps since the last read to the layer's state `state`; `features` is D."""
+        if self._backlog:
+            gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
+            finite = size.isfinite()
+            state.worst_error = max(state.worst_error, float(gap.where(finite, 0.0).max()))
+            state.output_square += float(size.square().where(finite, 0.0).sum())
+            state.output_size += int(finite.sum()) * features
 
 
 class PivotSums:
@@ -140,10 +169,11 @@ class PivotSums:
         """Set the pivot of every cell that gets its first row now."""
         self._count, self._pivot = (grown(table, len(pivot)) for table in (self._count, self._pivot))
         self._sums = torch.stack([grown(table, len(pivot)) for table in self._sums])
-        known = self._count[: len(pivot)]
-        self._pivot[: len(pivot)] = pivot.double().where(known == 0, self._pivot[: len(pivot)])
+        rows = self._count[: len(pivot)]
+        # A cell that has rows keeps its pivot: its sums are around it.
+        self._pivot[: len(pivot)] = pivot.double().where(rows == 0, self._pivot[: len(pivot)])
         # Cells that are still empty need a pivot from a later batch.
-        self._holes = bool(((known + count) == 0).any())
+        self._holes = bool(((rows + count) == 0).any())
 
     def moments(self) -> Moments:
         """Return the moments of x, (G, D)."""

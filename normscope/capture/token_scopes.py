@@ -18,10 +18,10 @@ from normscope.capture.call_arguments import (
     SOUND,
     SOUND_MASKS,
     TEXT,
-    by_name,
     decoder_mask,
     first,
     holds_padding,
+    named_arguments,
     packed_texts,
     real_tokens,
     tensors,
@@ -34,7 +34,7 @@ from normscope.statistics.position_bins import Bins
 _UNLESS = "padding counts unless watcher.mask is set"
 
 
-class Chosen(NamedTuple):
+class UserMasks(NamedTuple):
     """The user's own masks, (B, T): for the text, and for the decoder of an encoder-decoder."""
 
     text: Tensor | None
@@ -71,32 +71,35 @@ class Scopes:
         """Whether the module's forward takes tokens, images or sounds by a known name."""
         return not {*TEXT, *DECODER, *MEDIA}.isdisjoint(self._signature(module).parameters)
 
-    def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen) -> None:
+    def open(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: UserMasks
+    ) -> None:
         """Open the scope of a module's forward with these arguments.
 
         `chosen` are the user's own masks; UsageError when one does not fit the forward's tokens.
         """
         signature = self._signature(module)
-        given = by_name(signature, args, kwargs)
-        takes_mask = "attention_mask" in {*given, *signature.parameters}
+        arguments = named_arguments(signature, args, kwargs)
+        takes_mask = "attention_mask" in {*arguments, *signature.parameters}
         if set(DECODER).isdisjoint(signature.parameters):
-            given.pop("labels", None)  # In other models, -100 marks tokens to ignore, not padding.
+            arguments.pop("labels", None)  # In other models, -100 marks tokens to ignore, not padding.
         if not self._open:
-            _require_masks(chosen, given)
-            self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(given)))
-            self._sound_mask = first(given, SOUND_MASKS)
-            self._look_for_padding(module, given, chosen)
+            _require_masks(chosen, arguments)
+            self._unread = chosen.text is None and any(map(_may_be_tokens, tensors(arguments)))
+            self._sound_mask = first(arguments, SOUND_MASKS)
+            self._look_for_padding(module, arguments, chosen)
+        # If a module inside takes a mask, its own scope knows the padding.
         self._unread &= not takes_mask
-        self._open.append(self._scope(given, chosen))
+        self._open.append(self._scope(arguments, chosen))
 
-    def _look_for_padding(self, module: nn.Module, given: dict[str, Any], chosen: Chosen) -> None:
+    def _look_for_padding(self, module: nn.Module, arguments: dict[str, Any], chosen: UserMasks) -> None:
         """Add a note when ids hold the padding token and there is no mask."""
-        config, ids = getattr(module, "config", None), given.get("input_ids")
-        masked = isinstance(given.get("attention_mask"), Tensor) or chosen.text is not None
+        config, ids = getattr(module, "config", None), arguments.get("input_ids")
+        masked = isinstance(arguments.get("attention_mask"), Tensor) or chosen.text is not None
         if not masked and holds_padding(ids, config, [0, -1]):
             self.notes[f"input_ids hold the padding token and no attention_mask is given: {_UNLESS}"] = None
         # Only the last column is checked: the start token of a decoder may be the padding token.
-        ids, masked = given.get("decoder_input_ids"), decoder_mask(given) is not None
+        ids, masked = arguments.get("decoder_input_ids"), decoder_mask(arguments) is not None
         if not masked and chosen.decoder is None and holds_padding(ids, config, [-1]):
             self.notes[
                 "decoder_input_ids end in the padding token, and neither labels nor a decoder_attention_mask "
@@ -114,8 +117,8 @@ class Scopes:
         scope = self._open[0]
         if self._unread:
             self.notes[f"{type(module).__name__}'s forward has no attention_mask: {_UNLESS}"] = None
-        if scope.chosen is not None and scope.known and not scope.fitted:
-            rows = ", ".join(str(tuple(key[0])) for key in list(scope.known)[:3])
+        if scope.chosen is not None and scope.alignments and not scope.fitted:
+            rows = ", ".join(str(tuple(key[0])) for key in list(scope.alignments)[:3])
             raise UsageError(
                 f"watcher.mask is {tuple(scope.chosen.shape)} and layers have rows of {rows}; "
                 "set a (batch, rows) mask for each batch, or None"
@@ -141,32 +144,35 @@ class Scopes:
             self._signatures[kind] = own.replace(parameters=list(own.parameters.values())[1:])
         return self._signatures[kind]
 
-    def _scope(self, given: dict[str, Any], chosen: Chosen) -> Scope:
-        outer, tokens = self.current, first(given, TEXT)
-        decodes = isinstance(given.get("encoder_hidden_states"), Tensor)
-        decoder = decoder_mask(given)
+    def _scope(self, arguments: dict[str, Any], chosen: UserMasks) -> Scope:
+        outer, tokens = self.current, first(arguments, TEXT)
+        # Cross-attention shows that these tokens are not those of the encoder outside.
+        decodes = isinstance(arguments.get("encoder_hidden_states"), Tensor)
+        decoder = decoder_mask(arguments)
+        # The outermost forward gets the labels or the mask; the decoder inside often does not.
         if decoder is None and outer is not None:
             decoder = outer.decoder
-        mask = self._readable(given.get("attention_mask"), chosen)
-        if outer is not None and tokens is None and first(given, DECODER) is not None:
-            tokens, mask, decodes = first(given, DECODER), decoder, True
+        mask = self._readable(arguments.get("attention_mask"), chosen)
+        if outer is not None and tokens is None and first(arguments, DECODER) is not None:
+            tokens, mask, decodes = first(arguments, DECODER), decoder, True
+        # A model with its own name for the tokens' states still shows them by the shape of its mask.
         if tokens is None and mask is not None:
-            tokens = next((v for v in given.values() if _is_sequence(v, mask)), None)
-        media = first(given, MEDIA)
+            tokens = next((v for v in arguments.values() if _is_sequence(v, mask)), None)
+        media = first(arguments, MEDIA)
         if media is not None and (tokens is None or tokens is media):
-            handed = (scope for scope in reversed(self._open) if scope.media == media.shape)
-            same = next((scope for scope in handed if mask is None or mask is scope.source), None)
-            if same is not None:
-                return same  # A tower passes its input on to a module inside.
+            same_shape = (scope for scope in reversed(self._open) if scope.media == media.shape)
+            outer_tower = next((scope for scope in same_shape if mask is None or mask is scope.source), None)
+            if outer_tower is not None:
+                return outer_tower  # A tower passes its input on to a module inside.
         if tokens is None and media is not None:
-            return self._of_media(given, media, mask, decoder, chosen.text)
+            return self._of_media(arguments, media, mask, decoder, chosen.text)
         if tokens is None or tokens.dim() < 2:
-            scope = outer or _unnamed(given, chosen.text, self.bins)
+            scope = outer or _unnamed(arguments, chosen.text, self.bins)
             scope.decoder = decoder
             return scope
-        return self._of_tokens(given, tokens, mask, decoder, chosen, decodes=decodes)
+        return self._of_tokens(arguments, tokens, mask, decoder, chosen, decodes=decodes)
 
-    def _readable(self, mask: Any, chosen: Chosen) -> Tensor | None:
+    def _readable(self, mask: Any, chosen: UserMasks) -> Tensor | None:
         """Return an attention mask with the axes (B, T), else None; a mask with other axes is noted."""
         if not isinstance(mask, Tensor) or mask.dim() == 2:
             return mask if isinstance(mask, Tensor) else None
@@ -176,14 +182,14 @@ class Scopes:
 
     def _of_media(
         self,
-        given: dict[str, Any],
+        arguments: dict[str, Any],
         media: Tensor,
         mask: Tensor | None,
         decoder: Tensor | None,
         chosen: Tensor | None,
     ) -> Scope:
         """Return the scope of images or sounds, which are not a sequence of tokens."""
-        sound = first(given, SOUND) is media
+        sound = first(arguments, SOUND) is media
         if mask is None and sound and self._sound_mask is not None and self._sound_mask.dim() == 2:
             mask = self._sound_mask
         # Inside a forward with a mask, the user's mask is about the tokens of that forward.
@@ -192,19 +198,19 @@ class Scopes:
         real = None if mask is None or len(mask) != len(media) else real_tokens(mask)
         if sound and chosen is not None and tuple(chosen.shape) in {(len(media), n) for n in media.shape[1:]}:
             # The user's mask has the shape of the sounds, so it is not about the rows of a layer.
-            own = chosen.detach() != 0
-            real, chosen = own if real is None else real & own.to(real.device), None
+            counted = chosen.detach() != 0
+            real, chosen = counted if real is None else real & counted.to(real.device), None
         frames = Frames(real) if sound and real is not None and not bool(real.all()) else None
         samples = len(media) if media.dim() > 2 or frames is not None else None
         return Scope(None, mask, decoder, self.current, samples, media.shape, frames, chosen)
 
     def _of_tokens(
         self,
-        given: dict[str, Any],
+        arguments: dict[str, Any],
         tokens: Tensor,
         mask: Tensor | None,
         decoder: Tensor | None,
-        chosen: Chosen,
+        chosen: UserMasks,
         *,
         decodes: bool,
     ) -> Scope:
@@ -219,27 +225,30 @@ class Scopes:
         real = None if mask is None else real_tokens(mask)
         if real is None or real.shape[0] != shape[0] or real.shape[1] < shape[1]:
             if real is not None and outer is None and chosen.text is None:
-                sizes = f"{tuple(real.shape)} and the tokens are {shape}"
-                self.notes[f"attention_mask is {sizes}: {_UNLESS}"] = None
+                self.notes[f"attention_mask is {tuple(real.shape)} and the tokens are {shape}: {_UNLESS}"] = (
+                    None
+                )
             # All tokens are real, also those in a cache, which shift the positions.
-            real = torch.ones(shape[0], _earlier(given) + shape[1], dtype=torch.bool, device=tokens.device)
-        picked, rows = chosen.decoder if decodes else chosen.text, None
-        media = tokens.shape if tokens is first(given, SOUND) else None
-        if media is not None and picked is not None and picked.shape != shape:
-            picked, rows = None, picked  # The user's mask is about the rows after the convolutions.
+            sizes = shape[0], _earlier(arguments) + shape[1]
+            real = torch.ones(sizes, dtype=torch.bool, device=tokens.device)
+        user_mask, rows = chosen.decoder if decodes else chosen.text, None
+        media = tokens.shape if tokens is first(arguments, SOUND) else None
+        if media is not None and user_mask is not None and user_mask.shape != shape:
+            user_mask, rows = None, user_mask  # The user's mask is about the rows after the convolutions.
+        # A mask of a user is about the outermost tokens: inside, other tokens may have other shapes.
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
-        texts = packed_texts(given, real) if real.shape == shape else None
-        ours = replace(_token_mask(real, shape, picked, strict=strict), texts=texts, bins=self.bins)
+        texts = packed_texts(arguments, real) if real.shape == shape else None
+        token_mask = replace(_token_mask(real, shape, user_mask, strict=strict), texts=texts, bins=self.bins)
         if self.words:
-            same = outer if outer is not None and outer.is_of(shape) and not decodes else None
-            ours = replace(ours, ids=_ids(tokens, same))
+            same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
+            token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
         # The rows of a spectrogram count as tokens; convolutions reduce their number.
-        frames = None if media is None or bool(ours.valid.all()) else Frames(ours.valid)
+        frames = None if media is None or bool(token_mask.valid.all()) else Frames(token_mask.valid)
         source = real if mask is None else mask
-        return Scope(ours, source, decoder, outer, media=media, frames=frames, chosen=rows)
+        return Scope(token_mask, source, decoder, outer, media=media, frames=frames, chosen=rows)
 
 
-def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
+def _require_masks(chosen: UserMasks, arguments: dict[str, Any]) -> None:
     """Raise UsageError for a user's mask that is no (B, T) tensor or does not fit the decoder's tokens."""
     for name, mask in (("mask", chosen.text), ("decoder_mask", chosen.decoder)):
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
@@ -247,7 +256,7 @@ def _require_masks(chosen: Chosen, given: dict[str, Any]) -> None:
             raise UsageError(
                 f"watcher.{name} is {got}; expected a tensor (batch, tokens) for each batch, or None"
             )
-    tokens = first(given, (*DECODER, "labels"))
+    tokens = first(arguments, (*DECODER, "labels"))
     if chosen.decoder is not None and tokens is not None and chosen.decoder.shape != tokens.shape[:2]:
         raise UsageError(
             f"watcher.decoder_mask is {tuple(chosen.decoder.shape)} and the decoder's tokens are "
@@ -260,14 +269,14 @@ def _may_be_tokens(value: Tensor) -> bool:
     return value.dim() == 2 and min(value.shape) > 1 and not value.is_floating_point()
 
 
-def _unnamed(given: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
+def _unnamed(arguments: dict[str, Any], chosen: Tensor | None, bins: Bins | None) -> Scope:
     """Return the scope of a forward that has no tokens under a known name."""
-    found = tensors(given)
+    inputs = tensors(arguments)
     if chosen is not None:
         real = chosen.detach() != 0
-        fitted = any(value.shape[:2] == chosen.shape for value in found)
+        fitted = any(value.shape[:2] == chosen.shape for value in inputs)
         return Scope(TokenMask(real, real, bins=bins), chosen=chosen, fitted=fitted)
-    return Scope(None, samples=0 if found and not any(value.numel() for value in found) else None)
+    return Scope(None, samples=0 if inputs and not any(value.numel() for value in inputs) else None)
 
 
 def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
@@ -277,10 +286,10 @@ def _ids(tokens: Tensor, same: Scope | None) -> Tensor | None:
     return same.mask.ids if same is not None and same.mask is not None else None
 
 
-def _earlier(given: dict[str, Any]) -> int:
+def _earlier(arguments: dict[str, Any]) -> int:
     """Return how many tokens a key-value cache holds; they come before the forward's own tokens."""
     # Found by its method: releases of transformers have called it `past_key_values` and `cache`.
-    lengths = (getattr(value, "get_seq_length", None) for value in given.values())
+    lengths = (getattr(value, "get_seq_length", None) for value in arguments.values())
     return next((int(length()) for length in lengths if callable(length)), 0)
 
 

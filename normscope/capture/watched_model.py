@@ -18,13 +18,13 @@ def require_model(model: object) -> None:
     raise UsageError(f"watch got a {type(model).__name__}; expected a torch.nn.Module; {todo}")
 
 
-def require_number(name: str, value: object, expected: str, least: int | None = None) -> None:
-    """Raise UsageError if an option is not an integer, or is less than `least`."""
-    if not isinstance(value, int) or (least is not None and value < least):
+def require_number(name: str, value: object, expected: str, minimum: int | None = None) -> None:
+    """Raise UsageError if an option is not an integer, or is less than `minimum`."""
+    if not isinstance(value, int) or (minimum is not None and value < minimum):
         raise UsageError(f"{name} is {value!r}; expected {expected}; leave it out for the default")
 
 
-def told(report: Report) -> Report:
+def require_content(report: Report) -> Report:
     """Return the report; UsageError if it has neither a layer nor a warning."""
     if not report.layers and not report.warnings:
         raise UsageError(

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.counters import Tally
-from normscope.capture.hooks import BACKWARD, Hook, KeptInput, Turn, uncounted
+from normscope.capture.hooks import BACKWARD, Hook, InputCopy, Turn, uncounted
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_capture import LayerCapture
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
-from normscope.capture.token_scopes import Chosen, Scopes
-from normscope.capture.watched_model import describe, require_model, require_number, told
+from normscope.capture.token_scopes import Scopes, UserMasks
+from normscope.capture.watched_model import describe, require_content, require_model, require_number
 from normscope.data.max_length import length_limit
 from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import reason
@@ -33,9 +32,9 @@ from normscope.norms.module_tree import as_written, is_spread, named_modules, un
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.layer_state import RunMoments, most_seen
+from normscope.statistics.layer_state import RunMoments, maximum_counts
 from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
-from normscope.statistics.token_identity import WordRoom
+from normscope.statistics.token_identity import TokenRoom
 
 
 def watch(
@@ -96,13 +95,13 @@ class Watcher:
         table_memory: int = MEMORY,
     ) -> None:
         require_model(model)
-        require_number("words", words, "True, or how many token ids to keep: 1 or more", least=0)
+        require_number("words", words, "True, or how many token ids to keep: 1 or more", minimum=0)
         require_number("table_memory", table_memory, "a number of bytes")
-        self._held: nn.Module | None = unwrapped(model)
+        model = unwrapped(model)
+        self._model: nn.Module | None = model
         # Weak, so that a closed watcher does not keep the model in memory.
-        self._known = weakref.ref(self._held)
+        self._reference = weakref.ref(model)
         self._described: ModelInfo | None = None
-        model = self._held
         self.mask: Tensor | None = None
         """Which tokens, or rows of a tower's layers, count in the next forwards, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
@@ -112,7 +111,7 @@ class Watcher:
         norms = find(model)
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
-        room = WordRoom(len(chosen), None if words is True else words) if words else None
+        room = TokenRoom(len(chosen), None if words is True else words) if words else None
         # One for all layers, because only one layer is measured at a time.
         scratch = Scratch()
         self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
@@ -124,8 +123,8 @@ class Watcher:
         self._untried = untried(model)
         self._functional = FunctionalNorms(model, [norm.module for norm in norms], named_modules(model))
         self._outer = OuterNorms(model, [norm.module for norm in norms], named_modules(model))
-        self._looking = ExitStack()
-        self._looked = self._has_run = False
+        self._searching = ExitStack()
+        self._searched = self._has_run = False
         self._hooks = ExitStack()
         self._open = False
         self.guest = True
@@ -138,7 +137,7 @@ class Watcher:
 
         After the context has closed, the watcher does not keep the model alive.
         """
-        model = self._known()
+        model = self._reference()
         if model is None:
             raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
         return model
@@ -160,8 +159,8 @@ class Watcher:
         """
         widths = [capture.norm.features for capture in self.captures]
         # A layer of unknown width (0) is planned like the widest one.
-        known = [width or max(widths) for width in widths]
-        self.tables = plan_tables(known, positions, self._table_memory)
+        widths = [width or max(widths) for width in widths]
+        self.tables = plan_tables(widths, positions, self._table_memory)
         self._scopes.bins = self.tables.bins
         return self.tables
 
@@ -179,7 +178,7 @@ class Watcher:
         self._scopes.words = True
 
     def __enter__(self) -> "Watcher":
-        self._held = self.model
+        self._model = self.model
         if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
@@ -190,18 +189,17 @@ class Watcher:
         enter = self._hooks.enter_context  # Leaving a handle's context removes its hook.
         before, done, after = Hook(self._before), Hook(self._done), Hook(self._after)
         for layer in self.layers:
-            module, kept = layer.norm.module, KeptInput(layer.norm.module)
+            module, original = layer.norm.module, InputCopy(layer.norm.module)
             # Classes of torch itself do not overwrite their input, so they need no copy.
-            if kept.foreign:
-                enter(module.register_forward_pre_hook(Hook(kept.keep), with_kwargs=True))
+            if original.foreign:
+                enter(module.register_forward_pre_hook(Hook(original.keep), with_kwargs=True))
             # Before all other hooks, so that it reads the layer's own output, not what another hook returns.
-            reader = Hook(self._reader(layer, kept))
-            enter(module.register_forward_hook(reader, with_kwargs=True, prepend=True))
-        for handle in self._outer.hooks(self._beside):
+            enter(module.register_forward_hook(self._reader(layer, original), with_kwargs=True, prepend=True))
+        for handle in self._outer.hooks(self._guarded):
             enter(handle)
         for module in self.model.modules():
             if isinstance(module, STRIDED):
-                enter(module.register_forward_hook(self._beside(self._scopes.convolved), prepend=True))
+                enter(module.register_forward_hook(self._guarded(self._scopes.convolved), prepend=True))
             if module is self.model or self._scopes.opens_one(module):
                 enter(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
                 enter(module.register_forward_hook(done))
@@ -209,18 +207,16 @@ class Watcher:
                 enter(module.register_forward_hook(after, always_call=True))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hooks.close()
-        self._looking.close()
+        self._searching.close()
         self._open = False
         self._scopes.clear()
         self._turn = Turn()
         self.tally.stop()
         self._described = describe(self.model, type(self.model).__name__)
-        # The description above is all that a report needs: from here on only the caller holds the model.
-        self._held = None
+        # The description is all that a report needs: from here on only the caller holds the model.
+        self._model = None
 
     def report(self, *, moments: bool = False) -> Report:
         """Return the report on all forwards so far; the watcher can continue afterwards.
@@ -228,10 +224,10 @@ class Watcher:
         With `moments` the report carries a copy of the moments, so that it can be merged with others.
         Raises UsageError when there is neither a layer nor a warning to report.
         """
-        alive = self._known()
+        alive = self._reference()
         model = self._described if alive is None else describe(alive, type(alive).__name__)
         assert model is not None  # It is held until the context closes, and is described at that time.
-        return told(self.report_as(model, self.run_info(), moments=moments))
+        return require_content(self.report_as(model, self.run_info(), moments=moments))
 
     def run_info(self) -> RunInfo:
         """Return the counts of all forwards so far."""
@@ -239,7 +235,7 @@ class Watcher:
         if self.tally.slots:
             return run
         # A model without tokens, for example an image model: the counts come from its layers.
-        return replace(run, **most_seen(capture.seen for capture in self.captures))
+        return replace(run, **maximum_counts(capture.state for capture in self.captures))
 
     def report_as(
         self,
@@ -263,28 +259,30 @@ class Watcher:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_uncounted():
             return
+        # Held until the forward ends: scopes and call counts are of one forward at a time.
         self._turn.take()
         if self._scopes.depth == 0:
             for layer in self.layers:
                 layer.start()
         try:
-            self._scopes.open(module, args, kwargs, Chosen(self.mask, self.decoder_mask))
+            self._scopes.open(module, args, kwargs, UserMasks(self.mask, self.decoder_mask))
         except Exception as error:
             if not self.guest or isinstance(error, NormscopeError):
                 raise
             note = f"a forward's tokens could not be read, so padding counts: {reason(error)}"
             self.scope_notes[note] = None
             # Without arguments and masks: a user's forward must not fail because of the watcher.
-            self._scopes.open(module, (), {}, Chosen(None, None))
+            self._scopes.open(module, (), {}, UserMasks(None, None))
         # Functional norms are looked for until one forward is complete.
-        if self._scopes.depth == 1 and not self._looked:
-            self._looking.enter_context(self._functional)
+        if self._scopes.depth == 1 and not self._searched:
+            self._searching.enter_context(self._functional)
 
     def _done(self, *_: Any) -> None:
         if self._is_uncounted():
             return
         scope = self._scopes.current
-        self._looked |= self._scopes.depth == 1
+        # This hook does not run after an exception, so a failed forward is not counted as one.
+        self._searched |= self._scopes.depth == 1
         if self._scopes.depth == 1 and scope is not None and not self.probing:
             if not scope.is_empty:
                 self.tally.add(scope.mask)
@@ -297,17 +295,17 @@ class Watcher:
             return
         self._scopes.close()
         if not self._scopes.depth:
-            self._looking.close()
+            self._searching.close()
         self._turn.give_back()
 
-    def _beside(self, call: Callable[..., None]) -> Hook:
-        """Return a hook around `call`, which counts nothing; a failure in a user's forward becomes a note."""
+    def _guarded(self, call: Callable[..., None]) -> Hook:
+        """Return a hook that runs `call`; a failure in a user's forward becomes a note."""
 
-        def run(*given: Any) -> None:
+        def run(*arguments: Any) -> None:
             if self._is_uncounted():
                 return
             try:
-                call(*given)
+                call(*arguments)
             except Exception as error:
                 if not self.guest:
                     raise
@@ -322,14 +320,15 @@ class Watcher:
             self.scope_notes[f"what ran inside {why} has no numbers of its own and was not counted"] = None
         return why is not None
 
-    def _reader(self, layer: LayerCalls, kept: KeptInput) -> Any:
+    def _reader(self, layer: LayerCalls, original: InputCopy) -> Hook:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            # After a failure the layer's sums may hold a part of a call: no more are added to them.
             if layer.failure is not None or self._is_uncounted():
                 return
             turn = self._turn
             turn.take()
             try:
-                self._read(layer, kept, (*args, *kwargs.values()), output)
+                self._read(layer, original, (*args, *kwargs.values()), output)
             except Exception as error:
                 if not self.guest:
                     raise
@@ -337,26 +336,14 @@ class Watcher:
             finally:
                 turn.give_back()
 
-        return read
+        return Hook(read)
 
-    def _read(self, layer: LayerCalls, kept: KeptInput, values: tuple[Any, ...], output: Any) -> None:
+    def _read(self, layer: LayerCalls, original: InputCopy, values: tuple[Any, ...], output: Any) -> None:
         scope = self._scopes.current
         if scope is None and self._has_run:
             return  # A call outside of any forward, after one has run, is a repeat: it is not counted.
         if scope is None:
             layer.start()  # A layer that is called on its own.
-        capture = layer.next()
-        if capture is None:
-            return  # These tokens were counted in an earlier forward, which failed after this call.
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if not tensors or not tensors[0].numel():
-            return
         # Tensors created in inference mode could not be updated by a later forward outside of it.
         with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
-            given = kept.of(tensors[0], output)
-            if given is None:
-                layer.lost += 1
-                return
-            # A second input of the same shape may be a gate: the capture finds out.
-            gate = next((other for other in tensors[1:] if other.shape == given.shape), None)
-            capture.add(given, output, (scope or Scope(None)).parts, gate=gate, probe=self.probing)
+            layer.add(values, output, original, (scope or Scope(None)).parts, probe=self.probing)

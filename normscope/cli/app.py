@@ -1,4 +1,4 @@
-"""The `normscope` command: its commands and its version."""
+"""The `normscope` program: its commands and its version."""
 
 import os
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from normscope.cli.help_sections import Sectioned
 
 
 class _Guarded(TyperGroup):
-    """A group whose commands end by the exit codes that are documented."""
+    """A group whose commands end with the documented exit codes."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run with a full disk in mind: help and version are printed before any command begins."""
+        """Run under the guard against a full disk, since help and version are printed before any command."""
         with full_disk():
             return super().main(*args, **options)
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        """Read the options before the command under the guard."""
+        """Parse the command line under the guard."""
         with guard():
             return super().make_context(*args, **options)
 
@@ -71,13 +71,13 @@ class _App(typer.Typer):
         return super().command(*names, **{"cls": _Command, **settings})
 
 
-# Plain help: it starts in half the time of the rich one, and reads the same in a pipe.
+# Plain help starts in half the time of rich help, and is the same in a pipe.
 app = _App(
     cls=_Guarded,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    # Values for the group's own flags spare typer the import of pydantic, half of the time of a --help.
+    # With values for the group's own flags typer does not import pydantic, half of the time of --help.
     context_settings={
         "help_option_names": ["--help", "-h"],
         "default_map": dict.fromkeys(("help", "install_completion", "show_completion"), False),
@@ -98,38 +98,28 @@ def normscope(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """BatchNorm-style beside LayerNorm-style statistics of a pretrained model.
+    """BatchNorm-style next to LayerNorm-style statistics of a pretrained model.
 
     Loads a Hugging Face model, feeds it text, and measures every normalization layer.
     """
 
 
-app.command(
-    "inspect", short_help="Show what every normalization layer does to texts.", epilog=inspect.EPILOG
-)(inspect.inspect)
-app.command("layers", short_help="List the normalization layers; no weights are read.", epilog=layers.EPILOG)(
-    layers.layers
-)
-app.command(
-    "batches", short_help="Show what BatchNorm would see in batches of texts.", epilog=batches.EPILOG
-)(batches.batches)
-app.command("swap", short_help="Replace layers by BatchNorm and measure what breaks.", epilog=swap.EPILOG)(
-    swap.swap
-)
-app.command("why", short_help="Try the article's claims on a model and texts.", epilog=why.EPILOG)(why.why)
-app.command("compare", short_help="Show how far two reports are apart, or fail.", epilog=compare.EPILOG)(
-    compare.compare
-)
-app.command("merge", short_help="Make one report of the parts of a corpus.", epilog=merge.EPILOG)(merge.merge)
-app.command("report", short_help="Make a page or a picture of saved results.", epilog=report.EPILOG)(
-    report.report
-)
-app.command("explain", short_help="Say what a number of the reports is.", epilog=explain.EPILOG)(
-    explain.explain
-)
+for module, summary in {
+    inspect: "Show what every normalization layer does to texts.",
+    layers: "List the normalization layers; no weights are read.",
+    batches: "Show what BatchNorm would see in batches of texts.",
+    swap: "Replace layers by BatchNorm and measure what breaks.",
+    why: "Test the article's claims on a model and texts.",
+    compare: "Show how far two reports are apart, or fail.",
+    merge: "Make one report of the parts of a corpus.",
+    report: "Make a page or a picture of saved results.",
+    explain: "Say what a number of the reports is.",
+}.items():
+    name = module.__name__.rpartition(".")[2]
+    app.command(name, short_help=summary, epilog=module.EPILOG)(getattr(module, name))
 
 
 def main() -> None:
-    """Run the command line, or complete one: then whatever goes wrong is not printed into it."""
+    """Run a command line, or complete one: errors of a completion are suppressed."""
     with suppress(Exception) if VARIABLE in os.environ else nullcontext():
         app(prog_name="normscope")

@@ -1,7 +1,7 @@
 """Shell completion: cached models, layers of a saved report, and names of numbers.
 
-Nothing here imports torch, and nothing raises: a completion that fails would be printed into the
-line that is being typed.
+Nothing here imports torch, and nothing raises: the shell would print an error into the line that the
+user types.
 """
 
 import os
@@ -15,15 +15,15 @@ import typer
 from normscope.errors import NormscopeError
 
 VARIABLE = "_NORMSCOPE_COMPLETE"
-# Where the shells leave the line: bash the one, the others the other.
-LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
-# What every shell takes as it stands: it puts a name on the line as it is, and what it means is run at Enter.
+# The variables with the command line: bash sets the first, other shells the second.
+_LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+# Names that mean nothing special to any shell: it inserts a name unquoted, and Enter runs the line.
 _PLAIN = re.compile(r"[\w./:#-]+")
-_LARGEST = 200_000_000  # a JSON file beyond this takes longer to read than to type a name
+_MAX_REPORT_BYTES = 200_000_000  # reading a larger JSON file takes longer than typing a name
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete MODEL: demo, the Hub ids that are in the cache, and the model folders there are."""
+    """Complete MODEL: demo, the Hub ids in the cache, and local model folders."""
     from normscope.models.location import DEMO, cached_ids
 
     try:
@@ -33,13 +33,13 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def layers(incomplete: str) -> list[str]:
-    """Complete a layer's name from the saved reports that are on the line."""
+    """Complete a layer's name from the saved reports on the line."""
     names = dict.fromkeys(name for word in _words() for name in _layers_of(word))
     return [name for name in _plain(names) if name.startswith(incomplete)]
 
 
 def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
-    """Complete the name of a number of the reports, or with --schema what a schema is of."""
+    """Complete the name of a number of the reports, or with --schema the name of a schema."""
     if ctx.params.get("schema"):
         from normscope.results.json_schema import RESULTS
 
@@ -59,7 +59,7 @@ def gates() -> list[str]:
 def charts() -> list[str]:
     """Complete a chart's name."""
     try:
-        from normscope.render.page.chart_registry import CHARTS
+        from normscope.render.page.sections import CHARTS
     except ImportError:  # without the extra there are no charts
         return []
     return [name for name, _, _ in CHARTS]
@@ -73,37 +73,37 @@ def dtypes() -> list[str]:
 
 
 def _plain(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that mean nothing else to a shell, nor to its patterns."""
+    """Yield the names without characters that are special to a shell."""
     return (name for name in names if _PLAIN.fullmatch(name))
 
 
 def _folders(incomplete: str) -> Iterator[str]:
-    """Yield the model folders that stand where a path is being typed."""
-    begun = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
-    for config in sorted(Path(begun or ".").glob("*/config.json")):
-        yield f"{begun}{config.parent.name}"
+    """Yield the model folders in the folder of an incomplete path."""
+    folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
+    for config in sorted(Path(folder or ".").glob("*/config.json")):
+        yield f"{folder}{config.parent.name}"
 
 
 def _words() -> list[str]:
-    line = next((os.environ[name] for name in LINES if os.environ.get(name)), "")
+    line = next((os.environ[name] for name in _LINES if os.environ.get(name)), "")
     try:
         return shlex.split(line)
-    except ValueError:  # a quote that is not closed yet
+    except ValueError:  # an open quote
         return line.split()
 
 
 def _layers_of(word: str) -> list[str]:
-    """Return the names of the layers in a saved report, none where it is no such thing."""
+    """Return the names of the layers in a saved report; none if the word names no report."""
     try:
         path = Path(word).expanduser()
-        # Anything else on the line may be a corpus, or a pipe: only what can be a report is opened.
+        # Other words may name a corpus or a pipe, so only files that can be a report are opened.
         if path.suffix not in (".json", ".safetensors") or not path.is_file():
             return []
-        if path.suffix == ".json" and path.stat().st_size > _LARGEST:
+        if path.suffix == ".json" and path.stat().st_size > _MAX_REPORT_BYTES:
             return []
         from normscope.results.reading import read_plain
 
-        found = read_plain(path)["layers"]
-        return [layer["name"].removesuffix(f"#{layer.get('call')}") for layer in found]
+        layers = read_plain(path)["layers"]
+        return [layer["name"].removesuffix(f"#{layer.get('call')}") for layer in layers]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NormscopeError):
         return []

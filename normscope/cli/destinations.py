@@ -1,4 +1,4 @@
-"""Checks where results go before the work: no destination is an input or another result's."""
+"""Checks of destinations before the work: none is an input, or the destination of another result."""
 
 import os
 import stat
@@ -10,26 +10,27 @@ from normscope.errors import ReportError, UsageError
 from normscope.escaping import quoted
 from normscope.results.atomic_write import require_writable
 
-# How a result of ours begins, which may be replaced where it lies beside what is read.
-_OURS = (b'"schema": "normscope.', b'"schema":"normscope.', b"layer,view,position,feature,")
+# Beginnings of our own results, which may replace an older result in a folder that is read.
+_OWN_BEGINNINGS = (b'"schema": "normscope.', b'"schema":"normscope.', b"layer,view,position,feature,")
 
-Places = Mapping[str, Iterable[str | None]]
+PathsByOption = Mapping[str, Iterable[str | None]]
 
 
-def checked(output: str | None, reads: Places, writes: Places | None = None) -> Output:
-    """Return where a command's data goes; ReportError or UsageError where that cannot be written to.
+def checked_output(output: str | None, reads: PathsByOption, writes: PathsByOption | None = None) -> Output:
+    """Return the destination of a command's data; ReportError or UsageError if it cannot be written.
 
     `reads` and `writes` are what the command reads, and what else it writes, by option or argument.
     """
-    place = Output(output)
-    place.check()
-    _require_apart({"--output": [place.path_written], **(writes or {})}, reads)
-    return place
+    destination = Output(output)
+    destination.check()
+    _require_distinct({"--output": [destination.path_written], **(writes or {})}, reads)
+    return destination
 
 
 def require_folder(option: str, folder: str, names: Iterable[str]) -> None:
-    """Raise ReportError or UsageError where files of these names could not be written to a folder, made
-    if need be.
+    """Raise ReportError or UsageError if files of these names cannot be written to a folder.
+
+    The folder may not exist yet.
     """
     nearest = next((path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), Path())
     if not nearest.is_dir():
@@ -43,57 +44,59 @@ def require_folder(option: str, folder: str, names: Iterable[str]) -> None:
             require_writable(nearest / name)
 
 
-def _require_apart(outputs: Places, inputs: Places) -> None:
-    """Raise UsageError where an output is an input or another output, by whatever link or relative path.
+def _require_distinct(outputs: PathsByOption, inputs: PathsByOption) -> None:
+    """Raise UsageError if an output is an input or another output, also by a link or a relative path.
 
-    Both are paths, by the option or argument that names them. Of an input that is a folder, no file may
-    be replaced but a result of ours.
+    Both are paths, by the option or argument that names them. In a folder that is an input, an output may
+    replace only a result of ours.
     """
-    taken: dict[object, str] = {}
-    read = _given(inputs)
-    for option, path in _given(outputs):
-        known = _identity(path)
-        if known is None:
+    owners: dict[object, str] = {}
+    sources = _pairs(inputs)
+    for option, path in _pairs(outputs):
+        identity = _identity(path)
+        if identity is None:
             continue
-        if other := taken.get(known):
+        if owner := owners.get(identity):
             raise UsageError(
-                f"{other} and {option} are both {quoted(path)}; expected a file each; name another"
+                f"{owner} and {option} are both {quoted(path)}; expected a file each; name another"
             )
-        taken[known] = option
-        for source, place in read:
+        owners[identity] = option
+        for source, source_path in sources:
             # An output that does not exist yet (its identity is a path) replaces nothing.
-            if not isinstance(known, Path) and (known == _identity(place) or _is_part(path, place)):
+            if not isinstance(identity, Path) and (
+                identity == _identity(source_path) or _is_input_in(source_path, path)
+            ):
                 raise UsageError(
                     f"{option} is {quoted(path)}, which is read for {source}; expected a file of its own; "
                     "name another"
                 )
 
 
-def _given(places: Places) -> list[tuple[str, str]]:
-    return [(name, path) for name, paths in places.items() for path in paths if path]
+def _pairs(paths_by_option: PathsByOption) -> list[tuple[str, str]]:
+    return [(name, path) for name, paths in paths_by_option.items() for path in paths if path]
 
 
 def _identity(path: str) -> object:
-    """What a file or folder is known by, its path where there is none yet; None for devices and pipes."""
+    """Return what identifies a file or folder: its path if it does not exist; None for devices and pipes."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except FileNotFoundError:
         return Path(path).resolve()
-    except (OSError, ValueError):  # told better by what reads or writes it
+    except (OSError, ValueError):  # the code that reads or writes it says why
         return None
-    is_kept = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    return (found.st_dev, found.st_ino) if is_kept else None
+    lasts = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    return (status.st_dev, status.st_ino) if lasts else None
 
 
-def _is_part(path: str, folder: str) -> bool:
-    """Whether a path is a file in a folder and no result of ours; a link counts where it lies and leads."""
+def _is_input_in(folder: str, path: str) -> bool:
+    """Whether a path is a file in a folder and no result of ours; a link or its target in it counts, too."""
     try:
         inside = Path(folder).resolve()
-        places = (Path(path).resolve(), Path(path).parent.resolve() / Path(path).name)
-        if not (inside.is_dir() and any(place.is_relative_to(inside) for place in places)):
+        locations = (Path(path).resolve(), Path(path).parent.resolve() / Path(path).name)
+        if not (inside.is_dir() and any(location.is_relative_to(inside) for location in locations)):
             return False
         with Path(path).open("rb") as stream:
             start = stream.read(4096)
     except (OSError, ValueError, RuntimeError):  # no path, or a link to itself
         return False
-    return not any(sign in start for sign in _OURS)
+    return not any(beginning in start for beginning in _OWN_BEGINNINGS)

@@ -1,4 +1,4 @@
-"""Exit codes, and the one line on standard error that explains a failure."""
+"""Exit codes of the commands, and the one line on standard error that explains a failure."""
 
 import errno
 import sys
@@ -35,10 +35,10 @@ def guard() -> Iterator[None]:
         say(f"error: {one_line(error)}")
         raise typer.Exit(_WRONG_USAGE) from None
     except KeyboardInterrupt:
-        raise typer.Exit(ENDING.tell()) from None
-    except SystemExit as error:  # a command of ours ends by typer's own
-        got = f"a model's code ended Python (sys.exit({error.code!r}))"
-        say(f"error: {got}; expected it to go on; mend that code")
+        raise typer.Exit(ENDING.announce()) from None
+    except SystemExit as error:  # our own commands end by typer.Exit
+        problem = f"a model's code ended Python (sys.exit({error.code!r}))"
+        say(f"error: {problem}; expected it to go on; mend that code")
         raise typer.Exit(1) from None
     except BrokenPipeError:
         silence()
@@ -47,7 +47,7 @@ def guard() -> Iterator[None]:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Turn a standard output that takes no more into one line and exit code 1."""
+    """Turn a full disk under standard output into one line and exit code 1."""
     try:
         yield
     except OSError as error:

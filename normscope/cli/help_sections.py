@@ -1,13 +1,18 @@
-"""A command class that groups options in --help into sections, as manual pages do."""
+"""A command class whose --help has sections of options, as manual pages do, and columns from the glossary."""
 
+from inspect import cleandoc
 from typing import Any
 
 from typer.core import TyperCommand
 
-# Which options stand together, by their names in Python; those of no section come last.
+# The place in an epilog where the glossary says what each column holds.
+COLUMNS = "{columns}"
+_TITLE_WIDTH = 24  # a longer title of a column gets a line of its own
+# The options of each section, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
-        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "limit", "max_length",
+        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "limit", "unique",
+        "max_length",
     ),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
@@ -26,8 +31,8 @@ SECTIONS = {
     ),
     "Other": (),
 }  # fmt: skip
-# Options of one command that stand behind one of a group that several have.
-_BEHIND = {"calibration": "file", "device_map": "device", "plot": "json"}
+# Options of single commands, each by the shared option that it follows.
+_FOLLOWS = {"calibration": "file", "device_map": "device", "plot": "json"}
 _SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
 
 
@@ -35,7 +40,7 @@ class Sectioned(TyperCommand):
     """A command that lists its arguments, then its options section by section."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections; within one, options stand as the command declares them, but those of BEHIND."""
+        """Write the sections; within one, options are in the order of `_in_order`."""
         lists: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *SECTIONS)}
         for parameter in _in_order(self.get_params(ctx)):
             record = parameter.get_help_record(ctx)
@@ -43,7 +48,7 @@ class Sectioned(TyperCommand):
                 continue
             name, text = record
             if parameter.param_type_name == "argument":
-                # What stands behind an argument's name is its type in Python.
+                # typer adds an argument's type in Python after its name.
                 lists["Arguments"].append((name.partition(" <")[0], text))
             else:
                 lists[_SECTION_OF.get(parameter.name or "", "Other")].append((name, text))
@@ -52,10 +57,28 @@ class Sectioned(TyperCommand):
                 with formatter.section(title):
                     formatter.write_dl(records)
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the epilog, with the columns of the command's tables in the place of COLUMNS."""
+        before, marker, after = cleandoc(self.epilog or "").partition(COLUMNS)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(before)
+            if marker:
+                from normscope.results.glossary.lookup import columns
+
+                formatter.write_paragraph()
+                formatter.width -= 2  # its lists do not count the outer indentation
+                formatter.write_text("The columns; a wide terminal shows more, and a dash is unknown.")
+                for topic, pairs in columns(ctx.info_name).items():
+                    with formatter.section(topic.partition(":")[0]):
+                        formatter.write_dl(pairs, col_max=_TITLE_WIDTH)
+                formatter.write_paragraph()
+                formatter.write_text(after.lstrip("\n"))
+
 
 def _in_order(parameters: list[Any]) -> list[Any]:
-    """Move each option of BEHIND to its place; all others stay in order."""
-    places = {parameter.name: place for place, parameter in enumerate(parameters)}
+    """Move each option of _FOLLOWS behind its shared option; others stay as the command declares them."""
+    ranks = {parameter.name: rank for rank, parameter in enumerate(parameters)}
     return sorted(
-        parameters, key=lambda option: places.get(_BEHIND.get(option.name, option.name), places[option.name])
+        parameters, key=lambda option: ranks.get(_FOLLOWS.get(option.name, option.name), ranks[option.name])
     )

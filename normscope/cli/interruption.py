@@ -1,4 +1,4 @@
-"""Interruption of a run or of writing: the first signal ends it in order, the second at once."""
+"""Interruption of a run, or of writing: the first signal ends it in order, the second one at once."""
 
 import signal
 import threading
@@ -11,24 +11,27 @@ import typer
 from normscope.cli.signals import ENDING, NUMBERS, write_line
 from normscope.engine.stop import Stop
 
-BATCH, RESULT = "this batch is finished first", "what was found is written first"
+BATCH, RESULT = "this batch is finished first", "the result is written first"
 
 
-class Asked:
-    """A signal handler that asks the run to stop, and holds the exit code; `first` is done before the end."""
+class StopRequest:
+    """A signal handler that asks the run to stop, and holds the exit code.
 
-    def __init__(self, first: str, *, quiet: bool) -> None:
-        self.stop, self.first, self._quiet = Stop(), first, quiet
+    `finishes` tells the user what is completed before the command ends.
+    """
+
+    def __init__(self, finishes: str, *, quiet: bool) -> None:
+        self.stop, self.finishes, self._quiet = Stop(), finishes, quiet
         self.exit_code = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Ask the run to stop; the second time end it here."""
+        """Ask the run to stop; the second time end the process."""
         if self.exit_code:
             ENDING(number, frame)
             return
         self.exit_code = ENDING.code = 128 + number
         if not self._quiet:
-            write_line(f"interrupted: {self.first}; once more ends it at once")
+            write_line(f"interrupted: {self.finishes}; once more ends it at once")
         self.stop.ask()
 
     def end(self) -> None:
@@ -38,29 +41,29 @@ class Asked:
 
 
 @contextmanager
-def signals(first: str = BATCH, *, quiet: bool = False) -> Iterator[Asked]:
-    """Handle signals by an orderly stop of the run while the context is open."""
-    asked = Asked(first, quiet=quiet)
+def handle_signals(finishes: str = BATCH, *, quiet: bool = False) -> Iterator[StopRequest]:
+    """Turn signals into an orderly stop of the run while the context is open."""
+    request = StopRequest(finishes, quiet=quiet)
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # Only the main thread may set handlers.
+        yield request  # only the main thread may set handlers
         return
     handlers = {number: signal.getsignal(number) for number in NUMBERS}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    previous = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
-        for number in before:
-            signal.signal(number, asked)
-        yield asked
+        for number in previous:
+            signal.signal(number, request)
+        yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def finishing() -> Iterator[None]:
-    """Let a result be written before the first signal ends the command."""
-    if isinstance(signal.getsignal(signal.SIGINT), Asked):
-        yield  # what runs around it ends the command
+def finish_writing() -> Iterator[None]:
+    """Let a result be written completely before the first signal ends the command."""
+    if isinstance(signal.getsignal(signal.SIGINT), StopRequest):
+        yield  # the run that set this handler ends the command
         return
-    with signals(RESULT) as asked:
+    with handle_signals(RESULT) as request:
         yield
-    asked.end()
+    request.end()

@@ -1,4 +1,4 @@
-"""Groups of options that commands share; each group is one dataclass and one parameter."""
+"""Groups of options that commands share: each is one dataclass, and one parameter of a command."""
 
 import functools
 import inspect
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from normscope.cli import options
-from normscope.cli import value_parsers as values
-from normscope.cli.destinations import Places, checked
+from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.output import Output
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Show the parser the options of a command's groups in their place; hand the command the groups."""
+    """Show the parser the options of a command's groups, and call the command with the groups."""
     signature = inspect.signature(command)
     groups: dict[str, Any] = {
         name: parameter.annotation
@@ -27,20 +26,20 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     }
 
     @functools.wraps(command)
-    def called(**given: Any) -> None:
+    def wrapper(**values: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{option.name: given.pop(option.name) for option in fields(group)})
-        command(**given)
+            values[name] = group(**{option.name: values.pop(option.name) for option in fields(group)})
+        command(**values)
 
-    seen: Any = called  # functions take any attribute, which their type does not say
-    seen.__signature__ = signature.replace(
+    parsed: Any = wrapper  # mypy knows no __signature__ of a function
+    parsed.__signature__ = signature.replace(
         parameters=[
             option
             for name, parameter in signature.parameters.items()
             for option in (_options(groups[name]) if name in groups else [parameter])
         ]
     )
-    return called
+    return wrapper
 
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
@@ -52,7 +51,7 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """Where a model comes from."""
+    """The source of a model."""
 
     revision: options.Revision = None
     token: options.Token = field(default=None, repr=False)
@@ -61,7 +60,7 @@ class FetchOptions:
     trust_remote_code: options.TrustRemoteCode = False
 
     def loading(self) -> "Loading":
-        """Return it as the library has it; UsageError for what cannot be."""
+        """Return these options for the library; UsageError for values that it refuses."""
         from normscope.models.location import Loading
 
         return Loading(**vars(self))
@@ -69,7 +68,7 @@ class FetchOptions:
 
 @dataclass(frozen=True)
 class LoadOptions(FetchOptions):
-    """Where a model comes from, and how it runs."""
+    """The source of a model, and how it runs."""
 
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
@@ -79,7 +78,7 @@ class LoadOptions(FetchOptions):
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How texts become batches."""
+    """The options that make batches of texts."""
 
     limit: options.Limit = None
     unique: options.Unique = False
@@ -88,37 +87,37 @@ class BatchOptions:
     order: options.BatchOrder = options.Order.LENGTH
 
     def batching(self) -> "Batching":
-        """Return it as the library has it; UsageError for what cannot be."""
+        """Return these options for the library; UsageError for values that it refuses."""
         from normscope.data.batching import Batching
 
-        size = values.batch_size(self.batch_size)
+        size = options.batch_size(self.batch_size)
         return Batching(size, self.max_length, self.order.value, limit=self.limit, unique=self.unique)
 
 
 @dataclass(frozen=True)
 class CountedBatchOptions(BatchOptions):
-    """How texts become batches, and which of their tokens count."""
+    """The options that make batches of texts, and choose which of their tokens count."""
 
     special_tokens: options.Special = options.SpecialTokens.INCLUDE
 
     def batching(self) -> "Batching":
-        """Return it as the library has it; UsageError for what cannot be."""
+        """Return these options for the library; UsageError for values that it refuses."""
         return replace(super().batching(), special_tokens=self.special_tokens.value)
 
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """Which layers are measured, and which of them are shown in detail."""
+    """The options that choose layers to measure, and layers to show in detail."""
 
     exclude: options.Exclude = None
     layer: options.Layer = None
 
-    def measured(self, *, as_data: bool) -> dict[str, Any]:
-        """Return what the library takes: as data, only the layers that are shown are measured."""
+    def selection(self, *, as_data: bool) -> dict[str, Any]:
+        """Return the library's arguments: for data, only the layers of --layer are measured."""
         return {"layers": self.layer or () if as_data else (), "exclude": self.exclude or ()}
 
-    def shown(self, loaded: "Loaded") -> list[str]:
-        """Return the names of those in detail, none where none were asked for."""
+    def detail_names(self, loaded: "Loaded") -> list[str]:
+        """Return the names of the layers to show in detail, none without --layer."""
         from normscope.analyses.inspect import layer_names
 
         return layer_names(loaded, self.layer, self.exclude or ()) if self.layer else []
@@ -126,20 +125,20 @@ class LayerOptions:
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """How a result is written, and where."""
+    """The format and the destination of a result."""
 
     format: options.OutputFormat = None
     json: options.Json = False
     output: options.OutputPath = None
     quiet: options.Quiet = False
 
-    def place(self, reads: Places, writes: Places | None = None) -> Output:
-        """Return where it goes, as `checked` does."""
-        return checked(self.output, reads, writes)
+    def destination(self, reads: PathsByOption, writes: PathsByOption | None = None) -> Output:
+        """Return the destination, as `checked_output` does."""
+        return checked_output(self.output, reads, writes)
 
-    def chosen(self, plot: bool = False) -> options.Format:
-        """Return the format; UsageError for two that contradict each other."""
-        found = options.chosen(options.Format, self.format, self.json, self.output, plot=plot)
+    def chosen_format(self, plot: bool = False) -> options.Format:
+        """Return the format; UsageError for options that contradict each other."""
+        format = options.choose_format(options.Format, self.format, self.json, self.output, plot=plot)
         if not self.quiet:
-            options.tell_suffix(found, self.output, plot=plot)
-        return found
+            options.warn_of_suffix(format, self.output, plot=plot)
+        return format

@@ -1,8 +1,9 @@
-"""Options that commands share, each declared once: name, short form and help."""
+"""Options that commands share, each declared once, and the parsers of their values."""
 
+import re
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -13,7 +14,7 @@ from normscope.escaping import quoted
 
 
 class Format(str, Enum):
-    """How a result is written."""
+    """The format of a result."""
 
     TABLE = "table"
     JSON = "json"
@@ -21,7 +22,7 @@ class Format(str, Enum):
 
 
 class DataFormat(str, Enum):
-    """How a result that has tidy data is written."""
+    """The format of a result that has tidy data."""
 
     TABLE = "table"
     JSON = "json"
@@ -31,12 +32,12 @@ class DataFormat(str, Enum):
 
     @property
     def is_data(self) -> bool:
-        """Whether it is for programs, and not for reading."""
+        """Whether programs read it, and not people."""
         return self in (DataFormat.JSON, DataFormat.JSONL, DataFormat.CSV)
 
 
 class Order(str, Enum):
-    """How texts are put into batches."""
+    """The order of texts in batches."""
 
     LENGTH = "length"
     GIVEN = "given"
@@ -51,11 +52,40 @@ class SpecialTokens(str, Enum):
 
 AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
 
-
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+_MEMORY_UNITS = {
+    **{"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4},
+    **{"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4},
+}
 
 
-def chosen(
+def memory(text: str) -> int:
+    """Read an amount of memory in bytes: 512MiB, 2GB, 1.5g, 1000000; UsageError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?)b?", text.strip().lower())
+    unit = _MEMORY_UNITS.get(match[2]) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"memory is {quoted(text)}; expected a size such as 512MiB or 2GB; change it")
+    return int(float(match[1]) * unit)
+
+
+def whole_numbers(name: str, text: str | None) -> tuple[int, ...]:
+    """Read numbers with commas between them; UsageError for anything else."""
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{name} is {quoted(text)}; expected whole numbers such as 8,32,128; change it")
+    return tuple(int(part) for part in parts)
+
+
+def batch_size(text: str) -> int | Literal["auto"]:
+    """Read a number of samples, or auto; UsageError for anything else."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"-?\d+", text):
+        raise UsageError(f"--batch-size is {quoted(text)}; expected a whole number, or auto; change it")
+    return int(text)
+
+
+def choose_format(
     kind: type[AnyFormat],
     format: AnyFormat | None,
     json: bool,
@@ -63,35 +93,35 @@ def chosen(
     *,
     plot: bool = False,
 ) -> AnyFormat:
-    """Join --format, --json, --plot and the suffix of --output, which decides where none of them is given.
+    """Return the format that --format, --json and --plot name, or else the suffix of --output.
 
-    UsageError when options contradict each other.
+    Raises UsageError for options that contradict each other.
     """
     if json and format is not None and format.value not in ("table", "json"):
         raise UsageError(f"--json and --format {format.value} were both given; expected one format; drop one")
-    by_suffix = _by_suffix(output)
-    is_one = by_suffix in [each.value for each in kind] and not plot
-    found = kind("json") if json else format or kind(by_suffix if is_one else "table")
-    if plot and found.value != "table":
+    suffix_format = _suffix_format(output)
+    by_suffix = suffix_format in [member.value for member in kind] and not plot
+    result = kind("json") if json else format or kind(suffix_format if by_suffix else "table")
+    if plot and result.value != "table":
         raise UsageError(
-            f"--plot and --format {found.value} were both given; a plot is for reading only; drop one"
+            f"--plot and --format {result.value} were both given; a plot is for reading only; drop one"
         )
-    return found
+    return result
 
 
-def tell_suffix(found: Format | DataFormat, output: str | None, *, plot: bool = False) -> None:
-    """Say in one line where the suffix of --output is that of another format than is written."""
-    by_suffix, written = _by_suffix(output), "a plot" if plot else found.value
-    if by_suffix not in (None, written):
-        say(f"warning: --output {quoted(output)} ends as {by_suffix} does, but {written} is written")
+def warn_of_suffix(format: Format | DataFormat, output: str | None, *, plot: bool = False) -> None:
+    """Warn in one line if the suffix of --output belongs to another format than is written."""
+    suffix_format, written = _suffix_format(output), "a plot" if plot else format.value
+    if suffix_format not in (None, written):
+        say(f"warning: --output {quoted(output)} ends as {suffix_format} does, but {written} is written")
 
 
-def _by_suffix(output: str | None) -> str | None:
+def _suffix_format(output: str | None) -> str | None:
     return _SUFFIXES.get(Path(output or "").suffix.lower())
 
 
 def globs(name: str, help: str) -> Any:
-    """Declare an option that takes layers by their globs, and is completed by their names."""
+    """Declare an option that selects layers by globs; the shell completes the names of layers."""
     return typer.Option(name, metavar="GLOB", help=help, autocompletion=completion.layers)
 
 
@@ -106,7 +136,7 @@ Model = Annotated[
 Text = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TEXT", help="Texts to feed, one sample each; - or a pipe: standard input, one a line."
+        metavar="TEXT", help="Texts to feed, one sample each; - or a pipe: standard input, one text a line."
     ),
 ]
 
@@ -142,7 +172,7 @@ Audio = Annotated[
     typer.Option(
         "--audio",
         metavar="FILE...",
-        help="Feed sounds, one or more files, as one channel at the model's rate. Repeatable.",
+        help="Feed sounds, one or more files, as one channel at the model's sampling rate. Repeatable.",
     ),
 ]
 Field = Annotated[
@@ -174,12 +204,12 @@ BatchSize = Annotated[
         "-b",
         metavar="N|auto",
         help="Samples per batch; auto: as many texts as make 4,096 tokens with their padding, more on a "
-        "GPU with room. What memory does not hold is run in halves.",
+        "GPU with room. A batch that does not fit in memory is run in halves.",
     ),
 ]
 BatchOrder = Annotated[
     Order,
-    typer.Option("--order", help="Batch texts of like length together, or as given."),
+    typer.Option("--order", help="Batch texts of similar length together, or in the given order."),
 ]
 Special = Annotated[
     SpecialTokens,
@@ -193,7 +223,7 @@ Exclude = Annotated[list[str] | None, globs("--exclude", "Do not measure these l
 PerCall = Annotated[
     bool,
     typer.Option(
-        "--per-call", help="Tell the calls of a layer that is used several times in a forward apart."
+        "--per-call", help="Measure each call separately where a forward uses a layer several times."
     ),
 ]
 Samples = Annotated[
@@ -204,37 +234,38 @@ TableMemory = Annotated[
     typer.Option(
         "--table-memory",
         metavar="SIZE",
-        help="Most memory for the tables that numbers are read off, such as 512MiB or 2GB.",
+        help="Maximum memory for the tables that numbers are computed from, such as 512MiB or 2GB.",
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what the run would take, after one timed batch, and stop."),
+    typer.Option("--dry-run", help="Estimate memory and time of the run from one timed batch, and stop."),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is left to chance.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
 Top = Annotated[
     int,
-    typer.Option("--top", min=1, metavar="K", help="Most rows of a detailed table."),
+    typer.Option("--top", min=1, metavar="K", help="Maximum number of rows of a detailed table."),
 ]
 Words = Annotated[
     bool,
-    typer.Option("--words", help="Also what the word explains: takes memory, 1 GiB at most."),
+    typer.Option("--words", help="Also measure what the word explains; takes up to 1 GiB of memory."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of the model.")
 ]
 Token = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="A Hub token; by default the one logged in with."),
+    typer.Option("--token", metavar="TOKEN", help="A Hub token; by default the one of your login."),
 ]
 CacheDir = Annotated[
     str | None, typer.Option("--cache-dir", metavar="PATH", help="Where downloaded models are kept.")
 ]
-LocalFilesOnly = Annotated[
-    bool, typer.Option("--local-files-only", help="Download nothing: use what the cache has.")
-]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Download nothing: use the cache.")]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. It can do anything.")
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run code that comes with the model. It can do anything on this machine."
+    ),
 ]
 Device = Annotated[
     str,
@@ -262,16 +293,17 @@ AttnImplementation = Annotated[
     typer.Option("--attn-implementation", metavar="NAME", help="eager, sdpa, flash_attention_2, ..."),
 ]
 RandomWeights = Annotated[
-    bool, typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights: random ones.")
+    bool,
+    typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights, with random ones."),
 ]
-_HOW = "How to write the result; by default as the suffix of --output says, or as a table."
-OutputFormat = Annotated[Format | None, typer.Option("--format", help=_HOW)]
-OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=_HOW)]
+_FORMAT_HELP = "Format of the result; by default the one of --output's suffix, or a table."
+OutputFormat = Annotated[Format | None, typer.Option("--format", help=_FORMAT_HELP)]
+OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=_FORMAT_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
 OutputPath = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="PATH", help="Write to a file, whole or not at all."),
+    typer.Option("--output", "-o", metavar="PATH", help="Write to a file; never only a part of it."),
 ]
 MomentsPath = Annotated[
     str | None,
@@ -281,19 +313,27 @@ MomentsPath = Annotated[
 ]
 CheckpointPath = Annotated[
     str | None,
-    typer.Option("--checkpoint", metavar="PATH", help="Save now and then how far the run is, for --resume."),
+    typer.Option("--checkpoint", metavar="PATH", help="Save progress periodically, for --resume."),
 ]
 CheckpointEvery = Annotated[
     float,
-    typer.Option("--checkpoint-every", metavar="SECONDS", min=0.0, help="How often; 0 is after every batch."),
+    typer.Option(
+        "--checkpoint-every",
+        metavar="SECONDS",
+        min=0.0,
+        help="Time between saves; 0 saves after every batch.",
+    ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoint, or begin anew where there is none.")
+    bool,
+    typer.Option(
+        "--resume", help="Continue from the checkpoint, or start from the beginning if there is none."
+    ),
 ]
 ShardPart = Annotated[
     str | None,
     typer.Option(
-        "--shard", metavar="I/N", help="Take every N-th text from the I-th on, for normscope merge."
+        "--shard", metavar="I/N", help="Take every N-th text, starting with the I-th, for normscope merge."
     ),
 ]
 TensorsPath = Annotated[

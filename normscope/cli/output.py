@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from normscope.cli.interruption import finishing
+from normscope.cli.interruption import finish_writing
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
 
@@ -51,11 +51,11 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it is standard output, and that is read by a person."""
+        """Whether it is standard output, and that is a terminal."""
         return not self.is_file and sys.stdout is not None and sys.stdout.isatty()
 
     def check(self) -> None:
-        """Raise ReportError if the place can be seen not to be writable: before the work, not after."""
+        """Raise ReportError if it is clearly not writable, before any work is done."""
         if self.path is None or not self.is_file:
             if sys.stdout is None:
                 raise ReportError("standard output is closed; expected it open; name a file with --output")
@@ -71,7 +71,7 @@ class Output:
         require_writable(self.path)
 
     def check_file(self, option: str) -> None:
-        """Do so for what `option` names, if it was given: that must be a file."""
+        """Do the same for the file of `option`, if one was given: it must be a file."""
         if self.path is None:
             return
         if self.path == "-" or (self.path and Path(self.path).exists() and not Path(self.path).is_file()):
@@ -79,15 +79,15 @@ class Output:
         self.check()
 
     def write(self, text: str | Iterable[str]) -> None:
-        """Write `text`, or its pieces one by one: to a file whole or not at all, or to standard output.
+        """Write `text`, or its pieces one by one, to standard output, or to a file completely or not at all.
 
-        What standard output cannot encode is written as an escape rather than not at all.
-        Raises ReportError when the place cannot be written, BrokenPipeError when nobody reads it.
+        A character that standard output cannot encode is written as an escape.
+        Raises ReportError if the destination cannot be written, BrokenPipeError if nobody reads it.
         """
         if self.path is not None and self.is_file:
             from normscope.results.atomic_write import write_whole
 
-            with finishing():
+            with finish_writing():
                 write_whole(self.path, text)
             return
         try:
@@ -103,20 +103,20 @@ class Output:
             ) from error
 
     def json(self, result: Writable) -> str:
-        """Return a result as JSON that the place can encode, and a terminal shows and does not obey.
+        """Return a result as JSON that the destination can encode, without control characters at a terminal.
 
-        Both forms read as the same values.
+        The escaped form reads as the same values.
         """
         text = result.to_json()
-        shown = not self.is_terminal or text.removesuffix("\n").isprintable()
-        if self.is_file or (shown and _can_encode(text)):
+        safe = not self.is_terminal or text.removesuffix("\n").isprintable()
+        if self.is_file or (safe and _can_encode(text)):
             return text
         import json
 
         return json.dumps(result.to_dict(), allow_nan=False) + "\n"
 
     def screen(self) -> "Screen":
-        """What can be shown there; a file, or a pipe, is 80 columns wide unless COLUMNS says else."""
+        """Return the width, colours and characters there; a file or pipe has COLUMNS or 80 columns."""
         from normscope.render.terminal import Screen
 
         if self.is_file:
@@ -127,25 +127,25 @@ class Output:
 
 
 @contextmanager
-def data_alone() -> Iterator[None]:
-    """Send to standard error what the code of a model prints, in Python or below it, while the model runs."""
-    with ExitStack() as undone:
-        others = sys.stderr or undone.enter_context(Path(os.devnull).open("w"))
+def reserve_stdout() -> Iterator[None]:
+    """Send to standard error what a model's code prints, in Python or in C, while the context is open."""
+    with ExitStack() as stack:
+        messages = sys.stderr or stack.enter_context(Path(os.devnull).open("w"))
         try:
             sys.stdout.flush()
-            kept = os.dup(sys.stdout.fileno())
-            undone.callback(os.close, kept)
-            undone.callback(os.dup2, kept, sys.stdout.fileno())
-            os.dup2(others.fileno(), sys.stdout.fileno())
-            undone.callback(_flush, sys.stdout)
+            saved = os.dup(sys.stdout.fileno())
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, sys.stdout.fileno())
+            os.dup2(messages.fileno(), sys.stdout.fileno())
+            stack.callback(_flush, sys.stdout)
         except (AttributeError, OSError, ValueError):
-            pass  # closed, or in memory: then there is no descriptor to speak of
-        undone.enter_context(redirect_stdout(others))
+            pass  # closed, or in memory: there is no descriptor
+        stack.enter_context(redirect_stdout(messages))
         yield
 
 
 def _flush(stream: IO[str]) -> None:
-    """Flush a stream of Python's, and those of C."""
+    """Flush a stream of Python, and all streams of C."""
     import ctypes
 
     stream.flush()
@@ -154,16 +154,16 @@ def _flush(stream: IO[str]) -> None:
 
 
 def _print(data: bytes) -> None:
-    """Write to standard output all of what its encoding made of a text."""
+    """Write all bytes of an encoded text to standard output."""
     raw = getattr(sys.stdout, "buffer", None)
     if not isinstance(raw, io.RawIOBase):
         sys.stdout.write(data.decode(_encoding()))
         return
-    # With PYTHONUNBUFFERED, Python leaves out what a disk that fills up, say, does not take at once.
+    # With PYTHONUNBUFFERED, a write may take only a part of the data, and Python drops the rest.
     sys.stdout.flush()
-    left = memoryview(data.replace(b"\n", os.linesep.encode()))
-    while left:
-        left = left[raw.write(left) or 0 :]
+    rest = memoryview(data.replace(b"\n", os.linesep.encode()))
+    while rest:
+        rest = rest[raw.write(rest) or 0 :]
 
 
 def _refusal(path: str) -> str | None:
@@ -185,38 +185,38 @@ def wants_colour() -> bool:
 
 def _has_palette() -> bool:
     """Whether the terminal says that it has 256 colours or more."""
-    more = os.environ.get("COLORTERM") in ("truecolor", "24bit")
-    return more or "256color" in os.environ.get("TERM", "")
+    true_colour = os.environ.get("COLORTERM") in ("truecolor", "24bit")
+    return true_colour or "256color" in os.environ.get("TERM", "")
 
 
 def say(line: str) -> None:
-    """Write one line to standard error; whatever is in it stays text on one line."""
+    """Write one line to standard error; control characters in it are escaped."""
     if sys.stderr is not None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
 def announce(paths: Iterable[str]) -> None:
-    """Say at a terminal which files take a while to read."""
+    """Name at a terminal the files that take long to read."""
     if sys.stderr is None or not sys.stderr.isatty():
         return
     for path in paths:
-        with suppress(OSError, ValueError):  # what cannot be read is told by its reader
+        with suppress(OSError, ValueError):  # the code that reads the file says why it cannot
             size = Path(path).stat().st_size
             if size > LONG_READ:
                 say(f"reading {quoted(path)}, {size / 1e6:,.0f} MB")
 
 
 @contextmanager
-def patience(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None]:
+def notice_if_slow(line: str, seconds: float, *, quiet: bool = False) -> Iterator[None]:
     """Write `line` to standard error if the context is still open after `seconds`."""
-    waiting = Timer(seconds, say, [line])
-    waiting.daemon = True
+    timer = Timer(seconds, say, [line])
+    timer.daemon = True
     if not quiet:
-        waiting.start()
+        timer.start()
     try:
         yield
     finally:
-        waiting.cancel()
+        timer.cancel()
 
 
 def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
@@ -229,25 +229,25 @@ def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
 
 
 def _terminal_columns() -> int:
-    # A terminal that does not know its size says 0, which Python passes on before 3.11.
+    # A terminal of unknown size reports 0, which Python before 3.11 returns as it is.
     return shutil.get_terminal_size((80, 24)).columns or 80
 
 
-def _columns(otherwise: int) -> int:
-    given = os.environ.get("COLUMNS", "")
-    return int(given) if given.isdecimal() and int(given) else otherwise
+def _columns(default: int) -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) else default
 
 
 def silence() -> None:
-    """Point streams that fail at nothing, so that the interpreter's own last flush does not complain."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
+    """Point streams that fail at the null device, so that the interpreter's last flush does not fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError:
-            os.dup2(nothing, stream.fileno())
-    os.close(nothing)
+            os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _drawing_characters() -> str:

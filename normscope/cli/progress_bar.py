@@ -17,9 +17,9 @@ _OFF = {"0", "off", "no", "false", ""}
 
 
 def wanted(quiet: bool) -> bool:
-    """Whether to show progress: at a terminal, unless the user or the Hub's variable says no.
+    """Whether to show progress: at a terminal, unless --quiet or the Hub's variable forbids it.
 
-    Being quiet sets that variable, which the Hub reads when it is first imported, and hushes our log.
+    --quiet also sets that variable, which the Hub reads when it is first imported, and silences our log.
     """
     if quiet:
         os.environ[VARIABLE] = "1"
@@ -29,10 +29,10 @@ def wanted(quiet: bool) -> bool:
 
 
 class ProgressBar:
-    """A context manager to hand to `inspect`: a line while loading, then a bar that erases itself.
+    """A context manager for the `progress` of an analysis: a line while loading, then a temporary bar.
 
-    With `plans` it also says, shown or not, what is planned before the run. The bar waits for the first
-    batch, since the Hub draws its own bars while it downloads.
+    With `plans` it also writes the planned size of tables before the run, even if it is not `shown`. The
+    bar waits for the first batch, since the Hub draws its own bars while it downloads.
     """
 
     def __init__(self, model: str, *, shown: bool, plans: bool = False) -> None:
@@ -54,9 +54,9 @@ class ProgressBar:
     def __call__(self, progress: "Progress") -> None:
         """Redraw the bar."""
         if self._plans and progress.tables is not None:
-            say(planned(progress.tables))
+            say(_planned_tables(progress.tables))
         if self._bar is not None and progress.stage == "analysis":
-            self._bar.remove_task(self._task)  # Its clock stands: all texts are done.
+            self._bar.remove_task(self._task)  # all texts are done, so its clock would stand still
             self._task = self._bar.add_task("analysing", total=None, completed=progress.texts, rate="0")
         if not self._shown or progress.stage != "run":
             return
@@ -64,15 +64,15 @@ class ProgressBar:
             self._bar = _bar()
             self._task = self._bar.add_task("running", total=None, rate="0")
             self._bar.start()
-        # The total is a guess, and may turn out to have been too low.
+        # The expected total is an estimate that may be too low.
         expected = progress.expected_texts
         rate = progress.tokens / max(progress.seconds, 1e-9)
         total = None if expected is None else max(expected, progress.texts)
         self._bar.update(self._task, completed=progress.texts, total=total, rate=f"{rate:,.0f}")
 
 
-def planned(tables: "TablePlan") -> str:
-    """Say in one line what tables over positions are planned."""
+def _planned_tables(tables: "TablePlan") -> str:
+    """Return a line on the planned tables over positions."""
     size = f"tables: {tables.bytes / (1 << 20):,.1f} MiB at most"
     if tables.bins is None:
         return f"{size}, for {tables.positions:,} positions"

@@ -1,4 +1,4 @@
-"""Options that choose the format of a report, for all commands that write one."""
+"""Options that choose the formats and files of a report."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normscope.cli import options
-from normscope.cli.destinations import Places, checked
-from normscope.cli.interruption import finishing
+from normscope.cli.destinations import PathsByOption, checked_output
+from normscope.cli.interruption import finish_writing
 from normscope.cli.output import Output, Writable, warn
 from normscope.errors import ReportError
 from normscope.escaping import printable
@@ -24,22 +24,22 @@ class _Layered(Writable, Protocol):
         """The layers by name."""
 
 
-def as_data(result: _Layered, format: options.DataFormat, place: Output) -> str | Iterable[str]:
+def as_data(result: _Layered, format: options.DataFormat, destination: Output) -> str | Iterable[str]:
     """Return a result for programs: JSON, JSON Lines of its layers, or CSV of their numbers."""
     if format is options.DataFormat.JSON:
-        return place.json(result)
+        return destination.json(result)
     from normscope.results.tidy import csv_lines, json_lines
 
     if format is options.DataFormat.JSONL:
         return json_lines(result.layers)
     lines = csv_lines(result.layers)
-    # CSV has no escapes of its own: a terminal would obey what a file keeps as it is.
-    return (printable(line.rstrip("\n")) + "\n" for line in lines) if place.is_terminal else lines
+    # CSV has no escapes of its own: a terminal would obey control characters, which a file keeps.
+    return (printable(line.rstrip("\n")) + "\n" for line in lines) if destination.is_terminal else lines
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """The options for how a report is written, and where."""
+    """The formats and the files of a report."""
 
     top: options.Top = 10
     format: options.OutputDataFormat = None
@@ -51,31 +51,31 @@ class ReportOptions:
     quiet: options.Quiet = False
     verbose: options.Verbose = False
 
-    def check(self, reads: Places, writes: Places | None = None) -> None:
-        """Raise ReportError or UsageError for places that cannot be written; the rest is as in `checked`."""
+    def check(self, reads: PathsByOption, writes: PathsByOption | None = None) -> None:
+        """Raise ReportError or UsageError for files that cannot be written; see `checked_output`."""
         Output(self.moments).check_file("--moments")
         Output(self.tensors).check_file("--tensors")
         own = {"--moments": [self.moments], "--tensors": [self.tensors]}
-        checked(self.output, reads, {**own, **(writes or {})})
+        checked_output(self.output, reads, {**own, **(writes or {})})
         if not self.quiet:
-            options.tell_suffix(self.chosen(), self.output, plot=self.plot)
+            options.warn_of_suffix(self.chosen_format(), self.output, plot=self.plot)
 
     @property
-    def place(self) -> Output:
-        """Where the report itself goes."""
+    def destination(self) -> Output:
+        """The destination of the report itself."""
         return Output(self.output)
 
-    def chosen(self) -> options.DataFormat:
-        """Return the format; UsageError for two that contradict each other."""
-        return options.chosen(options.DataFormat, self.format, self.json, self.output, plot=self.plot)
+    def chosen_format(self) -> options.DataFormat:
+        """Return the format; UsageError for options that contradict each other."""
+        return options.choose_format(options.DataFormat, self.format, self.json, self.output, plot=self.plot)
 
     def write(self, report: "Report", layers: Sequence[str]) -> None:
-        """Write the files that were asked for, the report, those layers in detail, and what it warns of.
+        """Write the requested files, the report with those layers in detail, and its warnings.
 
-        What one place does not take costs no other its result: then ReportError is raised at the end.
+        If one of them cannot be written, the others are, and ReportError is raised at the end.
         """
         failures = []
-        with finishing():
+        with finish_writing():
             for write in (
                 self._write_moments,
                 self._write_tensors,
@@ -103,29 +103,29 @@ class ReportOptions:
             write_tensors(report, self.tensors)
 
     def _write_report(self, report: "Report", layers: Sequence[str]) -> None:
-        if layers and self.chosen().is_data:
+        if layers and self.chosen_format().is_data:
             report = replace(report, layers={name: report.layers[name] for name in layers})
-        self.place.write(self._rendered(report, layers))
+        self.destination.write(self._rendered(report, layers))
 
     def _rendered(self, report: "Report", layers: Sequence[str]) -> str | Iterable[str]:
-        """Return it as text for its place, or piece by piece where it may be long."""
-        format, place = self.chosen(), self.place
+        """Return the report as text, or in pieces where it may be long."""
+        format = self.chosen_format()
         if format.is_data:
-            return as_data(report, format, place)
+            return as_data(report, format, self.destination)
         if self.plot:
             from normscope.render.plots import render_plots
 
-            return render_plots(report, layers=layers, screen=place.screen())
+            return render_plots(report, layers=layers, screen=self.destination.screen())
         if format is options.DataFormat.MARKDOWN:
-            from normscope.render.markdown import render_markdown
+            from normscope.render.inspect import render_report_markdown
 
-            return render_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
+            return render_report_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
         from normscope.render.inspect import render_report
 
-        screen = place.screen()
+        screen = self.destination.screen()
         return render_report(report, layers=layers, top=self.top, verbose=self.verbose, screen=screen)
 
 
-def named(report: "Report", modules: Collection[str]) -> list[str]:
+def names_of(report: "Report", modules: Collection[str]) -> list[str]:
     """Return the names that the layers of some modules have in a report, in its order."""
-    return [name for name, found in report.layers.items() if found.module_name in modules]
+    return [name for name, layer in report.layers.items() if layer.module_name in modules]

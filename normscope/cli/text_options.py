@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
-from normscope.cli.output import patience, say
+from normscope.cli.output import notice_if_slow, say
 from normscope.errors import TextError, UsageError
 from normscope.escaping import quoted
 
@@ -38,8 +38,8 @@ class TextOptions:
         """Whether any of them was given."""
         return bool(self.text or self.file or self.field or self.dataset)
 
-    def places(self, model: str) -> dict[str, list[str]]:
-        """Return the paths that are read, with the model's, by the option or argument that names them."""
+    def paths(self, model: str) -> dict[str, list[str]]:
+        """Return the paths that are read, the model's included, by the option or argument that names them."""
         piped = "-" in (*(self.text or []), *(self.file or [])) or not self.any_named
         return {
             "MODEL": [model],
@@ -50,7 +50,7 @@ class TextOptions:
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """The options and file sizes that, besides the paths, decide which texts are read."""
+        """The options and file sizes that decide, in addition to the paths, which texts are read."""
         sizes = [str(Path(name).stat().st_size) for name in self.file or [] if Path(name).is_file()]
         return {
             "field": self.field,
@@ -60,42 +60,40 @@ class TextOptions:
         }
 
     def feed(self, *, token: str | None, quiet: bool, local: bool = False) -> "Iterable[str]":
-        """Return what was named, or else what is piped in, or else the built-in sentences.
+        """Return the texts that were named, else those of a pipe, else the built-in sentences.
 
         With `local` no dataset is read over the network.
         """
         arguments, files, field = self.text or [], self.file or [], self.field
         named = bool(arguments or files or self.dataset)
-        if named and not quiet and "-" not in (*arguments, *files) and _has_more(sys.stdin):
+        if named and not quiet and "-" not in (*arguments, *files) and _has_data(sys.stdin):
             say("standard input is not read, since texts were named; name - to read it, too")
         if self.dataset is not None:
             if arguments or files:
-                raise UsageError(
-                    "--dataset was given beside other texts; expected one or the other; drop one"
-                )
-            return _of_dataset(self.dataset, self.split, field, token, local=local)
+                raise UsageError("--dataset was given with other texts; expected one or the other; drop one")
+            return _dataset_texts(self.dataset, self.split, field, token, local=local)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
         if arguments or files or not (_is_terminal(sys.stdin) or _is_null(sys.stdin)):
-            return _begun(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
+            return _read_texts(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
         if field is not None:
             raise UsageError("--field was given without a --file or --dataset; name the one that has it")
-        return _sentences(quiet=quiet)
+        return _built_in_sentences(quiet=quiet)
 
 
-def named_files(files: list[str], field: str | None) -> "Iterable[str]":
-    """Return the texts of the files that were named for a purpose of their own."""
-    return _begun([], files, field, quiet=True)
+def file_texts(files: list[str], field: str | None) -> "Iterable[str]":
+    """Return the texts of files that another option than --file names."""
+    return _read_texts([], files, field, quiet=True)
 
 
-def readable(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
-    """Return the texts to feed a model: of the built-in sentences those that it can read."""
+def readable_texts(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
+    """Return the texts to feed a model: of the built-in sentences only those that it can read."""
     from normscope.data.sample_sentences import SENTENCES, readable
 
     return readable(loaded.tokenizer) if texts is SENTENCES else texts
 
 
-def _sentences(*, quiet: bool) -> "Iterable[str]":
+def _built_in_sentences(*, quiet: bool) -> "Iterable[str]":
     from normscope.data.sample_sentences import SENTENCES
 
     if not quiet:
@@ -103,7 +101,7 @@ def _sentences(*, quiet: bool) -> "Iterable[str]":
     return SENTENCES
 
 
-def _of_dataset(
+def _dataset_texts(
     dataset: str, split: str | None, field: str | None, token: str | None, *, local: bool
 ) -> "Iterable[str]":
     from normscope.data.hub_dataset import read_dataset
@@ -114,15 +112,15 @@ def _of_dataset(
     return texts
 
 
-def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
+def _read_texts(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
     from normscope.data.text_files import read_texts
 
     texts = read_texts(arguments, files, field=field)
     sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
-    # The first text is read now, so that an empty pipe fails before a model is loaded.
-    with patience(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
-        begun = texts.begin()
-    if not begun:
+    # The first text is read here, so that an empty pipe fails before a model is loaded.
+    with notice_if_slow(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
+        has_text = texts.begin()
+    if not has_text:
         raise TextError(
             f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
         )
@@ -130,26 +128,28 @@ def _begun(arguments: list[str], files: list[str], field: str | None, *, quiet: 
 
 
 def _is_null(stream: "TextIO | None") -> bool:
-    """Whether a stream is /dev/null, where there is never anything."""
-    found = _status(stream)
+    """Whether a stream is /dev/null."""
+    status = _status(stream)
     return (
-        found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
+        status is not None
+        and stat.S_ISCHR(status.st_mode)
+        and status.st_rdev == Path(os.devnull).stat().st_rdev
     )
 
 
-def _has_more(stream: "TextIO | None") -> bool:
-    """Whether something waits in a pipe or a file; false where that cannot be told."""
-    found = _status(stream)
-    if stream is None or found is None:
+def _has_data(stream: "TextIO | None") -> bool:
+    """Whether a pipe or file has unread data; false if that is unknown."""
+    status = _status(stream)
+    if stream is None or status is None:
         return False
-    if stat.S_ISREG(found.st_mode):
-        return found.st_size > 0
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size > 0
     try:
         import fcntl
         import termios
     except ImportError:  # Windows
         return False
-    return stat.S_ISFIFO(found.st_mode) and any(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)))
+    return stat.S_ISFIFO(status.st_mode) and any(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)))
 
 
 def _status(stream: "TextIO | None") -> os.stat_result | None:

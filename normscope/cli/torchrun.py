@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from normscope.cli.interruption import Asked
-from normscope.cli.output import data_alone, patience, say
+from normscope.cli.interruption import StopRequest
+from normscope.cli.output import notice_if_slow, reserve_stdout, say
 from normscope.cli.signals import ENDING, NUMBERS
-from normscope.data.text_notes import no_text
+from normscope.data.corpus import no_text
 from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import quoted
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from normscope.engine.progress import Progress
     from normscope.results.inspect import Report
 
-# Seconds after which a message says that this rank waits for the others.
+# Seconds until a message says that this rank waits for the others.
 PATIENCE = 5.0
 
 
 @contextmanager
-def joined() -> "Iterator[Ranks | None]":
-    """Meet the other ranks, and let only the first that fails say so; None for a process alone."""
-    rank, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
+def join_ranks() -> "Iterator[Ranks | None]":
+    """Join the other ranks, None without any; only the first rank that fails prints an error."""
+    rank, count = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
     if count == 1:
         yield None
         return
@@ -37,14 +37,17 @@ def joined() -> "Iterator[Ranks | None]":
         )
     from normscope.analyses.distributed import Ranks
 
-    # So torchrun ends a rank that waits for others, in code that no handler interrupts.
+    # By default these signals end the process, also in code that no Python handler interrupts.
     for number in NUMBERS[1:]:
         signal.signal(number, signal.SIG_DFL)
-    with ExitStack() as met:
-        place = f"{os.environ.get('MASTER_ADDR', '(none)')}:{os.environ.get('MASTER_PORT', '(none)')}"
-        others = f"rank {rank} waits at {place} for the other ranks of WORLD_SIZE {count}"
-        with data_alone(), patience(f"{others}; where there are none: unset WORLD_SIZE RANK", PATIENCE):
-            ranks = met.enter_context(Ranks(rank, count))
+    with ExitStack() as stack:
+        address = f"{os.environ.get('MASTER_ADDR', '(none)')}:{os.environ.get('MASTER_PORT', '(none)')}"
+        notice = (
+            f"rank {rank} waits at {address} for the other ranks of WORLD_SIZE {count}; "
+            "where there are none: unset WORLD_SIZE RANK"
+        )
+        with reserve_stdout(), notice_if_slow(notice, PATIENCE):
+            ranks = stack.enter_context(Ranks(rank, count))
         try:
             yield ranks
         except BaseException as error:
@@ -55,48 +58,50 @@ def joined() -> "Iterator[Ranks | None]":
             raise
 
 
-def _number(variable: str, otherwise: int) -> int:
+def _environment_number(variable: str, default: int) -> int:
     """Read a whole number from an environment variable that a launcher such as torchrun sets."""
     value = os.environ.get(variable, "")
     if value and not value.isdecimal():
         raise UsageError(
             f"{variable} is {quoted(value)}; expected a whole number, as torchrun sets it; unset it"
         )
-    return int(value) if value else otherwise
+    return int(value) if value else default
 
 
 def require_files(ranks: "Ranks | None", arguments: list[str], files: list[str]) -> None:
-    """Raise UsageError for standard input under torchrun: it cannot be read by each rank."""
+    """Raise UsageError for standard input under torchrun, which ranks would share."""
     if ranks is not None and ("-" in (*arguments, *files) or not (arguments or files)):
         raise UsageError("ranks would share standard input; expected texts that each can read; name a --file")
 
 
-def leads(ranks: "Ranks | None") -> bool:
-    """Whether this process is the one that writes."""
+def is_leader(ranks: "Ranks | None") -> bool:
+    """Whether this process writes the result."""
     return ranks is None or ranks.rank == 0
 
 
-def watching(ranks: "Ranks | None", progress: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
-    """Return a progress function that also ends the run when another rank has failed."""
+def watch_ranks(
+    ranks: "Ranks | None", progress: "Callable[[Progress], None]"
+) -> "Callable[[Progress], None]":
+    """Return a progress function that also ends the run if another rank fails."""
     if ranks is None:
         return progress
 
-    def both(now: "Progress") -> None:
-        ranks.look()
+    def look_and_report(now: "Progress") -> None:
+        ranks.check_others()
         progress(now)
 
-    return both
+    return look_and_report
 
 
-def gathered(ranks: "Ranks | None", report: "Report", asked: Asked) -> "Report | None":
-    """Return the report of all ranks, None where another rank has it; none is made when interrupted."""
+def gather(ranks: "Ranks | None", report: "Report", request: StopRequest) -> "Report | None":
+    """Return the report of all ranks, None if another rank has it; exit if the run was interrupted."""
     if ranks is None:
         return report
-    if asked.exit_code:
+    if request.exit_code:
         if ranks.fails_first():
             say("interrupted")
-        asked.end()
-    whole = ranks.merged(report)
-    if whole is not None and not whole.run.texts:
-        raise no_text(whole.run.skipped_texts)
-    return whole
+        request.end()
+    merged = ranks.gather(report)
+    if merged is not None and not merged.run.texts:
+        raise no_text(merged.run.skipped_texts)
+    return merged

@@ -1,4 +1,4 @@
-"""Rewords usage errors of typer as one line: what was got, what was expected, what to do next."""
+"""Rewords usage errors of typer as one line: the input, the expected values, the next step."""
 
 import re
 
@@ -7,27 +7,29 @@ import typer
 # The parent of what typer raises: it has no public name of its own.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-_CHOICE = re.compile(r"(?P<got>'.*') is not one of (?P<choices>'.*')\.?$", re.DOTALL)
-# What is expected, by a part of what typer, by itself or by pydantic, says.
+_CHOICE = re.compile(r"(?P<input>'.*') is not one of (?P<choices>'.*')\.?$", re.DOTALL)
+# The expected values, by a part of the message of typer or pydantic.
 _EXPECTED = {
     "valid int": "a whole number",
     "valid number": "a number",
     "valid float": "a number",
 }
-_BOUND = re.compile(r"(greater than or equal to|not in the range x>=) ?(?P<least>-?\d+)|x>=(?P<other>-?\d+)")
+_BOUND = re.compile(
+    r"(greater than or equal to|not in the range x>=) ?(?P<minimum>-?\d+)|x>=(?P<bound>-?\d+)"
+)
 
 
 def one_line(error: Exception) -> str:
     """Return the line for an error of typer's parser."""
-    said = str(getattr(error, "message", error))
+    message = str(getattr(error, "message", error))
     name = _name(error)
-    if name is not None and (choice := _CHOICE.search(said)):
+    if name is not None and (choice := _CHOICE.search(message)):
         choices = re.findall(r"'(.*?)'", choice["choices"])
-        return f"{name} is {choice['got']}; expected {', '.join(choices[:-1])} or {choices[-1]}; pick one"
-    if name is not None and (expected := _expected(said)):
-        return f"{name} is {_got(error, said)}; expected {expected}; change it"
-    whole = str(error.format_message()) if hasattr(error, "format_message") else said
-    return f"{whole[:1].lower()}{whole[1:].rstrip('.')}; {_help(error)}"
+        return f"{name} is {choice['input']}; expected {', '.join(choices[:-1])} or {choices[-1]}; pick one"
+    if name is not None and (expected := _expected(message)):
+        return f"{name} is {_input(error, message)}; expected {expected}; change it"
+    sentence = str(error.format_message()) if hasattr(error, "format_message") else message
+    return f"{sentence[:1].lower()}{sentence[1:].rstrip('.')}; {_help(error)}"
 
 
 def is_help(error: Exception) -> bool:
@@ -45,18 +47,18 @@ def _name(error: Exception) -> str | None:
     return str(max(parameter.opts, key=len))
 
 
-def _expected(said: str) -> str | None:
-    if bound := _BOUND.search(said):
-        return f"{bound['least'] or bound['other']} or more"
-    return next((words for part, words in _EXPECTED.items() if part in said), None)
+def _expected(message: str) -> str | None:
+    if bound := _BOUND.search(message):
+        return f"{bound['minimum'] or bound['bound']} or more"
+    return next((words for part, words in _EXPECTED.items() if part in message), None)
 
 
-def _got(error: Exception, said: str) -> str:
-    """What was given: pydantic keeps it in the cause, typer itself writes it first."""
-    read = getattr(error.__cause__, "errors", None)
-    if read is not None:
-        return repr(read()[0]["input"])
-    return repr(said.partition(" is not")[0].strip("'"))
+def _input(error: Exception, message: str) -> str:
+    """Return the wrong input: pydantic keeps it in the cause, typer begins its message with it."""
+    errors = getattr(error.__cause__, "errors", None)
+    if errors is not None:
+        return repr(errors()[0]["input"])
+    return repr(message.partition(" is not")[0].strip("'"))
 
 
 def _help(error: Exception) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from normscope.data.corpus_position import CorpusReader, Position
+from normscope.data.corpus import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
+from normscope.data.text_lines import lone_surrogate
 from normscope.data.tokenization import Row, Text, TextEncoder
 from normscope.errors import TextError, UsageError
 from normscope.escaping import counted
@@ -20,11 +21,11 @@ ORDERS = ("length", "given")
 _SPECIAL_TOKENS = ("include", "exclude")
 
 AUTO: Literal["auto"] = "auto"
-# What a batch holds at first where tokens decide: enough to keep a processor busy, little enough for any.
+# The first size of a batch with "auto", in tokens: enough to keep a processor busy, and few enough for any.
 AUTO_TOKENS = 4096
-_MOST_AUTO_TOKENS = 64 * AUTO_TOKENS
+_MAX_AUTO_TOKENS = 64 * AUTO_TOKENS
 
-# A window is tokenised and sorted at once: long enough to sort well, short enough to stay in memory.
+# A window of texts is tokenised and sorted together: long enough to sort well, short enough for memory.
 _WINDOW_BATCHES = 64
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1 << 21
@@ -32,15 +33,14 @@ _WINDOW_CHARACTERS = 1 << 21
 
 @dataclass(frozen=True)
 class Batching:
-    """How texts become batches; UsageError for a value out of its range.
+    """The options that make batches of texts; UsageError for a value out of its range.
 
-    `batch_size` "auto" puts as many texts into a batch as have 4,096 tokens together, padding counted;
-    on a GPU more while its memory is far from full. `max_length` None means the model's own limit.
-    `order` "length" puts texts of like length into one batch, longest first, so that little is padding
-    and a batch too large fails at once; "given" keeps the order. `special_tokens` "exclude" leaves
-    those out of the statistics, never out of what the model sees. `limit` is the most texts to read,
-    blank ones not counted. `unique` leaves out texts that are an earlier one once more, as if they were
-    blank.
+    `batch_size` "auto" fills a batch up to 4,096 tokens, including padding; on a GPU more while its memory
+    is far from full. `max_length` None is the model's own limit. `order` "length" puts texts of similar
+    length into one batch, longest first, so that there is little padding and a batch that is too large
+    fails at once; "given" keeps the order. `special_tokens` "exclude" leaves special tokens out of the
+    statistics, but not out of the model's input. `limit` is the maximum number of texts to read, without
+    blank ones. `unique` skips exact repeats of earlier texts, like blank texts.
     """
 
     batch_size: int | Literal["auto"] = 32
@@ -73,7 +73,7 @@ def require_seed(seed: int) -> None:
 
 
 def require_number(batch_size: int | Literal["auto"], what: str) -> int:
-    """Return a batch size that is a number; UsageError for "auto", which is not for `what`."""
+    """Return the batch size if it is a number; UsageError for "auto", which `what` cannot use."""
     if batch_size == "auto":
         raise UsageError(f"batch size is auto, which is not for {what}; expected a number; give one")
     return batch_size
@@ -88,10 +88,10 @@ def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
 class Batch:
     """B texts of up to T tokens, padded on the right.
 
-    `inputs` is what the model is called with: `input_ids`, `attention_mask` and, where the tokenizer
-    gives them, `token_type_ids`, each (B, T) int64. `mask` (B, T) is true at tokens that are not
-    padding, `valid` (B, T) at those of them that the statistics count. `sources` are the places of
-    the B texts in what was read, blank ones counted, from 0.
+    `inputs` are the arguments of the model: `input_ids`, `attention_mask` and, if the tokenizer returns
+    them, `token_type_ids`, each (B, T) int64. `mask` (B, T) is true at tokens that are not padding,
+    `valid` (B, T) at those of them that the statistics count. `sources` are the indices of the B texts in
+    the corpus, blank ones included, from 0.
     """
 
     inputs: "dict[str, Tensor]"
@@ -100,35 +100,34 @@ class Batch:
     sources: tuple[int, ...]
 
     def part(self, rows: slice) -> "Batch":
-        """Return some of its texts, padded to the longest of them."""
+        """Return the batch of some of these texts, padded to the longest of them."""
         longest = int(self.mask[rows].sum(1).max())
         inputs = {name: values[rows, :longest] for name, values in self.inputs.items()}
         return Batch(inputs, self.mask[rows, :longest], self.valid[rows, :longest], self.sources[rows])
 
 
 class Batches:
-    """The batches of `texts`, to be iterated once; a window of texts is held, never all of them.
+    """The batches of `texts`, to be iterated once; only a window of texts is in memory.
 
-    With `keep` all batches are held, and can be iterated again without tokenising again. `batching` may
-    be changed until then.
+    With `keep` all batches stay in memory, and can be iterated again without tokenising.
 
-    `max_length` is the model's own limit in tokens (see `length_limit`), then, as an attribute, the one
-    that holds: this or the smaller `batching.max_length`. Longer texts are cut by the tokenizer, which
+    The argument `max_length` is the model's own limit in tokens (see `length_limit`). The attribute is the
+    limit that applies: this one or a smaller `batching.max_length`. The tokenizer cuts longer texts, and
     keeps a closing [SEP].
 
-    `tokens` is how many token slots a batch may have where they decide its size, None where texts do.
-    `ended` is true once the texts, or the limit on them, have been reached.
+    `tokens` is the maximum number of token slots in a batch with batch size "auto", else None. `ended` is
+    true when all texts, or as many as the limit allows, are read.
 
-    Counted so far: `texts` read and used, `truncated` those of them that were cut, `repeated` those that
-    are an earlier one once more, `pending` those that no batch has handed out yet, and `skipped` the
-    blank ones or without a token to count.
+    The counts so far: `texts` were read and used, `truncated` of them were cut, `repeated` of them repeat
+    an earlier one, and `pending` of them are in no batch yet. `skipped` were blank or without a token to
+    count.
 
-    Excluded special tokens are known by their ids: the tokenizer's cls, sep, bos and eos, and
-    whatever its template puts around a text; unknown and mask tokens stay. So a literal "[SEP]" in
-    a text is excluded too, being the same token to the model.
+    Excluded special tokens are recognised by their ids: the tokenizer's cls, sep, bos and eos, and all that
+    its template puts around a text; unknown and mask tokens stay. A literal "[SEP]" in a text is excluded
+    too, because it is the same token to the model.
 
-    They begin at `start`, the position that others have come to: what those have read is read once
-    more, and not handed out again. Texts are `hashed` for a position that proves which they were.
+    `start` is the position of an earlier run: its texts are read again, but only its pending ones are
+    returned again. With `hashed` the position has a digest of the texts.
     """
 
     def __init__(
@@ -152,9 +151,9 @@ class Batches:
         self._rows: list[Row] = []
         self.batching = batching
         self._left = batching.limit
-        self._kept: list[Batch] | None = [] if keep else None
+        self._finished: list[Batch] | None = [] if keep else None
         self.tokens = AUTO_TOKENS if batching.batch_size == AUTO else None
-        self._most = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
+        self._max_texts = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
         excluding = batching.special_tokens == "exclude"
         self._encoder = TextEncoder(
             tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding
@@ -163,80 +162,81 @@ class Batches:
 
     @property
     def expected(self) -> int | None:
-        """Guess how many texts there are; None while a source that has not ended gives no hint."""
+        """An estimate of the number of texts; None while a source that has not ended gives no hint."""
         if self.ended:
             return self.texts
         left = operator.length_hint(self._corpus)
-        most = math.inf if self.batching.limit is None else self.batching.limit
-        return int(min(self.texts + left, most)) if left else None
+        limit = math.inf if self.batching.limit is None else self.batching.limit
+        return int(min(self.texts + left, limit)) if left else None
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept and self.ended and not self.pending:
-            yield from self._kept
+        if self._finished and self.ended and not self.pending:
+            yield from self._finished
             return
-        for batch in self._made():
-            if self._kept is not None:
-                self._kept.append(batch)
+        for batch in self._batches():
+            if self._finished is not None:
+                self._finished.append(batch)
             yield batch
 
-    def _made(self) -> Iterator[Batch]:
-        rows = self._rows
+    def _batches(self) -> Iterator[Batch]:
         if self._start is not None:
             self._catch_up(self._start)
-            while len(rows) >= (size := self._fill(rows)):
-                yield self._pad(self._take(rows, size))
+            yield from self._full_batches()
         for window in self._windows():
-            rows += self._tokenise(window)
+            self._rows += self._tokenise(window)
             if self.batching.order == "length":
-                rows.sort(key=lambda row: len(row.ids), reverse=True)
-            # What does not fill a batch waits for the next window: only the last batch is smaller.
-            while len(rows) >= (size := self._fill(rows)):
-                yield self._pad(self._take(rows, size))
-        while rows:
-            yield self._pad(self._take(rows, self._fill(rows)))
+                self._rows.sort(key=lambda row: len(row.ids), reverse=True)
+            # Texts that do not fill a batch wait for the next window: only the last batch is smaller.
+            yield from self._full_batches()
+        while self._rows:
+            yield self._next_batch(self._fill())
+
+    def _full_batches(self) -> Iterator[Batch]:
+        while len(self._rows) >= (size := self._fill()):
+            yield self._next_batch(size)
 
     def unknown_in(self, batch: Batch) -> int:
-        """Count the tokens of one of the batches that are the tokenizer's unknown one."""
+        """Return how many counted tokens of a batch are the tokenizer's unknown token."""
         unknown = self._encoder.unknown
         return 0 if unknown is None else int((batch.valid & (batch.inputs["input_ids"] == unknown)).sum())
 
     def one_by_one(self) -> None:
-        """Let every batch have one text."""
+        """Put one text into each batch."""
         self.batching = replace(self.batching, batch_size=1)
-        self._most, self.tokens = 1, None
+        self._max_texts, self.tokens = 1, None
 
     def shrink(self, texts: int, tokens: int) -> None:
-        """Let later batches have half of so many texts, or where tokens decide of so many token slots."""
-        self._most = max(1, texts // 2) if self.tokens is None else self._most
+        """Limit later batches to half of this many texts or, with batch size "auto", token slots."""
+        self._max_texts = max(1, texts // 2) if self.tokens is None else self._max_texts
         self.tokens = None if self.tokens is None else max(1, tokens // 2)
 
     def grow(self) -> None:
-        """Let later batches have twice the tokens, where tokens decide."""
-        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MOST_AUTO_TOKENS)
+        """Allow twice as many tokens in later batches, with batch size "auto"."""
+        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MAX_AUTO_TOKENS)
 
-    def _fill(self, rows: list[Row]) -> int:
-        """Return how many of the rows fill a batch: one more than there are where they do not."""
+    def _fill(self) -> int:
+        """Return how many of the pending rows fill a batch; one more than there are if they do not."""
         if self.tokens is None:
-            return self._most
+            return self._max_texts
         longest = 0
-        for number, row in enumerate(rows):
+        for number, row in enumerate(self._rows):
             longest = max(longest, len(row.ids))
-            if number == self._most or (number and (number + 1) * longest > self.tokens):
+            if number == self._max_texts or (number and (number + 1) * longest > self.tokens):
                 return number
-        return len(rows) + 1
+        return len(self._rows) + 1
 
-    def _take(self, rows: list[Row], size: int) -> list[Row]:
-        taken = rows[:size]
-        del rows[: len(taken)]
-        return taken
+    def _next_batch(self, size: int) -> Batch:
+        rows = self._rows[:size]
+        del self._rows[:size]
+        return _padded(rows, self._encoder)
 
     @property
     def pending(self) -> int:
-        """How many texts were read and used that no batch has handed out yet."""
+        """The number of texts that were read and used, but are in no batch yet."""
         return len(self._rows)
 
     def position(self) -> Position:
-        """Tell how far they have come; only between two batches."""
+        """Return the position in the texts; only between two batches."""
         return Position(
             self._corpus.read,
             self._corpus.digest,
@@ -247,51 +247,51 @@ class Batches:
             sum(row.cut for row in self._rows),
             self.ended and self._left != 0,
             self.repeated,
-            sum(row.again for row in self._rows),
+            sum(row.repeated for row in self._rows),
         )
 
     def _catch_up(self, start: Position) -> None:
-        """Read what was read, and take up again what was pending; TextError where it is not the same."""
-        pending, again = set(start.pending), []
-        while self._corpus.read < start.read and (read := self._next_text()) is not None:
+        """Read up to an earlier run's position, and restore its pending texts; TextError if one differs."""
+        pending, texts = set(start.pending), []
+        while self._corpus.read < start.read and (text := self._next_text()) is not None:
             self._left = None if self._left is None else self._left - 1
-            again += [read] if read.source in pending else []
+            texts += [text] if text.source in pending else []
         if (self._corpus.read, self._corpus.digest) != (start.read, start.digest):
             shorter = self._corpus.read < start.read
-            place = "ends after" if shorter else "differs within the first"
-            got = f"{place} {counted(self._corpus.read if shorter else start.read, 'text')}"
+            how = "ends after" if shorter else "differs within the first"
+            got = f"{how} {counted(self._corpus.read if shorter else start.read, 'text')}"
             raise TextError(
                 f"the corpus {got}; expected the {start.read} that the checkpoint was made from; "
-                "give the same texts, or remove the checkpoint and begin anew"
+                "give the same texts, or remove the checkpoint and start over"
             )
         if start.ended and self._next_text() is not None:
             raise TextError(
                 f"the corpus goes on after {start.read} texts; expected its end, as when the checkpoint was "
-                "made; give the same texts, or remove the checkpoint and begin anew"
+                "made; give the same texts, or remove the checkpoint and start over"
             )
-        rows = {row.source: row for row in (self._tokenise(again) if again else ())}
+        rows = {row.source: row for row in (self._tokenise(texts) if texts else ())}
         if rows.keys() != pending:
             raise TextError(
                 f"the checkpoint has {counted(len(pending), 'text')} pending, {len(rows)} of them "
-                "with tokens now; expected all; begin anew, for the tokenizer has changed"
+                "with tokens now; expected all; start over, because the tokenizer has changed"
             )
         self._rows += [rows[source] for source in start.pending]
         self.texts, self.skipped = start.texts, start.skipped
         self.truncated, self.repeated = start.truncated, start.repeated
 
     def _windows(self) -> Iterator[list[Text]]:
-        """Cut the source into windows, without blank texts, and never read past the limit."""
-        most = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._most)
+        """Yield windows of texts, without blank ones, and without reading past the limit."""
+        size = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._max_texts)
         window: list[Text] = []
         characters = 0
         while self._left is None or self._left > 0:
-            read = self._next_text()
-            if read is None:
+            text = self._next_text()
+            if text is None:
                 break
-            window.append(read)
-            characters += len(read.text)
+            window.append(text)
+            characters += len(text.text)
             self._left = None if self._left is None else self._left - 1
-            if len(window) == most or characters >= _WINDOW_CHARACTERS:
+            if len(window) == size or characters >= _WINDOW_CHARACTERS:
                 yield window
                 window, characters = [], 0
         self.ended = True
@@ -304,47 +304,42 @@ class Batches:
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")
             if text and not text.isspace():
-                _require_unicode(text, index)
-                return Text(index, text, self._repeats is not None and self._repeats.again(text))
+                if (position := lone_surrogate(text)) is not None:
+                    got = (
+                        f"the text at index {index} holds half a UTF-16 pair at its character {position + 1}"
+                    )
+                    raise TextError(f"{got}; expected Unicode; remove it")
+                return Text(index, text, self._repeats is not None and self._repeats.seen(text))
             self.skipped += 1
         return None
 
     def _tokenise(self, texts: list[Text]) -> list[Row]:
-        """Tokenise a window, leaving out the texts without a token to count."""
+        """Tokenise a window, without the texts that have no token to count."""
         rows = self._encoder.encode(texts)
-        counted = [row for row in rows if self._encoder.counts(row)]
-        self.texts += len(counted)
-        self.skipped += len(rows) - len(counted)
-        self.truncated += sum(row.cut for row in counted)
-        self.repeated += sum(row.again for row in counted)
-        return counted
-
-    def _pad(self, rows: list[Row]) -> Batch:
-        """Pad on the right, whatever side the tokenizer prefers for generation.
-
-        So token t is at position t without any position_ids, as models with learned positions such
-        as GPT-2 need it; causal attention never looks right, and others are masked.
-        """
-        import torch
-
-        lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
-        ids = torch.full(mask.shape, self._encoder.pad_id, dtype=torch.int64)
-        ids[mask] = torch.tensor([i for row in rows for i in row.ids])
-        inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
-        if rows[0].types is not None:
-            kinds = torch.full(mask.shape, self._encoder.pad_type, dtype=torch.int64)
-            kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
-            inputs["token_type_ids"] = kinds
-        special = torch.isin(ids, torch.tensor(sorted(self._encoder.excluded), dtype=torch.int64))
-        return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))
+        used = [row for row in rows if self._encoder.counts(row)]
+        self.texts += len(used)
+        self.skipped += len(rows) - len(used)
+        self.truncated += sum(row.cut for row in used)
+        self.repeated += sum(row.repeated for row in used)
+        return used
 
 
-def _require_unicode(text: str, index: int) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        place = f"at its character {error.start + 1}"
-        raise TextError(
-            f"the text at index {index} holds half a UTF-16 pair {place}; expected Unicode; remove it"
-        ) from error
+def _padded(rows: list[Row], encoder: TextEncoder) -> Batch:
+    """Pad on the right, even if the tokenizer pads on the left for generation.
+
+    Then token t is at position t without position_ids, as models with learned positions such as GPT-2
+    need it. Causal attention never sees the padding, and other attention is masked.
+    """
+    import torch
+
+    lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
+    ids = torch.full(mask.shape, encoder.pad_id, dtype=torch.int64)
+    ids[mask] = torch.tensor([i for row in rows for i in row.ids])
+    inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
+    if rows[0].types is not None:
+        kinds = torch.full(mask.shape, encoder.pad_type, dtype=torch.int64)
+        kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
+        inputs["token_type_ids"] = kinds
+    special = torch.isin(ids, torch.tensor(sorted(encoder.excluded), dtype=torch.int64))
+    return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))

@@ -9,8 +9,11 @@ from normscope.escaping import counted
 
 
 @dataclass(frozen=True)
-class Parted:
-    """Texts to calibrate on and texts held out, none in both; `repeated` would have been."""
+class SplitTexts:
+    """Texts for calibration and held-out texts, without a text in both.
+
+    `repeated` texts were not held out because the calibration contains them; `skipped` were blank.
+    """
 
     calibration: list[str]
     held_out: list[str]
@@ -18,34 +21,34 @@ class Parted:
     repeated: int
 
 
-def part(
+def split_texts(
     texts: Iterable[str], calibration: Iterable[str] | None, limit: int | None, *, unique: bool = False
-) -> Parted:
-    """Part texts: every other one is held out, from the second on, or all where there is a calibration.
+) -> SplitTexts:
+    """Hold out every second text, or all texts if there are others for the calibration.
 
-    `limit` bounds both, before they are parted; `unique` leaves out of either what is in it already.
-    TextError when nothing is left to hold out.
+    `limit` bounds the texts and the calibration, before they are split; `unique` leaves repeats out of both.
+    Raises TextError when no text is left to calibrate on or to hold out.
     """
     if unique:
         texts, calibration = Unique(texts), None if calibration is None else Unique(calibration)
-    given, skipped = _words(texts, limit)
+    read, skipped = _without_blank(texts, limit)
     if calibration is None:
-        known, others = given[::2], given[1::2]
+        calibrating, others = read[::2], read[1::2]
     else:
-        (known, _), others = _words(calibration, limit), given
-    among = set(known)
-    held_out = [text for text in others if text not in among]
-    if not known or not held_out:
-        ours, theirs = counted(len(known), "text"), counted(len(held_out), "other")
+        (calibrating, _), others = _without_blank(calibration, limit), read
+    excluded = set(calibrating)
+    held_out = [text for text in others if text not in excluded]
+    if not calibrating or not held_out:
+        ours, theirs = counted(len(calibrating), "text"), counted(len(held_out), "other")
         raise TextError(
             f"{ours} to calibrate on and {theirs} to hold out; "
             "expected at least one of each; give more texts, or --calibration with others"
         )
-    return Parted(known, held_out, skipped, len(others) - len(held_out))
+    return SplitTexts(calibrating, held_out, skipped, len(others) - len(held_out))
 
 
-def _words(texts: Iterable[str], limit: int | None) -> tuple[list[str], int]:
-    """Read up to `limit` texts that are not blank; also count the blank ones on the way."""
+def _without_blank(texts: Iterable[str], limit: int | None) -> tuple[list[str], int]:
+    """Read up to `limit` texts that are not blank; also return the number of blank ones among them."""
     read: list[str] = []
     skipped = 0
     for text in texts:

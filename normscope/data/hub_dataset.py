@@ -1,4 +1,4 @@
-"""Datasets, local or from the Hub, as a stream of texts; read by the `datasets` library."""
+"""Datasets, local or from the Hub, as a stream of texts that the library `datasets` reads."""
 
 import gc
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 from normscope.errors import TextError, UsageError
 from normscope.escaping import quoted, reason
 
-# Which of the library's readers a single file is for, and what else that has to know.
+# The library's reader for each suffix of a file, and its options.
 _READERS: dict[str, tuple[str, dict[str, str]]] = {
     ".parquet": ("parquet", {}),
     ".jsonl": ("json", {}),
@@ -22,32 +22,32 @@ _READERS: dict[str, tuple[str, dict[str, str]]] = {
     ".txt": ("text", {}),
     ".arrow": ("arrow", {}),
 }
-# How often a read is tried anew where a server has failed, each time for half a minute: then the run ends.
+# Repeated reads when a server fails, half a minute each; after these the run ends.
 _TRIES = 5
-# Files that Dataset.save_to_disk and DatasetDict.save_to_disk leave.
+# Files that Dataset.save_to_disk and DatasetDict.save_to_disk write.
 SAVED = ("state.json", "dataset_dict.json")
-# Files of a folder that say which files a dataset is of.
+# Files of a folder that list the files of a dataset.
 _CARDS = ("README.md", ".huggingface.yaml")
 
 
 class DatasetTexts(Iterator[str]):
-    """The texts of one field of a dataset's split, each read as it is asked for; memory stays constant.
+    """The texts of one field of a dataset's split, read one by one in constant memory.
 
-    `operator.length_hint` is how many are still to come where the dataset says, else 0. Raises TextError
-    while iterating.
+    `operator.length_hint` is the number of texts left if the dataset tells its size, else 0. Raises
+    TextError while iterating.
     """
 
     def __init__(self, name: str, rows: Any, field: str | None, token: str | None = None) -> None:
         self._name, self._rows, self._field, self._token = name, iter(rows), field, token
-        weakref.finalize(self, _let_go, self._rows)
+        weakref.finalize(self, _close, self._rows)
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
-        known = len(rows) if hasattr(rows, "__len__") else None
-        self._length = known or getattr(splits.get(str(rows.split)), "num_examples", None) or 0
+        length = len(rows) if hasattr(rows, "__len__") else None
+        self._length = length or getattr(splits.get(str(rows.split)), "num_examples", None) or 0
         self._ahead: list[str] = []
 
     def begin(self) -> bool:
-        """Read the first text ahead, and tell whether there is any; the field is looked for in it."""
+        """Read the first text ahead, which finds the field, and return whether there is any text."""
         for text in self:
             self._ahead.append(text)
             return True
@@ -60,13 +60,13 @@ class DatasetTexts(Iterator[str]):
             row = next(self._rows)
         except StopIteration:
             raise
-        except Exception as error:  # Whatever the library meets in files and on networks.
+        except Exception as error:  # The library, its files and the network may raise anything.
             self._number += 1
             got = reason(error, self._token)
             raise self._error(f"{got}; expected rows; check the dataset and the network") from error
         self._number += 1
         if self._field is None or self._field not in row:
-            self._field = self._found(row)
+            self._field = self._field_in(row)
         text = row[self._field]
         if text is None:
             return ""
@@ -78,7 +78,7 @@ class DatasetTexts(Iterator[str]):
     def __length_hint__(self) -> int:
         return max(0, self._length - self._number + len(self._ahead))
 
-    def _found(self, row: dict[str, Any]) -> str:
+    def _field_in(self, row: dict[str, Any]) -> str:
         strings = [name for name, value in row.items() if isinstance(value, str)]
         if self._field is None and ("text" in row or len(strings) == 1):
             return "text" if "text" in row else strings[0]
@@ -91,8 +91,8 @@ class DatasetTexts(Iterator[str]):
         return TextError(f"dataset {quoted(self._name)}, row {self._number}: {what}")
 
 
-def _let_go(rows: Iterator[Any]) -> None:
-    """End the reading of files before Python ends: threads of pyarrow that outlive it abort the process."""
+def _close(rows: Iterator[Any]) -> None:
+    """End the reading of files before Python ends: threads of pyarrow that live longer abort the process."""
     if isinstance(rows, Generator):
         rows.close()
         gc.collect()
@@ -108,16 +108,16 @@ def read_dataset(
 ) -> DatasetTexts:
     """Return the texts of a dataset: a Hub id, or a file or folder in a format that `datasets` reads.
 
-    "ID:CONFIG" names one of several configurations. Of several splits one must be named; `field` is
-    the one of the texts, by default `text`, or else the only one that holds strings. `token` is the Hub's,
-    by default the one logged in with. Nothing is downloaded whole, and no code of a dataset is run. A local
-    one that leads to the network is refused, and with `local` one of the Hub, too. Raises UsageError when
-    the extra `datasets` is not installed, or where a split or a configuration must be named, and TextError
-    where there is no such dataset, configuration or split.
+    "ID:CONFIG" names one of several configurations. `split` must name one of several splits. `field` holds
+    the texts: by default `text`, or else the only field with strings. `token` is for the Hub, by default
+    that of the login. No dataset is downloaded as a whole, and no code of a dataset runs. A local dataset
+    that refers to the network is refused, and with `local` also one of the Hub. Raises UsageError if the
+    extra `datasets` is not installed, or a split or a configuration must be named, and TextError if the
+    dataset, configuration or split does not exist.
     """
     if local and not Path(name).exists():
         raise TextError(
-            f"dataset {quoted(name)} is no file or folder here; expected one, as --local-files-only was "
+            f"dataset {quoted(name)} is not a file or folder here; expected one, as --local-files-only was "
             "given; download it first, or leave the option out"
         )
     splits = _splits(name, _library(), token)
@@ -147,9 +147,9 @@ def _library() -> Any:
             "'normscope[datasets]'"
         ) from error
     datasets.disable_progress_bars()
-    # The library tells the Hub of every dataset it opens, local ones too.
+    # The library reports every dataset that it opens to the Hub, also local ones.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    # What is wrong is raised, too.
+    # Its errors are raised in addition to being logged.
     datasets.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = _TRIES
@@ -157,15 +157,15 @@ def _library() -> Any:
 
 
 def _splits(name: str, datasets: Any, token: str | None) -> dict[str, Any]:
-    """Return what can be read by split."""
+    """Open a dataset and return its splits by name."""
     try:
-        found = _opened(name, datasets, token)
-    except Exception as error:  # Its own errors, the Hub's, the network's, and those of its file readers.
-        raise _refused(name, error, datasets, token) from error
-    return found if isinstance(found, dict) else {str(found.split or "train"): found}
+        dataset = _open(name, datasets, token)
+    except Exception as error:  # Errors of the library, the Hub, the network, and the file readers.
+        raise _explained(name, error, datasets, token) from error
+    return dataset if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
 
 
-def _opened(name: str, datasets: Any, token: str | None) -> Any:
+def _open(name: str, datasets: Any, token: str | None) -> Any:
     path = Path(name)
     if path.is_dir() and any((path / file).exists() for file in SAVED):
         return datasets.load_from_disk(name)
@@ -176,28 +176,28 @@ def _opened(name: str, datasets: Any, token: str | None) -> Any:
         return datasets.load_dataset(reader, data_files=os.fspath(path), streaming=True, **options)
     if not path.exists() and _is_path(name):
         raise ValueError("there is no such file or folder")
-    place, config = _place_and_config(name)
+    dataset, config = _dataset_and_config(name)
     if path.is_dir() and (url := _first_url(path)) is not None:
         raise ValueError(f"its files are not here but at {url}")
-    if not path.exists() and place in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
-        # It would read every file of the folder one is in.
+    if not path.exists() and dataset in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
+        # The library would read every file of the current folder.
         raise ValueError("that is a format of the library's")
-    return datasets.load_dataset(place, config, streaming=True, token=token)
+    return datasets.load_dataset(dataset, config, streaming=True, token=token)
 
 
 def _first_url(folder: Path) -> str | None:
-    """Return the first URL that the card of a dataset names as a file of it."""
+    """Return the first URL among the files that the card of a dataset lists."""
     from huggingface_hub import DatasetCard
 
     for card in _CARDS:
         text = (folder / card).read_text(encoding="utf-8") if (folder / card).is_file() else ""
         if text and not card.endswith(".md"):
             text = f"---\n{text}\n---\n"
-        made: Any = DatasetCard(text, ignore_metadata_errors=True).data if text else {}
-        data = dict(made.to_dict()) if text else {}
-        for found in _strings([data.get("configs"), data.get("data_files")]):
-            if "://" in found:
-                return found
+        header: Any = DatasetCard(text, ignore_metadata_errors=True).data if text else {}
+        data = dict(header.to_dict()) if text else {}
+        for file in _strings([data.get("configs"), data.get("data_files")]):
+            if "://" in file:
+                return file
     return None
 
 
@@ -209,18 +209,18 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
-def _place_and_config(name: str) -> tuple[str, str | None]:
+def _dataset_and_config(name: str) -> tuple[str, str | None]:
     if Path(name).exists():
         return name, None
     scheme, mark, rest = name.rpartition("://")
-    place, _, config = rest.partition(":")
-    return scheme + mark + place, config or None
+    dataset, _, config = rest.partition(":")
+    return scheme + mark + dataset, config or None
 
 
-def _refused(name: str, error: Exception, datasets: Any, token: str | None) -> TextError | UsageError:
-    """Say why a dataset could not be opened, and what would do."""
+def _explained(name: str, error: Exception, datasets: Any, token: str | None) -> TextError | UsageError:
+    """Return the error that explains why a dataset could not be opened."""
     got, shown = str(error), f"dataset {quoted(name)}"
-    if isinstance(error, StopIteration):  # of a file that is empty
+    if isinstance(error, StopIteration):  # The file is empty.
         return TextError(f"the {shown} has no rows; expected some; name another file")
     if "gated" in got:
         return TextError(
@@ -241,21 +241,21 @@ def _refused(name: str, error: Exception, datasets: Any, token: str | None) -> T
 
 
 def _without_config(name: str, datasets: Any, token: str | None) -> TextError | UsageError:
-    place, config = _place_and_config(name)
+    dataset, config = _dataset_and_config(name)
     try:
-        listed = _listed(datasets.get_dataset_config_names(place, token=token))
-    except Exception:  # Whatever the library meets: it has named what is wrong already.
+        listed = _listed(datasets.get_dataset_config_names(dataset, token=token))
+    except Exception:  # The error that led here explains enough.
         listed = "those on its page"
     if config is None:
         got = f"dataset {quoted(name)} has the configurations {listed}"
-        return UsageError(f"{got}; expected one; name it as in --dataset {quoted(place + ':CONFIG')}")
+        return UsageError(f"{got}; expected one; name it as in --dataset {quoted(dataset + ':CONFIG')}")
     return TextError(
-        f"dataset {quoted(place)} has no configuration {quoted(config)}; expected one of {listed}; name one"
+        f"dataset {quoted(dataset)} has no configuration {quoted(config)}; expected one of {listed}; name one"
     )
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name cannot be a Hub id, ID or OWNER/ID, or is a file's in a folder that there is."""
+    """Whether a name cannot be a Hub id (ID or OWNER/ID), or names a data file in an existing folder."""
     path = Path(name)
     is_file = Path(name.lower().removesuffix(".gz")).suffix in _READERS and path.parent.is_dir()
     return (

@@ -7,7 +7,7 @@ from normscope.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# transformers writes 1e30 where a tokenizer knows no limit.
+# transformers writes 1e30 for a tokenizer without a limit.
 _UNLIMITED = 10**9
 
 _LENGTH_NAMES = (
@@ -19,7 +19,7 @@ _LENGTH_NAMES = (
     "seq_length",
 )
 
-# Their tables of learned positions start at the padding id plus one, so that many rows are never used.
+# Model types whose positions start at the padding id plus one: the first rows of their tables are unused.
 _POSITIONS_AFTER_PADDING = {
     "altclip_text_model",
     "bridgetower_text_model",
@@ -43,20 +43,20 @@ _POSITIONS_AFTER_PADDING = {
 
 
 def length_limit(tokenizer: "PreTrainedTokenizerBase | None", config: Any) -> int | None:
-    """The most tokens the model takes, after its tokenizer and its configuration; None if neither says.
+    """Return the maximum number of tokens of a model, by its tokenizer and configuration; None without one.
 
-    RoBERTa and its kin number positions from the padding id plus one: of 514 rows 512 can be used.
+    Models such as RoBERTa number positions from the padding id plus one: they can use 512 of 514 rows.
     """
     limits = [getattr(tokenizer, "model_max_length", None), _position_limit(_text_config(config))]
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNLIMITED]
-    return min(known, default=None)
+    finite = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNLIMITED]
+    return min(finite, default=None)
 
 
 def _text_config(config: Any) -> Any:
-    """The part of a multimodal configuration that is about text."""
+    """Return the text part of a multimodal configuration."""
     try:
         return config.get_text_config()
-    except (AttributeError, ValueError):  # not of transformers, or with more than one such part
+    except (AttributeError, ValueError):  # Not of transformers, or with several text parts.
         return getattr(config, "text_config", None) or config
 
 
@@ -67,20 +67,20 @@ def _position_limit(config: Any) -> int | None:
     if rows is None or kind not in _POSITIONS_AFTER_PADDING:
         return rows
     pad = getattr(config, "pad_token_id", None)
-    # MPNet's padding is always 1; a table too small for any token is no model without a limit.
+    # MPNet's padding id is always 1. A table that is too small for any token is a limit of 1.
     return max(1, rows - (1 if pad is None or kind == "mpnet" else pad) - 1)
 
 
 def agreed_length(asked: int | None, model: int | None, added: int) -> int | None:
-    """Return the length that holds: what was asked for, or else the model's own limit.
+    """Return the maximum length that applies: the one asked for, or else the model's own limit.
 
-    UsageError for more than that, or for no room beside the `added` tokens that stand around each text;
-    ModelError where the model's own limit leaves none.
+    Raises UsageError if it is over the model's limit, or leaves no room next to the `added` special tokens
+    around each text; ModelError if the model's own limit leaves no room.
     """
-    least = f"expected at least {added + 1}, for {added} of them are special tokens"
+    minimum = f"expected at least {added + 1}, for {added} of them are special tokens"
     if model is not None and model <= added:
         raise ModelError(
-            f"the model takes {model} tokens at the most; {least}; check its max_position_embeddings and "
+            f"the model takes at most {model} tokens; {minimum}; check its max_position_embeddings and "
             "its tokenizer's model_max_length"
         )
     if asked is None:
@@ -88,5 +88,5 @@ def agreed_length(asked: int | None, model: int | None, added: int) -> int | Non
     if model is not None and asked > model:
         raise UsageError(f"max length is {asked}; expected at most {model}, the model's limit; lower it")
     if asked <= added:
-        raise UsageError(f"max length is {asked}; {least}; raise it")
+        raise UsageError(f"max length is {asked}; {minimum}; raise it")
     return asked

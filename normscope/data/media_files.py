@@ -17,7 +17,7 @@ from normscope.models.modality import AUDIO, IMAGE, TEXT
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Place = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 _Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
 _IMAGES = "an image that pillow reads, such as .png or .jpg"
@@ -25,16 +25,16 @@ _SOUNDS = "a sound that soundfile reads, such as .wav or .flac"
 
 
 @dataclass(frozen=True)
-class Given:
-    """What to feed: texts, image files, audio files, or several of them side by side.
+class Inputs:
+    """The inputs of a run: texts, image files, audio files, or several of these kinds side by side.
 
-    Whether each file is there, and what reads it is installed, is found out here, before a model is
-    loaded. Raises MediaError where it is not, UsageError where nothing is given.
+    Raises MediaError, before a model is loaded, for a file that does not exist or whose reader is not
+    installed, and UsageError without any inputs.
     """
 
     texts: Iterable[str] | None = None
-    images: Sequence[Place] = ()
-    audio: Sequence[Place] = ()
+    images: Sequence[FilePath] = ()
+    audio: Sequence[FilePath] = ()
 
     def __post_init__(self) -> None:
         _require_several("texts", self.texts)
@@ -52,68 +52,68 @@ class Given:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Name the kinds that are there, whatever a stream of texts may turn out to hold."""
-        there = {TEXT: self.texts is not None, IMAGE: bool(self.images), AUDIO: bool(self.audio)}
-        return tuple(kind for kind, given in there.items() if given)
+        """The kinds of inputs; a stream of texts is one even if it turns out to be empty."""
+        present = {TEXT: self.texts is not None, IMAGE: bool(self.images), AUDIO: bool(self.audio)}
+        return tuple(kind for kind, is_present in present.items() if is_present)
 
 
-def read_image(path: Place) -> "Image":
-    """Read an image upright, in RGB of 8 bits a channel, its transparent parts on white.
+def read_image(path: FilePath) -> "Image":
+    """Read an image upright, in RGB with 8 bits per channel, with white behind transparent parts.
 
-    Of 16 bits a channel the upper 8 are kept. Raises MediaError for what cannot be read or is more
-    than one picture.
+    Of 16 bits per channel the upper 8 are used. Raises MediaError for a file that cannot be read or holds
+    several pictures.
     """
     with _in_our_words(path, _IMAGES):
         from PIL import Image, ImageOps
 
         with Image.open(os.fspath(path)) as file:
-            # A telephone's .jpg may hold a second picture (MPO): the first is the one that was taken.
+            # A telephone's .jpg may hold a second picture (MPO): the first one is the photograph.
             frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
             if frames > 1:
-                got = f"{_shown(path)} holds {frames} pictures"
+                got = f"{shown(path)} holds {frames} pictures"
                 raise MediaError(f"{got}; expected one; save the one you mean as a file of its own")
             return _rgb(ImageOps.exif_transpose(file), path)
 
 
-def read_audio(path: Place, rate: int | None) -> _Waveform:
-    """Read a sound as one channel, the mean of its own, in [-1, 1] at `rate` samples a second, (N,).
+def read_audio(path: FilePath, rate: int | None) -> _Waveform:
+    """Read a sound as the mean of its channels, in [-1, 1] with `rate` samples per second, (N,).
 
-    None keeps the file's own rate. Raises MediaError for what cannot be read, holds no sample, or has
-    another rate where soxr, which resamples, is not installed.
+    None keeps the file's own rate. Raises MediaError for a file that cannot be read, holds no sample, or
+    has another rate while soxr, which resamples, is not installed.
     """
     with _in_our_words(path, _SOUNDS):
         import soundfile
 
         channels, own_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)  # (N, channels)
     if not len(channels):
-        raise MediaError(f"{_shown(path)} holds no sound; expected a sample or more; leave it out")
+        raise MediaError(f"{shown(path)} holds no sound; expected a sample or more; leave it out")
     mono: _Waveform = channels.mean(axis=1)
     return mono if rate is None or own_rate == rate else _resampled(mono, own_rate, rate, path)
 
 
-def _rgb(picture: "Image", path: Place) -> "Image":
+def _rgb(picture: "Image", path: FilePath) -> "Image":
     from PIL import Image
 
     if picture.mode.startswith("I"):
         deep = np.asarray(picture)
         if deep.min() >= 0 and deep.max() < 1 << 16:
-            # Pillow's own conversion cuts off at 255 instead.
+            # Pillow's own conversion clips values over 255.
             return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode.startswith(("I", "F")):
-        got = f"{_shown(path)} has 32 bits a pixel, of no known range"
+        got = f"{shown(path)} has 32 bits a pixel, with an unknown range"
         raise MediaError(f"{got}; expected 8 or 16 bits a channel; convert it")
     if picture.has_transparency_data:
-        # As transformers does; leaving the channel out would bring up colours that nobody sees.
+        # As transformers does: without the alpha channel, invisible colours would appear.
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     return picture.convert("RGB")
 
 
-def _resampled(wave: _Waveform, own_rate: int, rate: int, path: Place) -> _Waveform:
+def _resampled(wave: _Waveform, own_rate: int, rate: int, path: FilePath) -> _Waveform:
     try:
         import soxr
     except ImportError as error:
-        got = f"{_shown(path)} has {own_rate} samples a second"
+        got = f"{shown(path)} has {own_rate} samples a second"
         then = "run pip install 'normscope[audio]', or resample it"
         raise MediaError(f"{got}; expected {rate}, as the model does; {then}") from error
     resampled: _Waveform = soxr.resample(wave, own_rate, rate)
@@ -130,7 +130,7 @@ def _require_several(name: str, values: Any) -> None:
         raise UsageError(f"{name} is {type(values).__name__}; expected {expected}; make it one")
 
 
-def _require_file(path: Place, expected: str) -> None:
+def _require_file(path: FilePath, expected: str) -> None:
     if not isinstance(path, str | os.PathLike):
         raise UsageError(
             f"a file is named by {type(path).__name__}; expected a path; save it to a file first"
@@ -141,36 +141,37 @@ def _require_file(path: Place, expected: str) -> None:
             got, then = (
                 ("a directory", "name the files in it") if stat.S_ISDIR(mode) else ("a device", "name a file")
             )
-            raise MediaError(f"{_shown(path)} is {got}; expected {expected}; {then}")
+            raise MediaError(f"{shown(path)} is {got}; expected {expected}; {then}")
         if not os.access(path, os.R_OK):
             raise PermissionError(None, "permission denied")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         then = "check its name and permissions"
-        raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; {then}") from error
+        raise MediaError(f"cannot read {shown(path)}: {why}; expected {expected}; {then}") from error
 
 
 def _require_reader(module: str, package: str, extra: str) -> None:
     try:
         __import__(module)
-    except (ImportError, OSError) as error:  # OSError: soundfile without the library it is made of
+    except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile.
         got = f"{module} cannot be imported ({reason(error)})"
         raise MediaError(f"{got}; expected {package}; run pip install 'normscope[{extra}]'") from error
 
 
 @contextmanager
-def _in_our_words(path: Place, expected: str) -> Iterator[None]:
-    """Turn whatever a reader meets in a damaged or hostile file into one line."""
+def _in_our_words(path: FilePath, expected: str) -> Iterator[None]:
+    """Turn any error of a reader on a damaged or hostile file into one line."""
     try:
         yield
     except MediaError:
         raise
     except Exception as error:
-        # Both name the file once more where they only mean that it is in no format they know.
+        # For an unknown format, the messages of both readers only repeat the file name.
         unknown = "its format is unknown" if type(error).__name__ == "UnidentifiedImageError" else None
         why = getattr(error, "error_string", unknown) or reason(error)
-        raise MediaError(f"cannot read {_shown(path)}: {why}; expected {expected}; check the file") from error
+        raise MediaError(f"cannot read {shown(path)}: {why}; expected {expected}; check the file") from error
 
 
-def _shown(path: Place) -> str:
+def shown(path: FilePath) -> str:
+    """Return a path as messages show it."""
     return quoted(os.fsdecode(path))

@@ -7,42 +7,42 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
-# Of so many different texts the digests are kept: 128 MiB. Later ones are taken for new.
-MOST = 1 << 24
-# So many wait in a set, where each takes about 100 bytes, before they are sorted in among the others.
-RECENT = 1 << 16
+# The digests of this many different texts take 128 MiB. The texts after them count as new.
+MAX_DIGESTS = 1 << 24
+# New digests collect in a set, about 100 bytes each, before they are sorted in among the others.
+MAX_UNSORTED = 1 << 16
 
 
 class Repeats:
-    """The texts that were seen so far, of which only digests are kept."""
+    """The texts that were seen so far, stored as digests."""
 
     def __init__(self) -> None:
         self._sorted: Any = array("Q")
-        self._recent: set[int] = set()
+        self._unsorted: set[int] = set()
 
-    def again(self, text: str) -> bool:
-        """Tell whether an equal text was seen before, and remember this one."""
+    def seen(self, text: str) -> bool:
+        """Return whether an equal text was seen before, and remember this one."""
         raw = text.encode("utf-8", "surrogatepass")
         digest = int.from_bytes(blake2b(raw, digest_size=8).digest(), "little")
-        if digest in self._recent or self._is_sorted(digest):
+        if digest in self._unsorted or self._is_sorted(digest):
             return True
-        if len(self._sorted) + len(self._recent) < MOST:
-            self._recent.add(digest)
-        if len(self._recent) == RECENT:
+        if len(self._sorted) + len(self._unsorted) < MAX_DIGESTS:
+            self._unsorted.add(digest)
+        if len(self._unsorted) == MAX_UNSORTED:
             import numpy as np
 
-            recent = np.fromiter(self._recent, dtype=np.uint64, count=RECENT)
-            self._sorted = np.sort(np.concatenate([self._sorted, recent]))
-            self._recent.clear()
+            unsorted = np.fromiter(self._unsorted, dtype=np.uint64, count=MAX_UNSORTED)
+            self._sorted = np.sort(np.concatenate([self._sorted, unsorted]))
+            self._unsorted.clear()
         return False
 
     def _is_sorted(self, digest: int) -> bool:
-        place = bisect_left(self._sorted, digest)
-        return place < len(self._sorted) and int(self._sorted[place]) == digest
+        index = bisect_left(self._sorted, digest)
+        return index < len(self._sorted) and int(self._sorted[index]) == digest
 
 
 class Unique(Iterator[str]):
-    """The same texts, with a blank one in the place of each that repeats an earlier one; `repeated` counts."""
+    """The same texts, with a blank one in place of each that repeats an earlier one; `repeated` counts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts, self._repeats = iter(texts), Repeats()
@@ -50,11 +50,10 @@ class Unique(Iterator[str]):
 
     def __next__(self) -> str:
         text = next(self._texts)
-        # What is no text is refused by who reads it.
-        # Blank texts stay what they are: they count as blank, not as repeats.
-        again = isinstance(text, str) and bool(text.strip()) and self._repeats.again(text)
-        self.repeated += again
-        return "" if again else text
+        # Values that are not strings pass: the reader of the texts refuses them. Blank texts are no repeats.
+        repeats = isinstance(text, str) and bool(text.strip()) and self._repeats.seen(text)
+        self.repeated += repeats
+        return "" if repeats else text
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self._texts)

@@ -4,7 +4,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from normscope.data.text_notes import SHARE
+from normscope.data.corpus import NOTED_SHARE
 from normscope.data.tokenization import unknown_id
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ SENTENCES: tuple[str, ...] = _ENGLISH + _CHINESE
 
 
 def readable(tokenizer: "PreTrainedTokenizerBase | None") -> tuple[str, ...]:
-    """Return the sentences that a tokenizer reads, few unknown tokens allowed; all where it reads none."""
+    """Return the sentences that a tokenizer reads with few unknown tokens; all if there are none."""
     unknown = None if tokenizer is None else unknown_id(tokenizer)
     if tokenizer is None or unknown is None:
         return SENTENCES
     rows: Any = tokenizer(list(SENTENCES), padding=False, truncation=False, verbose=False)["input_ids"]
-    read = (s for s, ids in zip(SENTENCES, rows, strict=True) if ids.count(unknown) < SHARE * len(ids))
+    read = (s for s, ids in zip(SENTENCES, rows, strict=True) if ids.count(unknown) < NOTED_SHARE * len(ids))
     return tuple(read) or SENTENCES

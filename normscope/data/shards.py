@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.data.repeated_texts import Unique
 from normscope.errors import UsageError
 from normscope.escaping import quoted
@@ -15,9 +15,10 @@ from normscope.escaping import quoted
 
 @dataclass(frozen=True)
 class Shard:
-    """Every `count`-th text, from the `number`-th on: one of so many parts of a corpus.
+    """One of `count` parts of a corpus: every `count`-th text, from the `number`-th on.
 
-    Together the shards hold each text once, blank ones too, so that their reports merge to the whole's.
+    Together the shards hold each text once, also blank ones, so that their reports merge to that of the
+    whole corpus.
     """
 
     number: int
@@ -33,25 +34,25 @@ class Shard:
     @classmethod
     def read(cls, text: str) -> "Shard":
         """Return the shard that is written "I/N"; UsageError for anything else."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
-        if found is None:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+        if match is None:
             raise UsageError(f"shard is {quoted(text)}; expected I/N, such as 1/4; change it")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
-    def of(self, given: Given, limit: int | None, *, unique: bool = False) -> Given:
-        """Return this part of the first `limit` samples of what was given, for `unique` see `Batching`."""
+    def of(self, inputs: Inputs, limit: int | None, *, unique: bool = False) -> Inputs:
+        """Return this part of the first `limit` samples of the inputs; for `unique` see `Batching`."""
         part = slice(self.number - 1, limit, self.count)
-        images, audio = given.images[part], given.audio[part]
-        if images or audio or given.images or given.audio:
-            texts = None if given.texts is None else islice(given.texts, self.number - 1, limit, self.count)
-            return Given(texts, images, audio)
-        if given.texts is None:
-            return given
-        return Given(_Part(Unique(given.texts) if unique else given.texts, self, limit))
+        images, audio = inputs.images[part], inputs.audio[part]
+        if inputs.images or inputs.audio:
+            texts = None if inputs.texts is None else islice(inputs.texts, self.number - 1, limit, self.count)
+            return Inputs(texts, images, audio)
+        if inputs.texts is None:
+            return inputs
+        return Inputs(_ShardTexts(Unique(inputs.texts) if unique else inputs.texts, self, limit))
 
 
-class _Part(Iterator[str]):
-    """The texts of one shard; a blank one goes with the next that is not, and is not counted."""
+class _ShardTexts(Iterator[str]):
+    """The texts of one shard; a blank text belongs to the shard of the next text that is not blank."""
 
     def __init__(self, texts: Iterable[str], shard: Shard, limit: int | None) -> None:
         self._texts, self._shard = iter(texts), shard
@@ -75,14 +76,14 @@ class _Part(Iterator[str]):
 
 
 def missing(shards: Iterable[str]) -> list[str]:
-    """Return what to say of shards, each "I/N", whose others are not among them."""
-    known: dict[int, set[int]] = {}
+    """Return a warning for each count N for which some of the shards "I/N" are missing."""
+    numbers_of: dict[int, set[int]] = {}
     for text in shards:
         shard = Shard.read(text)
-        known.setdefault(shard.count, set()).add(shard.number)
+        numbers_of.setdefault(shard.count, set()).add(shard.number)
     return [
         f"shards are missing: {count - len(n)} of {count}, the first is {_first_not_in(n)}/{count}"
-        for count, n in known.items()
+        for count, n in numbers_of.items()
         if len(n) < count
     ]
 

@@ -21,7 +21,7 @@ from normscope.escaping import counted
 
 @dataclass(frozen=True)
 class _File:
-    """A file named by the user; `size` in bytes is None where it cannot be known, as for a pipe."""
+    """A file named by the user; `size` in bytes is None if it is unknown, as for a pipe."""
 
     path: str
     size: int | None
@@ -32,16 +32,16 @@ class _File:
 
     @property
     def suffix(self) -> str:
-        """What the file holds, in lower case and without the `.gz`: `.txt`, `.jsonl`."""
+        """The suffix in lower case and without `.gz`, such as `.txt` or `.jsonl`."""
         return Path(self.path.lower().removesuffix(".gz")).suffix
 
 
 class Texts(Iterator[str]):
-    """The texts in the order they were named, each read as it is asked for; memory stays constant.
+    """The texts of several sources in their order, read one by one in constant memory.
 
-    `operator.length_hint` estimates how many are still to come: the arguments left, and for files
-    the texts so far against the share of bytes consumed. It is 0 where that is unknown: before the
-    first line of a file, and whenever a pipe is among the sources. Raises TextError while iterating.
+    `operator.length_hint` estimates the number of texts left: the arguments left, and for files the texts
+    so far divided by the share of bytes that is read. It is 0 if that is unknown: before the first line of
+    a file, and whenever a pipe is among the sources. Raises TextError while iterating.
     """
 
     def __init__(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> None:
@@ -54,7 +54,7 @@ class Texts(Iterator[str]):
         self._ahead: list[str] = []
 
     def begin(self) -> bool:
-        """Read the first text ahead, and tell whether there is any."""
+        """Read the first text ahead, and return whether there is any."""
         self._ahead += islice(self, 1)
         return bool(self._ahead)
 
@@ -66,12 +66,12 @@ class Texts(Iterator[str]):
         return text
 
     def __length_hint__(self) -> int:
-        known = [size for size in self._sizes if size is not None]
-        if len(known) < len(self._sizes):
-            return 0  # a pipe
-        # For .gz this is the place in the compressed file, the only size known beforehand.
+        sizes = [size for size in self._sizes if size is not None]
+        if len(sizes) < len(self._sizes):
+            return 0  # A pipe is among the sources.
+        # For .gz this is the position in the compressed file, because only its size is known in advance.
         done = self._bytes_done + (self._handle.tell() if self._handle else 0)
-        left = sum(known) - done
+        left = sum(sizes) - done
         if not done:
             return 0 if left else self._arguments_left
         return self._arguments_left + max(0, self._from_files * left // done)
@@ -102,52 +102,51 @@ def read_texts(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
     field: str | None = None,
-    stdin: BinaryIO | None = None,
 ) -> Texts:
-    """Return the texts of the arguments, then those of the files, without reading them yet.
+    """Return the texts of the arguments, then those of the files, without reading the files yet.
 
-    An argument is one text. A file holds one text a line (.txt and any other suffix), one JSON value
-    a line (.jsonl, .ndjson), these or an array of them (.json), or a table with a header row (.csv,
-    .tsv), each also with .gz; `field` picks the member or column. `-` among either is standard input,
-    one text a line. What has another suffix and begins as JSON or XML does is refused.
+    An argument is one text. A file holds one text per line (.txt and any other suffix), one JSON value per
+    line (.jsonl, .ndjson), such lines or an array (.json), or a table with a header row (.csv, .tsv), each
+    also with .gz; `field` names the member or column. `-` as an argument or a file is standard input, with
+    one text per line. A file with another suffix is refused if it begins like JSON or XML.
 
-    What can be known beforehand is checked here: UsageError for standard input named twice or a
-    `field` without a file that has any, TextError for a missing file or an argument that is no text.
+    Raises UsageError if standard input is named twice or `field` is given without a file that has fields,
+    and TextError for a missing file or an argument that is not a text.
     """
     paths = [os.fsdecode(file) for file in files]
     if [*arguments, *paths].count("-") > 1:
         raise UsageError("standard input ('-') is named twice or more; it can be read once; name it once")
-    checked = [_argument(text, number, stdin) for number, text in enumerate(arguments, 1)]
-    found = [_standard_input(stdin) if path == "-" else _find(path) for path in paths]
-    if field is not None and not any(isinstance(file, _File) and file.suffix in _FIELDS for file in found):
+    checked = [_argument(text, number) for number, text in enumerate(arguments, 1)]
+    sources = [_standard_input() if path == "-" else _file(path) for path in paths]
+    if field is not None and not any(isinstance(s, _File) and s.suffix in _FIELDS for s in sources):
         raise UsageError(
             f"the field {field!r} was given without a file that has fields; expected a file named "
             f"{', '.join(_FIELDS)} (or one of these with .gz); leave the field out or name such a file"
         )
-    return Texts([*checked, *found], field)
+    return Texts([*checked, *sources], field)
 
 
-def _argument(text: str, number: int, stdin: BinaryIO | None) -> "str | Lines":
+def _argument(text: str, number: int) -> "str | Lines":
     if text == "-":
-        return _standard_input(stdin)
+        return _standard_input()
     if "\0" in text:
         raise TextError(f"text {number} of the arguments holds a NUL character; expected text; remove it")
-    if (place := lone_surrogate(text)) is not None:
+    if (position := lone_surrogate(text)) is not None:
         raise TextError(
-            f"text {number} of the arguments is not UTF-8 at character {place + 1}; expected UTF-8 text; "
+            f"text {number} of the arguments is not UTF-8 at character {position + 1}; expected UTF-8 text; "
             "check the encoding of the terminal or name a file instead"
         )
     return text
 
 
-def _standard_input(stdin: BinaryIO | None) -> "Lines":
-    stream: BinaryIO | None = stdin or getattr(sys.stdin, "buffer", None)
+def _standard_input() -> "Lines":
+    stream: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise TextError("standard input is closed; expected one text a line; pipe texts in or name a file")
     return Lines(stream, "standard input")
 
 
-def _find(path: str) -> _File:
+def _file(path: str) -> _File:
     try:
         status = Path(path).stat()
         if not path:
@@ -185,7 +184,7 @@ def _plain(lines: Iterable[str], _field: str | None) -> Iterator[str]:
 
 
 def _unknown(lines: Lines, _field: str | None) -> Iterator[str]:
-    """Read what no suffix tells of as lines of text, unless it begins as something else does."""
+    """Read a file with an unknown suffix as lines of text; TextError if it begins like JSON or XML."""
     first = next(lines, None)
     if first is None:
         return
@@ -206,24 +205,24 @@ def _is_json(line: str) -> bool:
 
 
 def _json(lines: Lines, field: str | None) -> Iterator[str]:
-    """Read an array of texts, which may take many lines, or else one value a line."""
-    kept: list[str] = []
+    """Read an array of texts, which may have many lines, or else one value per line."""
+    read: list[str] = []
     for line in lines:
-        kept.append(line)
+        read.append(line)
         if line.strip():
             break
-    if not kept or not kept[-1].lstrip().startswith("["):
-        yield from _json_lines(lines, field, kept)
+    if not read or not read[-1].lstrip().startswith("["):
+        yield from _json_lines(lines, field, read)
         return
-    size = len(kept[-1])
+    size = len(read[-1])
     for line in lines:
         size += len(line)
         if size > LONGEST_LINE:
             raise lines.error(
                 f"an array of over {LONGEST_LINE} characters; expected fewer; convert it to .jsonl"
             )
-        kept.append(line)
-    for number, value in enumerate(_value("".join(kept), lines, 1), 1):
+        read.append(line)
+    for number, value in enumerate(_value("".join(read), lines, 1), 1):
         yield _text(value, field, partial(_of_element, lines, number))
 
 
@@ -238,7 +237,7 @@ def _json_lines(lines: Lines, field: str | None, before: Sequence[str] = ()) -> 
 
 def _value(text: str, lines: Lines, first: int) -> Any:
     try:
-        # A number's digits are of no use here, and may be more than Python takes.
+        # A number is never a text, and may have more digits than Python's int accepts.
         return json.loads(text, parse_int=_Number)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or str(error)
@@ -251,15 +250,15 @@ class _Number(float):
 
 
 def _text(value: Any, field: str | None, error: Callable[[str], TextError]) -> str:
-    """Return the text that a JSON value is or holds; null is a blank one, as in datasets."""
+    """Return the text in a JSON value; null is a blank text, as in `datasets`."""
     text = _member(value, field, error) if isinstance(value, dict) else value
     if text is None:
         return ""
     if not isinstance(text, str):
         got = "int" if isinstance(text, _Number) else type(text).__name__
         raise error(f"the text is {got}; expected a string or an object with one; correct the line")
-    if (place := lone_surrogate(text)) is not None:
-        raise error(f"half a UTF-16 pair at character {place + 1}; expected Unicode; remove it")
+    if (position := lone_surrogate(text)) is not None:
+        raise error(f"half a UTF-16 pair at character {position + 1}; expected Unicode; remove it")
     return text
 
 
@@ -276,7 +275,7 @@ def _member(value: dict[str, object], field: str | None, error: Callable[[str], 
 
 def _table(lines: Lines, field: str | None, delimiter: str) -> Iterator[str]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
-    # strict: otherwise one quote left open swallows the rest of the file as a single text.
+    # Without `strict`, one quote that is not closed makes the rest of the file a single text.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = _next_row(rows, lines)
     if header is None:

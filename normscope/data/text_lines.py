@@ -6,14 +6,14 @@ from typing import BinaryIO
 
 from normscope.errors import TextError
 
-# A source without line ends, such as /dev/zero, must end in a message before it fills the memory.
+# In bytes. Without a limit, a source without line ends, such as /dev/zero, would fill the memory.
 LONGEST_LINE = 1 << 26
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class Lines(Iterator[str]):
-    """The decoded lines of one stream, line ends kept; `number` is the last line's, from 1.
+    """The decoded lines of one stream, with their line ends; `number` is that of the last line, from 1.
 
     Only \\n ends a line: a form feed, a lone \\r or U+2028 belongs to the text around it.
     """
@@ -31,7 +31,7 @@ class Lines(Iterator[str]):
                 raise self.error(
                     "no text but a table in parquet or arrow; expected text; name it as --dataset"
                 )
-            raise self.error("a NUL byte, so this is no text file; expected UTF-8 text; name another file")
+            raise self.error("a NUL byte, so this is not a text file; expected UTF-8 text; name another file")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -53,12 +53,12 @@ class Lines(Iterator[str]):
         return raw.removeprefix(_BOM) if self.number == 1 else raw
 
     def error(self, what: str, line: int | None = None) -> TextError:
-        """Return the error to raise for a line, the last one that was read unless another is named."""
+        """Return the error to raise for a line, by default the last one."""
         return TextError(f"{self._name}, line {line or self.number}: {what}")
 
 
 def lone_surrogate(text: str) -> int | None:
-    """Where the first half of a UTF-16 pair stands alone: such a text has no UTF-8 form."""
+    """Return the index of the first half of a UTF-16 pair that stands alone: it has no UTF-8 form."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Splits a batch that does not fit in memory into 2, 4, ... parts, at most one a text."""
+"""Runs a batch that memory does not hold in 2, 4, ... parts, down to single texts."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,50 +13,60 @@ T = TypeVar("T")
 _NOT_HELD = "memory did not hold a batch"
 
 
-class Parts:
-    """Cuts batches into as many parts as memory asked for so far; `notes` say once that it did."""
+class BatchSplitter:
+    """Runs batches in parts where memory does not hold them whole.
 
-    def __init__(self, device: torch.device) -> None:
+    `number` is the number of parts for the next batch. `notes` says once that a batch was split, with
+    `outcome` as what follows from that.
+    """
+
+    def __init__(self, device: torch.device, outcome: str) -> None:
         self.notes: list[str] = []
-        self._device, self._number = device, 1
+        self.number = 1
+        self._device, self._outcome = device, outcome
 
-    def work(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
-        """Return what `work` makes of a batch's parts, or anew of more of them where memory is too little."""
+    def work(
+        self,
+        batch: Batch,
+        work: Callable[[list[Batch]], T],
+        error: type[Exception] = OutOfMemoryError,
+        undo: Callable[[], None] = lambda: None,
+    ) -> T:
+        """Return the result of `work` on a batch's parts.
+
+        If it raises `error`, it is undone and repeated with twice as many parts, up to one for each text.
+        """
         while True:
-            parts = cut(batch, self._number)
+            parts = cut(batch, self.number)
             try:
                 return work(parts)
-            except OutOfMemoryError:
+            except error:
                 if len(parts) == len(batch.sources):
                     raise
-            # Outside of there, where the error would keep what the forward has made.
-            self.hear([not_held(batch, "it and later ones were run in parts")])
-            release(self._device)
-            self._number = 2 * len(parts)
+            # After the `except`, because the error keeps the tensors of the failed forward alive.
+            undo()
+            self.make_room(batch)
+            self.number = 2 * len(parts)
+
+    def make_room(self, batch: Batch) -> None:
+        """Note that memory did not hold a batch, and release the memory that a GPU's allocator caches."""
+        if not self.notes:
+            texts, tokens = batch.mask.shape
+            size = f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
+            self.notes.append(f"{_NOT_HELD} of {size}: {self._outcome}; no number depends on that")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def hear(self, warnings: Sequence[str]) -> None:
-        """Note the first of these warnings that is about memory, unless one is noted."""
+        """Note the first of another run's warnings that is about memory, unless there is a note already."""
         if not self.notes:
             self.notes += [warning for warning in warnings if warning.startswith(_NOT_HELD)][:1]
 
 
 def cut(batch: Batch, number: int) -> list[Batch]:
-    """Return a batch in so many parts of about as many texts, in order; no part is empty."""
+    """Return a batch in `number` parts of about as many texts, in order; no part is empty."""
     texts = len(batch.sources)
     number = min(number, texts)
     if number == 1:
         return [batch]
     return [batch.part(slice(texts * i // number, texts * (i + 1) // number)) for i in range(number)]
-
-
-def not_held(batch: Batch, done: str) -> str:
-    """Say that memory did not hold a batch, and what was `done` about it."""
-    texts, tokens = batch.mask.shape
-    size = f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
-    return f"{_NOT_HELD} of {size}: {done}; no number depends on that"
-
-
-def release(device: torch.device) -> None:
-    """Give back what a GPU's memory keeps for later."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -16,11 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.state import WatcherState, read_state
+from normscope.capture.state import WatcherState
+from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher
-from normscope.data.corpus_position import Position
+from normscope.data.batching import Batching
+from normscope.data.corpus import Position
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
+from normscope.models.loading import Loaded
 from normscope.results.json_codec import from_plain, to_plain
 from normscope.statistics.digests import KEY, digest_of, signed
 from normscope.statistics.safetensors_file import save_tensors
@@ -31,12 +34,12 @@ _LOGGER = logging.getLogger("normscope")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run saves how far it is, every so many seconds (0: after every batch), and whether it resumes.
+    """The file in which a run saves its progress, every so many seconds (0: after every batch).
 
-    To `resume`, model, weights, corpus and options must be those of the checkpoint; where there is none,
-    the run begins anew. `facts` are more that must be the same, by the names that messages give them.
-    A run that does not resume refuses a `path` where something is. Raises UsageError for that and for
-    a time that is none. Who calls `inspect` removes the file when the result is safe.
+    To `resume`, model, weights, corpus and options must be those of the checkpoint; if the file does not
+    exist, the run begins at the start. `facts` are further values that must be the same, under the names
+    that messages use. Raises UsageError if the file exists and the run does not resume, and for an invalid
+    time. The caller of `inspect` removes the file when the result is safe.
     """
 
     path: str | os.PathLike[str]
@@ -50,21 +53,21 @@ class Checkpoint:
         if not self.resume and self.exists():
             raise UsageError(
                 f"there is already a checkpoint at {quoted(self.path)}; expected none without --resume; "
-                "add --resume to go on from it, or remove it to begin anew"
+                "add --resume to go on from it, or remove it to start over"
             )
 
     def exists(self) -> bool:
-        """Whether something is there."""
+        """Whether there is a file at the path."""
         return Path(self.path).exists()
 
     def remove(self) -> None:
-        """Remove it, if it is there."""
+        """Remove the file, if there is one."""
         Path(self.path).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint says: the `facts` it depends on, how far it is, and what was measured so far."""
+    """The content of a checkpoint: the `facts` it depends on, its position, and the state of the watcher."""
 
     facts: Mapping[str, str]
     position: Position
@@ -73,7 +76,7 @@ class Saved:
 
 
 class Saver:
-    """Saves a run's state while it goes on; without a checkpoint it does nothing."""
+    """Saves the state of a run periodically; without a checkpoint it does nothing."""
 
     def __init__(self, checkpoint: Checkpoint | None = None, facts: Mapping[str, Any] | None = None) -> None:
         self.checkpoint = checkpoint
@@ -82,7 +85,7 @@ class Saver:
         self._last = time.monotonic()
 
     def resume(self, watcher: Watcher) -> Saved | None:
-        """Let the watcher go on from what there is and return that; UsageError where it is another run's."""
+        """Restore the watcher from the checkpoint and return it; UsageError if another run has made it."""
         if self.checkpoint is None or not (self.checkpoint.resume and self.checkpoint.exists()):
             return None
         saved, path = _read(self.checkpoint.path), quoted(self.checkpoint.path)
@@ -92,17 +95,17 @@ class Saver:
                 was, now = (quoted(None if value == "None" else value) for value in (old, new))
                 raise UsageError(
                     f"the checkpoint {path} is of {name} {was}; expected {now}, as now; "
-                    "run it with what it was made with, or remove it and begin anew"
+                    "run it with what it was made with, or remove it and start over"
                 )
         with _whole(self.checkpoint.path):
             saved.watcher.give(watcher)
         return saved
 
     def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
-        """Save the state between two batches, if it is time or has to be `now`.
+        """Save the state between two batches, if enough time has passed or `now` is true.
 
-        Where that fails, the last checkpoint stays, a warning is logged, and it is tried again the next
-        time; ReportError where there is no checkpoint yet.
+        If that fails, the last checkpoint stays, a warning is logged, and the next time tries again.
+        Raises ReportError if there is no checkpoint yet.
         """
         if self.checkpoint is None:
             return
@@ -132,56 +135,79 @@ def _read(path: str | os.PathLike[str]) -> Saved:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get(KEY) != digest_of(tensors, header):
             raise ReportError("it was changed after it was written")
-        plain = json.loads(header["state"])
-        saved = from_plain(Saved, plain, "state")
+        saved = from_plain(Saved, json.loads(header["state"]), "state")
         _check_position(saved.position)
-        return dataclasses.replace(saved, watcher=read_state(plain["watcher"], tensors))
+        return dataclasses.replace(saved, watcher=dataclasses.replace(saved.watcher, tensors=tensors))
 
 
 def _check_position(position: Position) -> None:
-    """Raise ReportError for a place in a corpus where no run can be."""
+    """Raise ReportError for a position that no run can have."""
     numbers = [value for value in vars(position).values() if isinstance(value, int)]
     pending = position.pending
-    known = len(set(pending)) == len(pending) <= position.texts and all(
-        0 <= place < position.read for place in pending
+    possible = len(set(pending)) == len(pending) <= position.texts and all(
+        0 <= index < position.read for index in pending
     )
-    if min(numbers) < 0 or not known or position.texts + position.skipped != position.read:
+    if min(numbers) < 0 or not possible or position.texts + position.skipped != position.read:
         raise ReportError("its position is none in a corpus")
 
 
 @contextmanager
 def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever a file that is no whole checkpoint leads to into one line."""
+    """Turn any error of a file that is not a whole checkpoint into one line."""
     try:
         yield
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
         why = f" ({printable(str(error))})" if isinstance(error, ReportError) else ""
         raise ReportError(
-            f"{quoted(path)} is no whole checkpoint{why}; expected one that inspect --checkpoint wrote; "
-            "name another file, or remove it and begin anew"
+            f"{quoted(path)} is not a whole checkpoint{why}; expected one that inspect --checkpoint wrote; "
+            "name another file, or remove it and start over"
         ) from error
 
 
+def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that a checkpoint depends on, under the names that messages use.
+
+    The batch size is not part of it: a run that lacked memory may resume with smaller batches.
+    """
+    model, config = describe(loaded.model, loaded.id), getattr(loaded.model, "config", None)
+    choices = {**{name.replace("_", " "): value for name, value in vars(batching).items()}, **choices}
+    del choices["batch size"]
+    return {
+        "model": model.id,
+        "revision": loaded.revision,
+        "commit": loaded.commit,
+        "architecture": model.architecture,
+        "dtype": model.dtype,
+        "parameters": model.parameters,
+        "configuration": _config_digest(config),
+        "attention": getattr(config, "_attn_implementation", None),
+        "weights": weights_digest(loaded.model),
+        "tokenizer": _tokenizer_digest(loaded.tokenizer),
+        "normscope": __version__,
+        **choices,
+    }
+
+
 def weights_digest(model: nn.Module) -> str:
-    """Return what all weights, and all else that is stored with them, are known by."""
+    """Return a digest of all weights and buffers of a model."""
     stored = model.state_dict()
     return digest_of({name: values for name, values in stored.items() if isinstance(values, Tensor)}, {})
 
 
-def config_digest(config: Any) -> str | None:
-    """Return what a configuration is known by, wherever it was read from; None without one."""
+def _config_digest(config: Any) -> str | None:
+    """Return a digest of a configuration that does not depend on its path; None without one."""
     if not hasattr(config, "to_dict"):
         return None
-    known = {name: value for name, value in config.to_dict().items() if name[:1] != "_"}
-    known.pop("transformers_version", None)
-    return digest_of({}, {"config": json.dumps(known, sort_keys=True, default=str)})
+    values = {name: value for name, value in config.to_dict().items() if name[:1] != "_"}
+    values.pop("transformers_version", None)
+    return digest_of({}, {"config": json.dumps(values, sort_keys=True, default=str)})
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Return what a tokenizer is known by: its vocabulary, how it splits texts, and its switches."""
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Return a digest of a tokenizer: its vocabulary, its rules for splitting texts, and its switches."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if hasattr(backend, "to_str") else {}
-    # What calls leave behind is no part of it.
+    # Calls of the tokenizer change these two.
     rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
     switches = {
         name: value
@@ -190,5 +216,5 @@ def tokenizer_digest(tokenizer: Any) -> str:
     }
     vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
     special = getattr(tokenizer, "special_tokens_map", {})
-    known = [type(tokenizer).__name__, rules, switches, vocabulary, special]
-    return digest_of({}, {"tokenizer": json.dumps(known, sort_keys=True, default=str)})
+    parts = [type(tokenizer).__name__, rules, switches, vocabulary, special]
+    return digest_of({}, {"tokenizer": json.dumps(parts, sort_keys=True, default=str)})

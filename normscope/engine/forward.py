@@ -15,30 +15,30 @@ from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, Ru
 from normscope.escaping import reason
 from normscope.models.modality import TEXT, WORDS, kinds_of
 
-# Our own files whose hooks a model's forward goes through, and the one of those that count what they see.
+# Files of the package whose hooks run inside a model's forward, and those of them that count tokens.
 _PACKAGE = Path(__file__).parents[1]
 _COUNTING = (str(_PACKAGE / "capture" / "watcher.py"),)
 _OURS = (str(_PACKAGE / "analyses" / "swap" / "swapped.py"), *_COUNTING)
-# What torch says where it has no class of its own for it.
+# Messages of torch for a lack of memory where it raises a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 class Forward:
-    """How a model is run for its norm layers alone: no cache, no logits that nobody reads.
+    """Calls a model for its normalization layers alone: without a cache, with logits for one token only.
 
-    `kinds` are those of the inputs to come. With `logits` those of every token are made.
+    `kinds` are the kinds of inputs. With `logits` the model returns those of every token.
     """
 
     def __init__(self, model: nn.Module, kinds: Sequence[str] = (TEXT,), *, logits: bool = False) -> None:
         self.model = model
         self.kinds = kinds
-        # Weights that come and go are on the meta device meanwhile.
+        # Offloaded weights are on the meta device between forwards.
         self.device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.parameters = signature(model.forward).parameters
         self.decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        wanted = {"use_cache": False} if logits else {"use_cache": False, "logits_to_keep": 1}
-        self.extra = {name: value for name, value in wanted.items() if name in self.parameters}
+        options = {"use_cache": False} if logits else {"use_cache": False, "logits_to_keep": 1}
+        self.extra = {name: value for name, value in options.items() if name in self.parameters}
 
     @property
     def takes_mask(self) -> bool:
@@ -46,12 +46,12 @@ class Forward:
         return "attention_mask" in self.parameters
 
     def __call__(self, inputs: dict[str, Tensor]) -> Any:
-        """Run one batch and return the model's output; what it says when it fails becomes a RunError."""
+        """Run one batch and return the model's output; RunError with its message if it fails."""
         if self.decodes:
             inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
-        given = self._given(inputs)
+        arguments = self._arguments(inputs)
         try:
-            return self.model(**given, **self.extra)
+            return self.model(**arguments, **self.extra)
         except NormscopeError:
             raise
         except (Exception, SystemExit) as error:
@@ -62,20 +62,20 @@ class Forward:
                 raise
             raise RunError(_failure(self.model, error, self.kinds)) from error
 
-    def _given(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _arguments(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs that the model takes, on its device, images and sounds in its dtype."""
-        given = {name: value for name, value in inputs.items() if name in self.parameters}
+        arguments = {name: value for name, value in inputs.items() if name in self.parameters}
         if self.kinds != (TEXT,) and inputs.keys().isdisjoint(self.parameters):
-            # A model for many kinds of input calls whatever it is given by one name, Perceiver `inputs`.
-            given[getattr(self.model, "main_input_name", "input_ids")] = next(iter(inputs.values()))
+            # A model for many kinds of input has one parameter for all, such as Perceiver's `inputs`.
+            arguments[getattr(self.model, "main_input_name", "input_ids")] = next(iter(inputs.values()))
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for name, value in given.items()
+            for name, value in arguments.items()
         }
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Find the tensors in what a model returns: in mappings, tuples and lists."""
+    """Yield the tensors in a model's output, also those in mappings, tuples and lists."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
@@ -86,21 +86,21 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 
 
 def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Feed an encoder-decoder's decoder the text itself, shifted right by its start token as in training.
+    """Return inputs for a decoder: the text itself, shifted right by its start token as in training.
 
-    Where there is no text, it is fed the start token alone.
+    Without a text the decoder gets the start token alone.
     """
     start = _start_token(model)
     if "input_ids" not in inputs:
         first = next(iter(inputs.values()))
         return {"decoder_input_ids": torch.full((len(first), 1), start, dtype=torch.int64)}
-    own = {"decoder_input_ids": shifted(inputs["input_ids"], start)}
+    decoder = {"decoder_input_ids": shifted(inputs["input_ids"], start)}
     mask = inputs.get("attention_mask")
-    return own if mask is None else {**own, "decoder_attention_mask": mask}
+    return decoder if mask is None else {**decoder, "decoder_attention_mask": mask}
 
 
 def _start_token(model: nn.Module) -> int:
-    """The token that a decoder begins with, 0 where nothing says."""
+    """Return the token id that a decoder begins with, 0 if no configuration names one."""
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
     holders = (
         model.config,
@@ -112,24 +112,24 @@ def _start_token(model: nn.Module) -> int:
 
 
 def shifted(values: Tensor, first: int) -> Tensor:
-    """Move (B, T) one to the right, `first` coming in; the last of each row goes."""
+    """Move (B, T) one to the right: `first` becomes the first value of each row, and the last one is lost."""
     return torch.cat([torch.full_like(values[:, :1], first), values[:, :-1]], dim=1)
 
 
 def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:
-    """Whether an exception passed through hooks in these files: then it is our bug, not the model's."""
+    """Whether an exception passed through hooks in these files: it is then our bug, not the model's."""
     return any(frame.filename in files for frame in extract_tb(trace))
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether a model failed for want of memory; on a CPU torch says so in a message alone."""
+    """Whether a model failed because memory ran out; on a CPU only torch's message says so."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _lack_of_memory(error: BaseException) -> RunError:
-    """Tell a model that lacks memory from a hook, of which it is not known how much it has counted."""
+    """Return OutOfMemoryError, or CountingError if a hook ran out of memory: it may have counted a part."""
     why = reason(error)
     if _passed(error.__traceback__, _COUNTING):
         got = f"out of memory where a batch is counted ({why}); expected room for the tables"
@@ -151,7 +151,7 @@ def _failure(model: nn.Module, error: BaseException, kinds: Sequence[str]) -> st
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode and give every module its own mode back."""
+    """Run the model in evaluation mode, and restore the mode of every module afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

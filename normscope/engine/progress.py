@@ -9,10 +9,10 @@ from normscope.statistics.position_bins import TablePlan
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `stage` is "load", "plan", "run" or "analysis", which follows the last batch.
+    """The progress of a run: `stage` is "load", "plan", "run" or "analysis", which follows the last batch.
 
-    `expected_texts` is a guess, None without one.
-    `tables` are what is planned of the tables over positions, told once, at the stage "plan".
+    `expected_texts` is an estimate, None without one. `tables` is the plan of the tables over positions,
+    only at the stage "plan".
     """
 
     stage: str
@@ -24,7 +24,7 @@ class Progress:
 
 
 class Clock:
-    """Tells a caller how far the run is."""
+    """Reports the progress of a run to the caller's function."""
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress, self._begun = progress, time.perf_counter()
@@ -41,6 +41,6 @@ class Clock:
             self._progress(Progress(stage, texts, tokens, expected, self.seconds()))
 
     def plan(self, tables: TablePlan) -> None:
-        """Tell the caller's function, if there is one, what is planned of the tables."""
+        """Report the plan of the tables to the caller's function, if there is one."""
         if self._progress:
             self._progress(Progress("plan", 0, 0, None, self.seconds(), tables))

@@ -1,35 +1,37 @@
-"""Asks a run to stop: between two batches, or at once while it waits for texts."""
+"""Stops a run early: between two batches, or at once while it waits for texts."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
 class Stop:
-    """Ends a run early, with a report of what was seen so far; hand one to `inspect`, and `ask` it."""
+    """Ends a run early, with a report of the texts so far: pass one to `inspect`, and call `ask` later."""
 
     def __init__(self) -> None:
         self.asked = False
         self._waits = False
 
     def ask(self) -> None:
-        """Ask for the end, from a signal handler say: the batch that runs is finished first.
+        """Ask for the end, for example from a signal handler; the current batch is finished first.
 
-        Where the run waits for texts, as on a pipe, KeyboardInterrupt ends that.
+        If the run waits for texts, as on a pipe, KeyboardInterrupt ends the waiting.
         """
         self.asked = True
         if self._waits:
             raise KeyboardInterrupt
 
     def until_asked(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Give the items until the end was asked for."""
+        """Yield the items until the end is asked for."""
         rest = iter(items)
         while not self.asked:
             try:
-                with self._waiting():
+                self._waits = True
+                try:
                     item = next(rest)
+                finally:
+                    self._waits = False
             except StopIteration:
                 return
             except KeyboardInterrupt:
@@ -37,11 +39,3 @@ class Stop:
                     raise
                 return
             yield item
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self._waits = True
-        try:
-            yield
-        finally:
-            self._waits = False

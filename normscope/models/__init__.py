@@ -1,1 +1,1 @@
-"""Models: where one is, how it loads, which inputs it takes, and why it does not load."""
+"""Models: their location, loading, input kinds, and errors of loading."""

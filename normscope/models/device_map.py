@@ -1,4 +1,4 @@
-"""Device maps: models that accelerate spreads over several devices."""
+"""Device maps: models that the package accelerate spreads over several devices."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,22 +10,21 @@ from normscope.escaping import quoted
 if TYPE_CHECKING:
     from torch import nn
 
-
-# How transformers lets accelerate share a model out; a device by itself takes all of it.
+# The strategies of transformers for spreading a model; the name of a device puts all of it there.
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def require_accelerate(device_map: str) -> None:
-    """Raise ModelError when the package that a device map needs is not there."""
+    """Raise ModelError if the package that a device map needs is not installed."""
     if find_spec("accelerate") is None:
         got = f"the device map {quoted(device_map)} needs the package accelerate, which is not installed"
         raise ModelError(f"{got}; expected it; run pip install 'normscope[accelerate]'")
 
 
 def keep_vectors(model: "nn.Module") -> None:
-    """Let modules that hold vectors alone, as norms do, keep them on the device where they run.
+    """Keep the weights of modules with vectors only, such as norms, on the device where they run.
 
-    Weights that do not fit on a device come and go with each forward, and hooks come after that.
+    Weights that do not fit on a device are loaded and removed in each forward, before our hooks run.
     """
     for module, hook in _offloaded(model):
         own = dict(module.named_parameters(recurse=False))

@@ -1,4 +1,4 @@
-"""Rewords errors of loading a model as one line each."""
+"""Turns errors of loading a model into one line each."""
 
 import pickle
 import re
@@ -13,29 +13,29 @@ from normscope.models.location import DEMO, MODEL_FORMS, Source
 
 @contextmanager
 def in_our_words(source: Source, part: str) -> Iterator[None]:
-    """Turn whatever reading a foreign model raises into one line."""
+    """Turn any error of reading a foreign model into one line."""
     try:
         yield
     except NormscopeError:
         raise
     except SystemExit as error:
-        got = f"the code of {quoted(source.given)} ended Python (sys.exit({error.code!r})) for its {part}"
-        raise ModelError(f"{got}; expected it to go on; mend that code") from error
-    except Exception as error:  # a lying checkpoint fails anywhere: KeyError, TypeError, AssertionError, ...
+        got = f"the code of {quoted(source.name)} ended Python (sys.exit({error.code!r})) for its {part}"
+        raise ModelError(f"{got}; expected it to go on; fix that code") from error
+    except Exception as error:  # A wrong checkpoint may raise KeyError, TypeError, AssertionError, ...
         raise _explained(error, source, part) from error
 
 
 _NEXT_STEPS = {
     "configuration": "expected a config.json that transformers knows; check it or update transformers",
     "model class": "expected an architecture that can be imported; check transformers and torch",
-    "tokenizer": "expected tokenizer files beside the weights; save them with tokenizer.save_pretrained",
-    "processor": "expected preprocessor_config.json beside the weights; save it with its save_pretrained",
+    "tokenizer": "expected tokenizer files next to the weights; save them with tokenizer.save_pretrained",
+    "processor": "expected preprocessor_config.json next to the weights; save it with its save_pretrained",
     "weights": "expected whole weights and a config.json that fits them; download or save both again",
 }
 
 
 def _explained(error: Exception, source: Source, part: str) -> ModelError:
-    chain, shown = list(_chain(error)), quoted(source.given)
+    chain, shown = list(_chain(error)), quoted(source.name)
     words = None if source.is_folder else _hub_words(chain, source, part)
     if words := words or _attention_words(chain, source):
         return ModelError(words)
@@ -61,8 +61,8 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
 
 
 def _unopened(source: Source) -> str | None:
-    """Why a file of weights cannot be opened: its reader says that there is none, whatever the reason."""
-    for path in sorted(Path(source.place).glob("*")):
+    """Return why a file of weights cannot be opened; its reader always says that there is no file."""
+    for path in sorted(Path(source.location).glob("*")):
         try:
             if path.suffix in (".safetensors", ".bin") and path.is_file():
                 path.open("rb").close()
@@ -72,24 +72,24 @@ def _unopened(source: Source) -> str | None:
 
 
 def _attention_words(chain: list[BaseException], source: Source) -> str | None:
-    """What to say when the attention that was asked for is the trouble."""
+    """Return the message if the attention implementation is the cause, else None."""
     asked = source.options.attn_implementation
     if asked is None or not any(
         re.search("attn_implementation|flash_?attention", str(e), re.I) for e in chain
     ):
         return None
-    got = f"{quoted(source.given)} cannot run with the attention {quoted(asked)} here"
+    got = f"{quoted(source.name)} cannot run with the attention {quoted(asked)} here"
     return f"{got}; expected eager, sdpa or one that is installed; change --attn-implementation"
 
 
 def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | None:
-    """The Hub's refusals, the most particular first; None when the Hub is not to blame."""
+    """Return the most specific message for a refusal of the Hub; None if the Hub is not the cause."""
     from huggingface_hub import errors, is_offline_mode
 
-    shown, revision = quoted(source.given), source.options.revision
+    shown, revision = quoted(source.name), source.options.revision
     at = f" at revision {quoted(revision)}" if revision else ""
     refusals: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.HFValidationError, f"{shown}{at} is no model; expected {MODEL_FORMS}; check the spelling"),
+        (errors.HFValidationError, f"{shown}{at} is not a model; expected {MODEL_FORMS}; check the spelling"),
         (
             errors.GatedRepoError,
             f"{shown} is gated and this account has no access; expected a token that has; "
@@ -112,7 +112,8 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     for kind, words in refusals:
         if any(isinstance(link, kind) for link in chain):
             return words
-    status = next((code for link in chain if (code := _status(link)) in (401, 403)), None)
+    statuses = (getattr(getattr(link, "response", None), "status_code", None) for link in chain)
+    status = next((status for status in statuses if status in (401, 403)), None)
     if status is not None:
         why = reason(chain[-1], source.options.token)
         got = f"the Hub refuses the {part} of {shown}{at} with {status} ({why})"
@@ -120,7 +121,7 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
             f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
         )
     closed = source.options.local_files_only or is_offline_mode()
-    # transformers says this of weights without telling "not there" from "not reachable".
+    # transformers has one message for weights that do not exist and weights that cannot be reached.
     absent = any("does not appear to have a file named" in str(link) for link in chain)
     unreached = any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain)
     if unreached or absent:
@@ -134,28 +135,23 @@ def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | N
     return None
 
 
-def _status(error: BaseException) -> int | None:
-    """The status that a server has answered with, if it has."""
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
 def go_online(source: Source) -> str:
-    """Say how to get what the cache lacks."""
-    if source.given == DEMO:
+    """Return advice for a file that is not in the cache."""
+    if source.name == DEMO:
         return "run pip install 'normscope[demo]', or go online once"
     return "go online once, look on its page, or name a model folder"
 
 
 def untrusted(source: Source) -> ModelError:
-    """Return the error for a model whose own code was not allowed to run."""
-    got = f"{quoted(source.given)} is defined by Python code of its own, which was not run"
+    """Return the error for a model that needs its own code, which may not run."""
+    got = f"{quoted(source.name)} is defined by Python code of its own, which was not run"
     return ModelError(
         f"{got}; expected an architecture of transformers; read it, then pass --trust-remote-code"
     )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, the first cause last."""
+    """Yield the error and its causes, the first cause last."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
@@ -165,7 +161,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _missing_packages(chain: list[BaseException]) -> str | None:
-    """What `pip install` lacks; transformers names it in several ways."""
+    """Return the packages that are not installed; transformers names them in several ways."""
     for link in chain:
         name = None
         if named := re.search(r"pip install (?:-U )?['\"]?(\w[\w.-]*)(?![\w.+-])", str(link)):
@@ -177,13 +173,13 @@ def _missing_packages(chain: list[BaseException]) -> str | None:
         elif isinstance(link, ModuleNotFoundError) and link.name and "." not in link.name:
             name = link.name
         if name:
-            # tiktoken is the last reader that transformers tries, and hides that the first was missing.
+            # transformers tries tiktoken last, and does not say that the first reader is missing.
             return "sentencepiece protobuf tiktoken" if name == "tiktoken" else name
     return None
 
 
 def _unmet_request(chain: list[BaseException]) -> str | None:
-    """The memory that was asked for in vain; None when memory was not the trouble."""
+    """Return the memory that could not be allocated, in words; None if memory was not the cause."""
     for link in chain:
         if type(link).__name__ in {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in str(link):
             asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(link), re.I)

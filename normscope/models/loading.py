@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Loaded:
     """A model ready to run (evaluation mode, on its device, frozen), its tokenizer, and their origin.
 
-    For images and audio there is a `processor` of transformers in the tokenizer's place.
+    For images and audio it has a `processor` of transformers instead of a tokenizer.
     """
 
     model: "PreTrainedModel"
@@ -41,25 +41,15 @@ class Loaded:
     processor: Any = None
 
 
-@dataclass(frozen=True)
-class _Skeleton:
-    """A model without weights (evaluation mode, on torch's meta device) and its origin."""
-
-    model: "PreTrainedModel"
-    id: str
-    revision: str | None
-    commit: str | None
-
-
 def load(
     model: str | os.PathLike[str], options: Loading = Loading(), kinds: Collection[str] = (TEXT,)
 ) -> Loaded:
-    """Load MODEL by the head class its configuration names, with what makes inputs of these `kinds`.
+    """Load MODEL with the head class that its configuration names, and its tokenizer or processor.
 
-    MODEL is a Hub id, a folder in Hugging Face layout, or `demo`. The small files come first, so
-    that most mistakes are reported before any weights are downloaded. Raises ModelError when the
-    model cannot be found, trusted, read or placed on the device, UsageError when options clash or
-    the model does not take inputs of these kinds.
+    MODEL is a Hub id, a folder in Hugging Face layout, or `demo`; `kinds` are the kinds of inputs. Small
+    files are read first, to report most mistakes before weights are downloaded. Raises ModelError when the
+    model cannot be found, trusted, read or placed on the device, UsageError when options clash or the model
+    does not take inputs of these kinds.
     """
     source = locate(model, options)
     with quiet():
@@ -87,11 +77,11 @@ def load(
                 keep_vectors(network)
             else:
                 network.to(device)  # type: ignore[arg-type]
-    return Loaded(network, tokenizer, source.given, options.revision, commit, notes, processor)
+    return Loaded(network, tokenizer, source.name, options.revision, commit, notes, processor)
 
 
-def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Skeleton:
-    """Build MODEL from its configuration alone, by the same class as `load`, on torch's meta device.
+def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
+    """Build MODEL from its configuration alone, with the same class as `load`, on torch's meta device.
 
     No weights and no tokenizer are read or downloaded. Raises the errors of `load`.
     """
@@ -100,7 +90,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> _Sk
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network: Any = _skeleton(source, loader, config, commit)
-    return _Skeleton(network.eval(), source.given, options.revision, commit)
+    return Loaded(network.eval(), None, source.name, options.revision, commit, ())
 
 
 def _skeleton(
@@ -109,54 +99,54 @@ def _skeleton(
     with in_our_words(source, "configuration"):
         import torch
 
-        made = _maker(source, loader, config, commit)
+        build = _builder(source, loader, config, commit)
         with torch.device("meta"):
-            return made(config)  # type: ignore[no-any-return]
+            return build(config)  # type: ignore[no-any-return]
 
 
 def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | None]":
-    """Read config.json; return it, the commit it is of, and the source, which now knows of an outage."""
+    """Read config.json; return the source, which now knows of an outage, the configuration and its commit."""
     source = replace(source, outage=outage_of(source))
     commit = _commit(source)
-    # Pinned to the commit, later files match the first one and need fewer requests.
+    # With the commit fixed, later files match the first one and need fewer requests.
     keywords = source.keywords(commit or source.options.revision)
     with in_our_words(source, "configuration"):
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(source.place, **keywords)
+        config = AutoConfig.from_pretrained(source.location, **keywords)
         require_buildable(source, config)
     return source, config, commit
 
 
-def _maker(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
-    """What makes a model of a configuration: a class of transformers or, if trusted, of the repository."""
+def _builder(source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None) -> Any:
+    """Return what builds a model from a configuration: a class of transformers or, if trusted, its own."""
     own_code = _own_code(source, config)
     if source.options.trust_remote_code and loader.__name__ in own_code:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         keywords = {} if source.is_folder else source.download_keywords(commit or source.options.revision)
-        return get_class_from_dynamic_module(own_code[loader.__name__], source.place, **keywords)
+        return get_class_from_dynamic_module(own_code[loader.__name__], source.location, **keywords)
     return getattr(loader, "from_config", loader)
 
 
 def _own_code(source: Source, config: "PreTrainedConfig") -> dict[str, Any]:
-    """Where a repository's own code has the classes of a model, by what transformers calls them."""
+    """Return the paths of a model's classes in its repository's own code, by transformers' names for them."""
     own_code = getattr(config, "auto_map", None) or {}
     if not isinstance(own_code, dict):
-        got = f"config.json of {quoted(source.given)} says that auto_map is {quoted(own_code)}"
-        raise ModelError(f"{got}; expected an object of class names; mend it, or leave it out")
+        got = f"config.json of {quoted(source.name)} says that auto_map is {quoted(own_code)}"
+        raise ModelError(f"{got}; expected an object of class names; fix it, or leave it out")
     return own_code
 
 
 def _commit(source: Source) -> str | None:
-    """The commit a model of the Hub is at: its cached files lie in snapshots/<40 hexadecimal digits>."""
-    folder = Path(source.place).absolute()
+    """Return the commit of a Hub model: its cached files are in snapshots/<40 hexadecimal digits>."""
+    folder = Path(source.location).absolute()
     if not source.is_folder:
         with in_our_words(source, "configuration"):
             from huggingface_hub import hf_hub_download
 
             keywords = source.download_keywords(source.options.revision)
-            folder = Path(hf_hub_download(source.place, "config.json", **keywords)).parent
+            folder = Path(hf_hub_download(source.location, "config.json", **keywords)).parent
     is_snapshot = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
     return folder.name if is_snapshot else None
 
@@ -177,7 +167,7 @@ def _device(name: str) -> "torch.device":
 
 
 def _loader(source: Source, config: "PreTrainedConfig") -> Any:
-    """The class to load by: the repository's own code if trusted, the named head, or the bare model."""
+    """Return the class to load with: of the repository if trusted, the named head, or the bare model."""
     import transformers
 
     names = getattr(config, "architectures", None)
@@ -199,7 +189,7 @@ def _loader(source: Source, config: "PreTrainedConfig") -> Any:
 
 
 def _has_forward(loader: Any) -> bool:
-    """Whether it can be told what a loader's models take: an auto class or a mere base has no forward."""
+    """Whether a loader has a forward, which tells its inputs; auto classes and base classes have none."""
     from torch import nn
 
     return getattr(loader, "forward", nn.Module.forward) is not nn.Module.forward
@@ -211,56 +201,56 @@ def _tokenizer(
     with in_our_words(source, "tokenizer"):
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.place, config=config, **keywords)
-        # Without any files, transformers makes one that reads every word as unknown.
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.location, config=config, **keywords)
+        # Without any files, transformers makes a tokenizer that reads every word as unknown.
         is_empty = tokenizer.vocab_size <= len(tokenizer.all_special_tokens) + 1
     _require_length(source, tokenizer.model_max_length)
     if is_empty:
-        got = f"no tokenizer files with {quoted(source.given)}"
+        got = f"no tokenizer files with {quoted(source.name)}"
         then = "save them there with tokenizer.save_pretrained" if source.is_folder else go_online(source)
-        raise ModelError(f"{got}; expected tokenizer.json or a vocabulary beside the weights; {then}")
+        raise ModelError(f"{got}; expected tokenizer.json or a vocabulary next to the weights; {then}")
     return tokenizer  # type: ignore[no-any-return]
 
 
 def _require_length(source: Source, longest: Any) -> None:
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
-    if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither
+    if not is_number or not (longest >= 1 or longest <= 0):  # NaN is neither.
         got = (
-            f"tokenizer_config.json of {quoted(source.given)} says that model_max_length is {quoted(longest)}"
+            f"tokenizer_config.json of {quoted(source.name)} says that model_max_length is {quoted(longest)}"
         )
-        raise ModelError(f"{got}; expected how many tokens; mend it, or leave it out")
+        raise ModelError(f"{got}; expected how many tokens; fix it, or leave it out")
 
 
 def _processor(
     source: Source, config: "PreTrainedConfig", keywords: dict[str, Any], kinds: Collection[str]
 ) -> Any:
-    """The part of transformers for one kind of media, or the one that joins several kinds."""
+    """Load the processor for one kind of media, or the one for several kinds."""
     with in_our_words(source, "processor"):
         import transformers
 
         auto: Any = transformers
         if set(kinds) == {IMAGE}:
-            # The backend that needs pillow alone: the same numbers with and without torchvision.
-            maker, keywords = auto.AutoImageProcessor, {**keywords, "backend": "pil"}
+            # The backend of pillow gives the same numbers with and without torchvision.
+            processor, keywords = auto.AutoImageProcessor, {**keywords, "backend": "pil"}
         else:
-            maker = auto.AutoFeatureExtractor if set(kinds) == {AUDIO} else auto.AutoProcessor
-        return maker.from_pretrained(source.place, config=config, **keywords)
+            processor = auto.AutoFeatureExtractor if set(kinds) == {AUDIO} else auto.AutoProcessor
+        return processor.from_pretrained(source.location, config=config, **keywords)
 
 
 def _network(
     source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "tuple[PreTrainedModel, tuple[str, ...]]":
-    """Read the weights, and say what of the checkpoint is to be told."""
+    """Read the weights; return the model and warnings about the checkpoint."""
     _require_known_quantization(source, config)
-    asked = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
-    more = {name: value for name, value in asked.items() if value is not None}
+    options = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
+    more = {name: value for name, value in options.items() if value is not None}
     with in_our_words(source, "weights"):
         network, info = loader.from_pretrained(
-            source.place,
+            source.location,
             config=config,
             dtype=source.options.dtype,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told just below; transformers' own error does not name them
+            ignore_mismatched_sizes=True,  # Checked below; the error of transformers does not name them.
             **more,
             **keywords,
         )
@@ -268,20 +258,20 @@ def _network(
 
 
 def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
-    """Raise ModelError where weights are quantized in a way that transformers would pass over."""
+    """Raise ModelError if weights are quantized in a way that transformers would ignore."""
     from transformers import quantizers
 
-    known_ones: Any = quantizers  # it exports more than its annotations say
+    methods: Any = quantizers  # It exports more than its annotations say.
     quantization = getattr(config, "quantization_config", None)
-    # Code of the repository may bring a way of its own.
+    # Code of the repository may have a quantization of its own.
     if not isinstance(quantization, dict) or source.options.trust_remote_code:
         return
     with in_our_words(source, "weights"):
-        known = known_ones.AutoHfQuantizer.supports_quant_method(quantization)
-    if not known:
+        is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
+    if not is_supported:
         method = quoted(quantization.get("quant_method"))
         got = (
-            f"the weights of {quoted(source.given)} are quantized by {method}, which transformers cannot read"
+            f"the weights of {quoted(source.name)} are quantized by {method}, which transformers cannot read"
         )
         raise ModelError(
             f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
@@ -289,7 +279,7 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
 
 
 def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """A head that classifies the last token looks for padding, and refuses a batch without knowing it."""
+    """Set the padding id of a classification head, which refuses batches without one."""
     config = network.config.get_text_config()
     if getattr(config, "pad_token_id", None) is None and "SequenceClassification" in type(network).__name__:
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -298,13 +288,13 @@ def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hush the libraries' log lines, warnings and bars; downloads show the Hub's own bar at a terminal."""
+    """Silence the libraries' logs, warnings and bars, but show the Hub's download bar at a terminal."""
     with warnings.catch_warnings(), _no_conversion():
         warnings.simplefilter("ignore")
         from huggingface_hub import utils
         from transformers.utils import logging as model_logging
 
-        # They export more than their annotations say.
+        # These modules export more than their annotations say.
         hub: Any = utils
         bars: Any = model_logging
         names = ("transformers", "huggingface_hub")
@@ -313,7 +303,7 @@ def quiet() -> Iterator[None]:
         try:
             for name in names:
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-            bars.disable_progress_bar()  # and the Hub's with it
+            bars.disable_progress_bar()  # Also disables that of the Hub.
             if hub_bars and sys.stderr.isatty():
                 hub.enable_progress_bars()
             yield
@@ -327,7 +317,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _no_conversion() -> Iterator[None]:
-    """For a repository of pickles, transformers would ask the Hub to convert it: not ours to start."""
+    """Keep transformers from asking the Hub to convert repositories of pickles."""
     name = "DISABLE_SAFETENSORS_CONVERSION"
     before = os.environ.get(name)
     os.environ[name] = "1"

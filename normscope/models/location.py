@@ -18,17 +18,16 @@ DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
 
-
 _TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How to load a model; `auto` is the best device present, and the checkpoint's own dtype.
+    """How to load a model; `auto` is the best available device, and the checkpoint's own dtype.
 
-    A `device_map` spreads the model over several devices, as transformers has it: "auto", "balanced",
-    "sequential", or a device. It needs the package accelerate. With `random_weights` a model is run though
-    its checkpoint lacks weights that its numbers depend on.
+    A `device_map` spreads the model over several devices. It is a strategy of transformers ("auto",
+    "balanced", "sequential") or a device, and needs the package accelerate. With `random_weights` a model
+    runs even if its checkpoint lacks weights that its numbers depend on.
     """
 
     revision: str | None = None
@@ -46,8 +45,8 @@ class Loading:
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype {quoted(self.dtype)} is unknown; expected {', '.join(DTYPES)}; pick one")
         if not re.fullmatch(r"[a-z]+(:\d+)?", self.device):
-            known = "auto, cpu, cuda, cuda:1, mps or another torch device"
-            raise UsageError(f"device {quoted(self.device)} is unknown; expected {known}; pick one")
+            devices = "auto, cpu, cuda, cuda:1, mps or another torch device"
+            raise UsageError(f"device {quoted(self.device)} is unknown; expected {devices}; pick one")
         if self.device_map is not None and self.device != "auto":
             got = f"device {quoted(self.device)} and device map {quoted(self.device_map)} were both given"
             raise UsageError(f"{got}; expected one of them; drop one")
@@ -58,21 +57,24 @@ class Loading:
 
 @dataclass(frozen=True)
 class Source:
-    """MODEL understood: what the user wrote, the folder or Hub id it means, why the Hub is out of reach."""
+    """The source of a model: MODEL as the user wrote it (`name`), and the folder or Hub id it stands for.
 
-    given: str
-    place: str
+    `outage` says why the Hub cannot be reached, if it cannot.
+    """
+
+    name: str
+    location: str
     is_folder: bool
     options: Loading
     outage: str | None = None
 
     def keywords(self, revision: str | None) -> dict[str, Any]:
-        """What every `from_pretrained` is given. An explicit False keeps it from asking on stdin."""
+        """Return the arguments for every `from_pretrained`; an explicit False prevents questions on stdin."""
         trust = {"trust_remote_code": self.options.trust_remote_code}
         return trust if self.is_folder else {**trust, **self.download_keywords(revision)}
 
     def download_keywords(self, revision: str | None) -> dict[str, Any]:
-        """What every download is given; nothing is downloaded while the Hub is out of reach."""
+        """Return the arguments for every download; nothing is downloaded while the Hub cannot be reached."""
         options = self.options
         return {
             "revision": revision,
@@ -83,21 +85,21 @@ class Source:
 
 
 def locate(model: str | os.PathLike[str], options: Loading) -> Source:
-    """Tell what MODEL names; ModelError when it can be nothing, UsageError when options clash."""
-    given = os.fspath(model)
-    if given == DEMO and isinstance(model, str):
+    """Return the source of MODEL; ModelError when it can be none, UsageError when options clash."""
+    name = os.fspath(model)
+    if name == DEMO and isinstance(model, str):
         folder = _demo_folder()
-        source = Source(given, folder or DEMO_HUB_ID, folder is not None, options)
+        source = Source(name, folder or DEMO_HUB_ID, folder is not None, options)
     else:
-        source = Source(given, given, _is_folder(given, must_be=not isinstance(model, str)), options)
+        source = Source(name, name, _is_folder(name, must_be=not isinstance(model, str)), options)
     if source.is_folder and options.revision is not None:
-        got = f"revision {quoted(options.revision)} with {quoted(given)}, which is a folder"
+        got = f"revision {quoted(options.revision)} with {quoted(name)}, which is a folder"
         raise UsageError(f"{got}; expected a Hub id with a revision; leave one of them out")
     return source
 
 
 def _demo_folder() -> str | None:
-    """The folder that the package of the extra `demo` carries, found without importing the package."""
+    """Return the model folder in the package of the extra `demo`, without importing the package."""
     from importlib import metadata
 
     try:
@@ -109,41 +111,41 @@ def _demo_folder() -> str | None:
 
 
 def cached_ids(cache_dir: str | None = None) -> list[str]:
-    """List the Hub ids of the models whose configuration is in the cache; nothing is asked of the Hub."""
+    """List the Hub ids of the models whose configuration is in the cache, without a request to the Hub."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    found = Path(cache_dir or HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
-    folders = sorted({config.parents[2].name for config in found})
+    configs = Path(cache_dir or HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
+    folders = sorted({config.parents[2].name for config in configs})
     return [folder.removeprefix("models--").replace("--", "/") for folder in folders]
 
 
-def _is_folder(place: str, must_be: bool) -> bool:
-    """Whether MODEL is a folder; raises ModelError when it can be neither that nor a Hub id."""
-    shown, mode = quoted(place), _mode(place)
+def _is_folder(name: str, must_be: bool) -> bool:
+    """Whether MODEL is a folder; raises ModelError when it can be neither a folder nor a Hub id."""
+    shown, mode = quoted(name), _mode(name)
     if stat.S_ISDIR(mode):
-        if not stat.S_ISREG(_mode(os.fspath(Path(place, "config.json")))):
+        if not stat.S_ISREG(_mode(os.fspath(Path(name, "config.json")))):
             then = "name the folder that holds it, or write one with save_pretrained"
             raise ModelError(f"no config.json in the folder {shown}; expected a Hugging Face model; {then}")
         return True
     if mode:
         raise ModelError(f"{shown} is a file; expected {MODEL_FORMS}; name the folder that holds it")
-    if must_be or place.startswith((".", "/", "~")) or place.count("/") > 1 or "\\" in place:
+    if must_be or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise ModelError(f"there is no folder {shown}; expected {MODEL_FORMS}; check the path")
     return False
 
 
-def _mode(place: str) -> int:
-    """The file mode, 0 where nothing is. A Hub id may be no path at all: too long, or with a null."""
+def _mode(path: str) -> int:
+    """Return the file mode, 0 if there is no file. A Hub id may be no valid path: too long, or with a NUL."""
     try:
-        return Path(place).stat().st_mode if place else 0
+        return Path(path).stat().st_mode if path else 0
     except (OSError, ValueError):
         return 0
 
 
 def outage_of(source: Source) -> str | None:
-    """Why the Hub cannot be reached, if it cannot. Found out file by file, it takes minutes of retries.
+    """Return why the Hub cannot be reached, None if it can; later requests would retry for minutes.
 
-    UsageError for a token that no request can carry.
+    Raises UsageError for a token that no request can carry.
     """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -155,12 +157,12 @@ def outage_of(source: Source) -> str | None:
         got = "the Hub's token, of HF_TOKEN or of the login, has odd characters"
         raise UsageError(f"{got}; expected one word of ASCII; copy it again")
     try:
-        url = hf_hub_url(source.place, "config.json", revision=options.revision)
+        url = hf_hub_url(source.location, "config.json", revision=options.revision)
         get_hf_file_metadata(url, token=options.token)
     except HFValidationError:
-        return None  # told better when it is asked for
+        return None  # The load explains it better.
     except HfHubHTTPError as refusal:
         return reason(refusal, options.token) if refusal.response.status_code >= 500 else None
-    except Exception as error:  # of the HTTP library, which differs between versions of the client
+    except Exception as error:  # The HTTP library differs between versions of the client.
         return reason(error, options.token)
     return None

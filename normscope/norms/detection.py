@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import UsageError
-from normscope.norms.formulas import Formula, formulas, module_eps, rarer_formulas, says_rms, vector
-from normscope.norms.gating import Gate
+from normscope.norms.formulas import Formula, Gate, formulas, module_eps, rarer_formulas, says_rms, vector
 from normscope.norms.module_tree import named_modules
 from normscope.norms.registry import registered
 from normscope.norms.scale_invariance import is_untried, normalises

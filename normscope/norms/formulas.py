@@ -5,12 +5,13 @@ nn.functional.normalize.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from normscope.norms.registry import Normalise, registered
 from normscope.statistics.moments import Labels, Moments, Rows
@@ -19,6 +20,30 @@ from normscope.statistics.moments import Labels, Moments, Rows
 _UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 _ACTIVATION_NAMES = ("activation", "act", "act_fn")
+_GATE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "sigmoid": Tensor.sigmoid,
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How a norm uses a second input, its gate: `before` or after it normalises, with this `activation`.
+
+    Mamba 2 gates and then normalises: statistics are taken of the gated input. Qwen3-Next normalises and
+    then gates.
+    """
+
+    before: bool
+    activation: str
+
+    def factor(self, gate: Tensor) -> Tensor:
+        """Return the activated gate, in float32 or float64: the factor of the input or of the output."""
+        wide = gate.detach() if gate.dtype == torch.float64 else gate.detach().float()
+        return _GATE_ACTIVATIONS[self.activation](wide)
+
+
+GATES = tuple(Gate(before, activation) for before in (False, True) for activation in _GATE_ACTIVATIONS)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The place of a norm in its model, from structure and code: before, inside or after the blocks."""
 
+import inspect
 import math
 import re
 from collections.abc import Iterator
@@ -7,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from normscope.norms.residual_flow import methods, side_of
+from normscope.norms.residual_flow import side_of
 
-PLACES = ("embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other")
 # The attribute names that transformers' classes give to the norms of queries and keys.
 _QUERY_OR_KEY = re.compile(r"(q|k|qk|query|key)_?(layer_?)?(norm|ln|layernorm)|norm_?(q|k|query|key)")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
@@ -70,13 +70,13 @@ class Places:
             start = f"{above}." if above else ""
             stacks = {self._branch(start, stack) for stack in self._stacks if stack.startswith(start)}
             if stacks:
-                return self._beside(above, self._branch(start, name), stacks)
+                return self._next_to_stacks(above, self._branch(start, name), stacks)
         return "other"
 
     def _branch(self, start: str, name: str) -> str:
         return name.removeprefix(start).split(".", maxsplit=1)[0]
 
-    def _beside(self, above: str, branch: str, stacks: set[str]) -> str:
+    def _next_to_stacks(self, above: str, branch: str, stacks: set[str]) -> str:
         order = _order(self._modules[above])
         sides = {order.index(branch) < order.index(stack) for stack in stacks - {branch}}
         if len(sides) != 1:
@@ -100,10 +100,9 @@ def _above(name: str) -> Iterator[str]:
 def _order(module: nn.Module) -> list[str]:
     """Return a module's children as `forward` first names them; the others follow their registration."""
     children = [name for name, _ in module.named_children()]
-    forward = [method for method in methods(module) if method.code.name == "forward"]
-    called = [name for method in forward for name in method.mentions if name in children]
+    names = inspect.unwrap(type(module).forward).__code__.co_names
+    order = [name for name in names if name in children]
     # A child without a name in `forward` comes after the child that was registered before it.
-    order = list(called)
     for i, name in enumerate(children):
         if name not in order:
             order.insert(order.index(children[i - 1]) + 1 if i else 0, name)

@@ -8,7 +8,7 @@ size of the model.
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -63,60 +63,29 @@ def side_of(module: nn.Module, name: str) -> str:
     "post-norm": the input of the norm is a sum, norm(x + f(x)), or its output is a term of a sum, x +
     norm(f(x)).
     """
-    for method in methods(module):
-        if name in method.mentions:
-            reading = _Reading(module, name)
-            reading.follow(method.code)
-            if side := reading.side():
-                return side
-    return ""
-
-
-@dataclass(frozen=True)
-class _Method:
-    """One method's code, and the attributes of `self` in it, in the order of their first mention."""
-
-    code: ast.FunctionDef
-    mentions: tuple[str, ...]
-
-
-def methods(module: nn.Module) -> tuple[_Method, ...]:
-    """Parse the methods that the module's class adds to torch's, `forward` first.
-
-    Methods without source are left out.
-    """
     kind: Any = type(module)
-    return _methods(kind)
+    sides = (_Reading(module, name).side(method) for method in _methods(kind))
+    return next(filter(None, sides), "")
 
 
 @lru_cache(maxsize=512)
-def _methods(kind: type[nn.Module]) -> tuple[_Method, ...]:
-    found: dict[str, Any] = {}
-    for base in kind.__mro__:
-        if base.__module__.split(".", maxsplit=1)[0] != "torch" and issubclass(base, nn.Module):
-            for name, value in vars(base).items():
-                # `__init__` creates the parts and calls none of them.
-                if inspect.isfunction(value) and name != "__init__":
-                    found.setdefault(name, value)
-    parsed = (_parsed(found[name]) for name in sorted(found, key=lambda name: name != "forward"))
-    return tuple(method for method in parsed if method)
+def _methods(kind: type[nn.Module]) -> tuple[ast.FunctionDef, ...]:
+    """Parse the methods that a class adds to torch's, `forward` first; those without source are left out."""
+    own = {
+        name: function
+        for name, function in inspect.getmembers(kind, inspect.isfunction)
+        # `__init__` creates the parts and calls none of them.
+        if name != "__init__" and not (function.__module__ or "").startswith("torch.")
+    }
+    parsed = (_parsed(own[name]) for name in sorted(own, key=lambda name: name != "forward"))
+    return tuple(code for code in parsed if isinstance(code, ast.FunctionDef))
 
 
-def _parsed(function: object) -> _Method | None:
+def _parsed(function: Callable[..., Any]) -> ast.stmt | None:
     try:
-        source = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]
-        (code,) = ast.parse(source).body
-    except (OSError, TypeError, SyntaxError, ValueError):
+        return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, SyntaxError):
         return None
-    if not isinstance(code, ast.FunctionDef):
-        return None
-    uses = [node for node in ast.walk(code) if isinstance(node, ast.Attribute) and _is_self(node.value)]
-    uses.sort(key=lambda node: (node.lineno, node.col_offset))
-    return _Method(code, tuple(dict.fromkeys(node.attr for node in uses)))
-
-
-def _is_self(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
 
 
 class _Reading:
@@ -130,16 +99,13 @@ class _Reading:
         self.known: dict[str, Value] = {}
         self.made: list[Value] = []
 
-    def side(self) -> str:
-        """Return the side that the first use of the norm shows, "" if no use shows one."""
+    def side(self, code: ast.FunctionDef) -> str:
+        """Return the side that the first use of the norm in a method shows, "" if no use shows one."""
+        arguments = [*code.args.posonlyargs, *code.args.args, *code.args.kwonlyargs]
+        self.known = {argument.arg: self._make("given") for argument in arguments if argument.arg != "self"}
+        self._block(code.body)
         sums = [value for value in self.made if value.kind in ("add", "call")]
         return next((side for n in self.made if n.kind == "norm" and (side := _side(n, sums))), "")
-
-    def follow(self, code: ast.FunctionDef) -> None:
-        """Read the whole method."""
-        given = [*code.args.posonlyargs, *code.args.args, *code.args.kwonlyargs]
-        self.known = {argument.arg: self._make("given") for argument in given if argument.arg != "self"}
-        self._block(code.body)
 
     def _block(self, statements: Sequence[ast.stmt]) -> None:
         for statement in statements:
@@ -152,13 +118,13 @@ class _Reading:
             self._block(() if flag is True else node.orelse)
         elif isinstance(node, ast.Assign):
             for target in node.targets:
-                self._assign(target, node.value)
+                self._bind(target, self._value(node.value))
         elif isinstance(node, ast.AugAssign):
             value = self._binary(node.target, node.op, node.value)
             if isinstance(node.target, ast.Name) and value:
                 self.known[node.target.id] = value
         elif isinstance(node, ast.AnnAssign) and node.value:
-            self._assign(node.target, node.value)
+            self._bind(node.target, self._value(node.value))
         elif isinstance(node, ast.Return | ast.Expr) and node.value:
             self._value(node.value)
         elif isinstance(node, ast.For):
@@ -178,14 +144,6 @@ class _Reading:
                 value = getattr(value, name, None)
             return value if isinstance(value, bool) else None
         return None
-
-    def _assign(self, target: ast.expr, value: ast.expr) -> None:
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            values = [self._value(item) for item in value.elts]
-            for item, new in zip(target.elts, values, strict=False):
-                self._bind(item, new)
-        else:
-            self._bind(target, self._value(value))
 
     def _bind(self, target: ast.expr, value: Value | None) -> None:
         if isinstance(target, ast.Tuple | ast.List):
@@ -220,10 +178,8 @@ class _Reading:
     def _binary(self, left: ast.expr, op: ast.operator, right: ast.expr) -> Value | None:
         values = self._values([left, right])
         if len(values) < 2:
-            return self._make("pass", values) if values else None
-        lists = any(isinstance(node, ast.Tuple | ast.List) for node in (left, right))
-        adds = isinstance(op, ast.Add | ast.Sub)
-        return self._make("tuple" if lists else "add" if adds else "call", values)
+            return values[0] if values else None
+        return self._make("add" if isinstance(op, ast.Add | ast.Sub) else "call", values)
 
     def _call(self, node: ast.Call) -> Value | None:
         path = _path(node.func)
@@ -232,14 +188,10 @@ class _Reading:
             return self._make("norm", given[:1]) if given else None
         name = path[-1] if path else _name(node.func)
         if isinstance(node.func, ast.Attribute) and not path and (owner := self._value(node.func.value)):
-            # A method of a tensor: x.to(...), x.view(...), x.add(y).
-            if name in _ABOUT:
-                return None
+            # A method of a tensor, such as x.to(...) or x.view(...).
             if not given or name in _RESHAPING:
                 return self._make("pass", [owner])
             given = [owner, *given]
-        if name in ("add", "add_") and len(given) > 1:
-            return self._make("add", given)
         passing = len(given) == 1 and any(word in name.lower() for word in _PASSING)
         return self._make("pass" if passing else "call", given)
 
@@ -272,4 +224,4 @@ def _path(node: ast.AST) -> list[str]:
         if isinstance(node, ast.Attribute):
             names.insert(0, node.attr)
         node = node.value
-    return names if _is_self(node) else []
+    return names if isinstance(node, ast.Name) and node.id == "self" else []

@@ -1,1 +1,1 @@
-"""Reports for people: rich tables, Markdown, charts."""
+"""Results for people: tables, terminal plots, notebooks, Markdown, and the page."""

@@ -1,4 +1,4 @@
-"""Downsamples an axis: which numbers share a cell, and the labels below the cells."""
+"""Downsamples an axis to the cells of a screen, and labels them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-from normscope.render.layer import spaced
+from normscope.render.layer import spaced_rows
 from normscope.results.common import Floats
 
 _WIDEST_CELL = 3
-GAP = 2
+_TICK_GAP = 2  # spaces between labels
 
 
 @dataclass(frozen=True)
 class AxisRuns:
-    """An axis of `length` cut into runs: where each `starts`, and how many cells each is wide."""
+    """An axis of `length` numbers cut into runs: where each run starts, and how many cells it is `wide`."""
 
     length: int
     starts: Sequence[int]
@@ -23,7 +23,7 @@ class AxisRuns:
 
     @classmethod
     def over(cls, length: int, room: int, *, late: bool = False) -> "AxisRuns":
-        """Cut an axis to at most `room` cells: evenly, or `late`: the first ones alone, then ever more."""
+        """Cut an axis to at most `room` cells: evenly, or if `late` in runs of 1, then ever longer ones."""
         if length <= room:
             return cls(length, range(length), min(max(room // max(length, 1), 1), _WIDEST_CELL))
         even = [round(i * length / room) for i in range(room)]
@@ -34,28 +34,28 @@ class AxisRuns:
         """The maximum count of numbers that share a cell."""
         return int(max(np.diff([*self.starts, self.length]), default=0))
 
-    def reduced(self, values: Floats, by: Literal["mean", "max"] = "mean") -> Floats:
-        """Return one number a run, of those that are known there: (..., length) -> (..., runs)."""
+    def reduce(self, values: Floats, by: Literal["mean", "max"] = "mean") -> Floats:
+        """Return one number for each run, from its finite numbers: (..., length) -> (..., runs)."""
         values = np.asarray(values, dtype=np.float64)
         if not len(self.starts):
             return values
-        known = np.isfinite(values)
-        counts = np.add.reduceat(known, self.starts, axis=-1)
+        finite = np.isfinite(values)
+        counts = np.add.reduceat(finite, self.starts, axis=-1)
         if by == "mean":
-            sums = np.add.reduceat(np.where(known, values, 0.0), self.starts, axis=-1)
+            sums = np.add.reduceat(np.where(finite, values, 0.0), self.starts, axis=-1)
             mean: Floats = np.where(counts, sums / np.maximum(counts, 1), np.nan)
             return mean
-        most = np.maximum.reduceat(np.where(known, values, -np.inf), self.starts, axis=-1)
-        return np.where(counts, most, np.nan)
+        maximum = np.maximum.reduceat(np.where(finite, values, -np.inf), self.starts, axis=-1)
+        return np.where(counts, maximum, np.nan)
 
-    def drawn(self, cells: Sequence[str]) -> str:
-        """Join what is drawn of the runs, each in its cells."""
+    def draw(self, cells: Sequence[str]) -> str:
+        """Join the glyphs of the runs, each as wide as its run."""
         return "".join(cell * self.wide for cell in cells)
 
     def ticks(self, numbers: Sequence[int] | None = None) -> str:
-        """Write the numbers that some runs start with, each below its run, and the last number of all.
+        """Write the first numbers of some runs, each below its run, and the last number of the axis.
 
-        `numbers` (length,) are those of the axis, 0, 1, ... without any.
+        `numbers` (length,) are the numbers of the axis, by default 0, 1, ...
         """
         numbers = range(self.length) if numbers is None else numbers
         width, last = len(self.starts) * self.wide, str(numbers[-1]) if len(numbers) else ""
@@ -63,16 +63,19 @@ class AxisRuns:
         line = ""
         for i, start in enumerate(self.starts):
             at, label = i * self.wide, str(numbers[start])
-            if (not line or at >= len(line) + GAP * 2) and at + len(label) + GAP <= end:
+            if (not line or at >= len(line) + _TICK_GAP * 2) and at + len(label) + _TICK_GAP <= end:
                 line = line.ljust(at) + label
         return line.ljust(end) + last if line or self.length else ""
 
 
 def _later(length: int, room: int) -> list[int]:
-    """Choose at most `room` starts. The early ones of `spaced` coincide, so more are requested."""
-    starts = spaced(length, room)
-    for asked in range(room + 1, length + 1):
-        more = spaced(length, asked)
+    """Choose at most `room` starts.
+
+    Early ones of `spaced_rows` coincide, so it returns fewer than requested, and more are requested.
+    """
+    starts = spaced_rows(length, room)
+    for requested in range(room + 1, length + 1):
+        more = spaced_rows(length, requested)
         if len(more) > room:
             break
         starts = more

@@ -1,20 +1,21 @@
-"""Tables of batch composition: padding, and texts at each position."""
+"""Tables of batch composition: padding, and the number of texts at each position."""
 
 import math
 from collections.abc import Callable, Iterator
 
 from normscope.escaping import grouped
 from normscope.render.grid import Column, Grid
-from normscope.render.layer import spaced
+from normscope.render.layer import spaced_rows
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.batches import BatchFilling, BatchReport
+from normscope.results.glossary.lookup import note
 
 ORDERS = {"random": "random", "length": "by length", "given": "as given"}
-_USUAL_SIZE = 32
+_MAX_USUAL_SIZE = 32
 
 
 def fillings(report: BatchReport, top: int) -> list[Grid]:
-    """Return the tables of what batches hold: by batch size, and by position."""
+    """Return the tables of the batches' composition: by batch size, and by position."""
     return [_by_size(report), _by_position(report, top)]
 
 
@@ -34,18 +35,14 @@ def _by_size(report: BatchReport) -> Grid:
         *pair("under 30", lambda batch: percent(batch.positions_short), 3),
         *pair("tokens", lambda batch: short(batch.tokens.mean), 4),
     ]
-    notes = [
-        "late texts: how many reach the last quarter of a batch's positions (median).",
-        "late error: standard error of a variance taken from those, relative to it.",
-    ]
-    return Grid("What batches hold", columns, notes)
+    return Grid("What batches hold", columns, [note("late_samples"), note("variance_error", "late error")])
 
 
 def _by_position(report: BatchReport, top: int) -> Grid:
     size = usual_size(report)
     counts = {"all": report.kept.positions}
     counts |= {order: filling_of(report, size, order).positions for order in ("random", "length")}
-    rows = spaced(len(counts["all"]), top)
+    rows = spaced_rows(len(counts["all"]), top)
     columns = [
         Column("position", "", align(str(row) for row in rows)),
         Column("texts", "in all", align(_count(count) for count in counts["all"][rows])),
@@ -56,7 +53,7 @@ def _by_position(report: BatchReport, top: int) -> Grid:
         errors = align(percent(_error(count)) for count in counts[order][rows])
         columns.append(Column("error", ORDERS[order], errors, rank=1))
     notes = [
-        "a batch: how many of its texts reach the position, in batches that have it.",
+        note("positions"),
         "error: standard error of a variance from so many texts, relative to it.",
     ]
     return Grid(f"By position, in batches of {grouped(size)}", columns, notes)
@@ -71,14 +68,14 @@ def _error(count: float) -> float:
 
 
 def filling_of(report: BatchReport, size: int, order: str) -> BatchFilling:
-    """Return what batches of one size and order hold."""
-    (found,) = (b for b in report.batches if (b.batch_size, b.order) == (size, order))
-    return found
+    """Return the composition of batches of one size and order."""
+    (filling,) = (b for b in report.batches if (b.batch_size, b.order) == (size, order))
+    return filling
 
 
 def usual_size(report: BatchReport) -> int:
     """Return the size of the batches whose positions are shown."""
-    return max((s for s in batch_sizes(report) if s <= _USUAL_SIZE), default=batch_sizes(report)[0])
+    return max((s for s in batch_sizes(report) if s <= _MAX_USUAL_SIZE), default=batch_sizes(report)[0])
 
 
 def batch_sizes(report: BatchReport) -> list[int]:

@@ -10,12 +10,12 @@ from rich.text import Text
 from normscope.escaping import counted, grouped
 from normscope.render.batch_composition import ORDERS, batch_sizes, filling_of, usual_size
 from normscope.render.batches import choice, noise_at, noisiest, title
-from normscope.render.curves import Curve, curved
+from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
 from normscope.results.batches import BatchReport, LayerNoise
 
 _WIDEST_STAIR = 4
@@ -29,22 +29,22 @@ def render_batch_plots(report: BatchReport, *, layers: Sequence[str] = (), scree
     `layers` are the names of those drawn as bars; without any, the noisiest. Nothing in the report is
     taken for markup, and no escape codes are in the text but the colours that `screen` asks for.
     """
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, list(layers) or noisiest(report), screen), screen)
+    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
+    return render_parts(_parts(report, list(layers) or noisiest(report), screen), screen)
 
 
 def _parts(report: BatchReport, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
     yield flow(headline(report), screen, "bold")
     yield flow(workload(report), screen, "")
     yield flow(choice(report), screen, "")
-    yield from drawn(_noise_by_size(report, shown, screen), screen)
+    yield from draw_grid(_noise_by_size(report, shown, screen), screen)
     for name in shown:
         yield Text()
         yield flow(title(report.layers[name]), screen, "bold")
         if report.layers[name].sizes:
-            yield from drawn(_noise_bars(report.layers[name], screen), screen)
-    yield from drawn(padding(report, screen), screen)
-    yield from drawn(_texts_by_position(report, screen), screen)
+            yield from draw_grid(_noise_bars(report.layers[name], screen), screen)
+    yield from draw_grid(padding(report, screen), screen)
+    yield from draw_grid(_texts_by_position(report, screen), screen)
 
 
 def _noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) -> Grid:
@@ -119,7 +119,7 @@ def _texts_by_position(report: BatchReport, screen: Screen) -> Grid:
     ]
     notes = ["Texts of a batch that reach the position, in batches that have it."]
     heading = f"Texts by position, in all and in batches of {grouped(size)}"
-    return curved(heading, curves, "position", screen, notes)
+    return curve_grid(heading, curves, "position", screen, notes)
 
 
 def _known(report: BatchReport, *orders: str) -> Iterator[float]:

@@ -12,10 +12,10 @@ from normscope.escaping import counted, grouped, printable
 from normscope.render.batch_composition import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.markdown import join_facts, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
 from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
 from normscope.results.common import Summary
 
@@ -33,17 +33,17 @@ def render_batches(
     text but the colours that `screen` asks for.
     """
     screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, list(layers) or noisiest(report), top, screen), screen)
+    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
+    return render_parts(_parts(report, list(layers) or noisiest(report), top, screen), screen)
 
 
 def render_batches_markdown(report: BatchReport, *, layers: Sequence[str] = (), top: int = 10) -> str:
     """Return what `render_batches` shows as GitHub-flavoured Markdown: every column, no name cut."""
     shown = list(layers) or noisiest(report)
-    parts = [f"## {joined(headline(report))}", joined(workload(report)), joined(choice(report))]
+    parts = [f"## {join_facts(headline(report))}", join_facts(workload(report)), join_facts(choice(report))]
     parts += markdown_table(over_layers(report, shown, UNICODE))
     for name in shown:
-        parts.append(f"### {joined(title(report.layers[name]))}")
+        parts.append(f"### {join_facts(title(report.layers[name]))}")
         parts += [
             part
             for grid in detail(report.layers[name], report.kept.texts, UNICODE)
@@ -57,14 +57,14 @@ def _parts(report: BatchReport, shown: Sequence[str], top: int, screen: Screen) 
     yield flow(headline(report), screen, "bold")
     yield flow(workload(report), screen, "")
     yield flow(choice(report), screen, "")
-    yield from drawn(over_layers(report, shown, screen.glyphs), screen)
+    yield from draw_grid(over_layers(report, shown, screen.glyphs), screen)
     for name in shown:
         yield Text()
         yield flow(title(report.layers[name]), screen, "bold")
         for grid in detail(report.layers[name], report.kept.texts, screen.glyphs):
-            yield from drawn(grid, screen)
+            yield from draw_grid(grid, screen)
     for grid in fillings(report, top):
-        yield from drawn(grid, screen)
+        yield from draw_grid(grid, screen)
 
 
 def choice(report: BatchReport) -> list[str]:
@@ -151,6 +151,12 @@ def noise_at(layer: LayerNoise, size: int, order: str) -> float:
     """Return the noise of means at one size and order, NaN when unknown."""
     row = layer.at(size, order)
     return row.tid.mean.mean if row else math.nan
+
+
+def excess_at(layer: LayerNoise, size: int, order: str) -> float:
+    """Return the noise of means against independent tokens at one size and order, NaN when unknown."""
+    row = layer.at(size, order)
+    return row.excess_noise if row else math.nan
 
 
 def _last(layer: LayerNoise) -> float:

@@ -1,43 +1,35 @@
 """A comparison of two reports as a table, for a terminal or in Markdown."""
 
-from dataclasses import replace
-
 from normscope.escaping import counted, printable
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.markdown import join_facts, markdown_table
 from normscope.render.numbers import align, aligned, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, draw_grid, flow, render_parts
 from normscope.results.compare import Compared, Comparison, LayerDrift
 
 _BAR = 4
 
 
-def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen | None = None) -> str:
-    """Return the `top` layers that moved most, one a row, as text with line ends.
-
-    Nothing in the comparison is taken for markup, and no escape codes are in the text but the colours
-    that `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    heads = [flow(about(side, name), screen, "bold") for side, name in _sides(comparison)]
-    return printed([*heads, *drawn(drifts(comparison, top, screen.glyphs), screen)], screen)
+def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
+    """Return the table of the `top` layers whose statistics moved most, as text with line ends."""
+    heads = [flow(side, screen, "bold") for side in sides(comparison)]
+    return render_parts([*heads, *draw_grid(drifts(comparison, top, screen.glyphs), screen)], screen)
 
 
 def render_comparison_markdown(comparison: Comparison, *, top: int = 20) -> str:
     """Return what `render_comparison` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    heads = "  \n".join(joined(about(side, name)) for side, name in _sides(comparison))
+    heads = "  \n".join(map(join_facts, sides(comparison)))
     return "\n\n".join([f"## {heads}", *markdown_table(drifts(comparison, top, UNICODE))]) + "\n"
 
 
-def _sides(comparison: Comparison) -> list[tuple[Compared, str]]:
-    return list(zip(comparison.reports, "AB", strict=True))
+def sides(comparison: Comparison) -> list[list[str]]:
+    """Return the facts about A and B: which model was measured, and what was fed to it."""
+    return [_about(side, name) for side, name in zip(comparison.reports, "AB", strict=True)]
 
 
-def about(side: Compared, name: str) -> list[str]:
-    """Say which model one of the reports is of, and what was fed to it."""
+def _about(side: Compared, name: str) -> list[str]:
     model, *rest = headline(side)
     return [f"{name}: {model}", *rest[:2], *workload(side)[:2]]
 
@@ -45,14 +37,14 @@ def about(side: Compared, name: str) -> list[str]:
 def drifts(comparison: Comparison, top: int, glyphs: Glyphs) -> Grid:
     """Return the table of the layers that moved most."""
     layers = list(comparison.layers.values())[:top]
-    most = max((layer.bn_drift.mean for layer in layers if layer.bn_drift.mean >= 0), default=0.0)
-    bars = [glyphs.bar(layer.bn_drift.mean / most if most else 0.0, _BAR) for layer in layers]
-    means = [f"{n} {b}".rstrip() for n, b in zip(aligned(x.bn_drift.mean for x in layers), bars, strict=True)]
+    maximum = max((layer.bn_drift.mean for layer in layers if layer.bn_drift.mean >= 0), default=0.0)
+    means = [layer.bn_drift.mean for layer in layers]
+    shares = [mean / maximum if maximum else 0.0 for mean in means]
     renamed = any(layer.name != layer.other for layer in layers)
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("layer of B", "", [printable(x.other) for x in layers], rank=4)] if renamed else []),
-        Column("BN mean", "moved by", means, "bn"),
+        Column("BN mean", "moved by", glyphs.bars_after(aligned(means), shares, _BAR), "bn"),
         Column("BN sd", "moved by", aligned(layer.bn_drift.variance for layer in layers), "bn"),
         Column("LN mean", "moved by", aligned((layer.ln_drift.mean for layer in layers), 2), "ln", rank=2),
         Column("LN variance", "moved by", aligned((x.ln_drift.variance for x in layers), 2), "ln", rank=1),
@@ -68,19 +60,19 @@ def _signed(layers: list[LayerDrift], name: str) -> list[str]:
 
 
 def _heading(comparison: Comparison, shown: int) -> str:
-    every = counted(len(comparison.layers), "normalization layer")
-    few = f", the {shown} that moved most" if shown < len(comparison.layers) else ", most moved first"
-    return every + few
+    layers = counted(len(comparison.layers), "normalization layer")
+    order = f", the {shown} that moved most" if shown < len(comparison.layers) else ", most moved first"
+    return layers + order
 
 
 def _notes(comparison: Comparison) -> list[str]:
     lines = [
         "BN: distance of the means, and of the standard deviations, of the features,",
         "over the norm of A's standard deviations (TID). 0 is no difference.",
-        "LN: the same of the average token's mean and variance, over A's sd and variance.",
-        "change: B less A, of agreement with BN and of what position explains.",
+        "LN: the same for the mean and variance of tokens, over A's sd and variance.",
+        "change: B minus A, of agreement with BN and of what position explains.",
     ]
-    for which, names in (("A", comparison.only_a), ("B", comparison.only_b)):
+    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines += [f"only in {which}: {printable(names[0])}{more}"] if names else []
+        lines += [f"only in {side}: {printable(names[0])}{more}"] if names else []
     return lines

@@ -1,4 +1,4 @@
-"""Curves along one axis: one line of levels each, from minimum to maximum."""
+"""Curves along one axis for a terminal: each is one line of levels from its minimum to its maximum."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from normscope.results.common import Floats
 
 @dataclass(frozen=True)
 class Curve:
-    """Numbers along an axis, NaN where unknown, and whether they are drawn on a log scale."""
+    """Numbers along an axis, NaN where unknown, and whether to draw them on a log scale."""
 
     name: str
     values: Floats
@@ -24,12 +24,12 @@ class Curve:
 
     @property
     def heights(self) -> Floats:
-        """What is drawn."""
+        """The numbers to draw: their logarithms on a log scale."""
         heights: Floats = logarithms(self.values) if self.log else self.values
         return heights
 
 
-def curved(
+def curve_grid(
     heading: str,
     curves: Sequence[Curve],
     axis: str,
@@ -39,16 +39,16 @@ def curved(
 ) -> Grid:
     """Return curves of one length as a table that fits the screen, each on a scale of its own.
 
-    Numbers that share a cell are averaged; the ends are those of all numbers. The axis is 0, 1, ... or has
-    `numbers` of its own.
+    Numbers that share a cell are averaged; minimum and maximum are of all numbers. The axis is 0, 1, ... or
+    has `numbers` of its own.
     """
     names = Column("", "", [f"{curve.name}, log" if curve.log else curve.name for curve in curves])
-    known = [curve.values[np.isfinite(curve.values)] for curve in curves]
-    least = Column("least", "", align(short(min(values, default=math.nan)) for values in known))
-    greatest = Column("greatest", "", align(short(max(values, default=math.nan)) for values in known))
-    room = screen.width - names.width - least.width - greatest.width - 3 * GAP
+    finite = [curve.values[np.isfinite(curve.values)] for curve in curves]
+    minimum = Column("minimum", "", align(short(min(values, default=math.nan)) for values in finite))
+    maximum = Column("maximum", "", align(short(max(values, default=math.nan)) for values in finite))
+    room = screen.width - names.width - minimum.width - maximum.width - 3 * GAP
     runs = AxisRuns.over(len(curves[0].values), room, late=axis == "position")
-    lines = [runs.drawn(screen.glyphs.stairs(shares(runs.reduced(c.heights).tolist()))) for c in curves]
-    line = Column(axis, runs.ticks(numbers), lines, drawn=True)
-    scale = "Each row has a scale of its own, from its least to its greatest number."
-    return Grid(heading, [names, least, line, greatest], [*notes, scale])
+    lines = [runs.draw(screen.glyphs.stairs(shares(runs.reduce(c.heights).tolist()))) for c in curves]
+    drawn = Column(axis, runs.ticks(numbers), lines, drawn=True)
+    scale = "Each row has its own scale, from its minimum to its maximum."
+    return Grid(heading, [names, minimum, drawn, maximum], [*notes, scale])

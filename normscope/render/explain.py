@@ -1,27 +1,24 @@
-"""The glossary for a terminal or in Markdown: a list of all numbers, or some in full."""
+"""The glossary for a terminal or in Markdown: a list of all numbers, or full entries of some."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, printed
+from normscope.render.markdown import escape, markdown_table
+from normscope.render.terminal import Screen, draw_grid, render_parts
 from normscope.results.glossary.entry import NOTATION, Entry
 from normscope.results.glossary.lookup import ENTRIES, TOPICS
 
-# Prose on longer lines is hard to read.
-_MEASURE = 100
+_MAX_WIDTH = 100  # prose in longer lines is hard to read
 _HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
 
 
-def render_glossary(screen: Screen | None = None) -> str:
-    """Return one line for every number of every report, by topic, as text with line ends."""
-    screen = _at_least(screen or Screen())
-    parts = [part for grid in _topics() for part in drawn(grid, screen)]
-    return printed([*parts[1:], Text(), Text(_HINT, "dim")], screen)
+def render_glossary(screen: Screen = Screen()) -> str:
+    """Return one line for each number of every report, by topic, as text with line ends."""
+    return _text(_topics(), _HINT, screen)
 
 
 def render_glossary_markdown() -> str:
@@ -29,59 +26,49 @@ def render_glossary_markdown() -> str:
     return _markdown(_topics(), _HINT)
 
 
-def render_entries(
-    entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen | None = None
-) -> str:
-    """Return entries in full, then those `below` the first in a line each, as text with line ends."""
-    screen = _at_least(screen or Screen())
-    screen = replace(screen, width=min(screen.width, _MEASURE))
-    return printed([*_in_full(entries, below, screen)][1:], screen)
+def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen: Screen = Screen()) -> str:
+    """Return entries in full, then the entries `below` the first, one a line, as text with line ends."""
+    screen = replace(screen, width=min(screen.width, _MAX_WIDTH))
+    return _text(_in_full(entries, below, screen.glyphs.separator, "\n"), NOTATION, screen)
 
 
 def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = ()) -> str:
     """Return what `render_entries` shows as GitHub-flavoured Markdown."""
-    return _markdown(
-        [_facts(entry, UNICODE.separator, "; ") for entry in entries] + _below(entries, below), NOTATION
-    )
+    return _markdown(_in_full(entries, below, UNICODE.separator, "; "), NOTATION)
+
+
+def _text(grids: Iterable[Grid], note: str, screen: Screen) -> str:
+    parts = [part for grid in grids for part in draw_grid(grid, screen)]
+    return render_parts([*parts[1:], Text(), Text(note, "dim")], screen)
 
 
 def _markdown(grids: Iterable[Grid], note: str) -> str:
-    from normscope.render.markdown import escape, markdown_table
-
     return "\n\n".join([*(part for grid in grids for part in markdown_table(grid)), escape(note)]) + "\n"
 
 
-def _at_least(screen: Screen) -> Screen:
-    return replace(screen, width=max(screen.width, LEAST_WIDTH))
-
-
-def _in_full(entries: Sequence[Entry], below: Sequence[Entry], screen: Screen) -> Iterator[RenderableType]:
-    grids = [_facts(entry, screen.glyphs.separator, "\n") for entry in entries] + _below(entries, below)
-    for grid in grids:
-        yield from drawn(grid, screen)
-    yield Text()
-    yield Text(NOTATION, "dim")
+def _in_full(
+    entries: Sequence[Entry], below: Sequence[Entry], separator: str, line_end: str
+) -> Iterator[Grid]:
+    yield from (_facts(entry, separator, line_end) for entry in entries)
+    if below:
+        yield _lines(f"The numbers of {entries[0].name}", below)
 
 
 def _facts(entry: Entry, separator: str, line_end: str) -> Grid:
-    """One entry as a table of two columns without titles."""
+    """One entry in full, as a table of two columns without titles."""
     facts = {
         "definition": entry.definition,
         "formula": entry.formula.replace("; ", line_end),
         "range": entry.range,
         "how to read": entry.reading,
         "source": entry.source,
-        "printed by": _commands(entry),
+        "printed by": ", ".join(f"normscope {command}" for command in entry.commands),
         "in tables": ", ".join(entry.columns),
         "see also": ", ".join(entry.see_also),
     }
-    said = {name: text for name, text in facts.items() if text}
-    columns = [Column("", "", [*said]), Column("", "", [*said.values()], wraps=True)]
+    facts = {name: text for name, text in facts.items() if text}
+    columns = [Column("", "", [*facts]), Column("", "", [*facts.values()], wraps=True)]
     return Grid(f"{entry.name}{separator}{entry.title}", columns)
-
-
-def _below(entries: Sequence[Entry], below: Sequence[Entry]) -> list[Grid]:
-    return [_lines(f"The numbers of {entries[0].name}", below)] if below else []
 
 
 def _topics() -> Iterator[Grid]:
@@ -90,7 +77,7 @@ def _topics() -> Iterator[Grid]:
 
 
 def _lines(heading: str, entries: Sequence[Entry], widest: int = 0) -> Grid:
-    """Entries in a line each; what comes after the names lines up with other tables of this `widest`."""
+    """Entries in one line each; names are padded to `widest`, so that tables line up."""
     columns = [
         Column("name", "", [entry.name.ljust(widest) for entry in entries]),
         Column("what it is", "", [entry.title for entry in entries], wraps=True),
@@ -98,7 +85,3 @@ def _lines(heading: str, entries: Sequence[Entry], widest: int = 0) -> Grid:
         Column("in tables", "", [", ".join(entry.columns) for entry in entries], rank=3),
     ]
     return Grid(heading, columns)
-
-
-def _commands(entry: Entry) -> str:
-    return ", ".join(f"normscope {command}" for command in entry.commands)

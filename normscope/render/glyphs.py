@@ -1,11 +1,11 @@
-"""Characters for drawing: bars, sparklines and signs, in Unicode or plain ASCII."""
+"""Characters for drawing bars, sparklines and signs, in Unicode or plain ASCII."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# numpy is imported where arrays are drawn: a screen of words is up in half the time without it.
+# numpy is imported where arrays are drawn: without it, a screen of text appears in half the time.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Glyphs:
-    """One set of drawing characters: `levels` rise, `shades` darken, `eighths` fill a cell."""
+    """One set of drawing characters: `levels` get higher, `shades` get darker, `eighths` fill a cell."""
 
     ellipsis: str
     plus_minus: str
@@ -32,10 +32,15 @@ class Glyphs:
         full, rest = divmod(steps, len(self.eighths))
         return self.eighths[-1] * full + (self.eighths[rest - 1] if rest else "")
 
-    def spark(self, values: "ArrayLike", width: int) -> str:
-        """Draw numbers as one line of at most `width` levels, least to greatest; a gap is unknown.
+    def bars_after(self, numbers: Iterable[str], shares: Iterable[float], width: int) -> list[str]:
+        """Return each written number with the bar of its share after it."""
+        pairs = zip(numbers, shares, strict=True)
+        return [f"{number} {self.bar(share, width)}".rstrip() for number, share in pairs]
 
-        More numbers than cells are averaged in equal runs.
+    def spark(self, values: "ArrayLike", width: int) -> str:
+        """Draw numbers as one line of at most `width` levels from minimum to maximum; a gap is unknown.
+
+        If there are more numbers than cells, each cell shows the average of a run of them.
         """
         import numpy as np
 
@@ -45,37 +50,37 @@ class Glyphs:
 
     def stairs(self, heights: Sequence[float]) -> str:
         """Draw each share in [0, 1] as a level; a gap is unknown."""
-        return "".join(_of(self.levels, share) for share in heights)
+        return "".join(_pick(self.levels, share) for share in heights)
 
     def shade(self, share: float) -> str:
         """Draw `share` in [0, 1] as one shaded cell; a gap is unknown."""
-        return _of(self.shades, share)
+        return _pick(self.shades, share)
 
 
 UNICODE = Glyphs("…", "±", " · ", "─", "▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "\u00d7", "·░▒▓█")
 ASCII = Glyphs("..", "+-", ", ", "-", "_.:-=+*#", "#", "x", ".:-=+*#%@")
 
 
-def _of(scale: Sequence[str], share: float) -> str:
+def _pick(scale: Sequence[str], share: float) -> str:
     return " " if math.isnan(share) else scale[step(share, len(scale))]
 
 
 def step(share: float, steps: int) -> int:
-    """Say on which of `steps` equal steps a share in [0, 1] lies, from 0."""
+    """Return on which of `steps` equal steps a share in [0, 1] lies, counted from 0."""
     return min(max(int(share * steps), 0), steps - 1)
 
 
 def _mean(run: "np.ndarray") -> float:
     import numpy as np
 
-    known = run[np.isfinite(run)]
-    return float(known.mean()) if len(known) else math.nan
+    finite = run[np.isfinite(run)]
+    return float(finite.mean()) if len(finite) else math.nan
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """Place each number between the least (0) and the greatest (1) of them; NaN stays NaN."""
-    known = [value for value in values if math.isfinite(value)]
-    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    """Scale numbers to [0, 1], from their minimum to their maximum; NaN stays NaN."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     span = high - low
     return [math.nan if not math.isfinite(v) else (v - low) / span if span > 0 else 0.5 for v in values]
 

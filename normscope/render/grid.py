@@ -1,5 +1,6 @@
-"""Tables before layout: titled columns of cells, and the choice of columns for a width."""
+"""Tables before layout: titled columns of cells, their wording, and the columns that fit a width."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,21 +9,22 @@ from rich.cells import cell_len
 
 from normscope.render.short_names import shorten
 
-GAP = 2
-_NARROW = 2  # columns up to this rank belong on a screen of 80
-_LEAST_NAME = 17  # a layer name may shrink to this before one of those goes
-GOOD_NAME = 34  # and to this before any other
-_WHOLE_NAME = 44  # a name that wraps needs this to wrap rarely
+GAP = 2  # spaces between columns
+_NARROW = 2  # columns up to this rank belong on a screen of 80 columns
+# A layer name shrinks to _MIN_NAME before such a column is dropped, and to GOOD_NAME before any other is.
+_MIN_NAME = 17
+GOOD_NAME = 34
+_WRAPPED_NAME = 44  # in this width, names that wrap do so rarely
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: a title, a second line that qualifies it, and its cells, already written.
+    """One column: a title, a second line `about` it, and its cells as text.
 
-    `side` colours what belongs to LN and what to BN alike everywhere. Of columns that do not all
-    fit, those of higher `rank` go first; `brief` cells replace the full ones before a NARROW rank
-    goes. A column of `names` may be cut to the room that is left; one that `wraps` breaks. What
-    is `drawn`, and not written, takes its side's colour.
+    `side` gives LN one colour everywhere, and BN another. When not all columns fit, those of higher `rank`
+    are dropped first; `brief` cells replace the full ones before a column of a NARROW rank is dropped.
+    Cells of a column of `names` are cut to the room that is left; those of one that `wraps` are broken.
+    Cells that are `drawn`, such as bars, take the colour of their side.
     """
 
     title: str
@@ -37,13 +39,13 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The cells it takes on a screen."""
+        """The number of cells that it takes on a screen."""
         return max(cell_len(text) for text in (self.title, self.about, *self.cells))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: a heading, columns of equal length, rows to stress or to mute, and lines below it."""
+    """A table: a heading, columns of equal length, lines below, and the rows to show `strong` or `faint`."""
 
     heading: str
     columns: Sequence[Column]
@@ -52,8 +54,35 @@ class Grid:
     faint: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True)
+class Section:
+    """Lines of facts, the first of which is the heading, above tables, or a sentence in a table's place."""
+
+    lines: Sequence[Sequence[str]]
+    grids: Sequence[Grid | str]
+
+
+# The word for one of what was fed, instead of "text"; inputs of several kinds are samples.
+_NOUNS = {"image": "image", "audio": "sound", "several": "sample"}
+
+
+def reword_grid(grid: Grid, medium: str) -> Grid:
+    """Return a table whose heading, titles and notes name what was fed; its cells are data and stay."""
+    columns = [
+        replace(column, title=reword(column.title, medium), about=reword(column.about, medium))
+        for column in grid.columns
+    ]
+    notes = [reword(note, medium) for note in grid.notes]
+    return replace(grid, heading=reword(grid.heading, medium), columns=columns, notes=notes)
+
+
+def reword(sentence: str, medium: str) -> str:
+    """Return one of our own sentences with "text" replaced by the word for what was fed."""
+    return re.sub(r"\btext(s?)\b", rf"{_NOUNS.get(medium, 'text')}\1", sentence)
+
+
 def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
-    """Return `grid` with the columns that fit `width`, its names cut to what room is left."""
+    """Return `grid` with the columns that fit `width`, its names cut to the room that is left."""
     kept = list(grid.columns)
     for rank in sorted({column.rank for column in kept if column.rank}, reverse=True):
         if rank <= _NARROW and _needed(kept, rank) > width:
@@ -66,10 +95,10 @@ def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
 
 
 def _needed(columns: Iterable[Column], rank: int) -> int:
-    """The width that the columns ask for; a name gives way sooner to what matters more."""
-    least = _LEAST_NAME if rank <= _NARROW else GOOD_NAME
+    """The width that the columns need; names shrink further before a column of low rank is dropped."""
+    name_width = _MIN_NAME if rank <= _NARROW else GOOD_NAME
     widths = [
-        min(column.width, least if column.names else _WHOLE_NAME if column.wraps else column.width)
+        min(column.width, name_width if column.names else _WRAPPED_NAME if column.wraps else column.width)
         for column in columns
     ]
     return sum(widths) + GAP * (len(widths) - 1)

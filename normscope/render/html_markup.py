@@ -1,4 +1,4 @@
-"""HTML markup: only `tag` returns markup, every other string is escaped."""
+"""HTML markup: `tag` and `join` return it, and every other string is escaped."""
 
 import html
 import json
@@ -10,7 +10,7 @@ _VOID = {"input", "link", "meta"}
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string that is HTML already."""
 
     __slots__ = ()
 
@@ -19,15 +19,13 @@ _Content = str | None
 
 
 def tag(name: str, /, *children: _Content, **attributes: str | bool | None) -> Markup:
-    """Return an element; children that are no Markup are escaped, those that are None are left out.
+    """Return an element. Children are escaped unless they are Markup; a child None is left out.
 
-    Attributes lose a trailing underscore (`class_`) and have `-` for `_`; True is one without a value,
-    and those that are None or False are left out.
+    An attribute's name loses a trailing underscore (`class_`), and its other underscores become `-`. An
+    attribute that is True has no value; one that is None or False is left out.
     """
-    written = "".join(_attribute(key, value) for key, value in attributes.items())
-    if name in _VOID:
-        return Markup(f"<{name}{written}>")
-    return Markup(f"<{name}{written}>{join(*children)}</{name}>")
+    start = f"<{name}{''.join(_attribute(key, value) for key, value in attributes.items())}>"
+    return Markup(start if name in _VOID else f"{start}{join(*children)}</{name}>")
 
 
 def join(*children: _Content) -> Markup:
@@ -36,12 +34,12 @@ def join(*children: _Content) -> Markup:
 
 
 def escape(text: str) -> Markup:
-    """Return text as HTML that shows it, control characters and turns of the reading direction too."""
+    """Return text as HTML that shows it, with control characters and direction marks made visible."""
     return text if isinstance(text, Markup) else Markup(html.escape(printable(text), quote=True))
 
 
 def embedded(data: Any) -> str:
-    """Return data as JSON that ends no script element and is all ASCII: `<`, `>` and `&` are escapes."""
+    """Return data as ASCII JSON for a script element: `<`, `>` and `&` are escaped, so none ends it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

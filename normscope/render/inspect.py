@@ -1,16 +1,14 @@
-"""A report as tables for a terminal."""
+"""The tables of a report, for a terminal or in Markdown."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from rich.console import RenderableType
-from rich.text import Text
-
-from normscope.render.layer import least_agreeing, over_features, over_positions, title
-from normscope.render.modality_wording import worded
-from normscope.render.outliers import by_layer, recurring
+from normscope.render.glyphs import UNICODE, Glyphs
+from normscope.render.grid import Section, reword_grid
+from normscope.render.layer import feature_table, least_agreeing, position_table, title
+from normscope.render.markdown import markdown_sections
+from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.inspect import LayerReport, Report
 
 
@@ -25,36 +23,41 @@ def render_report(
     """Return the summary of all layers and the detailed tables of some, as text with line ends.
 
     `layers` are the names of those in detail; without any, the layer that agrees least with BN.
-    `top` bounds the rows of the detailed tables. Nothing in the report is taken for markup, and
-    no escape codes are in the text but the colours that `screen` asks for.
+    `top` bounds the rows of the detailed tables.
     """
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
+    return render_sections(sections(report, layers, top, verbose, screen.glyphs), screen)
+
+
+def render_report_markdown(
+    report: Report, *, layers: Sequence[str] = (), top: int = 10, verbose: bool = False
+) -> str:
+    """Return what `render_report` shows as GitHub-flavoured Markdown: every column, no name cut."""
+    return markdown_sections(sections(report, layers, top, verbose, UNICODE))
+
+
+def sections(
+    report: Report, layers: Sequence[str], top: int, verbose: bool, glyphs: Glyphs
+) -> Iterator[Section]:
+    """Yield the section of all layers, then one for each of the `layers` in detail."""
     shown = list(layers) or least_agreeing(report)
-    return printed(_parts(report, shown, top, verbose, screen), screen)
-
-
-def _parts(
-    report: Report, shown: Sequence[str], top: int, verbose: bool, screen: Screen
-) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield from drawn(worded(summary(report, shown, screen.glyphs), report.run.medium), screen)
-    if verbose:
-        yield from drawn(details(report), screen)
-    for grid in (recurring(report, top), by_layer(report) if verbose else None):
-        yield from drawn(worded(grid, report.run.medium), screen) if grid is not None else ()
+    grids = [
+        summary(report, shown, glyphs),
+        details(report) if verbose else None,
+        recurring_outliers(report, top),
+        outliers_by_layer(report) if verbose else None,
+    ]
+    medium = report.run.medium
+    yield Section([headline(report), workload(report)], [reword_grid(grid, medium) for grid in grids if grid])
     for name in shown:
-        yield from _layer(report.layers[name], top, report.run.medium, screen)
+        yield _layer_section(report.layers[name], top, medium, glyphs)
 
 
-def _layer(layer: LayerReport, top: int, medium: str, screen: Screen) -> Iterator[RenderableType]:
-    yield Text()
-    yield flow(title(layer), screen, "bold")
-    if not layer.calls:
-        return
-    grids = [over_positions(layer, top, screen.glyphs), over_features(layer, top, screen.glyphs)]
-    for what, grid in zip(("position", "feature"), grids, strict=True):
-        if grid is None:
-            yield Text(f"No numbers by {what}: the layer's axes could not be told apart.", "dim")
-        else:
-            yield from drawn(worded(grid, medium), screen)
+def _layer_section(layer: LayerReport, top: int, medium: str, glyphs: Glyphs) -> Section:
+    grids = {"position": position_table(layer, top, glyphs), "feature": feature_table(layer, top, glyphs)}
+    tables = [
+        reword_grid(grid, medium)
+        if grid
+        else f"No numbers by {by}: the layer's axes could not be told apart."
+        for by, grid in grids.items()
+    ]
+    return Section([title(layer)], tables if layer.calls else [])

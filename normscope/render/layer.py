@@ -1,4 +1,4 @@
-"""One layer in detail: a table over positions and a table over features, LN beside BN."""
+"""Tables of one layer in detail: by position and by feature, LN next to BN."""
 
 import math
 from collections.abc import Sequence
@@ -14,41 +14,41 @@ from normscope.render.summary import agreement
 from normscope.results.common import Floats
 from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report
 
-FEW = 30  # fewer samples than this at a position, and its variance is a rough guess
+_FEW_SAMPLES = 30  # with fewer samples at a position, its variance is a rough guess
 _BAR = 10
 _SPARK = 40
 SHORT_KINDS = {"layernorm": "LN", "rmsnorm": "RMS"}
 
 
 def least_agreeing(report: Report) -> list[str]:
-    """Name the layer whose output is furthest from BN's, or else the first that was called."""
+    """Return the name of the layer that agrees least with BN, or else of the first that was called."""
     called = [layer for layer in report.layers.values() if layer.calls]
-    known = [layer for layer in called if math.isfinite(agreement(layer))]
-    return [layer.name for layer in ([min(known, key=agreement)] if known else called[:1])]
+    measured = [layer for layer in called if math.isfinite(agreement(layer))]
+    return [layer.name for layer in ([min(measured, key=agreement)] if measured else called[:1])]
 
 
 def title(layer: LayerReport) -> list[str]:
-    """Say which layer the tables below are of, and what it is."""
+    """Return the facts about a layer that stand above its tables."""
     if not layer.calls:
         return [printable(layer.name), "never called"]
     about = [f"{grouped(layer.features)} features", f"eps {short(layer.eps, 1)}", f"affine {layer.affine}"]
     return [printable(part) for part in (layer.name, layer.kind, *about)]
 
 
-def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
-    """Return the table of at most `top` positions that tokens were counted at, None without any."""
+def position_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
+    """Return the table of at most `top` positions where tokens were counted, None without any."""
     stats = layer.position
     if stats is None or not stats.count.any():
         return None
     reached = np.flatnonzero(stats.count)
-    rows = reached[spaced(len(reached), top)].tolist()
-    marks = ["*" if count < FEW else " " for count in stats.count[rows]]
+    rows = reached[spaced_rows(len(reached), top)].tolist()
+    marks = ["*" if count < _FEW_SAMPLES else " " for count in stats.count[rows]]
     counts = align(grouped(int(count)) for count in stats.count[rows])
     bars = [
         glyphs.bar(0.1 + 0.9 * share, _BAR) for share in shares(logarithms(stats.variance[rows]).tolist())
     ]
     columns = [
-        Column("position", "", align(_places(stats, rows))),
+        Column("position", "", align(_position_names(stats, rows))),
         Column("texts", "", [count + mark for count, mark in zip(counts, marks, strict=True)]),
         Column("LN mean", "average", aligned(stats.token_mean[rows]), "ln", rank=3),
         Column("LN variance", "average", aligned(stats.token_variance[rows]), "ln"),
@@ -59,15 +59,15 @@ def over_positions(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
     return Grid("By position", columns, _position_notes(stats, rows, glyphs))
 
 
-def over_features(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
-    """Return the table of the `top` features that {who} leaves furthest from BN's mean 0 and variance 1."""
+def feature_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
+    """Return the table of the `top` features that the layer leaves furthest from mean 0 and variance 1."""
     stats, output = layer.feature, layer.own_output
     if stats is None or not len(stats.mean):
         return None
     unknown = np.full(len(stats.mean), math.nan)
-    left = output or FeatureOutput(unknown, unknown)
+    left = output or FeatureOutput(unknown, unknown)  # the moments that the layer leaves each feature
     distance = distances(left)
-    rows = _largest(distance if output else stats.variance, top)
+    rows = largest(distance if output else stats.variance, top)
     furthest = float(np.nanmax(distance)) if np.isfinite(distance).any() else math.nan
     who = SHORT_KINDS.get(layer.kind, "layer")
     columns = [
@@ -84,34 +84,42 @@ def over_features(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
 
 
 def distances(output: FeatureOutput) -> Floats:
-    """How far LN leaves each feature from BN's mean 0 and variance 1: mean^2 + (sd - 1)^2, (D,).
+    """Return how far LN leaves each feature from BN's mean 0 and variance 1: mean^2 + (sd - 1)^2, (D,).
 
-    The squared 2-Wasserstein distance between the normal distributions of these moments.
+    This is the squared 2-Wasserstein distance between the normal distributions with these moments.
     """
     result: Floats = output.mean**2 + (np.sqrt(output.variance) - 1) ** 2
     return result
 
 
-def spaced(length: int, most: int) -> list[int]:
-    """Choose at most `most` of 0..length-1: all, or the first four, ever wider steps, and the last."""
-    most = max(most, 1)
-    if length <= most:
+def share_near_bn(output: FeatureOutput) -> float:
+    """Return the share of features whose sd is within 10% of BN's 1, NaN when no sd is known."""
+    deviations = np.sqrt(output.variance)
+    finite = deviations[np.isfinite(deviations)]
+    return float(np.mean(np.abs(finite - 1) <= 0.1)) if len(finite) else math.nan
+
+
+def spaced_rows(length: int, maximum: int) -> list[int]:
+    """Choose at most `maximum` of 0..length-1: all, or the first four, some in ever wider steps, the last."""
+    maximum = max(maximum, 1)
+    if length <= maximum:
         return list(range(length))
-    start = max(min(4, most - 1), 1)
-    steps = np.geomspace(start, length - 1, most - start + 1)[1:].tolist()
+    start = max(min(4, maximum - 1), 1)
+    steps = np.geomspace(start, length - 1, maximum - start + 1)[1:].tolist()
     return sorted({*range(start), *(round(step) for step in steps)})
 
 
-def _places(stats: PositionStats, rows: Sequence[int]) -> list[str]:
-    """Name the positions of rows; a bin of several is the first of them and a +."""
-    numbers, alone = stats.numbers, len(stats.count)
+def _position_names(stats: PositionStats, rows: Sequence[int]) -> list[str]:
+    """Return the positions of rows; a bin of several positions is its first position and a +."""
+    numbers, exact = stats.numbers, len(stats.count)  # the first `exact` rows are single positions
     if stats.first is not None:
-        moved = np.flatnonzero(numbers != np.arange(len(numbers)))
-        alone = int(moved[0]) - 1 if len(moved) else len(numbers) - 1
-    return [f"{numbers[row]}{'+' if row >= alone else ''}" for row in rows]
+        shifted = np.flatnonzero(numbers != np.arange(len(numbers)))
+        exact = int(shifted[0]) - 1 if len(shifted) else len(numbers) - 1
+    return [f"{numbers[row]}{'+' if row >= exact else ''}" for row in rows]
 
 
-def _largest(values: Floats, top: int) -> list[int]:
+def largest(values: Floats, top: int) -> list[int]:
+    """Return the places of the `top` largest numbers, at least one; unknown numbers come last."""
     order = np.argsort(-np.nan_to_num(values, nan=-math.inf), kind="stable")
     return [int(row) for row in order[: max(top, 1)]]
 
@@ -119,13 +127,13 @@ def _largest(values: Floats, top: int) -> list[int]:
 def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
     reached = np.flatnonzero(stats.count)
     length, first, last = len(reached), stats.numbers[reached[0]], stats.numbers[reached[-1]]
-    what = "positions" if stats.first is None else "positions and bins of them"
-    shown = f"{len(rows)} of {length} {what}. " if len(rows) < length else ""
+    unit = "positions" if stats.first is None else "positions and bins of them"
+    shown = f"{len(rows)} of {length} {unit}. " if len(rows) < length else ""
     notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
     if stats.first is not None:
         notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
-    if (stats.count[list(rows)] < FEW).any():
-        notes.append(f"* fewer than {FEW} texts reach it: the variance rests on few samples.")
+    if (stats.count[list(rows)] < _FEW_SAMPLES).any():
+        notes.append(f"* fewer than {_FEW_SAMPLES} texts reach it: the variance rests on few samples.")
     if length > 1:
         spark = glyphs.spark(logarithms(stats.variance[reached]), _SPARK)
         notes.append(f"BN variance at {first}{glyphs.ellipsis}{last}, log scale: {spark}")
@@ -139,8 +147,7 @@ def _feature_notes(output: FeatureOutput, rows: int, glyphs: Glyphs) -> list[str
         "and variance 1. distance = mean^2 + (sd - 1)^2."
     ]
     if len(deviations):
-        within = float(np.mean(np.abs(deviations - 1) <= 0.1))
         low, high = short(deviations[0], 2), short(deviations[-1], 2)
         notes.append(f"sd of every feature, sorted: {low} {glyphs.spark(deviations, _SPARK)} {high}")
-        notes.append(f"{percent(within)} of the features have an sd within 10% of BN's 1.")
+        notes.append(f"{percent(share_near_bn(output))} of the features have an sd within 10% of BN's 1.")
     return notes

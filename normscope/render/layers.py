@@ -1,38 +1,33 @@
 """The list of a model's normalization layers as a table, for a terminal or in Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from normscope.escaping import counted, grouped, printable
-from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.grid import Column, Grid, Section
+from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, short
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.layers import Outline, OutlinedLayer
 
 
-def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen | None = None) -> str:
-    """Return one row a layer, as text with line ends; what all layers share stands above the table.
-
-    Nothing in the outline is taken for markup, and no escape codes are in the text but the colours
-    that `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    grid, shared = outline_grid(outline, verbose)
-    top = [flow(about(outline), screen, "bold")] + ([flow(shared, screen, "")] if shared else [])
-    return printed([*top, *drawn(grid, screen)], screen)
+def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
+    """Return a table with one row a layer, below what all layers share, as text with line ends."""
+    return render_sections([section(outline, verbose)], screen)
 
 
 def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
     """Return what `render_outline` shows as GitHub-flavoured Markdown, no name cut."""
+    return markdown_sections([section(outline, verbose)])
+
+
+def section(outline: Outline, verbose: bool) -> Section:
+    """Return the model, what its layers share, and their table."""
     grid, shared = outline_grid(outline, verbose)
-    parts = [f"## {joined(about(outline))}", *([joined(shared)] if shared else []), *markdown_table(grid)]
-    return "\n\n".join(parts) + "\n"
+    return Section([about(outline), *([shared] if shared else [])], [grid])
 
 
 def about(outline: Outline) -> list[str]:
-    """Say which model it is."""
+    """Return the facts about the model."""
     model = outline.model
     revision = [f"revision {model.revision}"] if model.revision else []
     parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
@@ -40,7 +35,7 @@ def about(outline: Outline) -> list[str]:
 
 
 def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
-    """Return the table, and in words what is the same in all of its layers and so not in it."""
+    """Return the table, and as facts the columns that are left out since all layers have the same value."""
     layers = outline.layers
     columns = {
         "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
@@ -49,37 +44,33 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
         "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
         "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
     }
-    alike = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
-    shared = [_words(name, columns[name].cells[0].strip()) for name in alike]
+    constant = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
+    shared = [_fact(name, columns[name].cells[0].strip()) for name in constant]
     grid = Grid(
         counted(len(layers), "normalization layer"),
         [
             *_names(layers, verbose),
-            *(column for name, column in columns.items() if name not in alike),
+            *(column for name, column in columns.items() if name not in constant),
             Column("place", "", [printable(layer.place) for layer in layers]),
             Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
         ],
     )
-    return grid, [f"{_each(layers)}: {shared[0]}", *shared[1:]] if shared else []
+    subject = "the layer" if len(layers) == 1 else "each"
+    return grid, [f"{subject}: {shared[0]}", *shared[1:]] if shared else []
 
 
 def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
     if not verbose:
         return [Column("layer", "", [layer.name for layer in layers], names=True)]
-    full = [printable(layer.name) for layer in layers]
     return [
         Column("#", "", align(str(layer.index) for layer in layers)),
-        Column("layer", "", full, wraps=True),
+        Column("layer", "", [printable(layer.name) for layer in layers], wraps=True),
     ]
 
 
-def _each(layers: Sequence[OutlinedLayer]) -> str:
-    return "the layer" if len(layers) == 1 else "each"
-
-
-def _words(name: str, cell: str) -> str:
-    words = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
-    return words.get(name, f"{name} {cell}")
+def _fact(name: str, cell: str) -> str:
+    facts = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
+    return facts.get(name, f"{name} {cell}")
 
 
 def _features(layer: OutlinedLayer) -> str:

@@ -1,51 +1,29 @@
-"""A report as GitHub-flavoured Markdown, for issues and notes: the tables of the terminal, in full."""
+"""GitHub-flavoured Markdown, for issues and notes: the tables of the terminal with every column."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from normscope.escaping import printable
 from normscope.render.glyphs import UNICODE
-from normscope.render.grid import Column, Grid
-from normscope.render.layer import least_agreeing, over_features, over_positions, title
-from normscope.render.modality_wording import worded
-from normscope.render.outliers import by_layer, recurring
-from normscope.render.summary import details, headline, summary, workload
-from normscope.results.inspect import LayerReport, Report
+from normscope.render.grid import Column, Grid, Section
 
 
-def render_markdown(
-    report: Report, *, layers: Sequence[str] = (), top: int = 10, verbose: bool = False
-) -> str:
-    """Return what `render_report` shows as Markdown: every column, no name cut.
+def markdown_sections(sections: Iterable[Section]) -> str:
+    """Return sections as Markdown: headings, lines of facts, and tables; sentences are left out.
 
-    Nothing in the report is taken for Markdown or HTML.
+    No string in them is read as Markdown or HTML.
     """
-    shown = list(layers) or least_agreeing(report)
-    parts = [*_top(report, shown, top, verbose)]
-    for name in shown:
-        parts += _layer(report.layers[name], top, report.run.medium)
+    parts: list[str] = []
+    for section in sections:
+        first, *rest = map(join_facts, section.lines)
+        parts += [f"{'###' if parts else '##'} {first}", *rest]
+        for grid in section.grids:
+            parts += markdown_table(grid) if isinstance(grid, Grid) else ()
     return "\n\n".join(parts) + "\n"
 
 
-def _top(report: Report, shown: Sequence[str], top: int, verbose: bool) -> Iterator[str]:
-    yield f"## {joined(headline(report))}"
-    yield joined(workload(report))
-    yield from markdown_table(worded(summary(report, shown, UNICODE), report.run.medium))
-    if verbose:
-        yield from markdown_table(details(report))
-    for grid in (recurring(report, top), by_layer(report) if verbose else None):
-        yield from markdown_table(worded(grid, report.run.medium)) if grid is not None else ()
-
-
-def _layer(layer: LayerReport, top: int, medium: str) -> Iterator[str]:
-    yield f"### {joined(title(layer))}"
-    for grid in (over_positions(layer, top, UNICODE), over_features(layer, top, UNICODE)):
-        if grid is not None:
-            yield from markdown_table(worded(grid, medium))
-
-
 def markdown_table(grid: Grid) -> Iterator[str]:
-    """Return a grid's heading, table and notes."""
+    """Yield a grid's heading, table and notes."""
     yield f"**{escape(grid.heading)}**"
     yield "\n".join(_lines(grid))
     if grid.notes:
@@ -64,7 +42,7 @@ def _title(column: Column) -> str:
 
 
 def is_numeric(column: Column) -> bool:
-    """Whether every cell begins as a number does."""
+    """Whether every cell begins like a number."""
     return all(cell.strip()[:1] in set("-0123456789") for cell in column.cells)
 
 
@@ -72,12 +50,12 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def joined(parts: Iterable[str]) -> str:
+def join_facts(facts: Iterable[str]) -> str:
     """Return facts on one line."""
-    return escape(UNICODE.separator.join(parts))
+    return escape(UNICODE.separator.join(facts))
 
 
 def escape(text: str) -> str:
-    """Return `text` as Markdown that shows just it: no link, tag, code, mention or cell of its own."""
-    shown = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+    """Return `text` as Markdown that shows it as it is: no link, tag, code, mention or table cell."""
+    escaped = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")

@@ -1,22 +1,17 @@
-"""Results as HTML tables, for notebooks: in the reader's own colours, light or dark, and nothing loaded."""
+"""Results as HTML tables for notebooks, in the reader's own colours, light or dark; they load nothing."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import singledispatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from normscope.render import compare, why
+from normscope.render import compare, inspect, layers, swap, why
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import choice, noisiest, over_layers
 from normscope.render.glyphs import UNICODE
-from normscope.render.grid import Column, Grid
+from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
-from normscope.render.layer import least_agreeing
-from normscope.render.layers import about as about_outline
-from normscope.render.layers import outline_grid
 from normscope.render.markdown import is_numeric
-from normscope.render.modality_wording import worded
-from normscope.render.outliers import recurring
-from normscope.render.summary import headline, summary, workload
-from normscope.render.swap import grids, plan
+from normscope.render.summary import headline, workload
+from normscope.results.base import Shown
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
 from normscope.results.inspect import Report
@@ -25,8 +20,8 @@ from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
 _TOP = 10
-_MOST_MOVED = 20
-# No colour of its own but a share of the text's: so it suits whatever it stands on.
+_MAX_MOVERS = 20
+# All colours are those of the surrounding text or half transparent, so they suit light and dark notebooks.
 _STYLE = """
 .normscope { overflow-x: auto; color: inherit; }
 .normscope table { border-collapse: collapse; margin: 0.6em 0; color: inherit; background: none; }
@@ -40,61 +35,38 @@ _STYLE = """
 .normscope p { margin: 0.2em 0; color: inherit; }
 """
 
-Shown = tuple[Sequence[Sequence[str]], Iterable[Grid | None]]
 
-
-def render_html(result: object) -> str:
-    """Return a result as one HTML element; every string of it is text there, whatever it holds."""
-    heads, tables = _parts(result)
-    lines = [
-        tag("p", UNICODE.separator.join(parts), class_="" if i else "strong") for i, parts in enumerate(heads)
+def render_html(result: Shown) -> str:
+    """Return a result as one HTML element; every string of the result is escaped."""
+    section = next(of(result) for kind, of in _SECTIONS.items() if isinstance(result, kind))
+    lines = [*section.lines, *([warning] for warning in getattr(result, "warnings", ()))]
+    paragraphs = [
+        tag("p", UNICODE.separator.join(facts), class_="" if i else "strong") for i, facts in enumerate(lines)
     ]
-    style = tag("style", Markup(_STYLE))
-    return str(tag("div", style, *lines, *map(_table, filter(None, tables)), class_="normscope"))
+    tables = [_table(grid) for grid in section.grids if isinstance(grid, Grid)]
+    return str(tag("div", tag("style", Markup(_STYLE)), *paragraphs, *tables, class_="normscope"))
 
 
-@singledispatch
-def _parts(result: object) -> Shown:
-    """Return what a result says in lines, each of several facts, and its tables."""
-    raise TypeError(f"{type(result).__name__} has no HTML")
+def _batch_section(report: BatchReport) -> Section:
+    grids = [over_layers(report, noisiest(report), UNICODE), *fillings(report, _TOP)]
+    return Section([headline(report), workload(report), choice(report)], grids)
 
 
-@_parts.register
-def _(result: Report) -> Shown:
-    tables = (summary(result, least_agreeing(result), UNICODE), recurring(result, _TOP))
-    worded_tables = [worded(grid, result.run.medium) for grid in tables if grid is not None]
-    return [headline(result), workload(result), *([note] for note in result.warnings)], worded_tables
+def _why_section(report: WhyReport) -> Section:
+    return Section(
+        [why.about(report), why.workload(report)], [why.verdicts(report), why.pooled_grid(report.pooled)]
+    )
 
 
-@_parts.register
-def _(result: BatchReport) -> Shown:
-    heads = [headline(result), workload(result), choice(result), *([note] for note in result.warnings)]
-    return heads, [over_layers(result, noisiest(result), UNICODE), *fillings(result, _TOP)]
-
-
-@_parts.register
-def _(result: SwapReport) -> Shown:
-    heads = [headline(result), workload(result), plan(result), *([note] for note in result.warnings)]
-    return heads, grids(result, UNICODE)
-
-
-@_parts.register
-def _(result: WhyReport) -> Shown:
-    heads = [why.about(result), why.workload(result), *([note] for note in result.warnings)]
-    return heads, [why.verdicts(result), why.pooled_grid(result.pooled)]
-
-
-@_parts.register
-def _(result: Comparison) -> Shown:
-    sides = [compare.about(side, name) for side, name in zip(result.reports, "AB", strict=True)]
-    notes = ([note] for note in result.warnings)
-    return [*sides, *notes], [compare.drifts(result, _MOST_MOVED, UNICODE)]
-
-
-@_parts.register
-def _(result: Outline) -> Shown:
-    grid, shared = outline_grid(result, verbose=False)
-    return [about_outline(result), *([shared] if shared else [])], [grid]
+# The lines of facts and the tables that a notebook shows of each kind of result.
+_SECTIONS: dict[type, Callable[[Any], Section]] = {
+    Report: lambda result: next(inspect.sections(result, (), _TOP, False, UNICODE)),
+    BatchReport: _batch_section,
+    SwapReport: lambda result: swap.section(result, UNICODE),
+    WhyReport: _why_section,
+    Comparison: lambda result: Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)]),
+    Outline: lambda result: layers.section(result, verbose=False),
+}
 
 
 def _table(grid: Grid) -> Markup:
@@ -111,7 +83,7 @@ def _rows(grid: Grid) -> Iterator[Markup]:
 
 
 def _cells(column: Column) -> Sequence[str]:
-    """Return cells, numbers in one width: spaces before them align them, and a bar after must not undo it."""
+    """Return cells, numbers padded to one width: a bar after a number must not undo its alignment."""
     width = max(map(len, column.cells), default=0)
     return [cell.ljust(width) for cell in column.cells] if _kind(column) else column.cells
 

@@ -1,4 +1,4 @@
-"""Numbers in few digits, one way throughout, and columns of them aligned on the decimal point."""
+"""Writes numbers in few digits, the same way in every table, and aligns them on the decimal point."""
 
 import math
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ UNKNOWN = "-"
 
 
 def short(value: float, digits: int = 3) -> str:
-    """Write `value` with `digits` significant digits, one fewer beside an exponent: 0.0123, 312, 2.1e-4.
+    """Write `value` with `digits` significant digits, one fewer before an exponent: 0.0123, 312, 2.1e-4.
 
-    The exponent is that of the rounded number. `-` stands for an unknown one.
+    The exponent is that of the rounded number. An unknown number is `-`.
     """
     if math.isnan(value):
         return UNKNOWN
@@ -19,18 +19,18 @@ def short(value: float, digits: int = 3) -> str:
         return "0"
     rounded = f"{value:.{digits - 1}e}"
     power = int(rounded.partition("e")[2])
-    if not -3 <= power < 5:  # outside, the zeros would take more room than the exponent
+    if not -3 <= power < 5:  # beyond, zeros would take more room than an exponent
         mantissa, _, exponent = f"{value:.{max(digits - 2, 0)}e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{float(rounded):.{max(digits - 1 - power, 0)}f}"
 
 
 def align(texts: Iterable[str]) -> list[str]:
-    """Pad written numbers to one width, their decimal points below each other."""
+    """Pad written numbers to one width, with their decimal points below each other."""
     parts = [(text, *_split(text)) for text in texts]
-    whole = max((len(w) for _, w, _ in parts), default=0)
-    fraction = max((len(f) for _, _, f in parts), default=0)
-    return [" " * (whole - len(w)) + text + " " * (fraction - len(f)) for text, w, f in parts]
+    before = max((len(left) for _, left, _ in parts), default=0)
+    after = max((len(right) for _, _, right in parts), default=0)
+    return [" " * (before - len(left)) + text + " " * (after - len(right)) for text, left, right in parts]
 
 
 def aligned(values: Iterable[float], digits: int = 3) -> list[str]:
@@ -39,7 +39,7 @@ def aligned(values: Iterable[float], digits: int = 3) -> list[str]:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """Write a number and, where it is known, its interval: 0.998 [0.997, 0.999]."""
+    """Write a number with its interval, if that is known: 0.998 [0.997, 0.999]."""
     return short(value) if math.isnan(low) else f"{short(value)} [{short(low)}, {short(high)}]"
 
 
@@ -49,9 +49,9 @@ def percent(value: float) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The parts of a written number before its decimal point, and from there on."""
+    """Split a written number at its decimal point, or else at its exponent or percent sign."""
     for mark in (".", "e", "%"):
-        place = text.find(mark)
-        if place >= 0 and text[:1].lstrip("-") != "i":
-            return text[:place], text[place:]
+        index = text.find(mark)
+        if index >= 0 and text[:1].lstrip("-") != "i":  # inf has none
+            return text[:index], text[index:]
     return text, ""

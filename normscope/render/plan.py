@@ -1,4 +1,4 @@
-"""A plan of a run, one line for each fact."""
+"""The plan of a run as text, one line for each fact."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,10 +9,10 @@ from normscope.results.plan import Corpus, RunPlan, Tables
 
 
 def render_plan(plan: RunPlan) -> str:
-    """Return the plan as lines of text, each a name and what it is."""
+    """Return the plan as lines of text, each a name and its value."""
     lines = list(_lines(plan))
-    room = max(len(name) for name, _ in lines)
-    return "".join(f"{name:<{room}}  {printable(text)}\n" for name, text in lines)
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in lines)
 
 
 def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
@@ -23,10 +23,9 @@ def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "corpus", _corpus(plan.corpus)
     yield "work", f"{short(plan.flops / 1e6)} million floating-point operations a token"
     rate = batch.tokens / batch.seconds
-    took = f"{counted(batch.texts, 'text')}, {counted(batch.tokens, 'token')} in {short(batch.seconds)} s"
-    yield "timed batch", f"{took}: {short(rate)} tokens a second"
-    known = plan.corpus.tokens is not None
-    yield "expected time", duration(plan.expected_seconds) if known else "unknown"
+    timed = f"{counted(batch.texts, 'text')}, {counted(batch.tokens, 'token')} in {short(batch.seconds)} s"
+    yield "timed batch", f"{timed}: {short(rate)} tokens a second"
+    yield "expected time", "unknown" if plan.corpus.tokens is None else duration(plan.expected_seconds)
 
 
 def _tables(tables: Tables) -> str:
@@ -46,19 +45,19 @@ def _corpus(corpus: Corpus) -> str:
 
 
 def memory(size: float) -> str:
-    """Write an amount of memory in the largest unit that it has one of."""
+    """Write an amount of memory in the largest unit of which it is at least one."""
     return _in_units(
         size, (("bytes", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
     )
 
 
 def duration(seconds: float) -> str:
-    """Write a time in the largest unit that it has one of."""
+    """Write a time in the largest unit of which it is at least one."""
     return _in_units(seconds, (("s", 1), ("minutes", 60), ("hours", 3600), ("days", 86400)))
 
 
 def _in_units(amount: float, units: Sequence[tuple[str, int]]) -> str:
-    """Write an amount in the largest unit that it has one of once it is rounded: never 60.0 s."""
+    """Write an amount in the largest unit of which it is at least one after rounding: never 60.0 s."""
     for (name, size), (_, next_size) in pairwise(units):
         written = short(amount / size)
         if float(written) * size < next_size:

@@ -2,89 +2,77 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
 from normscope.escaping import counted, grouped
-from normscope.render.curves import Curve, curved
-from normscope.render.grid import Column, Grid
-from normscope.render.heatmap import HeatMap, mapped
+from normscope.render.curves import Curve, curve_grid
+from normscope.render.grid import Column, Grid, reword, reword_grid
+from normscope.render.heatmap import HeatMap, draw_heat_map
 from normscope.render.layer import SHORT_KINDS, least_agreeing, title
-from normscope.render.modality_wording import said, worded
 from normscope.render.numbers import align, aligned, percent
-from normscope.render.summary import agreement, headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.summary import NOTES, agreement, explained_share, fit_r2, headline, workload
+from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
 from normscope.results.common import Floats
-from normscope.results.inspect import EffectSize, ExplainedByToken, LayerReport, Report
+from normscope.results.inspect import LayerReport, Report
 
-FEWEST_BARS, MOST_BARS = 14, 30
+_MIN_BAR, _MAX_BAR = 14, 30  # cells
 
 
 def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen = Screen()) -> str:
     """Return the report as bars, heat maps and curves, as text with line ends.
 
     `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
-    with BN. Nothing in the report is taken for markup, and no escape codes are in the text but the
-    colours that `screen` asks for.
+    with BN.
     """
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, list(layers) or least_agreeing(report), screen), screen)
+    return render_parts(_parts(report, list(layers) or least_agreeing(report), screen), screen)
 
 
 def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield from drawn(worded(by_layer(report, shown, screen), report.run.medium), screen)
-    for map in (over_positions(report), over_features(report)):
-        yield from mapped(map, screen) if map else ()
+    yield from draw_facts([headline(report), workload(report)], screen)
+    yield from draw_grid(reword_grid(_layer_bars(report, shown, screen), report.run.medium), screen)
+    for heat_map in (position_map(report), feature_map(report)):
+        yield from draw_heat_map(heat_map, screen) if heat_map else ()
     for name in shown:
         layer = report.layers[name]
         yield Text()
-        yield flow(title(layer), screen, "bold")
+        yield from draw_facts([title(layer)], screen)
         for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
-            yield from drawn(grid, screen) if grid else ()
+            yield from draw_grid(grid, screen) if grid else ()
 
 
-def by_layer(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
-    """Return the table of all layers as bars from 0 to 1: agreement, and what explains the input."""
+def _layer_bars(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
+    """Return the table of all layers as bars from 0 to 1: agreement, and shares of explained variance."""
     layers = list(report.layers.values())
-    width = min(max((screen.width - 50) // 2, FEWEST_BARS), MOST_BARS)
+    width = min(max((screen.width - 50) // 2, _MIN_BAR), _MAX_BAR)
 
     def bars(written: Sequence[str], values: Sequence[float]) -> list[str]:
-        cells = zip(written, (screen.glyphs.bar(value, width) for value in values), strict=True)
-        return [f"{number} {bar}".rstrip() for number, bar in cells]
+        return screen.glyphs.bars_after(written, values, width)
 
-    def explained(by: str, rank: int) -> Column:
-        values = [_share(layer, by) for layer in layers]
-        cells = bars(align(map(percent, values)), values)
-        return Column("text" if by == "sequence" else by, "explains", cells, rank=rank, drawn=True)
+    def explained(title: str, by: str, rank: int) -> Column:
+        values = [explained_share(layer, by) for layer in layers]
+        return Column(title, "explains", bars(align(map(percent, values)), values), rank=rank, drawn=True)
 
     agreements = [agreement(layer) for layer in layers]
-    fits = [layer.affine_fit.r2 if layer.affine_fit else math.nan for layer in layers]
+    fits = [fit_r2(layer) for layer in layers]
     words = any(layer.explained and layer.explained.token for layer in layers)
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         Column("agreement", "with BN", bars(aligned(agreements), agreements), "bn", drawn=True),
-        explained("position", 1),
-        explained("sequence", 3),
-        *([replace(explained("token", 2), title="word")] if words else []),
+        explained("position", "position", 1),
+        explained("text", "sequence", 3),
+        *([explained("word", "token", 2)] if words else []),
         Column("best BN", "fit r2", bars(aligned(fits), fits), "bn", rank=4, drawn=True),
-    ]
-    notes = [
-        "Every bar is from 0 to 1.",
-        "agreement: cosine of the layer's own output and BN's; 1 is the same up to scale.",
-        "position explains: share of the input's variance that goes with the position.",
     ]
     strong = frozenset(i for i, layer in enumerate(layers) if layer.name in shown)
     faint = frozenset(i for i, layer in enumerate(layers) if not layer.calls)
     heading = counted(len(layers), "normalization layer")
-    return Grid(heading, columns, notes, strong, faint)
+    return Grid(heading, columns, ["Every bar is from 0 to 1.", *NOTES], strong, faint)
 
 
-def over_positions(report: Report) -> HeatMap | None:
+def position_map(report: Report) -> HeatMap | None:
     """Return the map of BN's variance at each position, relative to the layer's own; None without any."""
     layers = [layer for layer in report.layers.values() if layer.position and len(layer.position.count)]
     if not layers:
@@ -101,18 +89,18 @@ def over_positions(report: Report) -> HeatMap | None:
     )
 
 
-def over_features(report: Report) -> HeatMap | None:
+def feature_map(report: Report) -> HeatMap | None:
     """Return the map of BN's sd of each feature, relative to the layer's median; None without any.
 
-    Only the layers with the most common number of features are in it, so that columns mean one thing.
+    The map holds only the layers with the most common number of features, so that a column means one thing.
     """
-    known = [layer for layer in report.layers.values() if layer.feature and len(layer.feature.variance)]
-    widths = [layer.features for layer in known]
+    measured = [layer for layer in report.layers.values() if layer.feature and len(layer.feature.variance)]
+    widths = [layer.features for layer in measured]
     if not widths:
         return None
     width = max(set(widths), key=lambda each: (widths.count(each), each))
-    layers = [layer for layer in known if layer.features == width]
-    left_out = len(known) - len(layers)
+    layers = [layer for layer in measured if layer.features == width]
+    left_out = len(measured) - len(layers)
     notes = ["A column that stands out in many rows: a feature that is large throughout."]
     if left_out:
         notes.append(f"{counted(left_out, 'layer')} of other widths left out.")
@@ -128,23 +116,23 @@ def over_features(report: Report) -> HeatMap | None:
 
 
 def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | None:
-    """Return one layer's numbers along the positions as curves, LN's beside BN's; None without any."""
+    """Return one layer's numbers along the positions as curves, LN's next to BN's; None without any."""
     stats = layer.position
     if stats is None or not len(stats.count):
         return None
     curves = [
-        Curve(said("texts", medium), stats.count.astype(np.float64)),
+        Curve(reword("texts", medium), stats.count.astype(np.float64)),
         Curve("LN mean", stats.token_mean),
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
         Curve("BN variance", stats.variance, log=True),
     ]
-    notes = [said("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
-    return curved("By position", curves, "position", screen, notes, stats.numbers.tolist())
+    notes = [reword("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
+    return curve_grid("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 
 def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
-    """Return one layer's features as sorted curves: what BN sees and what the layer leaves."""
+    """Return one layer's features as sorted curves: the input's moments, and those that the layer leaves."""
     stats, output = layer.feature, layer.own_output
     if stats is None or not len(stats.variance):
         return None
@@ -157,7 +145,7 @@ def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
         curves.append(Curve(f"{who} leaves mean", np.sort(output.mean)))
         curves.append(Curve(f"{who} leaves sd", np.sort(np.sqrt(output.variance)), log=True))
     notes = ["BN would leave mean 0 and sd 1 in every feature."] if output else []
-    return curved("By feature, each row sorted", curves, "rank", screen, notes)
+    return curve_grid("By feature, each row sorted", curves, "rank", screen, notes)
 
 
 def _longest_axis(layers: Sequence[LayerReport]) -> list[int]:
@@ -175,11 +163,6 @@ def _to_median(layer: LayerReport) -> Floats:
     sd = np.sqrt(layer.feature.variance) if layer.feature else np.empty(0)
     median = float(np.nanmedian(sd)) if np.isfinite(sd).any() else math.nan
     return sd / (median or math.nan)
-
-
-def _share(layer: LayerReport, by: str) -> float:
-    effect: EffectSize | ExplainedByToken | None = getattr(layer.explained, by, None)
-    return effect.epsilon2 if effect else math.nan
 
 
 def _rows(rows: Sequence[Floats]) -> Floats:

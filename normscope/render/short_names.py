@@ -1,4 +1,4 @@
-"""Shortens layer names to a width, so that they stay distinct."""
+"""Shortens layer names to a width and keeps them distinct."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,15 +6,15 @@ from rich.cells import cell_len
 
 from normscope.escaping import printable
 
-# Of a name with more characters only so many at both ends are looked at.
-LONGEST = 512
+# A longer name is first cut to its two ends, which are this long together.
+_MAX_LENGTH = 512
 
 
 def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
-    """Return `names` printable and at most `width` cells wide, no two alike if they were not.
+    """Return `names` printable, at most `width` cells wide, and distinct if they were.
 
-    First a last segment that all share goes (`LayerNorm`), then leading segments, then
-    characters in the middle; what would still be alike is numbered.
+    A last segment that all names share (`LayerNorm`) is dropped first, then leading segments, then
+    characters in the middle. Names that would still be equal are numbered.
     """
     shown = [printable(_ends(name, ellipsis)) for name in names]
     if len(set(shown)) < len(set(names)):
@@ -22,9 +22,9 @@ def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
     if max(map(cell_len, shown), default=0) <= width:
         return shown
     shown = _without_shared_end(shown)
-    most = max(name.count(".") for name in shown) + 1
-    # More segments than cells never fit: then it is all of them, or as many as there are cells.
-    keeps = dict.fromkeys([most, *range(min(most, width), 0, -1)])
+    segments = max(name.count(".") for name in shown) + 1
+    # More segments than cells never fit, so either all are tried or as many as there are cells.
+    keeps = dict.fromkeys([segments, *range(min(segments, width), 0, -1)])
     tries = [_keep_segments(shown, keep, width, ellipsis) for keep in keeps]
     cuts = [[cut_middle(name, width, ellipsis) for name in names] for names in tries]
     distinct = [pair for pair in zip(tries, cuts, strict=True) if len(set(pair[1])) == len(set(shown))]
@@ -42,14 +42,14 @@ def _without_shared_end(names: list[str]) -> list[str]:
 
 
 def _keep_segments(names: list[str], keep: int, width: int, ellipsis: str) -> list[str]:
-    """Leave the last `keep` segments of names too wide; what is dropped from one goes from all."""
+    """Keep the last `keep` segments of names that are too wide; drop the same heads from all names."""
     heads = {name[: len(name) - len(_last(name, keep))] for name in names if cell_len(name) > width}
     leads = [_lead(name, heads) for name in names]
     return [ellipsis + name[len(lead) :] if lead else name for name, lead in zip(names, leads, strict=True)]
 
 
 def _lead(name: str, heads: set[str]) -> str:
-    """Return the longest of the heads that a name begins with, each of which ends with a point."""
+    """Return the longest of `heads` that a name begins with; each head ends with a point."""
     end = len(name)
     while (end := name.rfind(".", 0, end)) >= 0:
         if name[: end + 1] in heads:
@@ -58,9 +58,9 @@ def _lead(name: str, heads: set[str]) -> str:
 
 
 def _ends(name: str, ellipsis: str) -> str:
-    """Leave out the middle of a name that is longer than any screen."""
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else name[:half] + ellipsis + name[-half:]
+    """Drop the middle of a name that is longer than any screen."""
+    half = _MAX_LENGTH // 2
+    return name if len(name) <= _MAX_LENGTH else name[:half] + ellipsis + name[-half:]
 
 
 def _last(name: str, keep: int) -> str:
@@ -68,12 +68,12 @@ def _last(name: str, keep: int) -> str:
 
 
 def _damage(pair: tuple[list[str], list[str]]) -> int:
-    """How many characters names lost in the middle, which reads worse than a lost beginning."""
+    """Count the characters that names lost in the middle, which reads worse than a lost beginning."""
     return sum(len(before) - len(after) for before, after in zip(*pair, strict=True))
 
 
 def cut_middle(name: str, width: int, ellipsis: str) -> str:
-    """Cut `name` to `width` cells, keeping both of its ends."""
+    """Cut `name` to `width` cells and keep both of its ends."""
     if cell_len(name) <= width:
         return name
     room = max(width - cell_len(ellipsis), 2)
@@ -83,7 +83,7 @@ def cut_middle(name: str, width: int, ellipsis: str) -> str:
 
 
 def _fitting(characters: Iterable[str], room: int) -> int:
-    """Count the characters that fit so many cells, from the first."""
+    """Count the first characters that fit into `room` cells."""
     count = 0
     for character in characters:
         room -= cell_len(character)

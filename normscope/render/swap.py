@@ -1,65 +1,54 @@
-"""Tables and bars of the effects of replaced layers, for a terminal or in Markdown."""
+"""Tables and bars of the effects of replacing layers, for a terminal or in Markdown."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from rich.console import RenderableType
-
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
-from normscope.render.grid import Column, Grid
-from normscope.render.markdown import joined, markdown_table
+from normscope.render.grid import Column, Grid, Section
+from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
 _HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
-def render_swap(report: SwapReport, *, screen: Screen | None = None) -> str:
-    """Return the effect of replacing each layer, and all, as text with line ends.
-
-    Nothing in the report is taken for markup, and no escape codes are in the text but the colours that
-    `screen` asks for.
-    """
-    screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, screen), screen)
+def render_swap(report: SwapReport, *, screen: Screen = Screen()) -> str:
+    """Return the effect of replacing each layer, and all layers, as text with line ends."""
+    return render_sections([section(report, screen.glyphs)], screen)
 
 
 def render_swap_markdown(report: SwapReport) -> str:
     """Return what `render_swap` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    parts = [f"## {joined(headline(report))}", joined(workload(report)), joined(plan(report))]
-    parts += [part for grid in grids(report, UNICODE) for part in markdown_table(grid)]
-    return "\n\n".join(parts) + "\n"
+    return markdown_sections([section(report, UNICODE)])
 
 
-def _parts(report: SwapReport, screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield flow(plan(report), screen, "")
-    for grid in grids(report, screen.glyphs):
-        yield from drawn(grid, screen)
+def section(report: SwapReport, glyphs: Glyphs) -> Section:
+    """Return the report's lines of facts and its tables."""
+    return Section([headline(report), workload(report), plan(report)], grids(report, glyphs))
 
 
 def plan(report: SwapReport) -> list[str]:
-    """Say what was put in the layers' place, by which statistics, and what the untouched model predicts."""
-    known, baseline = report.calibration, report.baseline
-    parts = [f"calibrated on {counted(known.texts, 'other text')}, {counted(known.tokens, 'token')}"]
-    parts += ["recalibrated"] if known.recalibrated else []
+    """Return the facts about the replacements' calibration and the predictions of the untouched model."""
+    calibration, baseline = report.calibration, report.baseline
+    parts = [
+        f"calibrated on {counted(calibration.texts, 'other text')}, {counted(calibration.tokens, 'token')}"
+    ]
+    parts += ["recalibrated"] if calibration.recalibrated else []
     if baseline.head is not None:
-        asked = _HEADS.get(baseline.head, printable(baseline.head))
-        parts.append(f"predicts {asked}: {counted(baseline.targets, 'token')}")
+        targets = _HEADS.get(baseline.head, printable(baseline.head))
+        parts.append(f"predicts {targets}: {counted(baseline.targets, 'token')}")
         parts.append(f"untouched: perplexity {short(baseline.perplexity)}")
     return [*parts, f"seed {report.seed}"]
 
 
 def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
-    """Return the tables: each layer replaced alone, one after the other if that was asked for, and all."""
+    """Return the tables: each layer replaced alone, one after the other if measured, and all together."""
     layers, kind = report.by_damage(), printable(report.kind)
     names = Column("layer", "", [layer.name for layer in layers], names=True)
     alone = Grid(
@@ -82,7 +71,7 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
 
 
 def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
-    """Show what was folded into what, what that does where it is not all layers, and why others were not."""
+    """Yield the tables of the folded layers, of their effect if others remain, and of those not folded."""
     fold = report.fold
     if fold is None:
         return
@@ -94,7 +83,7 @@ def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
         columns = [_replaced([len(folded)]), *_columns([fold.effect], report, glyphs)]
         yield Grid("Those that are folded, together", columns)
     if others:
-        # Whole names: they say where to look.
+        # These names are not cut: they say where to look.
         names = Column("layer", "", [printable(layer.name) for layer in others])
         why = Column("not folded", "because", [printable(str(each.reason)) for each in others], wraps=True)
         yield Grid(f"{counted(len(others), 'layer')} not folded" if folded else heading, [names, why])
@@ -119,7 +108,7 @@ def _equal(tolerance: float) -> list[str]:
 
 
 def _readers(layer: FoldedLayer) -> str:
-    """Name the modules that read a layer, without the beginning that they share with its name."""
+    """Return the modules that read a layer, without the beginning that they share with its name."""
     into = [name.split(".") for name in layer.into]
     level = zip(layer.name.split("."), *into, strict=False)
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, level))
@@ -163,15 +152,15 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
 
 
 def _bars(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> list[str]:
-    """Draw the damage: 1 - cosine from nothing to 1, or KL on a log scale; what is no number is full."""
+    """Draw the damage: 1 - cosine from 0 to 1, or KL on a log scale; an infinite damage fills its bar."""
     damage = filled = [effect.damage for effect in effects]
     if report.baseline.loss is not None:
-        # One scale for all tables.
+        # All tables share one scale.
         others = [report.all_.effect, *(step.effect for step in report.cumulative or ())]
         others += [layer.effect for layer in report.layers.values()]
         values = [*damage, *(effect.damage for effect in others)]
-        known = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
-        filled = [0.04 + 0.96 * share for share in known[: len(damage)]]
+        heights = shares(logarithms([v if math.isfinite(v) else math.nan for v in values]).tolist())
+        filled = [0.04 + 0.96 * height for height in heights[: len(damage)]]
     pairs = zip(filled, damage, strict=True)
     return [glyphs.bar(1.0 if math.isinf(value) else share, _BAR) for share, value in pairs]
 
@@ -187,15 +176,15 @@ def _interval(estimate: Estimate | None, glyphs: Glyphs) -> str:
 
 
 def _legend(report: SwapReport) -> list[str]:
-    """Explain the tables to someone who sees them for the first time."""
+    """Return lines that explain the tables to a first-time reader."""
     if report.baseline.loss is None:
         return [
             "hidden cosine: of the last hidden state and the untouched model's, by token.",
             "sentence cosine: of their means over a text's tokens. 1 is the same.",
-            "damage: 1 - hidden cosine; the most comes first.",
+            "damage: 1 - hidden cosine; the largest comes first.",
         ]
     return [
         "KL: how far the predicted probabilities are from the untouched model's.",
-        "top 1 agrees: how often both find the same token the likeliest.",
-        "damage: KL, on a log scale; the most comes first.",
+        "top 1 agrees: how often both predict the same token as the likeliest.",
+        "damage: KL, on a log scale; the largest comes first.",
     ]

@@ -1,7 +1,7 @@
-"""Terminal output: grids and lines of facts, coloured or plain, in the available width."""
+"""Terminal output: tables and lines of facts, coloured or plain, that fit the screen's width."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.box import Box
@@ -10,18 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.render.glyphs import ASCII, UNICODE, Glyphs
-from normscope.render.grid import GAP, Column, Grid, fit
+from normscope.render.grid import GAP, Column, Grid, Section, fit
 
 _STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
-DRAWN = {"plain": "green", "ln": "cyan", "bn": "magenta"}
-LEAST_WIDTH = 60  # a narrower screen wraps lines; cutting numbers would change them
+DRAWING_STYLES = {"plain": "green", "ln": "cyan", "bn": "magenta"}
+MIN_WIDTH = 60  # a narrower screen wraps lines, since cutting numbers would change them
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What a rendering is for: its width, whether colours and Unicode can be shown, and 256 colours.
+    """The screen to render for: its width in columns, and whether it shows colours, Unicode, 256 colours.
 
-    80 columns is what every terminal, log viewer and issue thread shows without wrapping.
+    Every terminal, log viewer and issue thread shows 80 columns without wrapping. A `width` below
+    `MIN_WIDTH` becomes that.
     """
 
     width: int = 80
@@ -29,18 +30,42 @@ class Screen:
     unicode: bool = True
     palette: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", max(self.width, MIN_WIDTH))
+
     @property
     def glyphs(self) -> Glyphs:
         """The characters to draw with."""
         return UNICODE if self.unicode else ASCII
 
 
-def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
-    """Return what a screen shows, as text with line ends; no string is taken for markup."""
+def render_sections(sections: Iterable[Section], screen: Screen) -> str:
+    """Return sections as text with line ends, an empty line between them."""
+    return render_parts(list(_section_parts(sections, screen))[1:], screen)
+
+
+def _section_parts(sections: Iterable[Section], screen: Screen) -> Iterator[RenderableType]:
+    for section in sections:
+        yield Text()
+        yield from draw_facts(section.lines, screen)
+        for grid in section.grids:
+            yield from [Text(grid, "dim")] if isinstance(grid, str) else draw_grid(grid, screen)
+
+
+def draw_facts(lines: Iterable[Sequence[str]], screen: Screen) -> Iterator[Text]:
+    """Yield lines of facts, the first in bold."""
+    yield from (flow(facts, screen, "" if i else "bold") for i, facts in enumerate(lines))
+
+
+def render_parts(parts: Iterable[RenderableType], screen: Screen) -> str:
+    """Return parts as text with line ends.
+
+    No string in them is read as markup. The only escape codes are those of the screen's colours.
+    """
     file = io.StringIO()
     console = Console(
         file=file,
-        width=max(screen.width, LEAST_WIDTH),
+        width=screen.width,
         force_terminal=screen.colour,
         color_system=("256" if screen.palette else "standard") if screen.colour else None,
         no_color=not screen.colour,
@@ -53,8 +78,8 @@ def printed(parts: Iterable[RenderableType], screen: Screen) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
 
 
-def drawn(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
-    """Return a grid as a table that fits the screen, under its heading and above its notes."""
+def draw_grid(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
+    """Yield a grid: its heading, a table that fits the screen, and its notes."""
     yield Text()
     yield Text(grid.heading, "bold")
     yield _table(fit(grid, screen.width, screen.glyphs.ellipsis), screen)
@@ -79,7 +104,7 @@ def _table(grid: Grid, screen: Screen) -> Table:
         table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")
     for row, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
         style = "bold" if row in grid.strong else "dim" if row in grid.faint else ""
-        styles = [f"{style} {DRAWN[column.side]}" if column.drawn else style for column in grid.columns]
+        styles = [f"{style} {DRAWING_STYLES[c.side]}" if c.drawn else style for c in grid.columns]
         table.add_row(*map(Text, cells, styles))
     return table
 
@@ -89,12 +114,12 @@ def _head(column: Column, qualified: bool) -> Text:
     return Text(column.title, _STYLES[column.side]).append_text(about)
 
 
-def flow(parts: Iterable[str], screen: Screen, style: str) -> Text:
-    """Join facts on as few lines as they need; only one that is wider than the screen is broken."""
+def flow(facts: Iterable[str], screen: Screen, style: str) -> Text:
+    """Join facts on as few lines as possible; only a fact that is wider than the screen is broken."""
     separator = screen.glyphs.separator
     lines = [""]
-    for part in parts:
-        longer = lines[-1] + separator + part if lines[-1] else part
-        lines[-1:] = [longer] if Text(longer).cell_len <= screen.width or not lines[-1] else [lines[-1], part]
+    for fact in facts:
+        longer = lines[-1] + separator + fact if lines[-1] else fact
+        lines[-1:] = [longer] if Text(longer).cell_len <= screen.width or not lines[-1] else [lines[-1], fact]
     first, *rest = lines
     return Text("\n").join([Text(first, style), *(Text(line) for line in rest)])

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid
-from normscope.render.markdown import escape, joined, markdown_table
+from normscope.render.markdown import escape, join_facts, markdown_table
 from normscope.render.numbers import UNKNOWN, short, with_interval
-from normscope.render.terminal import LEAST_WIDTH, Screen, drawn, flow, printed
+from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
 from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
 
 _STYLES = {"holds": "bold green", "fails": "bold red"}
@@ -26,13 +26,13 @@ def render_why(report: WhyReport, *, screen: Screen | None = None) -> str:
     that `screen` asks for.
     """
     screen = screen or Screen()
-    screen = replace(screen, width=max(screen.width, LEAST_WIDTH))
-    return printed(_parts(report, screen), screen)
+    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
+    return render_parts(_parts(report, screen), screen)
 
 
 def render_why_markdown(report: WhyReport) -> str:
     """Return what `render_why` shows as GitHub-flavoured Markdown."""
-    parts = [f"## {joined(about(report))}", joined(workload(report))]
+    parts = [f"## {join_facts(about(report))}", join_facts(workload(report))]
     for finding in report.claims:
         parts.append(f"### {escape(_heading(finding))}")
         about_it = [("Source", finding.source), ("Quantity", finding.quantity), ("Null", finding.null)]
@@ -55,7 +55,7 @@ def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
             if not said:  # Results of earlier versions have no null.
                 continue
             yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
-    yield from drawn(pooled_grid(report.pooled), screen)
+    yield from draw_grid(pooled_grid(report.pooled), screen)
 
 
 def _hanging(text: Text, indent: str, screen: Screen) -> Text:
@@ -65,7 +65,7 @@ def _hanging(text: Text, indent: str, screen: Screen) -> Text:
     return Text("\n").join(lines)
 
 
-_PLAIN = Console(width=LEAST_WIDTH)
+_PLAIN = Console(width=MIN_WIDTH)
 
 
 def _claim(finding: Finding) -> Text:

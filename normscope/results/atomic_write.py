@@ -69,7 +69,7 @@ def _write(path: str | os.PathLike[str], write: Callable[[Path], object], *, kee
             write(target)
             return
         target = _resolved(target)
-        with _folder_beside(target) as folder:
+        with _temporary_folder(target) as folder:
             made = folder / target.name
             write(made)
             if keep:
@@ -101,7 +101,7 @@ def _put(made: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
+def _temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder on the same file system; folders that killed runs left are removed."""
     stem = f".{target.name[:50]}."
     if fcntl:

@@ -32,8 +32,8 @@ RESULTS: dict[str, tuple[str, type[Any]]] = {
     "compare": (Comparison.SCHEMA, Comparison),
     "explain": (EXPLAIN_SCHEMA, Glossary),
 }
-# Members that a result's JSON has beside those of its type.
-_BESIDE: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
+# Members that a result's JSON has in addition to those of its type.
+_EXTRA_MEMBERS: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
 
 Schema = dict[str, Any]
 
@@ -58,7 +58,7 @@ def _result(name: str) -> Schema:
     version, kind = RESULTS[name]
     definitions: dict[str, Schema] = {}
     body = _Types(definitions).record(kind)
-    own = {"schema": {"const": version}, **_BESIDE.get(name, {})}
+    own = {"schema": {"const": version}, **_EXTRA_MEMBERS.get(name, {})}
     return {
         "title": version,
         **body,

@@ -6,14 +6,17 @@ from the table. A group of the views `token`, `sequence` and `instance` is compl
 each batch adds only a summary of its groups.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from normscope.errors import ReportError
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
 from normscope.statistics.outliers import OutlierCounts
-from normscope.statistics.token_identity import Words
+from normscope.statistics.state_dict import load_state_dict, state_dict
+from normscope.statistics.token_identity import TokenMoments
 
 
 @dataclass
@@ -62,12 +65,31 @@ class Accumulator:
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = OutlierCounts(features, device)
-        self.words = None if words is None else Words(features, words, device)
+        self.words = None if words is None else TokenMoments(features, words, device)
 
     def empty(self) -> "Accumulator":
         """Return an empty accumulator with the same features, eps, device and number of token ids."""
         words = None if self.words is None else self.words.most
-        return Accumulator(self.output.mean.shape[1], self.eps, self.output.mean.device, words)
+        return Accumulator(self.features, self.eps, self.output.mean.device, words)
+
+    def state_dict(self, *, copy: bool = False) -> dict[str, Tensor]:
+        """Return all moments as named tensors on the CPU; they may share memory, unless `copy`."""
+        return state_dict(self, copy=copy)
+
+    @classmethod
+    def of_state_dict(cls, tensors: Mapping[str, Tensor], features: int) -> "Accumulator":
+        """Return the accumulator of a layer with `features` features; it takes these tensors as its own.
+
+        Raises ReportError if a tensor is missing or cannot be that of such a layer.
+        """
+        # Checked first: a wrong number of features must not allocate that much memory.
+        if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
+            raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
+        moments = cls(features, 0.0, words=1 if "words.most" in tensors else None)
+        load_state_dict(moments, tensors)
+        if moments.words is not None and not moments.words.is_numbered():
+            raise ReportError("the rows of 'words' are not numbered from 0 within its tables; expected that")
+        return moments
 
     def merge(self, new: "Accumulator") -> None:
         """Add the moments that `new` holds of the same layer; the order of merges does not matter."""
@@ -79,6 +101,11 @@ class Accumulator:
         if new.words is not None:
             self.words = self.words or new.words.empty()
             self.words.merge(new.words)
+
+    @property
+    def features(self) -> int:
+        """The number of features D."""
+        return self.output.mean.shape[1]
 
     @property
     def count(self) -> int:

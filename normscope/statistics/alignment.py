@@ -75,7 +75,7 @@ class Alignment:
     are adjacent, and samples are numbered from 0 without gaps. `batch_row` (G,) is the batch row of each
     sample, or the number of its text if several texts share a row. A `layout` of None means that the axes
     could not be identified: every row counts, and its sample and position are unknown. `sure` is False if
-    sizes coincide, so that another layout was possible. `word` (V,) is the token id of each row, None if
+    sizes coincide, so that another layout was possible. `token_ids` (V,) is the token id of each row, None if
     ids are not needed or not known. With `bins`, `position` labels rows by their bins, and `number` (V,)
     holds the positions themselves.
     """
@@ -86,7 +86,7 @@ class Alignment:
     position: Labels
     batch_row: Tensor
     sure: bool = True
-    word: Tensor | None = None
+    token_ids: Tensor | None = None
     bins: Bins | None = None
     number: Tensor | None = None
 
@@ -131,6 +131,7 @@ class Alignment:
 
     def parts(self, size: int) -> "list[Alignment]":
         """Cut at sample boundaries into parts of about `size` rows; each part numbers its samples from 0."""
+        # Never within a sample: its sums and its median need all of its rows at once.
         parts, start, ends = [], 0, self.sample.count.flatten().cumsum(0).long().tolist()
         for i, end in enumerate(ends):
             following = ends[i + 1] if i + 1 < len(ends) else None
@@ -144,10 +145,10 @@ class Alignment:
         return replace(self._relabelled(index, part), sure=self.sure)
 
     def _relabelled(self, index: Tensor | slice, chosen: Tensor | slice) -> "Alignment":
-        word = None if self.word is None else self.word[chosen]
+        token_ids = None if self.token_ids is None else self.token_ids[chosen]
         sample, position = self.sample.group[chosen], self.positions[chosen]
-        kept = _labelled(self.layout, index, sample, position, word, self.bins)
-        return replace(kept, batch_row=self.batch_row[kept.batch_row])
+        counted = _labelled(self.layout, index, sample, position, token_ids, self.bins)
+        return replace(counted, batch_row=self.batch_row[counted.batch_row])
 
 
 def align(
@@ -176,6 +177,7 @@ def align(
     if mask is None and (samples is None or rows.dim() == 1):
         return _without_mask(rows, feature_axis)
     tokens: dict[str, Order] = {}
+    # A layer that once had a sequence of its own keeps it, even where the sizes happen to match the tokens.
     if mask is not None and not is_own_sequence(known):
         tokens = token_layouts(lead, mask.valid.shape, feature_axis)
     samples = samples if mask is None else len(mask.valid)
@@ -203,12 +205,12 @@ def _with_mask(layout: str, order: Tensor, mask: TokenMask) -> Alignment:
     rows = torch.arange(order.shape[0], device=order.device)[:, None]
     labels = (rows if mask.texts is None else mask.texts)[:, :, None].expand_as(order)
     positions = mask.positions()[:, :, None].expand_as(order)
-    kept = order[valid]
+    counted = order[valid]
     # If all rows count, in order, a slice selects them without a copy.
-    whole = torch.equal(kept, torch.arange(order.numel(), device=order.device))
-    word = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
-    index = _ALL if whole else kept
-    return _labelled(layout, index, labels[valid], positions[valid], word, mask.bins)
+    all_count = torch.equal(counted, torch.arange(order.numel(), device=order.device))
+    token_ids = None if mask.ids is None else mask.ids[:, :, None].expand_as(order)[valid]
+    index = _ALL if all_count else counted
+    return _labelled(layout, index, labels[valid], positions[valid], token_ids, mask.bins)
 
 
 def _without_mask(rows: Tensor, feature_axis: int) -> Alignment:
@@ -222,8 +224,8 @@ def _in_order(layout: str, order: Tensor) -> Alignment:
     sample = torch.arange(len(order), device=order.device)[:, None].expand_as(order).flatten()
     position = torch.arange(order.shape[1], device=order.device)[None].expand_as(order).flatten()
     index = order.flatten()
-    whole = torch.equal(index, torch.arange(len(index), device=index.device))
-    return _labelled(layout, _ALL if whole else index, sample, position)
+    in_order = torch.equal(index, torch.arange(len(index), device=index.device))
+    return _labelled(layout, _ALL if in_order else index, sample, position)
 
 
 def _one_by_one(layout: str | None, rows: Tensor) -> Alignment:
@@ -236,11 +238,12 @@ def _labelled(
     index: Tensor | slice,
     sample: Tensor,
     position: Tensor,
-    word: Tensor | None = None,
+    token_ids: Tensor | None = None,
     bins: Bins | None = None,
 ) -> Alignment:
     # Renumbered, so that a sample without a valid row does not become an empty group.
     batch_row, sample = torch.unique_consecutive(sample, return_inverse=True)
     cells = Labels.of(position if bins is None else bins.of(position))
+    # The bins label the rows; the positions are needed once more where rows are selected from these.
     number = None if bins is None else position
-    return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, word, bins, number)
+    return Alignment(layout, index, Labels.of(sample), cells, batch_row, True, token_ids, bins, number)

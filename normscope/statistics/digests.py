@@ -1,4 +1,4 @@
-"""SHA-256 digests of named tensors and the strings beside them."""
+"""SHA-256 digests of named tensors and the strings stored with them."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     Any change of a name, dtype, shape, element or header string changes it; the header's own digest entry
     is ignored. The elements of a tensor without memory (on the meta device) are not included.
     """
-    known = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, text in sorted(header.items()):
         if name != KEY:
-            known.update(json.dumps([name, text]).encode())
+            digest.update(json.dumps([name, text]).encode())
     for name, values in sorted(tensors.items()):
-        known.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
+        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
         if not values.is_meta:
-            known.update(_bytes(values).numpy().data)
-    return known.hexdigest()
+            digest.update(_bytes(values).numpy().data)
+    return digest.hexdigest()
 
 
 def signed(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:

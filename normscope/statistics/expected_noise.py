@@ -36,15 +36,19 @@ class TextSums:
         return cls((sums @ sums.T)[None], texts.count.T, squares[None])
 
     @classmethod
-    def of_groups(cls, x: Tensor, text: Tensor, group: Tensor, texts: int, groups: Iterable[int]) -> "TextSums":
-        """Take tokens x (V, D) with the number of their text and their group (V,); other groups are left out."""
+    def of_groups(
+        cls, x: Tensor, text: Tensor, group: Tensor, texts: int, groups: Iterable[int]
+    ) -> "TextSums":
+        """Take the tokens x (V, D) of some groups, with the number of their text and their group (V,)."""
         parts = []
         for number in groups:
             rows = (group == number).nonzero().flatten()
             centred = x[rows].double()
             centred -= centred.mean(0)
             sums = torch.zeros(texts, x.shape[1], dtype=torch.float64).index_add_(0, text[rows], centred)
-            squares = torch.zeros(texts, dtype=torch.float64).index_add_(0, text[rows], centred.square().sum(1))
+            squares = torch.zeros(texts, dtype=torch.float64).index_add_(
+                0, text[rows], centred.square().sum(1)
+            )
             count = torch.bincount(text[rows], minlength=texts).double()
             parts.append((sums @ sums.T, count, squares))
         return cls(*(torch.stack(each) for each in zip(*parts, strict=True)))
@@ -147,7 +151,7 @@ def _sorted_excess(part: _Centred, size: int, orders: Tensor) -> Tensor:
 
 
 def grouped_ratio(sums: TextSums, weights: Tensor, size: int, orders: Tensor) -> Tensor:
-    """Return the noise of sorted batches over that of random ones in groups of at most one token a text, (R,).
+    """Return the noise of sorted batches over that of random ones, (R,), in groups of one token a text.
 
     The noise of a group is the mean of ||mu_B - mu||^2 / tr var over the batches that have a token of it,
     corrected by (V - 1) / (V - n_B) for drawing without replacement; it is averaged over groups. For random
@@ -192,7 +196,7 @@ def late_reach(lengths: Tensor, weights: Tensor, size: int) -> Tensor:
 
 
 def _late_reach(lengths: Tensor, size: int) -> float:
-    """Sum over which text of the sorted ones is the longest of the batch; the others are among those before."""
+    """Sum over the sorted texts: each is the longest of a batch whose others are among those before it."""
     if len(lengths) < size:
         return math.nan
     length = lengths.sort().values.double()

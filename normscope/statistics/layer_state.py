@@ -1,19 +1,23 @@
 """The state of one layer, and of all layers of a run: moments and facts, mergeable in any order."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from normscope.errors import ReportError
 from normscope.results.json_codec import APART
 from normscope.statistics.accumulator import Accumulator
-from normscope.statistics.accumulator_tensors import copied, pack, unpack
+from normscope.statistics.moments import Moments
+from normscope.statistics.state_dict import load_state_dict, state_dict
+
+_STORED = ("stored.mean", "stored.variance")
 
 
 @dataclass
-class Seen:
+class LayerState:
     """The moments of one layer so far and the facts about its calls; `moments` is None before the first.
 
     `nonfinite` is the number of rows that were left out. `misfits` (another number of features) and
@@ -24,7 +28,8 @@ class Seen:
     Otherwise `worst_error` is the largest gap between formula and output, over `output_size` elements
     with sum of squares `output_square` and a dtype of this `precision`. `exact` is the number of
     positions without a bin if later ones share bins, None if there are no bins. `stored` holds the
-    running mean and variance of a BatchNorm.
+    running mean and variance of a BatchNorm. `scales` holds the moments of the factor by which the layer
+    multiplies each row, if they are requested.
     """
 
     calls: int = 0
@@ -44,6 +49,7 @@ class Seen:
     exact: int | None = None
     moments: Accumulator | None = field(default=None, metadata=APART)
     stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=APART)
+    scales: Moments | None = field(default=None, metadata=APART)
 
     @property
     def layout(self) -> str | None:
@@ -62,12 +68,38 @@ class Seen:
         if not sure and self.known_layout is None:
             self.guesses = _union(self.guesses, (layout,))
 
-    def copy(self, *, share: bool = False) -> "Seen":
-        """Return a copy on the CPU; it is independent, unless it may `share` memory with this one."""
-        stored = self.stored and (self.stored[0].cpu(), self.stored[1].cpu())
-        return replace(self, moments=self.moments and copied(self.moments, share=share), stored=stored)
+    def facts(self) -> "LayerState":
+        """Return a copy without tensors."""
+        return replace(self, moments=None, stored=None, scales=None)
 
-    def merge(self, new: "Seen") -> None:
+    def state_dict(self, *, copy: bool = False) -> dict[str, Tensor]:
+        """Return all tensors by name, on the CPU; they may share memory with these, unless `copy`."""
+        tensors = {} if self.moments is None else self.moments.state_dict(copy=copy)
+        for name, values in zip(_STORED, self.stored or (), strict=False):
+            tensors[name] = values.to("cpu", copy=copy).contiguous()
+        scales = {} if self.scales is None else state_dict(self.scales, copy=copy)
+        return {**tensors, **{f"scales.{name}": values for name, values in scales.items()}}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], features: int) -> None:
+        """Take the tensors of `state_dict` as its own; ReportError if they are not of `features` features."""
+        parts: dict[str, dict[str, Tensor]] = {"stored": {}, "scales": {}, "": {}}
+        for name, values in tensors.items():
+            part = name.partition(".")[0]
+            parts[part if part in parts else ""][name] = values
+        stored, scales, moments = parts.values()
+        self.moments = Accumulator.of_state_dict(moments, features) if moments else None
+        self.stored = (stored[_STORED[0]], stored[_STORED[1]]) if stored else None
+        self.scales = Moments.empty(1, 1) if scales else None
+        if self.scales is not None:
+            load_state_dict(self.scales, {name.partition(".")[2]: values for name, values in scales.items()})
+
+    def copy(self, *, share: bool = False) -> "LayerState":
+        """Return a copy on the CPU; it is independent, unless it may `share` memory with this one."""
+        copied = self.facts()
+        copied.load_state_dict(self.state_dict(copy=not share), self.moments.features if self.moments else 0)
+        return copied
+
+    def merge(self, new: "LayerState") -> None:
         """Add the state `new` of the same layer; `new` is not changed."""
         for name in ("calls", "nonfinite", "misfits", "unreadable", "output_square", "output_size"):
             setattr(self, name, getattr(self, name) + getattr(new, name))
@@ -91,13 +123,13 @@ def _union(old: tuple[str | None, ...], new: tuple[str | None, ...]) -> tuple[st
     return tuple(dict.fromkeys((*old, *new)))
 
 
-def most_seen(layers: Iterable[Seen]) -> dict[str, Any]:
+def maximum_counts(states: Iterable[LayerState]) -> dict[str, Any]:
     """Return the maximum number of texts, tokens and positions of any layer, for runs without token ids."""
-    known = [seen.moments for seen in layers if seen.moments is not None]
+    measured = [state.moments for state in states if state.moments is not None]
     return {
-        "texts": max((moments.samples for moments in known), default=0),
-        "tokens": max((moments.count for moments in known), default=0),
-        "positions": max((moments.positions for moments in known), default=0),
+        "texts": max((moments.samples for moments in measured), default=0),
+        "tokens": max((moments.count for moments in measured), default=0),
+        "positions": max((moments.positions for moments in measured), default=0),
     }
 
 
@@ -109,31 +141,44 @@ class RunMoments:
     the contents of the file that the moments were read from; it is empty if there was no file.
     """
 
-    layers: dict[str, Seen]
+    layers: dict[str, LayerState]
     slots: int
     shards: tuple[str, ...] = ()
     digest: str = ""
 
     def merge(self, new: "RunMoments") -> None:
         """Add the moments of another run; `new` is not changed."""
-        for name, seen in new.layers.items():
-            self.layers.setdefault(name, Seen()).merge(seen)
+        for name, state in new.layers.items():
+            self.layers.setdefault(name, LayerState()).merge(state)
         self.slots += new.slots
         self.shards = tuple(dict.fromkeys((*self.shards, *new.shards)))
 
 
-_STORED = ("stored.mean", "stored.variance")
+def state_dicts(states: Iterable[LayerState], *, copy: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of several states, those of state i, from 0, with names "i/..."."""
+    return {
+        f"{i}/{name}": values
+        for i, state in enumerate(states)
+        for name, values in state.state_dict(copy=copy).items()
+    }
 
 
-def tensors_of(seen: Seen) -> dict[str, Tensor]:
-    """Return the tensors of a layer's state, on the CPU: its moments and its stored BatchNorm statistics."""
-    stored = dict(zip(_STORED, seen.stored, strict=True)) if seen.stored else {}
-    tensors = {} if seen.moments is None else pack(seen.moments)
-    return {**tensors, **{name: values.cpu().contiguous() for name, values in stored.items()}}
+def load_state_dicts(
+    states: Sequence[LayerState], tensors: Mapping[str, Tensor], features: Iterable[int]
+) -> None:
+    """Load each of `states`, which has this number of `features`, from the tensors of `state_dicts`.
+
+    Raises ReportError for tensors or facts that cannot be those of a layer.
+    """
+    for i, (state, width) in enumerate(zip(states, features, strict=True)):
+        _check_facts(state, f"facts.layers[{i}]")
+        own = {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{i}/")}
+        state.load_state_dict(own, width)
 
 
-def seen_of(plain: Seen, tensors: Mapping[str, Tensor], features: int) -> Seen:
-    """Rebuild a layer's state from its plain values and the tensors of `tensors_of`."""
-    moments = unpack(tensors, features) if "table.co" in tensors else None
-    stored = (tensors[_STORED[0]], tensors[_STORED[1]]) if _STORED[0] in tensors else None
-    return replace(plain, moments=moments, stored=stored)
+def _check_facts(state: LayerState, where: str) -> None:
+    """Raise ReportError for impossible numbers: a negative count, or a sum of squares over no elements."""
+    numbers = {name: value for name, value in vars(state).items() if isinstance(value, int | float)}
+    below = next((name for name, value in numbers.items() if value < 0), None)
+    if below or (state.output_square and not state.output_size):
+        raise ReportError(f"{where}.{below or 'output_size'} is too small; expected what was measured")

@@ -62,8 +62,8 @@ def is_own_sequence(layout: str | None) -> bool:
     return layout is not None and "N" in layout
 
 
-def _by_name(found: "Iterator[tuple[str, Order]]", feature_axis: int) -> dict[str, Order]:
-    return {_named(name, feature_axis): order for name, order in found}
+def _by_name(layouts: "Iterator[tuple[str, Order]]", feature_axis: int) -> dict[str, Order]:
+    return {_named(name, feature_axis): order for name, order in layouts}
 
 
 def _sequences(

@@ -61,18 +61,18 @@ def explained_by_sample(moments: Accumulator) -> EffectSize:
     return explained(moments.within_samples, cells(moments, "feature").x.m2, moments.count, moments.samples)
 
 
-def explained_by_word(moments: Accumulator) -> ExplainedByToken | None:
+def explained_by_token(moments: Accumulator) -> ExplainedByToken | None:
     """Return the effect size of the token id on x; None if no token ids are stored.
 
     Groups are the token ids. Both sums of squares and the grand mean include only the tokens whose id is
     stored; `coverage` is their share of all tokens of the layer.
     """
-    words = moments.words
-    if words is None or not words.rows:
+    by_token = moments.words
+    if by_token is None or not by_token.rows:
         return None
-    between = Moments(words.count, words.mean, torch.zeros_like(words.count)).pool(0)
-    within, count = words.within.sum(), int(between.count.max())
-    effect = explained(within, within + between.m2.sum(), count, len(words.rows))
+    between = Moments(by_token.count, by_token.mean, torch.zeros_like(by_token.count)).pool(0)
+    within, count = by_token.within.sum(), int(between.count.max())
+    effect = explained(within, within + between.m2.sum(), count, len(by_token.rows))
     return ExplainedByToken(effect.eta2, effect.epsilon2, ratio(count, moments.count))
 
 
@@ -111,9 +111,9 @@ def large_features(outliers: OutlierCounts) -> Tensor:
     return (outliers.large >= LARGE_SHARE * max(1, outliers.tokens)).nonzero()[:, 0]
 
 
-def most(counts: Tensor, bound: int) -> Tensor:
-    """Return the indices of the largest `counts` (N,) that are not 0, at most `bound`, the largest first."""
-    order = counts.argsort(descending=True, stable=True)[:bound]
+def largest(counts: Tensor, maximum: int) -> Tensor:
+    """Return the indices of the `maximum` largest `counts` (N,), without zeros, in descending order."""
+    order = counts.argsort(descending=True, stable=True)[:maximum]
     return order[counts[order] > 0]
 
 

@@ -6,7 +6,7 @@ unchanged. The other facts of the run are JSON in the header.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from normscope.results.inspect import MOMENTS_SCHEMA, Report
 from normscope.results.json_codec import from_plain, to_plain
 from normscope.results.reading import read_report
 from normscope.statistics.digests import KEY, digest_of, signed
-from normscope.statistics.layer_state import RunMoments, Seen, seen_of, tensors_of
+from normscope.statistics.layer_state import LayerState, RunMoments, load_state_dicts, state_dicts
 from normscope.statistics.safetensors_file import save_tensors
 
 
@@ -32,8 +32,7 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
     Raises ReportError if the report carries no moments, or `path` cannot be written.
     """
     run: RunMoments = require_moments(report, "the report")
-    layers = [to_plain(seen) for seen in run.layers.values()]
-    facts = {"slots": run.slots, "shards": run.shards, "layers": layers}
+    facts = {"slots": run.slots, "shards": run.shards, "layers": to_plain([*run.layers.values()])}
     header = {
         "schema": MOMENTS_SCHEMA,
         "normscope": __version__,
@@ -41,9 +40,7 @@ def write_moments(report: Report, path: str | os.PathLike[str]) -> None:
         "facts": json.dumps(facts, allow_nan=False),
     }
     text = bytearray(report.to_json(), "utf-8")
-    tensors = {"report": torch.frombuffer(text, dtype=torch.uint8)}
-    for i, seen in enumerate(run.layers.values()):
-        tensors.update((f"{i}/{name}", values) for name, values in tensors_of(seen).items())
+    tensors = {"report": torch.frombuffer(text, dtype=torch.uint8), **state_dicts(run.layers.values())}
     save_tensors(tensors, path, signed(tensors, header))
 
 
@@ -71,7 +68,7 @@ def read_moments(path: str | os.PathLike[str]) -> Report:
     except (ValueError, KeyError, TypeError, RecursionError, ReportError) as error:
         reason = printable(str(error)) if isinstance(error, ReportError) else "its header is not ours"
         raise ReportError(
-            f"{quoted(path)}: {reason}; make it anew with normscope inspect --moments"
+            f"{quoted(path)}: {reason}; write it again with normscope inspect --moments"
         ) from error
 
 
@@ -81,29 +78,16 @@ def require_moments(report: Report, what: str) -> RunMoments:
     if isinstance(run, RunMoments):
         return run
     raise ReportError(
-        f"{what} carries no moments; expected one made with moments=True; make it anew with that"
+        f"{what} carries no moments; expected one made with moments=True; make it again with that"
     )
 
 
 def _run_moments(report: Report, facts: Any, tensors: Mapping[str, Tensor]) -> RunMoments:
-    listed = from_plain(tuple[Seen, ...], facts["layers"], "facts.layers")
-    check_facts(listed)
-    if len(listed) != len(report.layers):
-        raise ReportError(f"moments of {counted(len(listed), 'layer')}; expected {len(report.layers)}")
-    layers = {}
-    for i, (layer, seen) in enumerate(zip(report.layers.values(), listed, strict=True)):
-        own = {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{i}/")}
-        layers[layer.name] = seen_of(seen, own, layer.features)
+    states = from_plain(tuple[LayerState, ...], facts["layers"], "facts.layers")
+    layers = report.layers.values()
+    if len(states) != len(layers):
+        raise ReportError(f"moments of {counted(len(states), 'layer')}; expected {len(layers)}")
+    load_state_dicts(states, tensors, [layer.features for layer in layers])
     shards = from_plain(tuple[str, ...], facts.get("shards", []), "facts.shards")
-    return RunMoments(layers, from_plain(int, facts["slots"], "facts.slots"), shards)
-
-
-def check_facts(listed: Sequence[Seen]) -> None:
-    """Raise ReportError for impossible numbers: a negative count, or a sum of squares over no elements."""
-    for i, seen in enumerate(listed):
-        numbers = {name: value for name, value in vars(seen).items() if isinstance(value, int | float)}
-        below = next((name for name, value in numbers.items() if value < 0), None)
-        if below or (seen.output_square and not seen.output_size):
-            raise ReportError(
-                f"facts.layers[{i}].{below or 'output_size'} is too small; expected what was seen"
-            )
+    slots = from_plain(int, facts["slots"], "facts.slots")
+    return RunMoments({layer.name: state for layer, state in zip(layers, states, strict=True)}, slots, shards)

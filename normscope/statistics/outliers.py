@@ -1,16 +1,22 @@
-"""Outliers of one layer: large features of its output, massive activations of its input.
+"""Outliers: large features of a layer's output, massive activations of its input, and recurring features.
 
 Only counts and maxima are stored, so the order in which parts are merged does not change the numbers.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.moments import Rows, grown
 
 # LLM.int8's threshold on a feature's output, and the share of the tokens that must reach it.
 LARGE, LARGE_SHARE = 6.0, 0.06
+# A feature recurs if it is large in this share of the layers of its width, and in at least SEVERAL layers.
+LAYER_SHARE, SEVERAL = 0.25, 2
 # |x| of a massive activation is over MASSIVE, and at least MEDIANS times the median of its sample.
 MASSIVE, MEDIANS = 100.0, 1000.0
 
@@ -115,3 +121,26 @@ def _median(sizes: Tensor) -> Tensor:
     """Return the median of all elements; for an even number, the mean of the two middle elements."""
     flat = sizes.flatten()
     return (flat.median().double() - flat.neg().median().double()) / 2
+
+
+def outlier_features(layers: Iterable[LayerReport]) -> tuple[OutlierFeature, ...]:
+    """List the features that reach 6 in 6 % of the tokens, in 25 % of the layers of their width.
+
+    Features of many layers come first. Dettmers et al., 2022, arXiv 2208.07339, section 4.1. At least two
+    layers are required: if there are few layers, one of them can be 25 %, but its feature does not recur.
+    Layers whose output is not known are not counted.
+    """
+    names: dict[tuple[int, int], list[str]] = defaultdict(list)
+    measured: dict[int, int] = defaultdict(int)
+    for layer in layers:
+        large = layer.outliers.llm_int8 if layer.outliers else None
+        if large is not None:
+            measured[layer.features] += 1
+            for feature in large.features.tolist():
+                names[layer.features, feature].append(layer.name)
+    features = [
+        OutlierFeature(feature, width, tuple(layer_names), len(layer_names) / measured[width])
+        for (width, feature), layer_names in names.items()
+        if len(layer_names) >= max(SEVERAL, LAYER_SHARE * measured[width])
+    ]
+    return tuple(sorted(features, key=lambda one: (-len(one.layers), one.width, one.feature)))

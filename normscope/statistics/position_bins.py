@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normscope.errors import UsageError
 
+# The default memory limit of the tables of all layers together, in bytes: 1 GiB.
 MEMORY = 1 << 30
 _NUMBER = 8  # bytes of a float64
 # Bytes per position and feature while a layer runs: mean, M2, mean of y and co-moment of its moments; the
@@ -79,20 +80,20 @@ def plan_tables(features: Sequence[int], positions: int | None, memory: int = ME
     A position without a bin takes (72 D + 64) bytes, summed over layers, and 72 bytes times the maximum D
     while one layer is read. Raises UsageError if not even the widest bins fit in `memory` bytes.
     """
-    each = sum(_CELL * d + _ROW for d in features) + _READING * max(features, default=0)
-    most, room = positions or UNLIMITED, memory // max(each, 1)
-    if positions is not None and positions <= room:
-        return TablePlan(positions, positions, None, positions * each, positions * each)
-    least = Bins(2).rows(most)
-    if least > room:
+    row_bytes = sum(_CELL * d + _ROW for d in features) + _READING * max(features, default=0)
+    longest, maximum_rows = positions or UNLIMITED, memory // max(row_bytes, 1)
+    if positions is not None and positions <= maximum_rows:
+        return TablePlan(positions, positions, None, positions * row_bytes, positions * row_bytes)
+    minimum_rows = Bins(2).rows(longest)
+    if minimum_rows > maximum_rows:
         raise UsageError(
-            f"table memory of {memory:,} bytes; expected at least {least * each:,}, for the tables of all "
-            "layers; raise it, or measure fewer layers"
+            f"table memory of {memory:,} bytes; expected at least {minimum_rows * row_bytes:,}, "
+            "for the tables of all layers; raise it, or measure fewer layers"
         )
     # Binary search for the maximum number of exact positions whose bins fit.
-    low, high = 1, max(2, min(room, most) // 2 + 1)
+    low, high = 1, max(2, min(maximum_rows, longest) // 2 + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if Bins(2 * middle).rows(most) <= room else (low, middle)
+        low, high = (middle, high) if Bins(2 * middle).rows(longest) <= maximum_rows else (low, middle)
     bins = Bins(2 * low)
-    return TablePlan(positions, bins.rows(most), bins, bins.rows(most) * each, most * each)
+    return TablePlan(positions, bins.rows(longest), bins, bins.rows(longest) * row_bytes, longest * row_bytes)

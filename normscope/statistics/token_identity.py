@@ -8,29 +8,27 @@ import torch
 from torch import Tensor
 
 from normscope.statistics.moments import Labels, Moments, grown
-
-# The memory limit of the tables of all layers together, in bytes.
-MEMORY = 1 << 30
+from normscope.statistics.position_bins import MEMORY
 
 
 @dataclass(frozen=True)
-class WordRoom:
+class TokenRoom:
     """The number of distinct token ids that each layer of a model may store.
 
-    It is `most` if that is given. Otherwise it is the number that fits in MEMORY, 1 GiB divided equally
+    It is `maximum` if that is given. Otherwise it is the number that fits in MEMORY, 1 GiB divided equally
     among all `layers`, with D + 2 float64 per id: 26,747 ids for 13 layers of 384 features, 503 for 65 of
     4,096.
     """
 
     layers: int
-    most: int | None = None
+    maximum: int | None = None
 
     def ids(self, features: int) -> int:
         """Return the number of ids for a layer with `features` features, at least 1."""
-        return self.most or max(1, MEMORY // (self.layers * 8 * (features + 2)))
+        return self.maximum or max(1, MEMORY // (self.layers * 8 * (features + 2)))
 
 
-class Words:
+class TokenMoments:
     """The count, mean and within-group sum of squares of x for each of at most `most` token ids.
 
     If there are more ids, the lowest are stored; tokenizers give low ids to the most common words. The
@@ -47,27 +45,32 @@ class Words:
         zeros = torch.zeros(0, features, dtype=torch.float64, device=device)
         self.count, self.mean, self.within = zeros[:, :1].clone(), zeros, zeros[:, :1].clone()
 
-    def empty(self) -> "Words":
+    def empty(self) -> "TokenMoments":
         """Return empty tables with the same features, number of ids and device."""
-        return Words(self.mean.shape[1], self.most, self.mean.device)
+        return TokenMoments(self.mean.shape[1], self.most, self.mean.device)
 
-    def add(self, x: Tensor, word: Tensor) -> None:
-        """Add the rows of x (V, D) with the token ids `word` (V,)."""
-        ids, group = torch.unique(word, return_inverse=True)
+    def is_numbered(self) -> bool:
+        """Whether the ids are in rows 0, 1, ... of the tables, as they are unless a file is damaged."""
+        rows = sorted(self.rows.values())
+        return rows == list(range(min(len(rows), self.most, len(self.count))))
+
+    def add(self, x: Tensor, token_ids: Tensor) -> None:
+        """Add the rows of x (V, D) with these `token_ids` (V,)."""
+        ids, group = torch.unique(token_ids, return_inverse=True)
         cells = Moments.by_group(x, Labels.of(group))
         self._merge(ids.tolist(), cells.count, cells.mean, cells.m2.sum(1, keepdim=True))
 
-    def merge(self, new: "Words") -> None:
+    def merge(self, new: "TokenMoments") -> None:
         """Add `new`."""
         at = torch.tensor(list(new.rows.values()), dtype=torch.long, device=new.count.device)
         self._merge(list(new.rows), new.count[at], new.mean[at], new.within[at])
 
     def _merge(self, ids: Sequence[int], count: Tensor, mean: Tensor, within: Tensor) -> None:
         self._admit(ids)
-        kept = [i for i, word in enumerate(ids) if word in self.rows]
-        rows = torch.tensor([self.rows[ids[i]] for i in kept], dtype=torch.long, device=count.device)
-        if len(kept) < len(ids):
-            part = torch.tensor(kept, dtype=torch.long, device=count.device)
+        stored = [i for i, token_id in enumerate(ids) if token_id in self.rows]
+        rows = torch.tensor([self.rows[ids[i]] for i in stored], dtype=torch.long, device=count.device)
+        if len(stored) < len(ids):
+            part = torch.tensor(stored, dtype=torch.long, device=count.device)
             count, mean, within = count[part], mean[part], within[part]
         old, total = self.count[rows], self.count[rows] + count
         delta = mean - self.mean[rows]
@@ -78,16 +81,16 @@ class Words:
 
     def _admit(self, ids: Sequence[int]) -> None:
         """Give a row to each new id that is stored; the highest ids are dropped in favour of lower ones."""
-        fresh = [word for word in ids if word not in self.rows]
+        new_ids = [token_id for token_id in ids if token_id not in self.rows]
         used, free = len(self.rows), []
-        if used + len(fresh) > self.most:
-            kept = set(sorted([*self.rows, *fresh])[: self.most])
-            fresh = [word for word in fresh if word in kept]
-            free = [self.rows.pop(word) for word in [*self.rows] if word not in kept]
+        if used + len(new_ids) > self.most:
+            stored = set(sorted([*self.rows, *new_ids])[: self.most])
+            new_ids = [token_id for token_id in new_ids if token_id in stored]
+            free = [self.rows.pop(token_id) for token_id in [*self.rows] if token_id not in stored]
             for table in (self.count, self.mean, self.within):
                 table[free] = 0.0
         # Every freed row is filled again, so that the rows in use are the first ones.
-        self.rows.update(zip(fresh, chain(free, range(used, self.most)), strict=False))
+        self.rows.update(zip(new_ids, chain(free, range(used, self.most)), strict=False))
         if len(self.rows) > len(self.count):
             self._grow(min(self.most, 2 * len(self.rows)))
 

@@ -9,7 +9,12 @@ from normscope.results.why import Interval
 
 ABOVE = Claim("0", "says", "source", "quantity", "null", "rule", 0.5, "above", "more")
 BELOW = Claim("0", "says", "source", "quantity", "null", "rule", 0.5, "below", "more")
-OVER, UNDER, ACROSS, NONE = Interval(0.7, 0.6, 0.8), Interval(0.3, 0.2, 0.4), Interval(0.6, 0.4, 0.8), Interval(0.9)
+OVER, UNDER, ACROSS, NONE = (
+    Interval(0.7, 0.6, 0.8),
+    Interval(0.3, 0.2, 0.4),
+    Interval(0.6, 0.4, 0.8),
+    Interval(0.9),
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two reports compared: every number by its formula, the matching of layers, the gate, what is shown."""
+"""Comparison of two reports: each number against its formula, matching of layers, the gate, rendering."""
 
 import io
 import json
@@ -31,7 +31,7 @@ from tests.support.reports import MINILM, NAN
 
 
 def moved(layer: LayerReport, seed: int) -> LayerReport:
-    """The same layer in another report, every statistic moved."""
+    """Return the same layer in another report, with every statistic changed."""
     generator = np.random.default_rng(seed)
     assert layer.feature
     assert layer.token
@@ -65,7 +65,7 @@ def after(before: Report) -> Report:
 
 
 def plainly(a: Any, b: Any) -> dict[str, float]:
-    """The same numbers, feature by feature."""
+    """Compute the same numbers feature by feature."""
     sd_a, sd_b = [v**0.5 for v in a.feature.variance.tolist()], [v**0.5 for v in b.feature.variance.tolist()]
     scale = math.sqrt(sum(sd**2 for sd in sd_a))
     shift = math.sqrt(sum((x - y) ** 2 for x, y in zip(a.feature.mean, b.feature.mean, strict=True)))
@@ -197,7 +197,7 @@ def test_a_gate_on_nothing_is_no_pass(before: Report) -> None:
     assert Bound("bn_drift.mean", 1).untested(half) == [name for name in MINILM if name != MINILM[1]]
 
 
-# What is shown
+# Rendering
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -1,4 +1,4 @@
-"""Ranks alone: when they are waited for, given up, and left behind; several at once are in test_long_runs."""
+"""One rank at a time: waiting for others, giving them up, ending; test_long_runs has several at once."""
 
 import socket
 import threading
@@ -14,9 +14,9 @@ import normscope
 from normscope.analyses import distributed as ranks_module
 from normscope.analyses.distributed import Ranks
 from normscope.cli import torchrun as ranks_command
-from normscope.cli.interruption import Asked
-from normscope.cli.run_options import Resuming
-from normscope.cli.torchrun import gathered, joined
+from normscope.cli.interruption import StopRequest
+from normscope.cli.run_options import CheckpointOptions
+from normscope.cli.torchrun import gather, join_ranks
 from normscope.engine.checkpoint import Checkpoint
 from normscope.errors import RunError, TextError, UsageError
 from tests.data.test_batching import encoder
@@ -24,7 +24,7 @@ from tests.support import models, reports
 
 
 class Store:
-    """What ranks tell each other, in this process; `look` is called whenever one asks."""
+    """A store of messages between ranks in this process; `look` is called at every question."""
 
     def __init__(self, look: Callable[["Store"], None] = lambda store: None) -> None:
         self.said: dict[str, bytes] = {}
@@ -53,7 +53,7 @@ def among(store: Any, rank: int = 0) -> Ranks:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
-    """The only one of one rank, in a group of its own."""
+    """A group of one rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +64,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
 
 
 def test_no_thread_is_left_behind(alone: Ranks) -> None:
-    """One that is inside the store when Python ends would abort the process."""
+    """A thread that is inside the store when Python ends would abort the process."""
     before = set(threading.enumerate())
     assert alone._pulse in before
     alone.__exit__(RunError, None, None)
@@ -104,7 +104,7 @@ def test_a_rank_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_rank_that_lives_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far longer than a silent one: here a beat comes with every question, and the part after many."""
+    """The wait is longer than for a silent rank: a beat comes with every question, the part after many."""
     now = [0.0]
     monkeypatch.setattr("normscope.analyses.distributed.time.monotonic", lambda: now[0])
     monkeypatch.setattr("normscope.analyses.distributed.time.sleep", lambda seconds: None)
@@ -124,7 +124,7 @@ def test_a_failure_elsewhere_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("normscope.analyses.distributed.time.sleep", lambda seconds: None)
     store = Store()
     ranks = among(store)
-    ranks._looked -= 2
+    ranks._checked -= 2
     assert among(store, rank=1).fails_first()
     assert not ranks.fails_first()
     with pytest.raises(RunError, match="another rank has failed; see its message"):
@@ -136,16 +136,16 @@ def test_a_store_that_is_gone_is_one_line() -> None:
         raise RuntimeError("Connection reset by peer\nand a page of C++")
 
     ranks = among(Store(gone), rank=1)
-    ranks._looked -= 2
+    ranks._checked -= 2
     with pytest.raises(RunError, match=r"^the other ranks are gone; expected them to go on; see their mess"):
-        ranks.look()
+        ranks.check_others()
 
 
 def test_no_room_for_the_parts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = normscope.inspect(models.bert(), ["the cat"], tokenizer=encoder(), moments=True)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(RunError, match=r"cannot keep a part in '.*none' for the merge \(.*\); .* set TMPDIR"):
-        among(Store()).merged(report)
+        among(Store()).gather(report)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -154,7 +154,7 @@ def test_shards_of_ranks(rank: int) -> None:
 
 
 def test_a_checkpoint_stays_until_rank_0_has_written(tmp_path: Path, alone: Ranks) -> None:
-    resuming, saving = Resuming("c", 0.0, True), Checkpoint(tmp_path / "c", resume=True)
+    resuming, saving = CheckpointOptions("c", 0.0, True), Checkpoint(tmp_path / "c", resume=True)
     (tmp_path / "c").touch()
 
     class Gone(Ranks):
@@ -162,9 +162,9 @@ def test_a_checkpoint_stays_until_rank_0_has_written(tmp_path: Path, alone: Rank
             raise RunError("another rank is gone")
 
     with pytest.raises(RunError):
-        resuming.done(saving, Asked("this batch is finished first", quiet=True), Gone(1, 2))
+        resuming.finish(saving, StopRequest("this batch is finished first", quiet=True), Gone(1, 2))
     assert saving.exists()
-    resuming.done(saving, Asked("this batch is finished first", quiet=True), alone)
+    resuming.finish(saving, StopRequest("this batch is finished first", quiet=True), alone)
     assert not saving.exists()
 
 
@@ -185,7 +185,7 @@ def test_a_rank_that_cannot_be_waits_for_nobody(
     monkeypatch.setenv("WORLD_SIZE", count)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     said = f"RANK is {rank or 0}; expected less than WORLD_SIZE, which is {count}; see torchrun --help"
-    with pytest.raises(UsageError, match=said), joined():
+    with pytest.raises(UsageError, match=said), join_ranks():
         pass
 
 
@@ -200,7 +200,7 @@ def test_waiting_for_others_says_how_to_be_alone(
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="cannot meet the others"), joined():
+    with pytest.raises(RunError, match="cannot meet the others"), join_ranks():
         pass
     said = capsys.readouterr().err
     assert said.startswith("rank 0 waits at 127.0.0.1:")
@@ -210,6 +210,6 @@ def test_waiting_for_others_says_how_to_be_alone(
 def test_a_blank_corpus_is_an_error_of_ranks_too(alone: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     report = reports.minilm()
     blank = replace(report, run=replace(report.run, texts=0, tokens=0, skipped_texts=3))
-    monkeypatch.setattr(alone, "merged", lambda one: one)
+    monkeypatch.setattr(alone, "gather", lambda one: one)
     with pytest.raises(TextError, match=r"no text to measure \(3 blank"):
-        gathered(alone, blank, Asked("this batch is finished first", quiet=True))
+        gather(alone, blank, StopRequest("this batch is finished first", quiet=True))

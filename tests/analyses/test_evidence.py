@@ -60,7 +60,9 @@ def test_positions_are_summed_in_parts() -> None:
     found = explained_by_position(layer, group)
     for r in range(3):
         used = (group != r - 1)[layer.text].numpy()
-        assert float(found[r]) == pytest.approx(epsilon2(layer.x.numpy()[used], layer.position.numpy()[used]), abs=1e-9)
+        assert float(found[r]) == pytest.approx(
+            epsilon2(layer.x.numpy()[used], layer.position.numpy()[used]), abs=1e-9
+        )
 
 
 def test_text_vectors_are_averages_of_what_each_normalization_gives() -> None:

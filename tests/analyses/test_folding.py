@@ -1,4 +1,4 @@
-"""Layers folded into the Linears that read them: where that is right, that it is equal, what is refused."""
+"""Layers folded into the Linears that read them: equal outputs, refused layers, files."""
 
 import copy
 import subprocess
@@ -31,14 +31,14 @@ def ids(seed: int = 0) -> dict[str, Tensor]:
 
 
 def statistics(names: list[str], features: int = D, seed: int = 0) -> Calibration:
-    """Statistics that no layer has of its own, so that a wrong one shows."""
-    dice = torch.Generator().manual_seed(seed)
+    """Return random statistics, which differ from each layer's own, so that a mix-up shows."""
+    generator = torch.Generator().manual_seed(seed)
 
-    def made() -> Statistics:
-        mean, slope, intercept = torch.randn(3, features, dtype=torch.float64, generator=dice)
+    def random_statistics() -> Statistics:
+        mean, slope, intercept = torch.randn(3, features, dtype=torch.float64, generator=generator)
         return Statistics(mean, slope.abs() + 0.1, slope, intercept, torch.tensor(0.7).double())
 
-    return Calibration("m", {name: made() for name in names})
+    return Calibration("m", {name: random_statistics() for name in names})
 
 
 def known(model: nn.Module) -> Calibration:
@@ -46,7 +46,7 @@ def known(model: nn.Module) -> Calibration:
 
 
 class Block(nn.Module):
-    """A norm and what reads it; `read` says how."""
+    """A norm and the modules that may read it; `read` is the forward."""
 
     norm: Any
     other: Any
@@ -275,7 +275,7 @@ def test_a_shared_norm_becomes_nothing_everywhere() -> None:
     torch.testing.assert_close(model(X), expected, rtol=1e-4, atol=1e-4)
 
 
-# The proof
+# The check that outputs are equal
 
 
 def test_a_wrong_fold_is_unfolded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert {value.dtype for each in fold.layers.values() for value in each.parameters.values()} == {dtype}
 
 
-# Kept, and put into a model
+# Files, and application to a model
 
 
 def test_a_saved_fold_is_loaded_by_a_fresh_process(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_folded_model_is_not_saved_as_one_that_loads_with_other_outputs(tmp_pa
         with pytest.raises(UsageError, match="save_pretrained of a folded model"):
             one.save_pretrained(tmp_path / "folded")
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
-    # A state dict says by itself that norms are missing.
+    # Loading the state dict fails by itself, since norms are missing.
     with pytest.raises(RuntimeError, match=r"Missing key.*ln_1"):
         models.gpt2().load_state_dict(model.state_dict())
     again: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before")
@@ -380,12 +380,12 @@ def test_a_fold_goes_into_no_other_model(tmp_path: Path) -> None:
     other.transformer.h[1].mlp.c_fc.bias.data[0] += 1
     before = {key: value.clone() for key, value in other.state_dict().items()}
     for wrong in (other, model.half(), models.llama()):
-        with pytest.raises(UsageError, match="not as they were when the model was folded"):
+        with pytest.raises(UsageError, match="has changed since the model was folded"):
             fold.apply(wrong)
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
     fold.only(["transformer.h.0.ln_1"]).apply(other)
     assert type(other.transformer.h[0].ln_1) is nn.Identity
-    with pytest.raises(UsageError, match="not as they were"):
+    with pytest.raises(UsageError, match="has changed since"):
         fold.only(["transformer.h.0.ln_1"]).apply(other)
 
 
@@ -426,7 +426,7 @@ def test_a_file_with_another_header_is_damaged(
 
 @pytest.fixture(scope="module")
 def swapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path, list[Any]]:
-    """A small GPT-2, what swapping and folding its layers gave, where that was kept, and the progress."""
+    """A small GPT-2, the report of swapping and folding its layers, the folder of `save`, the progress."""
     torch.manual_seed(0)
     _, tokenizer = models.demo()
     config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=D, n_layer=2, n_head=2, n_positions=32)

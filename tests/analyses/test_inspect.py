@@ -31,7 +31,7 @@ def minilm() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def single_texts(minilm: tuple[Any, Any]) -> dict[str, list[Any]]:
-    """What enters three layers when every sentence is run alone, unpadded."""
+    """The inputs of three layers when every sentence runs alone, without padding."""
     model, tokenizer = minilm
     kept: dict[str, list[Any]] = {name: [] for name in LAYERS}
     handles = [
@@ -207,7 +207,7 @@ def test_a_model_that_takes_no_mask_is_fed_unpadded(minilm: Any) -> None:
 
 
 def test_a_users_file_that_is_called_like_one_of_ours_is_theirs(tmp_path: Path) -> None:
-    """By a path, not by a name, it is told whose error it is."""
+    """Our own errors are told from the model's by the path of the file, not by its name."""
     (tmp_path / "watcher.py").write_text("def fail(*_):\n    raise ValueError('theirs')\n")
     theirs = runpy.run_path(str(tmp_path / "watcher.py"))
     model, tokenizer = models.demo()

@@ -1,4 +1,4 @@
-"""layers: what a configuration alone tells of every normalization layer, and that it is what a run finds."""
+"""`layers`: the outline of a model from its configuration alone equals the layers that a run finds."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from normscope.analyses.layers import list_layers
 from normscope.cli.app import app
 from normscope.errors import ModelError, ReportError, UsageError
 from normscope.models.location import Loading
-from normscope.norms.placement import PLACES, head_sizes
+from normscope.norms.placement import head_sizes
 from normscope.norms.residual_flow import side_of
 from normscope.render.layers import render_outline, render_outline_markdown
 from normscope.render.terminal import Screen
@@ -27,6 +27,7 @@ from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from tests.support.hub import COMMIT, fill_cache, save_bert, save_gpt2, save_llama
 from tests.test_readme import README, blocks, shell
 
+PLACES = {"embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other"}
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -55,14 +56,14 @@ def folder_of(config: Any, where: Path, head: str | None = None) -> Path:
 
 
 def places(outline: Outline) -> dict[str, str]:
-    """The place of each layer, the number of its block left out; blocks must agree."""
+    """Return the place of each layer without the number of its block; blocks must agree."""
     pairs = {(re.sub(r"\d+", "N", layer.name), layer.place) for layer in outline.layers}
     found = dict(pairs)
     assert len(found) == len(pairs)
     return found
 
 
-# What each architecture is
+# Architectures
 
 
 def test_demo() -> None:
@@ -195,7 +196,7 @@ def test_an_architecture_from_its_configuration_alone(name: str, tmp_path: Path)
     outline = list_layers(folder_of(config, tmp_path / "model", head))
     assert places(outline) == expected
     assert {(layer.kind, layer.affine) for layer in outline.layers} == kinds
-    assert set(expected.values()) <= set(PLACES)
+    assert set(expected.values()) <= PLACES
     if name.startswith("olmo"):
         assert {layer.eps for layer in outline.layers} == {1e-5}
     assert outline.model.architecture == head or head is None
@@ -238,7 +239,7 @@ def test_nothing_random_is_drawn_from_the_callers_dice(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-# What is read off code
+# Places that the code shows
 
 
 class Block(nn.Module):
@@ -278,7 +279,7 @@ class Block(nn.Module):
 
     def parallel(self, x: Any) -> Any:
         y = self.apart(x)
-        return torch.add(self.f(y)[0], self.f(y) + x * 2.0)
+        return self.f(y)[0] + (self.f(y) + x * 2.0)
 
     def handed(self, x: Any) -> Any:
         return self.dense(self.f(self.inside(x)), x)
@@ -512,7 +513,7 @@ def peak_of_layers(config: dict[str, Any], folder: Path) -> tuple[int, dict[str,
     """Run `layers` on a configuration; return its peak memory and what it printed."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    # A process of its own, whose children's peak is that of the command alone.
+    # In a separate process, so that the peak memory of its children is that of the command alone.
     code = (
         "import resource, subprocess, sys\n"
         "done = subprocess.run([sys.executable, '-m', 'normscope', 'layers', sys.argv[1], '--json'],\n"

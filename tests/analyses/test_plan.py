@@ -1,4 +1,4 @@
-"""What a run would take, said before it: counted and estimated, in lines and as JSON; nothing else is run."""
+"""Estimates of a run's cost: counts and extrapolations, as lines and as JSON; only one batch is run."""
 
 import json
 import math

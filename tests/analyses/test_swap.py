@@ -1,4 +1,4 @@
-"""Replaced layers, and what that does to a model, against plain hooks and nn.BatchNorm1d."""
+"""Effects of replaced layers on a model, against plain hooks and nn.BatchNorm1d."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.replacement import Statistics
 from normscope.data.batching import Batches
-from normscope.data.held_out_split import part
+from normscope.data.held_out_split import split_texts
 from normscope.errors import ReportError, RunError, TextError, UsageError
 from normscope.models.loading import Loaded
 from normscope.results.swap import Effect, SwapReport
@@ -39,7 +39,7 @@ def sentences(count: int) -> list[str]:
 
 
 def batches(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
-    """Batches of 8 in the order of their length, padded: as plainly as can be."""
+    """Make padded batches of 8 texts in the order of their length."""
     rows = sorted(texts, key=lambda text: -len(tokenizer(text, truncation=True, max_length=24)["input_ids"]))
     return [
         tokenizer(rows[i : i + 8], padding=True, truncation=True, max_length=24, return_tensors="pt")
@@ -48,7 +48,7 @@ def batches(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
 
 
 class Plain:
-    """An evaluation by hand: forward hooks, two passes, everything kept, float64 statistics."""
+    """An evaluation by hand: forward hooks, two passes, all hidden states stored, float64 statistics."""
 
     def __init__(self, model: Any, tokenizer: Any, known: Sequence[str], held_out: Sequence[str]) -> None:
         self.model, self.held_out = model, batches(tokenizer, held_out)
@@ -104,7 +104,7 @@ class Plain:
         return replace
 
     def batch_norm(self, x: torch.Tensor, eps: float) -> torch.Tensor:
-        """nn.BatchNorm1d in training, shown the tokens that are no padding; padding is scaled alike."""
+        """nn.BatchNorm1d in training on the tokens that are no padding; padding is scaled in the same way."""
         bn: Any = nn.BatchNorm1d(x.shape[-1], eps=eps, momentum=1.0, affine=False)
         valid = x[self.mask]
         y = torch.empty_like(x)
@@ -134,7 +134,7 @@ class Plain:
         }
 
     def predicted(self, names: Sequence[str], kind: str) -> dict[str, float]:
-        """What a causal head predicts: loss, KL and agreement over all tokens but the first."""
+        """Return loss, KL and agreement of a causal head over all tokens but the first."""
         other = self.run({name: self.replacement(name, kind) for name in names})
         own_loss, loss, kl, top = [], [], [], []
         for batch, a, b in zip(self.held_out, self.own, other, strict=True):
@@ -160,7 +160,7 @@ def close(effect: Effect, expected: dict[str, float], within: float = 1e-4) -> N
         assert found[name] == pytest.approx(value, abs=within, rel=within), name
 
 
-# What it does to a model
+# Effects on a model
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
@@ -388,7 +388,7 @@ def test_intervals_hold_the_mean_and_narrow_with_more_texts(learned: tuple[Any, 
     assert widths[1] < 0.8 * widths[0]
 
 
-# What is not computed again
+# Replayed blocks
 
 
 def counted(model: Any, **options: Any) -> tuple[SwapReport, int]:
@@ -443,7 +443,7 @@ def test_blocks_that_leave_something_to_later_ones_run_each_time(
     assert without_time(fast) == without_time(slow)
 
 
-# Which layers
+# Choice of layers
 
 
 def spread(tokenizer: Any) -> torch.Tensor:
@@ -542,7 +542,7 @@ def test_other_norms_stay_and_are_said(minilm: tuple[Any, Any]) -> None:
         normscope.swapped(model, kind="identity", layers=["norm_b"])
 
 
-# The model comes back
+# The model is unchanged afterwards
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
@@ -688,14 +688,14 @@ def test_a_constant_feature_is_given_its_mean_by_the_line() -> None:
     torch.testing.assert_close(out, torch.arange(4.0).expand(3, 5, 4))
 
 
-# Texts held out
+# Held-out texts
 
 
 def test_texts_are_parted_and_never_overlap() -> None:
-    parted = part(["a", " ", "b", "c", "a", "b", "d"], None, None)
+    parted = split_texts(["a", " ", "b", "c", "a", "b", "d"], None, None)
     assert (parted.calibration, parted.held_out) == (["a", "c", "b"], ["d"])
     assert (parted.skipped, parted.repeated) == (1, 2)
-    parted = part(["a", "b", "c", "x"], ["b", "", "y", "z"], 3)
+    parted = split_texts(["a", "b", "c", "x"], ["b", "", "y", "z"], 3)
     assert (parted.calibration, parted.held_out) == (["b", "y", "z"], ["a", "c"])
     assert (parted.skipped, parted.repeated) == (0, 1)
 
@@ -703,7 +703,7 @@ def test_texts_are_parted_and_never_overlap() -> None:
 @pytest.mark.parametrize(("texts", "known"), [(["a"], None), (["a", "a"], None), (["a"], ["a"]), ([], ["b"])])
 def test_nothing_to_hold_out_is_an_error(texts: list[str], known: list[str] | None) -> None:
     with pytest.raises(TextError, match="expected at least one of each"):
-        part(texts, known, None)
+        split_texts(texts, known, None)
 
 
 def test_a_note_says_what_was_left_out(learned: tuple[Any, Any]) -> None:
@@ -711,7 +711,7 @@ def test_a_note_says_what_was_left_out(learned: tuple[Any, Any]) -> None:
     first = sentences(13)[0]
     texts = [*sentences(13), first]
     report = normscope.swap(model, texts, tokenizer=tokenizer, batching=SHORT, layers=["*.ln_f"])
-    assert report.warnings == ("1 held-out text was left out: it is calibrated on, too",)
+    assert report.warnings == ("1 held-out text was left out: it is also in the calibration",)
 
 
 def test_progress_counts_all_runs(learned: tuple[Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Held-out batches that memory does not hold: run in parts, to the numbers of the whole ones."""
+"""Held-out batches that do not fit in memory: they run in parts, with the numbers of whole batches."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def model() -> Any:
 
 @contextmanager
 def lacking(module: nn.Module, fails: Fails) -> Iterator[list[tuple[int, int]]]:
-    """Let a module lack memory where `fails` says so of the number of its call and its input."""
+    """Let a module run out of memory if `fails` is true of the number of its call and its input."""
     seen: list[tuple[int, int]] = []
 
     def check(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -105,7 +105,7 @@ def test_a_batch_that_once_failed_is_not_tried_whole_again(model: Any) -> None:
 @pytest.mark.parametrize("kind", [BATCHNORM, BATCH])
 @pytest.mark.parametrize("call", [2, 3, 5])
 def test_whichever_run_lacks_memory(model: Any, kind: str, call: int) -> None:
-    """The calls before are the calibration's two batches; the untouched model's; then the variants'."""
+    """Earlier calls are the calibration's two batches, then the untouched model's, then the variants'."""
     want = swapped(model, Swapping(kind))
     shown: list[normscope.Progress] = []
     with lacking(model.transformer.ln_f, lambda number, x: number == call + 2 and len(x) > 1) as seen:

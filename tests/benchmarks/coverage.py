@@ -23,8 +23,9 @@ from normscope.analyses.why import analysis, nulls
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.measures import SIZE, LayerMeasures, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens
-from normscope.data.media_files import Given
-from normscope.engine.loop import as_loaded
+from normscope.data.media_files import Inputs
+from normscope.engine.loop import prepare_model
+from normscope.engine.progress import Clock
 from normscope.models.location import Loading
 from normscope.results.why import Interval
 from normscope.statistics.expected_noise import late_reach
@@ -41,10 +42,12 @@ class Population:
     def __init__(self, model: Any, texts: Sequence[str], max_length: int) -> None:
         choices = analysis._Choices(normscope.Batching(max_length=max_length), 0, 8 << 30, LAYERS, ())
         kept = KeptTokens(len(texts), choices.memory, 0, analysis._special(model))
-        report = analysis._run(model, Given(texts), choices, kept)
+        report = analysis._run(model, Inputs(texts), choices, kept, Clock(None))
         self.lengths = torch.tensor([len(flags) for flags in kept.counted()])
         self.layers = list(analysis._rows(report, kept, list(report.layers)))
-        self._ends = [torch.bincount(rows.text, minlength=len(self.lengths)).cumsum(0) for rows in self.layers]
+        self._ends = [
+            torch.bincount(rows.text, minlength=len(self.lengths)).cumsum(0) for rows in self.layers
+        ]
 
     def sample(self, texts: torch.Tensor) -> tuple[Sampling, list[LayerMeasures]]:
         """Measure the texts of these numbers."""
@@ -99,17 +102,21 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=64)
     options = parser.parse_args()
     texts = list(dict.fromkeys(options.file.read_text(encoding="utf-8").splitlines()))
-    model = as_loaded("demo", None, None, Loading(), ("text",))
+    model = prepare_model("demo", ("text",), Clock(None), Loading(), None)
     real = Population(model, texts, options.max_length)
     random = Population(model, nulls.shuffled(texts, texts, seed=1), options.max_length)
-    print(f"{len(texts):,} texts, {options.draws} samples; least to largest coverage over {len(LAYERS)} layers")
+    print(
+        f"{len(texts):,} texts, {options.draws} samples; least to largest coverage over {len(LAYERS)} layers"
+    )
     generator = torch.Generator().manual_seed(0)
     for name, population in (("real", real), ("i.i.d.", random)):
         for size in options.sizes:
             samples = []
             for _ in range(options.draws):
                 order = torch.randperm(len(population.lengths), generator=generator)
-                others = torch.randperm(len(random.lengths), generator=generator)[: min(size, nulls.NULL_TEXTS)]
+                others = torch.randperm(len(random.lengths), generator=generator)[
+                    : min(size, nulls.NULL_TEXTS)
+                ]
                 samples.append(numbers(*population.sample(order[:size]), random.sample(others)[1]))
             rates = coverage(samples, size / len(population.lengths))
             cells = [f"{claim} {min(all_):.0%} to {max(all_):.0%}" for claim, all_ in sorted(rates.items())]

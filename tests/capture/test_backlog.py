@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import normscope
-from normscope.capture.backlog import FEW, MOST, OVERHEAD, Backlog
-from normscope.capture.output_error import OutputGap
-from normscope.statistics.layer_state import Seen
+from normscope.capture.streaming import OutputGap
+from normscope.statistics.buffers import FEW, FULL_BYTES, OVERHEAD, Backlog
+from normscope.statistics.layer_state import LayerState
 from tests.support.reference import layer_norm, measure, stack, worst_error
 
 
@@ -65,7 +65,7 @@ def test_small_batches_give_the_numbers_of_two_passes() -> None:
 
 
 def test_a_backlog_is_full_by_bytes_and_never_by_few_batches() -> None:
-    backlog, large = Backlog(), torch.zeros(MOST // 4)
+    backlog, large = Backlog(), torch.zeros(FULL_BYTES // 4)
     for number in range(1, FEW + 1):
         assert not backlog.is_full
         backlog.add(large, torch.full((1,), number))
@@ -84,6 +84,6 @@ def test_gaps_of_small_batches_are_bounded() -> None:
         while not gap.is_full:
             gap.add(torch.zeros(1, 2), torch.zeros(1, 2))
             number += 1
-        gap.read_into(Seen(), features=2)
+        gap.read_into(LayerState(), features=2)
         fills.append(number)
-    assert fills[0] == fills[1] <= MOST // OVERHEAD
+    assert fills[0] == fills[1] <= FULL_BYTES // OVERHEAD

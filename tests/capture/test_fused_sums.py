@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import normscope
 from normscope.capture import fused_sums as one_pass
 from normscope.capture.watcher import Watcher
-from normscope.statistics.accumulator_tensors import pack
 from tests.support import reference
 
 pytest.importorskip("numba")
@@ -97,7 +96,7 @@ def run(
 def moments(watcher: Watcher) -> dict[str, Tensor]:
     (capture,) = watcher.captures
     assert capture.moments is not None
-    return pack(capture.moments)
+    return capture.moments.state_dict()
 
 
 def assert_alike(one: Watcher, other: Watcher, tolerance: float) -> None:
@@ -109,9 +108,9 @@ def assert_alike(one: Watcher, other: Watcher, tolerance: float) -> None:
             got[name], values, rtol=tolerance, atol=tolerance * scale, equal_nan=True, msg=name
         )
     for name in ("calls", "nonfinite", "output_size", "layouts", "precision"):
-        assert getattr(one.captures[0].seen, name) == getattr(other.captures[0].seen, name)
-    got_error, want_error = (watcher.captures[0].seen.own_error() for watcher in (one, other))
-    assert got_error == pytest.approx(want_error, rel=1e-6, abs=10 * one.captures[0].seen.precision)
+        assert getattr(one.captures[0].state, name) == getattr(other.captures[0].state, name)
+    got_error, want_error = (watcher.captures[0].state.own_error() for watcher in (one, other))
+    assert got_error == pytest.approx(want_error, rel=1e-6, abs=10 * one.captures[0].state.precision)
 
 
 @pytest.mark.parametrize("name", norms())
@@ -164,7 +163,7 @@ def test_what_is_not_finite_goes_the_careful_way(value: float, monkeypatch: pyte
     x[0, at, 5] = value
     norm = norms()["rmsnorm"]
     once, apart = (run(monkeypatch, norm, batches, once=once) for once in (True, False))
-    assert once.captures[0].seen.nonfinite == (0 if value == 3e19 else 1)
+    assert once.captures[0].state.nonfinite == (0 if value == 3e19 else 1)
     assert_alike(once, apart, 3e-5)
 
 
@@ -184,7 +183,7 @@ def test_an_output_that_is_not_finite_is_left_out_of_the_comparison(monkeypatch:
     batches = [(batch(seed, torch.float32)[0], torch.ones(B, T).long()) for seed in range(4)]
     norm = Odd(D, eps=1e-5)
     once, apart = (run(monkeypatch, norm, batches, once=once) for once in (True, False))
-    assert once.captures[0].seen.output_size == B * T * D * 4 - D
+    assert once.captures[0].state.output_size == B * T * D * 4 - D
     assert_alike(once, apart, 3e-5)
 
 
@@ -213,28 +212,28 @@ def test_other_calls_are_left_to_the_operators(wanted: str, monkeypatch: pytest.
         for seed in range(2):
             x, mask = batch(seed, torch.float32)
             watcher.model(x.movedim(1, 2) if wanted == "no formula" else x, attention_mask=mask)
-    assert watcher.captures[0].seen.calls == 2
+    assert watcher.captures[0].state.calls == 2
 
 
 def test_without_numba_the_operators_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = builtins.__import__
 
     def missing(name: str, *given: Any, **named: Any) -> Any:
-        if name == "normscope" and "kernels" in (given[2] or ()):
+        if name == "normscope.capture.numba_kernels":
             raise ImportError("no numba")
         return plain(name, *given, **named)
 
     monkeypatch.setattr(one_pass, "AFTER", 0)
     monkeypatch.setattr(builtins, "__import__", missing)
-    one_pass._kernels.cache_clear()
+    one_pass._has_kernels.cache_clear()
     try:
         watcher = normscope.watch(Model(norms()["layernorm"]))
         with watcher:
             for seed in range(2):
                 watcher.model(*batch(seed, torch.float32)[:1], attention_mask=batch(seed)[1])
-        assert watcher.captures[0].seen.calls == 2
+        assert watcher.captures[0].state.calls == 2
     finally:
-        one_pass._kernels.cache_clear()
+        one_pass._has_kernels.cache_clear()
 
 
 def test_a_few_sentences_do_not_load_numba() -> None:

@@ -154,7 +154,7 @@ def test_a_failure_to_count_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, add = model(x), LayerCapture.add
 
     def failing(self: LayerCapture, *args: Any, **kwargs: Any) -> None:
-        if self.norm.name == "2" and self.seen.calls == 1:
+        if self.norm.name == "2" and self.state.calls == 1:
             raise RuntimeError("no room")
         add(self, *args, **kwargs)
 

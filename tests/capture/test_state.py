@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import normscope
-from normscope.capture.state import COUNTS, NormState, WatcherState, read_state
+from normscope.capture.state import COUNTS, NormState, WatcherState
 from normscope.capture.watcher import Watcher
 from normscope.errors import ReportError
 from normscope.norms import registry
-from normscope.results.json_codec import to_plain
+from normscope.results.json_codec import from_plain, to_plain
 from tests.norms.test_gating import GatedNorm
 from tests.norms.test_registry import Scaler, by_mean_size
 from tests.support.reports_alike import furthest
@@ -84,7 +84,7 @@ def taken(watcher: Watcher) -> WatcherState:
     """Return its state as a file would bring it back."""
     state = WatcherState.of(watcher)
     tensors = {name: values.clone() for name, values in state.tensors.items()}
-    return read_state(json.loads(json.dumps(to_plain(state))), tensors)
+    return replace(from_plain(WatcherState, json.loads(json.dumps(to_plain(state)))), tensors=tensors)
 
 
 def settled(watcher: Watcher) -> list[tuple[NormState, bool]]:

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from normscope.cli.app import app
-from normscope.cli.value_parsers import memory, whole_numbers
+from normscope.cli.options import memory, whole_numbers
 from normscope.data.batch_sampling import Drawing
 from normscope.data.batching import Batching
 from normscope.errors import ReportError, UsageError

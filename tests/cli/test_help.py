@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from normscope.cli.app import app
-from normscope.cli.help_sections import SECTIONS
+from normscope.cli.help_sections import COLUMNS, SECTIONS
+from normscope.results.glossary.lookup import columns
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
@@ -45,6 +46,7 @@ def calls(example: str) -> Iterator[list[str]]:
 def test_help_is_complete(name: str) -> None:
     text = help_of(name)
     assert text.isascii()
+    assert COLUMNS not in text
     assert max(map(len, text.splitlines())) <= 80
     first = re.sub(r"\s+", " ", text.split("\n\n")[1]).strip()
     assert first.endswith(".")
@@ -55,6 +57,15 @@ def test_help_is_complete(name: str) -> None:
     titles = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
     assert titles == [title for title in ("Arguments", *SECTIONS) if title in titles]
     assert titles[-1] == "Other"
+
+
+@pytest.mark.parametrize("name", ["inspect", "layers", "batches", "swap", "compare"])
+def test_help_says_what_each_column_holds(name: str) -> None:
+    words = " ".join(help_of(name).split())
+    pairs = [pair for listed in columns(name).values() for pair in listed]
+    assert len(pairs) > 5
+    for pair in pairs:
+        assert " ".join(pair) in words
 
 
 @pytest.mark.parametrize("name", COMMANDS)

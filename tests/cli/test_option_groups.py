@@ -110,14 +110,14 @@ def test_a_token_is_not_shown() -> None:
 
 def test_as_data_only_the_layers_that_are_shown_are_measured() -> None:
     layers = LayerOptions(["a.*"], ["b.*"])
-    assert layers.measured(as_data=True) == {"layers": ["b.*"], "exclude": ["a.*"]}
-    assert layers.measured(as_data=False) == {"layers": (), "exclude": ["a.*"]}
-    assert LayerOptions().measured(as_data=True) == {"layers": (), "exclude": ()}
+    assert layers.selection(as_data=True) == {"layers": ["b.*"], "exclude": ["a.*"]}
+    assert layers.selection(as_data=False) == {"layers": (), "exclude": ["a.*"]}
+    assert LayerOptions().selection(as_data=True) == {"layers": (), "exclude": ()}
 
 
 def test_formats_that_contradict_each_other_are_refused() -> None:
-    assert ResultOptions(json=True).chosen() is Format.JSON
+    assert ResultOptions(json=True).chosen_format() is Format.JSON
     with pytest.raises(UsageError, match="--json and --format markdown"):
-        ResultOptions(Format.MARKDOWN, json=True).chosen()
+        ResultOptions(Format.MARKDOWN, json=True).chosen_format()
     with pytest.raises(UsageError, match="--plot and --format json"):
-        ResultOptions(json=True).chosen(plot=True)
+        ResultOptions(json=True).chosen_format(plot=True)

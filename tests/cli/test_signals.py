@@ -15,7 +15,7 @@ import pytest
 from tests.support import reports
 
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-RESULT = b"interrupted: what was found is written first; once more ends it at once\n"
+RESULT = b"interrupted: the result is written first; once more ends it at once\n"
 ENDED = b"interrupted\n"
 
 SENDS = """
@@ -73,11 +73,11 @@ def test_a_signal_while_modules_are_imported(
 
 WORKS = """
 from normscope.results.glossary import lookup
-found = lookup.found
+find_entries = lookup.find_entries
 def work(name):
     {what}
-    return found(name)
-lookup.found = work
+    return find_entries(name)
+lookup.find_entries = work
 """
 SEVERAL = """
     try:

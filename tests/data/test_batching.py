@@ -69,12 +69,12 @@ def minilm() -> Any:
 
 @pytest.fixture(params=["minilm", "encoder", "decoder", "template"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    made: dict[str, Callable[[], Any]] = {
+    produced: dict[str, Callable[[], Any]] = {
         "encoder": encoder,
         "decoder": decoder,
         "template": lambda: decoder("$A </s>"),
     }
-    return request.getfixturevalue("minilm") if request.param == "minilm" else made[request.param]()
+    return request.getfixturevalue("minilm") if request.param == "minilm" else produced[request.param]()
 
 
 def batched(
@@ -100,16 +100,16 @@ def alone(texts: Any, tokenizer: Any, **options: Any) -> list[list[int]]:
 @pytest.mark.parametrize("order", ["length", "given"])
 @pytest.mark.parametrize("size", [1, 7, 32, 1000])
 def test_every_text_appears_once_as_the_tokenizer_encodes_it(tokenizer: Any, size: int, order: str) -> None:
-    batches, made = batched(SENTENCES, tokenizer, batch_size=size, order=order)
+    batches, produced = batched(SENTENCES, tokenizer, batch_size=size, order=order)
     expected = alone(SENTENCES, tokenizer)
-    assert sorted(rows(made)) == sorted(expected)
-    sizes = [len(batch.mask) for batch in made]
+    assert sorted(rows(produced)) == sorted(expected)
+    sizes = [len(batch.mask) for batch in produced]
     assert sizes[:-1] == [size] * (len(sizes) - 1)
     assert 0 < sizes[-1] <= size
     if order == "given":
-        assert rows(made) == expected
+        assert rows(produced) == expected
     else:
-        lengths = [len(row) for row in rows(made)]
+        lengths = [len(row) for row in rows(produced)]
         window = 64 * size
         for start in range(0, len(lengths), window):
             assert lengths[start : start + window] == sorted(lengths[start : start + window], reverse=True)
@@ -117,9 +117,9 @@ def test_every_text_appears_once_as_the_tokenizer_encodes_it(tokenizer: Any, siz
 
 
 def test_padding_is_on_the_right_and_masked(tokenizer: Any) -> None:
-    _, made = batched(SENTENCES, tokenizer, batch_size=10)
+    _, produced = batched(SENTENCES, tokenizer, batch_size=10)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    for batch in made:
+    for batch in produced:
         ids, attention = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         assert ids.dtype == attention.dtype == torch.int64
         assert batch.mask.dtype == batch.valid.dtype == torch.bool
@@ -132,8 +132,8 @@ def test_padding_is_on_the_right_and_masked(tokenizer: Any) -> None:
 
 
 def test_the_inputs_are_those_of_the_tokenizers_own_padding(minilm: Any) -> None:
-    _, made = batched(SENTENCES, minilm, order="given", batch_size=9)
-    for start, batch in zip(range(0, len(SENTENCES), 9), made, strict=True):
+    _, produced = batched(SENTENCES, minilm, order="given", batch_size=9)
+    for start, batch in zip(range(0, len(SENTENCES), 9), produced, strict=True):
         expected = minilm(SENTENCES[start : start + 9], padding=True, return_tensors="pt")
         assert batch.inputs.keys() == expected.keys()
         for name, values in expected.items():
@@ -145,36 +145,36 @@ def test_token_types_are_kept() -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:2 $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    _, made = batched(["alpha", "alpha beta"], tokenizer, order="given")
-    assert made[0].inputs["token_type_ids"].tolist() == [[2, 1, 1, 0], [2, 1, 1, 1]]
+    _, produced = batched(["alpha", "alpha beta"], tokenizer, order="given")
+    assert produced[0].inputs["token_type_ids"].tolist() == [[2, 1, 1, 0], [2, 1, 1, 1]]
 
 
 def test_a_tokenizer_without_token_types_gives_none() -> None:
-    _, made = batched(["one", "two"], decoder())
-    assert set(made[0].inputs) == {"input_ids", "attention_mask"}
+    _, produced = batched(["one", "two"], decoder())
+    assert set(produced[0].inputs) == {"input_ids", "attention_mask"}
 
 
 def test_the_padding_id_falls_back_to_zero() -> None:
     tokenizer = decoder()
     tokenizer.eos_token = None
-    _, made = batched(["a", "a long one"], tokenizer)
-    assert (made[0].inputs["input_ids"][~made[0].mask] == 0).all()
+    _, produced = batched(["a", "a long one"], tokenizer)
+    assert (produced[0].inputs["input_ids"][~produced[0].mask] == 0).all()
 
 
 @pytest.mark.parametrize("length", [3, 5, 24])
 def test_long_texts_are_cut_as_the_tokenizer_cuts(tokenizer: Any, length: int) -> None:
-    batches, made = batched(SENTENCES, tokenizer, 24, max_length=None if length == 24 else length)
+    batches, produced = batched(SENTENCES, tokenizer, 24, max_length=None if length == 24 else length)
     expected = alone(SENTENCES, tokenizer, truncation=True, max_length=length)
-    assert sorted(rows(made)) == sorted(expected)
+    assert sorted(rows(produced)) == sorted(expected)
     assert batches.truncated == sum(len(ids) > length for ids in alone(SENTENCES, tokenizer))
     assert batches.truncated > 0
     assert batches.max_length == length
 
 
 def test_a_cut_text_keeps_its_separator() -> None:
-    batches, made = batched(["alpha beta gamma delta", "alpha beta"], encoder(), 4)
+    batches, produced = batched(["alpha beta gamma delta", "alpha beta"], encoder(), 4)
     cls, sep, alpha, beta = (WORDS.index(word) for word in ("[CLS]", "[SEP]", "alpha", "beta"))
-    assert rows(made) == [[cls, alpha, beta, sep]] * 2
+    assert rows(produced) == [[cls, alpha, beta, sep]] * 2
     assert batches.truncated == 1
 
 
@@ -194,8 +194,8 @@ def test_no_warning_about_lengths_reaches_the_user(caplog: pytest.LogCaptureFixt
 
 def test_blank_texts_are_skipped_and_counted() -> None:
     texts = ["", "alpha", " \t\n\u3000\u2028", "beta", "\x00"]
-    batches, made = batched(texts, encoder(), order="given")
-    assert rows(made)[:2] == alone(["alpha", "beta"], encoder())
+    batches, produced = batched(texts, encoder(), order="given")
+    assert rows(produced)[:2] == alone(["alpha", "beta"], encoder())
     assert batches.skipped == 2
     assert batches.texts == 3
 
@@ -203,16 +203,16 @@ def test_blank_texts_are_skipped_and_counted() -> None:
 def test_texts_without_a_token_are_skipped() -> None:
     tokenizer = encoder()
     tokenizer.backend_tokenizer.post_processor = None
-    batches, made = batched(["\x07\x07", "alpha", "\ufffd"], tokenizer)
-    assert rows(made) == [[WORDS.index("alpha")]]
+    batches, produced = batched(["\x07\x07", "alpha", "\ufffd"], tokenizer)
+    assert rows(produced) == [[WORDS.index("alpha")]]
     assert (batches.texts, batches.skipped) == (1, 2)
 
 
 def test_texts_of_special_tokens_alone_are_skipped_where_those_are_excluded() -> None:
     texts = ["\x07", "[SEP][CLS]", "alpha"]
     assert batched(texts, encoder())[0].skipped == 0
-    batches, made = batched(texts, encoder(), special_tokens="exclude")
-    assert rows(made) == alone(["alpha"], encoder())
+    batches, produced = batched(texts, encoder(), special_tokens="exclude")
+    assert rows(produced) == alone(["alpha"], encoder())
     assert (batches.texts, batches.skipped) == (1, 2)
 
 
@@ -228,52 +228,54 @@ def test_nothing_to_measure_gives_no_batch() -> None:
 
 def test_special_tokens_are_left_out_of_what_counts_only() -> None:
     text = "alpha [MASK] unknown [SEP] beta"
-    _, made = batched([text, "alpha"], encoder(), special_tokens="exclude", order="given")
-    names = [WORDS[i] for i in made[0].inputs["input_ids"][0]]
+    _, produced = batched([text, "alpha"], encoder(), special_tokens="exclude", order="given")
+    names = [WORDS[i] for i in produced[0].inputs["input_ids"][0]]
     assert names == ["[CLS]", "alpha", "[MASK]", "[UNK]", "[SEP]", "beta", "[SEP]"]
-    assert made[0].valid[0].tolist() == [False, True, True, True, False, True, False]
-    assert made[0].valid[1].tolist() == [False, True, False, False, False, False, False]
-    assert made[0].mask.sum(1).tolist() == [7, 3]
-    assert torch.equal(made[0].inputs["attention_mask"].bool(), made[0].mask)
+    assert produced[0].valid[0].tolist() == [False, True, True, True, False, True, False]
+    assert produced[0].valid[1].tolist() == [False, True, False, False, False, False, False]
+    assert produced[0].mask.sum(1).tolist() == [7, 3]
+    assert torch.equal(produced[0].inputs["attention_mask"].bool(), produced[0].mask)
 
 
 def test_what_the_template_adds_is_special() -> None:
     plain = decoder("$A </s>")
-    _, made = batched(["hello", "a<|end|>b"], plain, special_tokens="exclude", order="given")
-    for ids, valid in zip(made[0].inputs["input_ids"], made[0].valid, strict=True):
+    _, produced = batched(["hello", "a<|end|>b"], plain, special_tokens="exclude", order="given")
+    for ids, valid in zip(produced[0].inputs["input_ids"], produced[0].valid, strict=True):
         assert torch.equal(~valid, (ids == 0) | (ids == 1))
 
 
 def test_excluding_is_the_tokenizers_own_special_tokens_mask(minilm: Any) -> None:
-    _, made = batched(SENTENCES, minilm, special_tokens="exclude", order="given")
+    _, produced = batched(SENTENCES, minilm, special_tokens="exclude", order="given")
     flags = [minilm(text, return_special_tokens_mask=True)["special_tokens_mask"] for text in SENTENCES]
     seen = [
-        valid[mask].tolist() for batch in made for valid, mask in zip(batch.valid, batch.mask, strict=True)
+        valid[mask].tolist()
+        for batch in produced
+        for valid, mask in zip(batch.valid, batch.mask, strict=True)
     ]
     assert seen == [[not flag for flag in row] for row in flags]
 
 
 def test_the_limit_counts_texts_that_are_not_blank() -> None:
-    batches, made = batched(["", "alpha", "", "beta", "gamma"], encoder(), limit=2, order="given")
-    assert rows(made) == alone(["alpha", "beta"], encoder())
+    batches, produced = batched(["", "alpha", "", "beta", "gamma"], encoder(), limit=2, order="given")
+    assert rows(produced) == alone(["alpha", "beta"], encoder())
     assert (batches.texts, batches.skipped) == (2, 2)
 
 
 @pytest.mark.parametrize("limit", [1, 64, 65, 200])
 def test_an_endless_source_is_read_to_the_limit_only(limit: int) -> None:
     source = itertools.count()
-    batches, made = batched((f"alpha {i}" for i in source), encoder(), limit=limit, batch_size=1)
-    assert len(rows(made)) == batches.texts == limit
+    batches, produced = batched((f"alpha {i}" for i in source), encoder(), limit=limit, batch_size=1)
+    assert len(rows(produced)) == batches.texts == limit
     assert next(source) == limit
 
 
 def test_windows_stream_and_the_counts_follow() -> None:
-    taken = 0
+    consumed = 0
 
     def source() -> Iterator[str]:
-        nonlocal taken
-        for taken in range(1, 1001):
-            yield "alpha " * (taken % 10 + 1)
+        nonlocal consumed
+        for consumed in range(1, 1001):
+            yield "alpha " * (consumed % 10 + 1)
 
     batches = Batches(source(), encoder(), Batching(batch_size=3), max_length=None)
     done = 0
@@ -281,27 +283,27 @@ def test_windows_stream_and_the_counts_follow() -> None:
         done += len(batch.mask)
         assert batches.texts - batches.pending == done
         assert batches.pending < 64 * 3
-        assert taken - done < 64 * 3 + 3
+        assert consumed - done < 64 * 3 + 3
     assert done == batches.texts == 1000
 
 
 def test_long_texts_make_short_windows() -> None:
-    taken = 0
+    consumed = 0
 
     def source() -> Iterator[str]:
-        nonlocal taken
+        nonlocal consumed
         while True:
-            taken += 1
+            consumed += 1
             yield "alpha " * 100_000
 
     batches = Batches(source(), encoder(), Batching(batch_size=1), max_length=24)
     next(iter(batches))
-    assert taken < 6
+    assert consumed < 6
 
 
 def test_long_texts_first() -> None:
-    _, made = batched(["alpha " * n for n in (1, 9, 4, 7, 2)], encoder(), batch_size=2)
-    assert [batch.mask.sum(1).tolist() for batch in made] == [[11, 9], [6, 4], [3]]
+    _, produced = batched(["alpha " * n for n in (1, 9, 4, 7, 2)], encoder(), batch_size=2)
+    assert [batch.mask.sum(1).tolist() for batch in produced] == [[11, 9], [6, 4], [3]]
 
 
 TOKENIZER = encoder()
@@ -326,13 +328,13 @@ def test_any_texts_are_all_there(
     expected = alone(used, TOKENIZER, **cut)
     if special == "exclude":
         expected = [ids for ids in expected if set(ids) - {2, 3}]
-    batches, made = batched(
+    batches, produced = batched(
         texts, TOKENIZER, length, batch_size=size, order=order, special_tokens=special, limit=limit
     )
-    found = rows(made)
+    found = rows(produced)
     assert found == expected if order == "given" else sorted(found) == sorted(expected)
     assert batches.texts == len(expected)
-    kept = sum(int(batch.valid.sum()) for batch in made)
+    kept = sum(int(batch.valid.sum()) for batch in produced)
     assert kept == sum(special == "include" or i not in {2, 3} for ids in expected for i in ids)
 
 

@@ -1,4 +1,4 @@
-"""Datasets of the `datasets` library as texts: local files of its formats as streams, and what goes wrong."""
+"""Local datasets of the library `datasets` as streams of texts, and their errors."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ TEXTS = ["one fish", "", "two fish", "red \x1b[31mfish", "blue fish"]
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same rows in every format, by its name."""
+    """The same rows in every format, by the format's name."""
     folder = tmp_path_factory.mktemp("data")
     rows = datasets.Dataset.from_dict({"id": range(len(TEXTS)), "text": TEXTS})
     rows.to_parquet(folder / "a.parquet")
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 class Rows:
-    """Rows that tell when they are let go."""
+    """Rows that record when they are closed."""
 
     info, split = None, "train"
 
@@ -183,7 +183,7 @@ raise SystemExit(3)
 
 
 def test_files_are_let_go_before_python_ends() -> None:
-    """Otherwise threads of pyarrow outlive it, and abort the process."""
+    """Otherwise threads of pyarrow live longer than Python, and abort the process."""
     root = Path(__file__).parents[2]
     ended = subprocess.run(
         [sys.executable, "-c", ENDS], cwd=root, capture_output=True, text=True, check=False
@@ -249,7 +249,9 @@ def test_with_local_files_only_no_dataset_is_asked_of_the_hub(tmp_path: Path) ->
     for command in ("inspect", "batches", "why", "swap"):
         result = CliRunner().invoke(app, [command, "demo", "--dataset", "owner/name", "--local-files-only"])
         assert result.exit_code == 1
-        assert "'owner/name' is no file or folder here; expected one, as --local-files-only" in result.stderr
+        assert (
+            "'owner/name' is not a file or folder here; expected one, as --local-files-only" in result.stderr
+        )
 
 
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:

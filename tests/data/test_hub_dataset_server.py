@@ -1,4 +1,4 @@
-"""Datasets of a Hub as streams: a server on loopback that answers what the library `datasets` asks."""
+"""Datasets of a Hub as streams: a server on loopback answers the requests of the library `datasets`."""
 
 import json
 import os
@@ -48,24 +48,24 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Datasets as their repositories are, by their ids."""
-    place = tmp_path_factory.mktemp("repositories")
-    write(place / "lines", "train.jsonl", ROWS)
-    write(place / "lines", "test.jsonl", ROWS[:1])
-    (place / "parquet" / "data").mkdir(parents=True)
+    """The files of dataset repositories, by id."""
+    root = tmp_path_factory.mktemp("repositories")
+    write(root / "lines", "train.jsonl", ROWS)
+    write(root / "lines", "test.jsonl", ROWS[:1])
+    (root / "parquet" / "data").mkdir(parents=True)
     rows = datasets.Dataset.from_list(ROWS)
-    rows.to_parquet(place / "parquet" / "data" / "train-00000-of-00001.parquet", batch_size=8)
+    rows.to_parquet(root / "parquet" / "data" / "train-00000-of-00001.parquet", batch_size=8)
     for number, language in enumerate(("en", "de")):
-        write(place / "configs", f"{language}/part.jsonl", [{"text": language}] * (number + 1))
-    (place / "configs" / "README.md").write_text(CARD, encoding="utf-8")
-    (place / "script").mkdir()
-    (place / "script" / "script.py").write_text(f"open({str(place / 'ran')!r}, 'w').close()\n")
-    (place / "empty").mkdir()
-    (place / "empty" / "README.md").write_text("# Nothing here\n")
-    write(place / "dying", "train-00000-of-00002.jsonl", ROWS)
-    write(place / "dying", "train-00001-of-00002.jsonl", ROWS)
-    folders = {f"datasets/org/{folder.name}": folder for folder in place.iterdir()}
-    return {**folders, "datasets/org/gated": place / "lines"}
+        write(root / "configs", f"{language}/part.jsonl", [{"text": language}] * (number + 1))
+    (root / "configs" / "README.md").write_text(CARD, encoding="utf-8")
+    (root / "script").mkdir()
+    (root / "script" / "script.py").write_text(f"open({str(root / 'ran')!r}, 'w').close()\n")
+    (root / "empty").mkdir()
+    (root / "empty" / "README.md").write_text("# Nothing here\n")
+    write(root / "dying", "train-00000-of-00002.jsonl", ROWS)
+    write(root / "dying", "train-00001-of-00002.jsonl", ROWS)
+    folders = {f"datasets/org/{folder.name}": folder for folder in root.iterdir()}
+    return {**folders, "datasets/org/gated": root / "lines"}
 
 
 def environment(endpoint: str, home: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How long a text may be, of every model; and what is asked for, within that."""
+"""The maximum length of a text: the limits of models, and options within them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +89,6 @@ def test_a_length_that_cannot_be_is_refused(asked: int, said: str) -> None:
 
 @pytest.mark.parametrize(("asked", "model"), [(None, 2), (None, 1), (1, 2)])
 def test_a_model_without_room_for_a_word_is_refused(asked: int | None, model: int) -> None:
-    said = f"the model takes {model} tokens at the most; expected at least 3, for 2 of them are special"
+    said = f"the model takes at most {model} tokens; expected at least 3, for 2 of them are special"
     with pytest.raises(ModelError, match=said):
         agreed_length(asked, model, 2)

@@ -1,4 +1,4 @@
-"""Images and sounds end to end, against `watch` on what the model's own processor makes of them."""
+"""Images and sounds end to end, compared with `watch` on the output of the model's own processor."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import normscope
 from normscope import Batching, Loading, Report
 from normscope.cli.app import app
-from normscope.data.media_files import Given, read_audio, read_image
+from normscope.data.media_files import Inputs, read_audio, read_image
 from normscope.engine.forward import Forward
 from normscope.engine.progress import Progress
 from normscope.errors import MediaError, RunError, TextError, UsageError
@@ -58,7 +58,7 @@ def run(*arguments: Any, input: str | None = None) -> Result:
 
 
 def by_hand(model: Any, *batches: Any) -> Report:
-    """What `watch` reports of the model on these batches."""
+    """The report of `watch` for the model on these batches."""
     with normscope.watch(model.eval()) as watcher, torch.no_grad():
         for batch in batches:
             model(**batch)
@@ -75,7 +75,7 @@ def auto_processor(folder: Path) -> Any:
 
 
 def waveform(path: Path) -> Any:
-    """Read 16-bit samples of one channel by the standard library."""
+    """Read 16-bit samples of one channel with the standard library."""
     with wave.open(str(path)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
 
@@ -334,7 +334,7 @@ def test_kinds_are_told_by_the_class() -> None:
 
 
 class ManyKinds(nn.Module):
-    """Takes whatever it is given by one name, as Perceiver does."""
+    """Has one parameter for all kinds of inputs, as Perceiver does."""
 
     main_input_name = "inputs"
     input_modalities = ("image",)
@@ -390,7 +390,7 @@ def test_an_image_is_turned_upright(tmp_path: Path) -> None:
 
 
 def spoil(folder: Path) -> None:
-    """Write files that are no image or no sound, each in its own way."""
+    """Write files that are not an image or not a sound, for different reasons."""
     whole = media.save_image(folder / "whole.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "text.png").write_text("no image", encoding="utf-8")
@@ -449,16 +449,16 @@ def test_a_reader_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MediaError, match=rf"{module} cannot be imported.*pip install 'normscope\[{extra}\]'"):
-        Given(images=images) if extra == "image" else Given(audio=sounds)
+        Inputs(images=images) if extra == "image" else Inputs(audio=sounds)
 
 
 def test_one_path_is_not_taken_for_many() -> None:
     with pytest.raises(UsageError, match="put it in a list"):
-        Given(images="a.png")
+        Inputs(images="a.png")
     with pytest.raises(UsageError, match="audio is generator; expected a list of paths"):
-        Given(audio=(path for path in "ab"))  # type: ignore[arg-type]
+        Inputs(audio=(path for path in "ab"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="named by int; expected a path"):
-        Given(audio=[3])  # type: ignore[list-item]
+        Inputs(audio=[3])  # type: ignore[list-item]
 
 
 def test_a_model_without_its_processor_says_what_is_missing(home: Path, images: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a corpus: together they hold each text once, and their reports merge to the whole's."""
+"""Shards hold each text of a corpus once, and their reports merge to that of the whole corpus."""
 
 import operator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import normscope
 from normscope.data.batching import Batching
-from normscope.data.media_files import Given
+from normscope.data.media_files import Inputs
 from normscope.data.shards import Shard
 from normscope.errors import UsageError
 from normscope.results.inspect import Report
@@ -33,14 +33,14 @@ def test_shards_hold_each_text_once(texts: list[str], count: int, limit: int | N
     named = [
         text and f"{i} {text}" if text.strip() else f"{text}\t" * (i + 1) for i, text in enumerate(texts)
     ]
-    taken = [list(Shard(i, count).of(Given(named), limit).texts or ()) for i in range(1, count + 1)]
+    parts_of_texts = [list(Shard(i, count).of(Inputs(named), limit).texts or ()) for i in range(1, count + 1)]
     filled = [text for text in named if not text.isspace()][:limit]
-    assert sorted(t for part in taken for t in part if not t.isspace()) == sorted(filled)
+    assert sorted(t for part in parts_of_texts for t in part if not t.isspace()) == sorted(filled)
     # Dealt out one by one, whatever is blank.
-    assert [[t for t in part if not t.isspace()] for part in taken] == [
+    assert [[t for t in part if not t.isspace()] for part in parts_of_texts] == [
         filled[i::count] for i in range(count)
     ]
-    blank = [text for part in taken for text in part if text.isspace()]
+    blank = [text for part in parts_of_texts for text in part if text.isspace()]
     whole = named[: named.index(filled[-1])] if filled and limit == len(filled) else named
     assert sorted(blank) == sorted(text for text in whole if text.isspace())
 
@@ -50,14 +50,15 @@ def test_files_and_the_texts_beside_them_are_dealt_out_alike(tmp_path: Path) -> 
     for image in images:
         image.touch()
     for number, kept in ((1, [0, 2]), (2, [1, 3])):
-        part = Shard(number, 2).of(Given([*"abcde"], images), 4)
+        part = Shard(number, 2).of(Inputs([*"abcde"], images), 4)
         assert list(part.texts or ()) == ["abcde"[i] for i in kept]
         assert list(part.images) == [images[i] for i in kept]
 
 
 def test_a_shard_says_how_much_of_the_rest_is_its_own() -> None:
     hints = [
-        operator.length_hint(Shard(1, 3).of(Given([*"abcdefg"]), limit).texts or ()) for limit in (None, 4, 3)
+        operator.length_hint(Shard(1, 3).of(Inputs([*"abcdefg"]), limit).texts or ())
+        for limit in (None, 4, 3)
     ]
     assert hints == [3, 2, 1]
 

@@ -1,4 +1,4 @@
-"""Texts come out of arguments, files and standard input exactly as they went in, or with a clear error."""
+"""Texts from arguments, files and standard input arrive unchanged, or with a clear error."""
 
 import csv
 import gzip
@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,14 @@ from normscope.data.text_files import read_texts
 from normscope.data.text_lines import LONGEST_LINE
 from normscope.errors import TextError, UsageError
 
+Pipe = Callable[[BinaryIO], None]
 LINES = ["plain", "", "  spaced  ", "form\ffeed", "sep\u2028arator", "lone\rreturn", "我爱中国。", "last"]
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Pipe:
+    """Makes a stream the standard input."""
+    return lambda stream: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -37,7 +45,7 @@ def read(folder: Path, name: str, content: str | bytes, field: str | None = None
 
 
 def message(folder: Path, name: str, content: str | bytes, field: str | None = None) -> str:
-    """The error that reading such a file ends with: one line, safe to show."""
+    """The error of reading such a file: one line, safe to show."""
     with pytest.raises(TextError) as caught:
         read(folder, name, content, field)
     text = str(caught.value)
@@ -197,26 +205,23 @@ def test_concatenated_gzip_members_are_one_file(tmp_path: Path) -> None:
     assert list(read_texts(files=[path])) == ["one", "two"]
 
 
-def test_arguments_come_first_and_stay_whole(tmp_path: Path) -> None:
+def test_arguments_come_first_and_stay_whole(tmp_path: Path, pipe: Pipe) -> None:
     path = write(tmp_path, "a.txt", "from a file\n")
-    stdin = io.BytesIO("piped\r\nagain".encode("utf-8-sig"))
-    texts = read_texts(["two\nlines", "-", ""], [path, str(path)], stdin=stdin)
+    pipe(io.BytesIO("piped\r\nagain".encode("utf-8-sig")))
+    texts = read_texts(["two\nlines", "-", ""], [path, str(path)])
     assert list(texts) == ["two\nlines", "piped", "again", "", "from a file", "from a file"]
 
 
-def test_standard_input_may_be_a_file(tmp_path: Path) -> None:
+def test_standard_input_may_be_a_file(tmp_path: Path, pipe: Pipe) -> None:
     path = write(tmp_path, "a.txt", "last\n")
-    assert list(read_texts(["first"], ["-", path], stdin=io.BytesIO(b"piped\n"))) == [
-        "first",
-        "piped",
-        "last",
-    ]
+    pipe(io.BytesIO(b"piped\n"))
+    assert list(read_texts(["first"], ["-", path])) == ["first", "piped", "last"]
 
 
 @pytest.mark.parametrize(("arguments", "files"), [(["-", "-"], []), (["-"], ["-"]), ([], ["-", "-"])])
 def test_standard_input_is_read_once(arguments: list[str], files: list[str]) -> None:
     with pytest.raises(UsageError, match="standard input"):
-        read_texts(arguments, files, stdin=io.BytesIO())
+        read_texts(arguments, files)
 
 
 def test_the_real_standard_input_is_the_default() -> None:
@@ -288,8 +293,9 @@ def test_a_field_needs_a_file_with_fields(tmp_path: Path) -> None:
     assert list(read_texts(files=[plain, rows], field="b")) == ["x", "y"]
 
 
-def test_errors_name_standard_input() -> None:
-    texts = read_texts(["-"], stdin=io.BytesIO(b"one\n\xff"))
+def test_errors_name_standard_input(pipe: Pipe) -> None:
+    pipe(io.BytesIO(b"one\n\xff"))
+    texts = read_texts(["-"])
     assert next(texts) == "one"
     with pytest.raises(TextError, match=r"^standard input, line 2: byte 0xff"):
         next(texts)
@@ -352,13 +358,14 @@ def test_arguments_must_be_text(argument: str, words: str) -> None:
         read_texts(["fine", argument])
 
 
-def test_nothing_is_read_ahead_of_need(tmp_path: Path) -> None:
+def test_nothing_is_read_ahead_of_need(tmp_path: Path, pipe: Pipe) -> None:
     path = write(tmp_path, "a.txt", "one\ntwo\n")
     texts = read_texts(files=[path])
     path.write_bytes(b"changed\n\xff")
     assert next(texts) == "changed"
     endless: Any = Endless()
-    source = read_texts(["-"], stdin=io.BufferedReader(endless, 16))
+    pipe(io.BufferedReader(endless, 16))
+    source = read_texts(["-"])
     assert list(itertools.islice(source, 1000)) == ["again"] * 1000
     assert endless.reads < 1100
 
@@ -381,8 +388,9 @@ def test_a_huge_line_and_a_huge_cell_are_fine(tmp_path: Path) -> None:
     assert read(tmp_path, "a.jsonl", json.dumps(huge)) == [huge]
 
 
-def test_a_stream_without_line_ends_is_an_error() -> None:
-    texts = read_texts(["-"], stdin=io.BytesIO(b"x" * (LONGEST_LINE + 1)))
+def test_a_stream_without_line_ends_is_an_error(pipe: Pipe) -> None:
+    pipe(io.BytesIO(b"x" * (LONGEST_LINE + 1)))
+    texts = read_texts(["-"])
     with pytest.raises(TextError, match="standard input, line 1: no line end"):
         next(texts)
 
@@ -424,9 +432,10 @@ def test_the_hint_follows_the_compressed_bytes(tmp_path: Path) -> None:
     assert operator.length_hint(texts) == pytest.approx(100_000, rel=0.2)
 
 
-def test_the_hint_is_zero_where_a_pipe_may_bring_anything(tmp_path: Path) -> None:
+def test_the_hint_is_zero_where_a_pipe_may_bring_anything(tmp_path: Path, pipe: Pipe) -> None:
     path = write(tmp_path, "a.txt", "x\ny\n")
-    texts = read_texts(["a", "-"], [path], stdin=io.BytesIO(b"b\n"))
+    pipe(io.BytesIO(b"b\n"))
+    texts = read_texts(["a", "-"], [path])
     assert [operator.length_hint(texts) for _ in texts] == [0] * 4
 
 

@@ -1,4 +1,4 @@
-"""A row holds what the tokenizer makes of a text, cut as it cuts, and knows which ids are special."""
+"""Rows hold the tokenizer's own ids, cut as it cuts them, and special ids are recognised."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.data.test_batching import WORDS, decoder, encoder
 
 def encoded(tokenizer: Any, texts: Any, limit: int | None = None, *, excluding: bool = False) -> list[Row]:
     made = TextEncoder(tokenizer, asked=None, limit=limit, excluding=excluding)
-    return made.encode([Text(10 * place, text) for place, text in enumerate(texts)])
+    return made.encode([Text(10 * number, text) for number, text in enumerate(texts)])
 
 
 @pytest.mark.parametrize("tokenizer", [encoder(), decoder(), decoder("$A </s>")])
@@ -23,7 +23,7 @@ def test_rows_are_what_the_tokenizer_says(tokenizer: Any, limit: int | None) -> 
     said = [tokenizer(text, **cut) for text in texts]
     assert [row.ids for row in rows] == [one["input_ids"] for one in said]
     assert [row.types for row in rows] == [one.get("token_type_ids") for one in said]
-    assert [row.source for row in rows] == [10 * place for place in range(len(texts))]
+    assert [row.source for row in rows] == [10 * number for number in range(len(texts))]
     whole = [len(tokenizer(text)["input_ids"]) for text in texts]
     assert [row.cut for row in rows] == [limit is not None and length > limit for length in whole]
     assert len(texts) > 256

@@ -1,4 +1,4 @@
-"""A run that was saved and goes on ends with the numbers of one that never stopped, or refuses by name."""
+"""Resumed runs: the numbers of a run without interruption, or an error that names the difference."""
 
 import json
 import logging
@@ -21,7 +21,6 @@ from normscope.engine.stop import Stop
 from normscope.errors import NormscopeError, ReportError, TextError, UsageError
 from normscope.models.loading import Loaded
 from normscope.results.inspect import Report
-from normscope.statistics import accumulator_tensors as packed
 from normscope.statistics import safetensors_file as saving
 from normscope.statistics.digests import signed
 from tests.data.test_batching import WORDS, encoder
@@ -37,7 +36,7 @@ SHORT = Batching(batch_size=4, max_length=9)
 
 
 class StopAfter(Stop):
-    """Asks for the end after so many batches."""
+    """Stops a run after this many batches."""
 
     def __init__(self, batches: int) -> None:
         super().__init__()
@@ -121,15 +120,15 @@ def test_texts_that_break_off_leave_all_that_was_counted(bert: Any, tmp_path: Pa
 
 
 def test_a_run_in_many_pieces(bert: Any, tmp_path: Path) -> None:
-    """Saved after every batch, so both break their sums at the same places: equal to the last bit."""
+    """Both save after every batch, so they split their sums at the same points: equal to the last bit."""
     whole = run(bert, Checkpoint(tmp_path / "whole", 0.0), words=True)
     for _ in range(5):
         stopped(bert, tmp_path / "c", 1, resume=True, words=True)
     pieces = run(bert, Checkpoint(tmp_path / "c", 0.0, resume=True), words=True)
     assert furthest(whole.to_dict(), pieces.to_dict()) == 0.0
-    for name, seen in whole.moments.layers.items():
-        theirs = packed.pack(pieces.moments.layers[name].moments)
-        ours = packed.pack(seen.moments)
+    for name, state in whole.moments.layers.items():
+        theirs = pieces.moments.layers[name].state_dict()
+        ours = state.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
@@ -145,7 +144,7 @@ def test_other_models_go_on(make: Callable[[], Any], options: dict[str, Any], tm
 
 
 def test_a_run_that_was_saved_at_its_end(bert: Any, tmp_path: Path) -> None:
-    """No batch comes after it, so what layers are is known from the checkpoint alone."""
+    """No batch comes after it, so the state of the layers comes from the checkpoint alone."""
     whole = run(bert, Checkpoint(tmp_path / "c", 0.0))
     again = run(bert, Checkpoint(tmp_path / "c", 0.0, resume=True))
     assert furthest(whole.to_dict(), again.to_dict()) == 0.0
@@ -174,14 +173,14 @@ def other(model: Any) -> Any:
 
 
 def other_matrix(model: Any) -> Any:
-    """Change one element of a matrix, which a few samples of it would not show."""
+    """Change one element of a matrix, which a digest of a few samples would miss."""
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight[1, 1] += 1e-3
     return model
 
 
 def cased() -> Any:
-    """Return the tokenizer with another rule, and the same words."""
+    """Return the tokenizer with another rule and the same vocabulary."""
     tokenizer = encoder()
     tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     return tokenizer
@@ -270,7 +269,7 @@ Change = Callable[[dict[str, Any], dict[str, Any], dict[str, str]], object]
 
 
 def changed(path: Path, change: Change, *, sign: bool = True) -> None:
-    """Change a checkpoint, and its digest with it if it is to `sign` it anew."""
+    """Change a checkpoint and, with `sign`, also its digest."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     tensors, state = load_file(path), json.loads(header["state"])
@@ -305,7 +304,7 @@ def refused(model: Any, saved: Path, path: Path, change: Change, *, sign: bool) 
     path.write_bytes(saved.read_bytes())
     changed(path, change, sign=sign)
     checkpoint = Checkpoint(path, resume=True, facts={"field": "text"})
-    with pytest.raises(ReportError, match="is no whole checkpoint") as caught:
+    with pytest.raises(ReportError, match="is not a whole checkpoint") as caught:
         normscope.inspect(replace(LOADED, model=model), iter(TEXTS), batching=SHORT, checkpoint=checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -341,7 +340,7 @@ WRONG: dict[str, Change] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_no_run_can_have_saved_is_refused(bert: Any, saved: Path, tmp_path: Path, what: str) -> None:
-    """Even with a digest that was made anew, and before memory is taken for it."""
+    """Even with a new digest, and before it takes memory."""
     assert "changed after it was written" not in refused(bert, saved, tmp_path / "c", WRONG[what], sign=True)
 
 
@@ -381,7 +380,7 @@ def test_what_is_no_checkpoint_is_left_alone(bert: Any, tmp_path: Path, content:
     path.write_bytes(content)
     with pytest.raises(UsageError, match="there is already a checkpoint"):
         Checkpoint(path)
-    with pytest.raises(ReportError, match="is no whole checkpoint"):
+    with pytest.raises(ReportError, match="is not a whole checkpoint"):
         run(bert, Checkpoint(path, resume=True))
     assert path.read_bytes() == content
 
@@ -403,7 +402,7 @@ def test_media_have_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """A function after which only so many more files can be written."""
+    """A function that allows only this many more files to be written."""
     real: Any = vars(saving)["save_file"]
 
     def set_left(left: int) -> None:

@@ -1,6 +1,7 @@
-"""Bad inputs, each met once in the wild or by fuzzing: one clear line, and never half a file."""
+"""Bad inputs, found in real use or by fuzzing: one clear line, and never half a file."""
 
 import gzip
+import io
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ from normscope.data.text_files import read_texts
 from normscope.errors import ReportError
 from normscope.results.reading import read_report
 from normscope.statistics.digests import signed
-from normscope.statistics.token_identity import Words
+from normscope.statistics.token_identity import TokenMoments
 from tests.support import reports
 from tests.support.command import ended, error_of, left_in
 from tests.support.hub import COMMIT, LINES, edit_config, fill_cache, save_bert, word_tokenizer
@@ -199,7 +200,8 @@ def test_input_that_never_ends_is_read_to_the_limit(saved: Path, monkeypatch: py
     thread = threading.Thread(target=write)
     thread.start()
     with os.fdopen(reader, "rb") as stream:
-        texts = read_texts(["-"], [], stdin=stream)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+        texts = read_texts(["-"])
         report = normscope.inspect(str(saved), texts, batching=Batching(limit=5))
     thread.join(timeout=10)
     assert not thread.is_alive()
@@ -252,7 +254,7 @@ def test_a_disk_that_fills_up_leaves_nothing(saved: Path, tmp_path: Path, option
 def test_a_result_that_cannot_be_written_costs_no_other(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """Its place is gone since it was tried."""
+    """Its folder was deleted after the first check."""
 
     def fail(*_given: object) -> None:
         raise ReportError(f"cannot write {failing}: it is gone; name another")
@@ -354,7 +356,7 @@ def test_facts_that_cannot_be(saved: Path, tmp_path: Path, fact: str, value: flo
 @pytest.mark.parametrize("features", [10**9, 10**15, 2**70, -1])
 @pytest.mark.parametrize("whole", [True, False])
 def test_features_that_cannot_be(moments: Path, tmp_path: Path, features: int, whole: bool) -> None:
-    """Told by the tensors' shapes, before memory is taken for so many, whoever made the digest anew."""
+    """The shapes of the tensors show it before they take memory, even with a new digest."""
     bad, tensors = tmp_path / "bad.safetensors", load_file(moments)
     with safe_open(moments, framework="pt") as file:
         header = file.metadata()
@@ -376,7 +378,7 @@ def test_moments_that_were_changed_are_refused(moments: Path, tmp_path: Path) ->
         header = file.metadata()
     tensors["0/table.x.mean"][0, 3] += 1.0
     save_file(tensors, bad, metadata=header)
-    assert "it was changed after it was written; make it anew" in error_of(["merge", bad])
+    assert "it was changed after it was written; write it again" in error_of(["merge", bad])
     del header["sha256"]  # as it was written before there was one
     save_file(tensors, bad, metadata=header)
     assert ended(["merge", bad]).exit_code == 0
@@ -406,7 +408,7 @@ def test_a_device_is_no_report(tmp_path: Path, device: str, command: str) -> Non
 
 
 def test_a_table_of_words_costs_what_it_holds_and_not_what_it_could() -> None:
-    words = Words(2, most=2**62)
+    words = TokenMoments(2, most=2**62)
     words.add(torch.ones(3, 2), torch.tensor([5, 5, 7]))
     assert words.rows == {5: 0, 7: 1}
 

@@ -34,7 +34,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model in float64 and a corpus: where texts share a batch changes nothing."""
+    """A folder with a small model in float64 and a corpus: the batching changes no number."""
     folder = tmp_path_factory.mktemp("home")
     models.bert(pad_token_id=0).to(torch.float64).save_pretrained(folder / "model")
     encoder().save_pretrained(folder / "model")
@@ -51,7 +51,7 @@ def place(home: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(forks: Forks, home: Path) -> dict[str, Any]:
-    """What an unbroken run says."""
+    """The result of a run without interruption."""
     code, run = forks.finish(home, *INSPECT, "--json", "--moments", "whole.part")
     assert (code, run.err) == (0, "")
     result: dict[str, Any] = json.loads(run.out)
@@ -145,7 +145,7 @@ def test_the_second_signal_ends_it_at_once(forks: Forks, place: Path, number: in
 
 
 def test_ctrl_c_while_texts_are_waited_for(forks: Forks, place: Path) -> None:
-    """A pipe that says nothing more: what came until then is reported."""
+    """A pipe that sends no more texts: the report covers the earlier ones."""
     os.mkfifo(place / "pipe")
     pipe = os.open(place / "pipe", os.O_RDWR)
     os.write(pipe, ("alpha beta\n" * 70).encode())
@@ -158,7 +158,7 @@ def test_ctrl_c_while_texts_are_waited_for(forks: Forks, place: Path) -> None:
 
 
 def saved_texts(path: Path) -> int:
-    """How many texts a checkpoint is of."""
+    """The number of texts in a checkpoint."""
     if not path.exists():
         return 0
     with safe_open(path, framework="numpy") as file:
@@ -176,7 +176,7 @@ def saved_texts(path: Path) -> int:
         ("--checkpoint - --resume", 2, "--checkpoint is '-'; expected a file's name"),
         ("--checkpoint no/run.ckpt", 1, "cannot write 'no/run.ckpt': there is no folder"),
         ("--checkpoint a --checkpoint-every -1", 2, "--checkpoint-every is '-1'; expected 0 or more"),
-        ("--checkpoint run.ckpt --resume", 1, "'run.ckpt' is no whole checkpoint"),
+        ("--checkpoint run.ckpt --resume", 1, "'run.ckpt' is not a whole checkpoint"),
         ("--shard 3/2", 2, "shard is 3/2; expected I/N with I from 1 to N"),
         ("--shard x", 2, "shard is 'x'; expected I/N"),
         ("--device cpu --device-map auto", 2, "device 'cpu' and device map 'auto' were both given"),
@@ -192,7 +192,7 @@ def test_what_is_refused(forks: Forks, place: Path, options: str, code: int, sai
 
 def test_a_resumed_run_without_a_checkpoint_begins_anew(forks: Forks, place: Path) -> None:
     code, run = forks.finish(place, *SAVING, "--resume", "--limit", "4")
-    assert (code, run.err) == (0, "no checkpoint at 'run.ckpt' yet: the run begins anew\n")
+    assert (code, run.err) == (0, "no checkpoint at 'run.ckpt' yet: the run starts from the beginning\n")
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def torchrun(place: Path, ranks: int, *arguments: str, program: str = "") -> "subprocess.Popen[str]":
-    """Start ranks on this machine, of the command or of a `program` that ends in it."""
+    """Start ranks on this machine that run the command, or a `program` that ends in it."""
     (place / "program.py").write_text(f"{program}\nfrom normscope.cli.start import main\nmain()\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
@@ -244,7 +244,7 @@ def torchrun(place: Path, ranks: int, *arguments: str, program: str = "") -> "su
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, list[str]]:
-    """Return its exit code, its output, and the lines of ours on standard error."""
+    """Return its exit code, its output, and our own lines on standard error."""
     out, err = process.communicate(timeout=120)
     print(err)  # shown where a test fails
     ours = [line for line in err.splitlines() if line.startswith(("error:", "warning:", "interrupted"))]
@@ -305,7 +305,7 @@ def test_a_rank_that_is_killed_leaves_no_hang(place: Path, rank: int) -> None:
 
 @pytest.mark.slow
 def test_a_result_that_cannot_be_written_costs_no_rank_its_work(place: Path, whole: dict[str, Any]) -> None:
-    """Rank 1 is done long before: its checkpoint stays until rank 0 has written the result of all."""
+    """Rank 1 ends much earlier: its checkpoint stays until rank 0 has written the common result."""
     program = "from normscope.cli.output import Output\nfrom normscope.errors import ReportError\n"
     program += "def write(*given):\n    raise ReportError('the disk is full')\nOutput.write = write"
     code, _, ours = ended(torchrun(place, 2, *SAVING, "--json", program=program))

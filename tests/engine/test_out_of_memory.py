@@ -1,4 +1,4 @@
-"""Memory that does not suffice to count a batch: it is taken back and runs in parts, or the run ends."""
+"""Memory runs out while a batch is counted: the batch is undone and runs in parts, or the run ends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import normscope
+from normscope.capture.batch_sums import BatchSums
 from normscope.capture.counters import Tally
 from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.capture.text_sample import KeptLayer
@@ -39,9 +40,11 @@ def model() -> Any:
 
 
 class Lacking:
-    """Lets a method lack memory where `fails` says so of the number of its call and its rows.
+    """Makes a method run out of memory if `fails` is true for the number of the call and its rows.
 
-    It does so when it has done its work, unless `first`: all is counted, and the caller does not know.
+    The default method is called for every batch, whether operators or compiled loops have summed it.
+
+    It fails after its work is done, unless `first`: everything is counted, and the caller does not know.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Lacking:
         patch: pytest.MonkeyPatch,
         fails: Callable[[int, int], bool],
         *,
-        method: tuple[Any, str] = (StreamingMoments, "update"),
+        method: tuple[Any, str] = (StreamingMoments, "add"),
         error: Callable[[], Exception] = ERRORS[0],
         first: bool = False,
     ) -> None:
@@ -70,7 +73,7 @@ class Lacking:
 
 
 def _rows(arguments: tuple[Any, ...]) -> int:
-    return next((len(value) for value in arguments[2:] if isinstance(value, torch.Tensor)), 0)
+    return next((len(value.token) for value in arguments if isinstance(value, BatchSums)), 0)
 
 
 def more_than(rows: int) -> Callable[[int, int], bool]:

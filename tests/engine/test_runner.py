@@ -1,4 +1,4 @@
-"""Batches that memory does not hold: run in halves, each token counted once at every layer."""
+"""Batches that do not fit in memory: they run in halves, and every layer counts each token once."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ HOLDS = 60
 
 
 class Tight(nn.Module):
-    """Layers in float64, one of them used twice, that hold so many token slots, the later ones fewer."""
+    """Layers in float64, one used twice, with memory for `holds` token slots; for twice that at first."""
 
     def __init__(self, holds: int, error: Callable[[], Exception]) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ def ran(holds: int, tokenizer: Any, size: Any, error: Any = ERRORS[0], **options
 
 
 def numbers(report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for layer in report.to_dict()["layers"]:
         parts = {name: part for name, part in layer.items() if isinstance(part, dict)}
-        found |= {f"{layer['name']}.{path}": value for path, value in flat(parts)}
-        found[f"{layer['name']}.count"] = layer["count"]
-    return found
+        measured |= {f"{layer['name']}.{path}": value for path, value in flat(parts)}
+        measured[f"{layer['name']}.count"] = layer["count"]
+    return measured
 
 
 def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -80,16 +80,16 @@ def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, value)]
 
 
-def known(value: Any) -> list[float]:
+def with_nan(value: Any) -> list[float]:
     values = value if isinstance(value, list) else [value]
-    return [math.nan if each is None else each for each in values]
+    return [math.nan if number is None else number for number in values]
 
 
 def require_same(got: Report, want: Report) -> None:
     a, b = numbers(got), numbers(want)
     assert a.keys() == b.keys()
     for name, value in b.items():
-        assert known(a[name]) == pytest.approx(known(value), rel=1e-9, abs=1e-12, nan_ok=True), name
+        assert with_nan(a[name]) == pytest.approx(with_nan(value), rel=1e-9, abs=1e-12, nan_ok=True), name
     assert (got.run.texts, got.run.tokens) == (want.run.texts, want.run.tokens)
 
 
@@ -100,7 +100,7 @@ def test_halves_count_every_token_once(error: Any, per_call: bool, tokenizer: An
     got, failures = ran(HOLDS, tokenizer, 30, error, per_call=per_call)
     assert failures >= 5  # Halves of halves, at two places in the model.
     require_same(got, want)
-    (warning,) = (each for each in got.warnings if "memory" in each)
+    (warning,) = (text for text in got.warnings if "memory" in text)
     assert warning.startswith("memory did not hold a batch of 30 texts of 32 tokens")
 
 
@@ -123,33 +123,33 @@ def test_auto_is_the_same_and_makes_room(tokenizer: Any) -> None:
 
 
 def test_kept_texts_are_those_of_small_batches(tokenizer: Any) -> None:
-    found = []
+    measured = []
     for holds, size in ((10**9, 1), (HOLDS, 30)):
         model = Tight(holds, ERRORS[0])
         batching = Batching(batch_size=size, max_length=32)
         drawing = normscope.Drawing(samples=20, sizes=(2, 4))
         report = normscope.batch_noise(model, TEXTS, tokenizer=tokenizer, batching=batching, drawing=drawing)
-        found.append([layer.sizes for layer in report.layers.values()])
-    for one, other in zip(*found, strict=True):
+        measured.append([layer.sizes for layer in report.layers.values()])
+    for one, other in zip(*measured, strict=True):
         assert [size.tid.mean.mean for size in one] == pytest.approx(
             [size.tid.mean.mean for size in other], rel=1e-9
         )
 
 
 def test_the_tokens_that_why_keeps_are_those_of_small_batches(tokenizer: Any) -> None:
-    found, failures = [], []
+    measured, failures = [], []
     for holds, size in ((10**9, 1), (HOLDS, 30)):
         model = Tight(holds, ERRORS[0])
         batching = Batching(batch_size=size, max_length=32)
         report = normscope.why(model, TEXTS, tokenizer=tokenizer, batching=batching, samples=20)
-        found.append(report.to_dict())
+        measured.append(report.to_dict())
         failures.append(model.failures)
     assert failures[0] == 0
     assert failures[1] >= 5
-    (warning,) = (each for each in found[1].pop("warnings") if "memory" in each)
+    (warning,) = (text for text in measured[1].pop("warnings") if "memory" in text)
     assert warning.startswith("memory did not hold a batch of 30 texts of 32 tokens")
-    del found[0]["warnings"]
-    assert furthest(found[0], found[1], OWN) < 1e-9
+    del measured[0]["warnings"]
+    assert furthest(measured[0], measured[1], OWN) < 1e-9
 
 
 def test_one_text_that_is_too_much_is_an_error(tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Configurations that describe more than a checkpoint holds, and checkpoints with more than they describe."""
+"""Configurations that describe more weights than a checkpoint holds, and the reverse."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from normscope.models.location import Loading, Source
 from tests.support import models
 
 
-def source(place: Path, *, is_folder: bool = True) -> Source:
-    return Source("given", str(place), is_folder, Loading())
+def source(origin: Path, *, is_folder: bool = True) -> Source:
+    return Source("given", str(origin), is_folder, Loading())
 
 
 def holding(folder: Path, name: str, size: int) -> Path:
@@ -29,7 +29,7 @@ def config(**changes: Any) -> Any:
 
 def test_layers_are_counted_whatever_part_of_the_model_has_them(tmp_path: Path) -> None:
     require_buildable(source(tmp_path), config(num_hidden_layers=10_000, vocab_size=10**6))
-    with pytest.raises(ModelError, match="num_hidden_layers is 10001; expected 10000 at the most; check"):
+    with pytest.raises(ModelError, match="num_hidden_layers is 10001; expected at most 10000; check"):
         require_buildable(source(tmp_path), config(num_hidden_layers=10_001))
     nested = transformers.CLIPConfig(text_config={"num_hidden_layers": 10**6}, vision_config={})
     with pytest.raises(ModelError, match="num_hidden_layers is 1000000"):
@@ -44,19 +44,19 @@ def skeleton(weights: int) -> Any:
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_checkpoint_holds_half_a_bit_of_each_weight_at_least(tmp_path: Path, name: str) -> None:
     size = 3 * 10**7
-    place, large = source(holding(tmp_path, name, size)), config(vocab_size=10**9)
-    require_fit(place, large, lambda: skeleton(16 * size))
+    origin, large = source(holding(tmp_path, name, size)), config(vocab_size=10**9)
+    require_fit(origin, large, lambda: skeleton(16 * size))
     with pytest.raises(
         ModelError, match="describes 480,000,001 weights; its checkpoint of 30,000,000 bytes cannot hold them"
     ):
-        require_fit(place, large, lambda: skeleton(16 * size + 1))
+        require_fit(origin, large, lambda: skeleton(16 * size + 1))
 
 
 def test_what_fits_everywhere_is_not_looked_at(tmp_path: Path) -> None:
-    place = source(holding(tmp_path, "model.safetensors", 9))
-    require_fit(place, config(vocab_size=10**9), lambda: skeleton(1 << 28))
+    origin = source(holding(tmp_path, "model.safetensors", 9))
+    require_fit(origin, config(vocab_size=10**9), lambda: skeleton(1 << 28))
     with pytest.raises(ModelError, match="cannot hold them"):
-        require_fit(place, config(vocab_size=10**9), lambda: skeleton((1 << 28) + 1))
+        require_fit(origin, config(vocab_size=10**9), lambda: skeleton((1 << 28) + 1))
 
 
 def test_a_folder_with_weights_alone_is_looked_at(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models that accelerate spreads out: the same numbers, read where each layer is."""
+"""Models that accelerate spreads over devices: the same numbers, read on the device of each layer."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def test_a_device_map_gives_the_same_numbers(folder: Path, device_map: str) -> N
 
 
 def test_weights_that_come_and_go() -> None:
-    """Of matrices only: the vectors of norms stay, and hooks read them after the forward."""
+    """Only matrices are offloaded: the vectors of norms stay, and hooks read them after the forward."""
     from accelerate import cpu_offload
 
     plain, model = inspected(models.bert(pad_token_id=0)), models.bert(pad_token_id=0)
@@ -60,11 +60,11 @@ def test_weights_that_come_and_go() -> None:
 
 def test_an_input_that_comes_from_another_device() -> None:
     """The meta device stands for it: its numbers cannot be read, so the layer's own device must be used."""
-    from normscope.capture.layer_capture import _beside
+    from normscope.capture.layer_capture import _on_output_device
 
     given, output = torch.zeros(2, 3, device="cpu"), torch.empty(2, 3, device="meta")
-    assert _beside(given, (output, None)).device.type == "meta"
-    assert _beside(given, None) is given
+    assert _on_output_device(given, (output, None)).device.type == "meta"
+    assert _on_output_device(given, None) is given
 
 
 def test_accelerate_that_is_missing_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_map_that_there_is_not_is_one_line(folder: Path, device_map: str) -> N
 
 
 def test_hooks_that_come_several_to_a_module() -> None:
-    """As accelerate adds its own to one that is there already."""
+    """As accelerate adds its own hook to an existing one."""
     from accelerate import cpu_offload
     from accelerate.hooks import ModelHook, add_hook_to_module
 

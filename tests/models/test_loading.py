@@ -1,4 +1,4 @@
-"""loading: every way to name a model, and one line for every way it can go wrong."""
+"""Loading: every way to name a model, and one line for every error."""
 
 import importlib.util
 import json
@@ -55,7 +55,7 @@ def bert(saved_bert: Path, tmp_path: Path) -> Path:
 
 
 def refusal(model: str | os.PathLike[str], options: Loading | None = None) -> str:
-    """The message that loading ends with, checked for what every message promises."""
+    """The message of a failed load, checked for the form of all messages."""
     with pytest.raises(ModelError) as caught:
         load(model, options or Loading())
     message = str(caught.value)
@@ -178,7 +178,7 @@ def test_random_weights_are_refused_unless_asked_for_and_normalization_is_named_
 
 
 def test_a_random_head_of_a_language_model_is_refused(tmp_path: Path) -> None:
-    """No norm sees it, but what a model predicts comes from it."""
+    """It comes after all norms, but the predictions depend on it."""
     llama = save_llama(tmp_path / "llama")
     rewrite(llama, lambda weights: weights.pop("lm_head.weight"))
     assert refusal(llama).startswith("1 weight is not in the checkpoint of ")
@@ -329,7 +329,7 @@ def tokenize(**changes: Any) -> Callable[[Path], object]:
 
 
 def index(form: str, name: str) -> Callable[[Path], object]:
-    """Have an index in the place of the weights, which names this file for them."""
+    """Replace the weights by an index that names this file."""
 
     def spoil(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
@@ -360,9 +360,9 @@ def configure(**changes: Any) -> Callable[[Path], object]:
         (tokenize(model_max_length=True), "says that model_max_length is "),
         (tokenize(model_max_length=float("nan")), "says that model_max_length is "),
         (tokenize(model_max_length=0.5), "says that model_max_length is "),
-        (index("safetensors", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
-        (index("safetensors", "../bert"), "names '../bert', which is no file; expected the weights "),
-        (index("bin", "/dev/zero"), "names '/dev/zero', which is no file; expected the weights "),
+        (index("safetensors", "/dev/zero"), "names '/dev/zero', which is not a file; expected the weights "),
+        (index("safetensors", "../bert"), "names '../bert', which is not a file; expected the weights "),
+        (index("bin", "/dev/zero"), "names '/dev/zero', which is not a file; expected the weights "),
         (configure(hidden_size=12), r"weight .* has the shape \[8\] .*config.json says \[12\]; "),
         (configure(num_attention_heads=3), "cannot read the weights .*attention heads"),
         (configure(num_attention_heads=0), "cannot read the weights .*ZeroDivisionError"),
@@ -398,7 +398,7 @@ def test_the_weights_of_another_model(bert: Path, tmp_path: Path) -> None:
 
 
 class Intruder:
-    """Pickled, it is a command that unpickling would run."""
+    """Its pickle is a command that unpickling would run."""
 
     def __init__(self, made: Path) -> None:
         self.made = made

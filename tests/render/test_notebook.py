@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from normscope.escaping import printable
+from normscope.render import notebook
 from normscope.render.layer import least_agreeing
 from normscope.render.notebook import render_html
 from normscope.render.numbers import short
+from normscope.results.base import Shown
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
 from tests.support import reports
@@ -134,9 +136,9 @@ def test_it_has_no_colours_that_a_theme_could_hide() -> None:
     assert {part.split(";")[0].strip() for part in style.split("color:")[1:]} == {"inherit"}
 
 
-def test_what_is_no_result_is_refused() -> None:
-    with pytest.raises(TypeError, match="int has no HTML"):
-        render_html(3)
+@pytest.mark.parametrize("kind", Shown.__subclasses__())
+def test_every_result_that_is_shown_has_html(kind: type) -> None:
+    assert kind in notebook._SECTIONS
 
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:

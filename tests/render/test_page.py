@@ -28,9 +28,9 @@ from normscope.render.html_markup import Markup, embedded, join, tag
 from normscope.render.numbers import short
 from normscope.render.page import charts_all_layers as overview
 from normscope.render.page import charts_heatmaps as maps
-from normscope.render.page.chart_registry import CHARTS, figures
 from normscope.render.page.figure import Figure, rounded, rows, table
 from normscope.render.page.parts import PagePart, headings, parts_of
+from normscope.render.page.sections import CHARTS, figures
 from normscope.render.page.vega import svg
 from normscope.render.page.write import page
 from normscope.results.glossary.lookup import ENTRIES
@@ -166,8 +166,8 @@ def test_results_of_one_model_share_a_part_and_comparisons_come_last() -> None:
     inspect, batches, about, swap, compared = of_one_model()
     first, second = parts_of([compared, batches, inspect, swap, about])
     assert (first.inspect, first.batches, first.why, first.swap) == (inspect, batches, about, swap)
-    assert first.comparison is None
-    assert second.comparison is compared
+    assert first.compare is None
+    assert second.compare is compared
     assert first.layers == MINILM
     assert len(set(first.labels)) == len(MINILM)
     assert max(map(len, first.labels)) <= 22
@@ -289,7 +289,7 @@ def test_positions_are_relative_to_the_layers_average_and_share_columns_when_the
     figure = maps.positions(one(report), report)
     seen = data(figure)
     assert figure
-    assert "3 share one" in figure.notes[1]
+    assert "average of 3 positions" in figure.notes[1]
     for row in seen:
         stats = report.layers[row["name"]].position
         assert stats
@@ -304,7 +304,7 @@ def test_positions_are_relative_to_the_layers_average_and_share_columns_when_the
     assert (of_a[0]["low"], of_a[0]["high"], of_a[1]["high"]) == (0, 1, 4)
     assert [row["low"] for row in of_a[1:]] == [row["high"] for row in of_a[:-1]]
     assert of_a[-1]["high"] == 300
-    assert len(of_a) <= maps.MOST_CELLS
+    assert len(of_a) <= maps.MAX_CELLS
 
 
 def test_a_column_of_features_shows_the_one_furthest_from_bn() -> None:
@@ -659,9 +659,9 @@ def test_help_is_narrow_and_names_every_chart() -> None:
     text = run("--help").stdout
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
-    for name, role, _ in CHARTS:
+    for name, command, _ in CHARTS:
         assert re.search(rf"\b{name}\b", text.split("The charts")[1])
-        assert role.replace("comparison", "compare") in text
+        assert command in text
 
 
 def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +678,7 @@ def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch
 
 
 def test_of_very_many_layers_some_are_drawn_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normscope.render.page.parts.MOST_LAYERS", 5)
+    monkeypatch.setattr("normscope.render.page.parts.MAX_LAYERS", 5)
     report = reports.minilm()
     (part,) = parts_of([report])
     agreements = {name: (layer.agreement or {})["feature"] for name, layer in report.layers.items()}
@@ -693,8 +693,8 @@ def test_of_very_many_layers_some_are_drawn_and_it_is_said(monkeypatch: pytest.M
 
 
 def test_of_very_many_features_the_furthest_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normscope.render.page.charts_one_layer.MOST_POINTS", 1)
-    monkeypatch.setattr("normscope.render.page.charts_one_layer.LEAST_POINTS", 10)
+    monkeypatch.setattr("normscope.render.page.charts_one_layer.MAX_POINTS", 1)
+    monkeypatch.setattr("normscope.render.page.charts_one_layer.MIN_LAYER_POINTS", 10)
     figure = drawn(reports.minilm())["scatter"]
     shown = data(figure)
     layer = next(iter(reports.minilm().layers.values()))
@@ -702,7 +702,7 @@ def test_of_very_many_features_the_furthest_are_drawn(monkeypatch: pytest.Monkey
     distance = (layer.own_output.mean**2) + (np.sqrt(layer.own_output.variance) - 1) ** 2
     assert 5 <= len(shown) <= 10 + 6
     assert int(np.argmax(distance)) in [row["feature"] for row in shown]
-    assert "Of more than 10 features that many are drawn" in figure.notes[0]
+    assert "Of more features only 10 are drawn" in figure.notes[0]
 
 
 @pytest.mark.parametrize("code", ["import os; os.abort()", "raise ValueError('out of memory')"])

@@ -14,11 +14,11 @@ from rich.cells import cell_len
 
 from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.batch_plots import render_batch_plots
-from normscope.render.curves import Curve, curved
+from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import ASCII, UNICODE
-from normscope.render.heatmap import RAMP, HeatMap, mapped
-from normscope.render.plots import over_features, over_positions, render_plots
-from normscope.render.terminal import Screen, printed
+from normscope.render.heatmap import RAMP, HeatMap, draw_heat_map
+from normscope.render.plots import feature_map, position_map, render_plots
+from normscope.render.terminal import Screen, render_parts
 from normscope.results.inspect import LayerReport, Report
 from tests.support import reports
 from tests.support.reports import MINILM, NAN
@@ -109,7 +109,7 @@ def test_noise_is_on_one_scale() -> None:
 
 def test_positions_are_relative_to_the_layer_and_features_to_the_median() -> None:
     report = reports.mixed()
-    positions, features = over_positions(report), over_features(report)
+    positions, features = position_map(report), feature_map(report)
     assert positions
     assert features
     measured = [layer for layer in report.layers.values() if layer.position]
@@ -129,7 +129,7 @@ def test_positions_are_relative_to_the_layer_and_features_to_the_median() -> Non
 
 def test_features_of_other_widths_are_left_out() -> None:
     layers = [reports.layer(f"n{i}", features=48 if i else 8) for i in range(3)]
-    found = over_features(reports.report(layers))
+    found = feature_map(reports.report(layers))
     assert found
     assert (found.names, found.values.shape) == (["n1", "n2"], (2, 48))
     assert found.notes[-1] == "1 layer of other widths left out."
@@ -138,7 +138,7 @@ def test_features_of_other_widths_are_left_out() -> None:
 def test_a_heat_map_puts_shades_in_order() -> None:
     values = np.array([[1.0, 10.0, 100.0, NAN], [0.0, 1.0, 1.0, 1000.0]])
     for screen in (Screen(60), Screen(60, unicode=False)):
-        text = printed(mapped(HeatMap("h", ["a", "b"], values, "axis", "units"), screen), screen)
+        text = render_parts(draw_heat_map(HeatMap("h", ["a", "b"], values, "axis", "units"), screen), screen)
         lines = text.splitlines()
         shades = screen.glyphs.shades
         at = [int(len(shades) * share + 1e-9) for share in (0, 1 / 3, 2 / 3)]
@@ -172,9 +172,9 @@ def test_runs_reduce_as_a_plain_loop_does(numbers: list[float], room: int) -> No
     ends = [*runs.starts, len(numbers)]
     parts = [[value for value in numbers[a:b] if not math.isnan(value)] for a, b in itertools.pairwise(ends)]
     means = [math.fsum(part) / len(part) if part else NAN for part in parts]
-    np.testing.assert_allclose(runs.reduced(np.array(numbers)), means, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(runs.reduce(np.array(numbers)), means, rtol=1e-9, atol=1e-6)
     most = [max(part) if part else NAN for part in parts]
-    np.testing.assert_array_equal(runs.reduced(np.array(numbers), "max"), most)
+    np.testing.assert_array_equal(runs.reduce(np.array(numbers), "max"), most)
 
 
 def test_the_first_positions_stand_alone() -> None:
@@ -185,14 +185,14 @@ def test_the_first_positions_stand_alone() -> None:
 
 
 def test_curves_say_their_ends_and_draw_between_them() -> None:
-    grid = curved(
+    grid = curve_grid(
         "h", [Curve("a", np.array([1.0, 10.0, 100.0]), log=True), Curve("b", np.array([3.0, NAN, 1.0]))],
         "rank", Screen(60), [],
     )  # fmt: skip
-    names, least, line, greatest = (column.cells for column in grid.columns)
+    names, minimum, line, maximum = (column.cells for column in grid.columns)
     assert names == ["a, log", "b"]
     assert line == ["▁▁▁▅▅▅███", "███   ▁▁▁"]
-    assert [cell.strip() for cell in (*least, *greatest)] == ["1.00", "1.00", "100", "3.00"]
+    assert [cell.strip() for cell in (*minimum, *maximum)] == ["1.00", "1.00", "100", "3.00"]
 
 
 def test_shades_are_told_apart_from_nothing() -> None:

@@ -18,9 +18,9 @@ from rich.cells import cell_len
 
 from normscope.escaping import printable, quoted, reason
 from normscope.render.glyphs import ASCII, UNICODE, shares
-from normscope.render.inspect import render_report
-from normscope.render.layer import distances, least_agreeing, spaced
-from normscope.render.markdown import escape, render_markdown
+from normscope.render.inspect import render_report, render_report_markdown
+from normscope.render.layer import distances, least_agreeing, spaced_rows
+from normscope.render.markdown import escape
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.plots import render_plots
 from normscope.render.short_names import shorten
@@ -46,8 +46,8 @@ def test_golden_verbose_ascii(golden: Golden) -> None:
 
 
 def test_golden_markdown(golden: Golden) -> None:
-    golden("minilm.md", render_markdown(reports.minilm(), top=3))
-    golden("hostile.md", render_markdown(reports.hostile(), top=3, verbose=True))
+    golden("minilm.md", render_report_markdown(reports.minilm(), top=3))
+    golden("hostile.md", render_report_markdown(reports.hostile(), top=3, verbose=True))
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
@@ -103,7 +103,7 @@ def test_hardly_anything_measured(layers: list[LayerReport]) -> None:
     report = reports.report(layers)
     shown = list(report.layers)
     assert f"{len(layers)} normalization layers" in render_report(report, layers=shown)
-    assert f"{len(layers)} normalization layers" in render_markdown(report, layers=shown)
+    assert f"{len(layers)} normalization layers" in render_report_markdown(report, layers=shown)
 
 
 def test_unknown_numbers_are_dashes() -> None:
@@ -128,7 +128,7 @@ def test_hostile_strings_are_shown_not_obeyed(verbose: bool) -> None:
     for text in (
         plain,
         re.sub(r"\x1b\[[\d;]*m", "", bold),
-        render_markdown(report, layers=shown, verbose=verbose),
+        render_report_markdown(report, layers=shown, verbose=verbose),
     ):
         assert all(c == "\n" or c.isprintable() for c in text)
         text.encode("utf-8")
@@ -145,7 +145,7 @@ def test_colour_only_when_asked() -> None:
 
 def test_markdown_tables_have_one_width() -> None:
     for make in MAKERS:
-        text = render_markdown(make(), verbose=True)
+        text = render_report_markdown(make(), verbose=True)
         for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
             assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
 
@@ -244,7 +244,7 @@ def test_bars_and_sparks() -> None:
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 10, 11, 40, 511, 100_000])
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 10, 50])
 def test_spaced_positions(length: int, most: int) -> None:
-    rows = spaced(length, most)
+    rows = spaced_rows(length, most)
     assert 1 <= len(rows) <= most
     assert rows == sorted(set(rows))
     assert rows[0] == 0
@@ -284,10 +284,9 @@ def test_saved_report_renders_without_torch() -> None:
     code = (
         "import json, sys\n"
         "from normscope.results.inspect import Report\n"
-        "from normscope.render.inspect import render_report\n"
-        "from normscope.render.markdown import render_markdown\n"
+        "from normscope.render.inspect import render_report, render_report_markdown\n"
         "report = Report.from_dict(json.load(sys.stdin))\n"
-        "assert render_report(report) and render_markdown(report)\n"
+        "assert render_report(report) and render_report_markdown(report)\n"
         "assert not {'torch', 'transformers', 'typer'} & set(sys.modules)\n"
     )
     text = json.dumps(reports.minilm().to_dict())
@@ -303,7 +302,7 @@ def test_what_was_fed_is_called_what_it_is(medium: str, noun: str) -> None:
     screen = Screen(300)
     for text in (
         render_report(report, verbose=True, screen=screen),
-        render_markdown(report, verbose=True),
+        render_report_markdown(report, verbose=True),
         render_plots(report, screen=screen),
     ):
         assert f"64 {noun}s" in text

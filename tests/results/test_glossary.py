@@ -35,16 +35,17 @@ from normscope.render.explain import (
 )
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column
-from normscope.render.layer import over_features, over_positions
+from normscope.render.layer import feature_table, position_table
 from normscope.render.layers import outline_grid
-from normscope.render.outliers import by_layer, recurring
+from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
 from normscope.render.terminal import Screen
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
-from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, found
+from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, find_entries
+from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from normscope.results.swap import Estimate
@@ -67,6 +68,7 @@ SHARED = {"summary", "estimate"}
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"read by", "not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
+COMMANDS = ("inspect", "layers", "batches", "swap", "compare")
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
 KEYS = {"agreement": COMPARED}
@@ -193,10 +195,10 @@ def columns() -> Iterator[Column]:
     for report in (reports.minilm(), reports.worded(), reports.llama(), reports.mixed()):
         yield from summary(report, [], UNICODE).columns
         yield from details(report).columns
-        for table in (recurring(report, 5), by_layer(report)):
+        for table in (recurring_outliers(report, 5), outliers_by_layer(report)):
             yield from table.columns if table else ()
         for layer in report.layers.values():
-            for grid in (over_positions(layer, 5, UNICODE), over_features(layer, 5, UNICODE)):
+            for grid in (position_table(layer, 5, UNICODE), feature_table(layer, 5, UNICODE)):
                 yield from grid.columns if grid else ()
     model = OutlinedModel("m", None, None, "M", 5)
     unlike = [
@@ -221,9 +223,9 @@ TITLES = {f"{column.title} {column.about}".strip() for column in columns()} - {"
 @pytest.mark.parametrize("title", sorted(TITLES))
 def test_every_column_is_explained(title: str) -> None:
     if title not in LABELS:
-        assert found(title)
+        assert find_entries(title)
     if title in {"position", "feature"}:  # what a row is about, and a part of the report of that name
-        assert found(title)[0].name == title
+        assert find_entries(title)[0].name == title
 
 
 def test_the_titles_of_an_entry_are_those_of_the_tables() -> None:
@@ -235,13 +237,21 @@ def test_the_titles_of_an_entry_are_those_of_the_tables() -> None:
     assert {"texts", "truncated", "longest", "padding", "parameters"} <= set(re.findall("[a-z]+", facts))
 
 
+def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
+    listed = " ".join(
+        title for name in COMMANDS for pairs in command_columns(name).values() for title, _ in pairs
+    )
+    labels = {"batches", "full name", "layer of B", "module", "not folded because", "read by"}
+    assert {title for title in TITLES if title not in listed} == labels
+
+
 # Entries
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
 def test_an_entry_is_whole(entry: Entry) -> None:
     texts = [entry.title, entry.definition, entry.formula, entry.range, entry.reading, entry.source]
-    for text in (entry.name, *texts, *entry.columns):
+    for text in (entry.name, *texts, *entry.columns, entry.meaning):
         assert text.isascii()
         assert text == " ".join(text.split()) != ""
     assert re.fullmatch(r"[a-z0-9_.]+", entry.name)
@@ -367,7 +377,7 @@ def test_every_entry_is_found_by_its_name(name: str) -> None:
     ],
 )
 def test_what_a_name_stands_for(asked: str, names: list[str]) -> None:
-    assert [entry.name for entry in found(asked)] == names
+    assert [entry.name for entry in find_entries(asked)] == names
 
 
 @pytest.mark.parametrize(
@@ -404,9 +414,11 @@ SHOWN: list[tuple[str, Callable[[Screen], str]]] = [
     ("explain", render_glossary),
     (
         "explain-agreement",
-        lambda screen: render_entries(found("agreement"), children(found("agreement")[0]), screen),
+        lambda screen: render_entries(
+            find_entries("agreement"), children(find_entries("agreement")[0]), screen
+        ),
     ),
-    ("explain-variance", lambda screen: render_entries(found("BN variance"), (), screen)),
+    ("explain-variance", lambda screen: render_entries(find_entries("BN variance"), (), screen)),
 ]
 
 
@@ -420,7 +432,8 @@ def test_golden(
 
 def test_golden_markdown(golden: Callable[[str, str], None]) -> None:
     golden(
-        "explain-agreement.md", render_entries_markdown(found("agreement"), children(found("agreement")[0]))
+        "explain-agreement.md",
+        render_entries_markdown(find_entries("agreement"), children(find_entries("agreement")[0])),
     )
 
 
@@ -456,12 +469,12 @@ def run(*arguments: str) -> Result:
 
 def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    entries = found("agreement")
+    entries = find_entries("agreement")
     below = children(entries[0])
     for arguments, text in (
         ([], render_glossary()),
         (["agreement"], render_entries(entries, below)),
-        (["agreement", "with", "bn"], render_entries(found("agreement.feature"))),
+        (["agreement", "with", "bn"], render_entries(find_entries("agreement.feature"))),
         (["--format", "markdown"], render_glossary_markdown()),
         (["agreement", "--format", "markdown"], render_entries_markdown(entries, below)),
         (["agreement", "--json"], Glossary((*entries, *below)).to_json()),
@@ -472,7 +485,9 @@ def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.Mon
     assert run("own error", "--json", "-o", str(tmp_path / "out")).stdout == ""
     written = json.loads((tmp_path / "out").read_text(encoding="utf-8"))
     assert (written["schema"], written["notation"]) == (EXPLAIN_SCHEMA, NOTATION)
-    assert written["entries"] == [json.loads(json.dumps(dataclasses.asdict(ENTRIES["own_error"])))]
+    values = dataclasses.asdict(ENTRIES["own_error"])
+    assert values.pop("brief")
+    assert written["entries"] == [json.loads(json.dumps(values))]
 
 
 def test_the_command_refuses() -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import normscope
 from normscope.cli.app import app
 from normscope.errors import ReportError
-from normscope.results.glossary.lookup import ENTRIES, found
+from normscope.results.glossary.lookup import ENTRIES, find_entries
 from normscope.results.reading import read_report
 from normscope.results.tidy import COLUMNS, csv_lines, json_lines
 from tests.cli.test_command_line import Library, library  # noqa: F401 - a fixture
@@ -56,7 +56,7 @@ def test_every_name_is_explained() -> None:
         frame = table(make())
         for view, statistic in {*zip(frame["view"], frame["statistic"], strict=True)}:
             name = statistic if view == "layer" else f"{view}.{statistic}"
-            assert name in ENTRIES or found(name), name
+            assert name in ENTRIES or find_entries(name), name
 
 
 def test_values_stand_where_they_belong() -> None:

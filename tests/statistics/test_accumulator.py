@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normscope.capture.layer_summary import measured
+from normscope.capture.layer_summary import measurements
 from normscope.capture.streaming import StreamingMoments
 from normscope.results.json_codec import to_plain
 from normscope.statistics import metrics
@@ -66,7 +66,7 @@ def feed(running: StreamingMoments, samples: list[Any], norm: Any, *, left: bool
 
 def read(moments: Accumulator) -> Any:
     return to_plain(
-        {**{k.rstrip("_"): v for k, v in measured(moments, True).items()}, "count": moments.count}
+        {**{k.rstrip("_"): v for k, v in measurements(moments, True).items()}, "count": moments.count}
     )
 
 

@@ -84,17 +84,19 @@ def test_groups_are_positions_with_a_mean_each() -> None:
     for value, used in zip(found, USED, strict=True):
         ordered, random = [], []
         for t in groups:
-            here = POSITION == t
+            here = t == POSITION
             x, text = X[here], TEXT[here]
             known = batch(x, text, left(used))
             trace = float(((known - known.mean(0)) ** 2).sum() / len(known))
 
-            def off(texts: Any, x: Any = x, text: Any = text, known: Any = known, trace: Any = trace) -> float:
+            def off(
+                texts: Any, x: Any = x, text: Any = text, known: Any = known, trace: Any = trace
+            ) -> float:
                 own = batch(x, text, texts)
                 if not 0 < len(own) < len(known):
                     return math.nan
                 distance = float(((own.mean(0) - known.mean(0)) ** 2).sum()) / trace
-                return distance * (len(known) - 1) / (len(known) - len(own))
+                return float(distance * (len(known) - 1) / (len(known) - len(own)))
 
             ordered.append(np.nanmean([off(texts) for texts in windows(used)]))
             sizes = [len(batch(x, text, texts)) for texts in itertools.combinations(left(used), SIZE)]
@@ -124,7 +126,7 @@ def test_late_positions_are_reached_by_part_of_a_batch() -> None:
 
 
 def test_independent_tokens_are_the_null_whatever_the_lengths() -> None:
-    """Both are 1 on average where lengths are as unequal as exponential ones, also in batches of a third of all."""
+    """Both are 1 on average for exponential lengths, also in batches of a third of all texts."""
     dice = torch.Generator().manual_seed(0)
     found = []
     for _ in range(60):

@@ -15,8 +15,7 @@ from normscope.results.inspect import LayerReport
 from normscope.statistics import metrics
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.outliers import OutlierCounts
-from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.outliers import OutlierCounts, outlier_features
 from tests.capture.test_watcher import padded, watched
 from tests.support import models, reports
 
@@ -101,8 +100,8 @@ def test_massive_is_over_100_and_1000_medians(value: float, others: float, count
     outliers = seen(x)
     assert outliers.massive.sum() == count
     assert outliers.massive_largest == count * abs(value)
-    assert metrics.most(outliers.massive, 9).tolist() == [2] * count
-    assert metrics.most(outliers.massive_positions[:, 0], 9).tolist() == [3] * count
+    assert metrics.largest(outliers.massive, 9).tolist() == [2] * count
+    assert metrics.largest(outliers.massive_positions[:, 0], 9).tolist() == [3] * count
 
 
 def test_the_median_of_an_even_number_is_the_middle_of_two() -> None:

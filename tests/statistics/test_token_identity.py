@@ -19,7 +19,8 @@ from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.token_identity import MEMORY, WordRoom, Words
+from normscope.statistics.position_bins import MEMORY
+from normscope.statistics.token_identity import TokenMoments, TokenRoom
 from tests.capture.test_token_scopes import SIZES, Lookup, mask_of, t5
 from tests.capture.test_watcher import padded
 from tests.support import models
@@ -35,21 +36,21 @@ def corpus(seed: int, count: int = 40, ids: int = 9) -> tuple[Any, Any]:
     return generator.normal(size=(100, D))[words] + 0.5 * generator.normal(size=(count, D)) + 2, words
 
 
-def words_of(x: Any, words: Any, most: int, size: int = 7) -> Words:
-    table = Words(D, most)
+def words_of(x: Any, words: Any, most: int, size: int = 7) -> TokenMoments:
+    table = TokenMoments(D, most)
     for start in range(0, len(x), size):
         part = slice(start, start + size)
         table.add(torch.from_numpy(x[part]), torch.from_numpy(words[part]))
     return table
 
 
-def plain(table: Words) -> dict[int, Any]:
+def plain(table: TokenMoments) -> dict[int, Any]:
     """The table by token id."""
     parts = (table.count, table.mean, table.within)
     return {word: np.concatenate([p[row].numpy() for p in parts]) for word, row in table.rows.items()}
 
 
-def assert_same(one: Words, other: Words) -> None:
+def assert_same(one: TokenMoments, other: TokenMoments) -> None:
     a, b = plain(one), plain(other)
     assert a.keys() == b.keys()
     for word in a:
@@ -60,7 +61,7 @@ def effect(x: Any, words: Any, most: int) -> ExplainedByToken | None:
     moments = Accumulator(D, 0.0, words=most)
     moments.words = words_of(x, words, most)
     moments.output.count += len(x)
-    return metrics.explained_by_word(moments)
+    return metrics.explained_by_token(moments)
 
 
 def assert_is(got: ExplainedByToken | None, want: dict[str, float], tolerance: float) -> None:
@@ -105,7 +106,7 @@ def test_parts_merge_to_the_whole_in_any_order_at_any_bound(
     whole = words_of(x, words, most, size=40)
     assert len(whole.rows) == min(most, len(np.unique(words)))
     for parts in ([slice(cut), slice(cut, None)], [slice(cut, None), slice(cut)]):
-        merged = Words(D, most)
+        merged = TokenMoments(D, most)
         for part in parts:
             merged.merge(words_of(x[part], words[part], most, size))
         assert_same(merged, whole)
@@ -115,7 +116,7 @@ def test_parts_merge_to_the_whole_in_any_order_at_any_bound(
 def test_an_empty_part_changes_nothing() -> None:
     x, words = corpus(seed=4)
     table = words_of(x, words, 5)
-    table.merge(Words(D, 5))
+    table.merge(TokenMoments(D, 5))
     assert_same(table, words_of(x, words, 5))
 
 
@@ -132,16 +133,16 @@ def test_parts_with_words_merge_into_an_accumulator_without() -> None:
 
 @pytest.mark.parametrize(("layers", "features"), [(13, 384), (65, 4096), (1, 8), (500, 10**9)])
 def test_the_tables_of_all_layers_fit_the_memory(layers: int, features: int) -> None:
-    ids = WordRoom(layers).ids(features)
+    ids = TokenRoom(layers).ids(features)
     size = layers * ids * 8 * (features + 2)
     assert ids == 1 or MEMORY - layers * 8 * (features + 2) < size <= MEMORY
-    assert WordRoom(layers, most=7).ids(features) == 7
+    assert TokenRoom(layers, maximum=7).ids(features) == 7
 
 
 def test_the_memory_that_is_said_is_what_is_used() -> None:
-    room = WordRoom(13)
-    assert (room.ids(384), WordRoom(65).ids(4096)) == (26_747, 503)
-    table = Words(384, 4)
+    room = TokenRoom(13)
+    assert (room.ids(384), TokenRoom(65).ids(4096)) == (26_747, 503)
+    table = TokenMoments(384, 4)
     table.add(torch.randn(9, 384), torch.arange(9))
     assert table.count.shape == (4, 1)
     assert sum(part.numel() for part in (table.count, table.mean, table.within)) == 4 * (384 + 2)
@@ -157,15 +158,15 @@ def test_padding_and_what_does_not_count_have_no_word(left: bool) -> None:
     ids = torch.arange(8).reshape(2, 4) + 10
     valid = real & (ids % 4 != 0)
     where = align((2, 4), TokenMask(real, valid, ids), -1, torch.device("cpu"))
-    assert where.word is not None
-    assert where.word.tolist() == ids[valid].tolist()
+    assert where.token_ids is not None
+    assert where.token_ids.tolist() == ids[valid].tolist()
     parts = where.parts(2)
-    assert [part.word.tolist() for part in parts if part.word is not None] == [
+    assert [part.token_ids.tolist() for part in parts if part.token_ids is not None] == [
         ids[row][valid[row]].tolist() for row in (0, 1)
     ]
-    kept = where.keep(where.word > 13)
-    assert kept.word is not None
-    assert kept.word.tolist() == [i for i in where.word.tolist() if i > 13]
+    kept = where.keep(where.token_ids > 13)
+    assert kept.token_ids is not None
+    assert kept.token_ids.tolist() == [i for i in where.token_ids.tolist() if i > 13]
 
 
 @pytest.mark.parametrize(
@@ -184,16 +185,16 @@ def test_every_head_has_its_tokens_word(lead: tuple[int, ...], heads: int) -> No
         (24,): ids[:, :, None].expand(2, 4, 3).flatten(),
         (8, 3): ids.reshape(8, 1).expand(8, 3),
     }[lead].flatten()
-    assert where.word is not None
-    assert where.word.tolist() == of_rows[where.take(rows.reshape(-1, 1))[:, 0]].tolist()
-    assert len(where.word) == 8 * heads
+    assert where.token_ids is not None
+    assert where.token_ids.tolist() == of_rows[where.take(rows.reshape(-1, 1))[:, 0]].tolist()
+    assert len(where.token_ids) == 8 * heads
 
 
 def test_a_layer_without_positions_has_no_words() -> None:
     mask = torch.ones(2, 4, dtype=torch.bool)
     tokens = TokenMask(mask, mask, torch.zeros(2, 4, dtype=torch.long))
-    assert align((2,), tokens, -1, torch.device("cpu")).word is None
-    assert align((2, 5), tokens, -1, torch.device("cpu")).word is None
+    assert align((2,), tokens, -1, torch.device("cpu")).token_ids is None
+    assert align((2, 5), tokens, -1, torch.device("cpu")).token_ids is None
 
 
 # Through models
@@ -360,5 +361,5 @@ def test_an_accumulator_leaves_out_rows_that_have_no_word() -> None:
     x = torch.randn(4, D, dtype=torch.float64)
     for ids in (None, torch.tensor([[1, 2, 1, 2]])):
         running.update(Rows.of(x), x, align((1, 4), TokenMask(mask, mask, ids), -1, torch.device("cpu")))
-    got = metrics.explained_by_word(running.read())
+    got = metrics.explained_by_token(running.read())
     assert_is(got, {**by_word(x.numpy(), np.array([1, 2, 1, 2]), 9), "coverage": 0.5}, 1e-12)

@@ -48,7 +48,7 @@ from normscope.results.swap import (
     SwapReport,
     Together,
 )
-from normscope.statistics.recurring_outliers import outlier_features
+from normscope.statistics.outliers import outlier_features
 
 NAN = float("nan")
 MINILM = [

@@ -1,1 +1,1 @@
-"""Replacing normalization layers, and what that does to the model."""
+"""Replacements of normalization layers, and their effects on the model."""

@@ -11,19 +11,19 @@ from torch import nn
 
 from normscope._version import __version__
 from normscope.analyses.inspect import layer_names
-from normscope.analyses.swap.calibrate import Calibrated, calibrated
-from normscope.analyses.swap.folding import Difference, Proven
+from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
+from normscope.analyses.swap.folding import CheckedFold, Difference
 from normscope.analyses.swap.options import BATCH, Swapping
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
-from normscope.data.held_out_split import Parted, part
+from normscope.data.held_out_split import SplitTexts, split_texts
 from normscope.engine.forward import evaluating
-from normscope.engine.loop import as_loaded, text_batches
+from normscope.engine.loop import prepare_model, text_batches
 from normscope.engine.progress import Progress
 from normscope.errors import ReportError, SaveError
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
-from normscope.models.modality import TEXT, require_kinds
+from normscope.models.modality import TEXT
 from normscope.norms.module_tree import as_written
 from normscope.results.swap import (
     CalibrationInfo,
@@ -56,12 +56,12 @@ def swap(
 ) -> SwapReport:
     """Replace a model's LayerNorms and RMSNorms by BatchNorm-style layers and report what breaks.
 
-    The statistics are those of the texts of `calibration` or, without any, of every other one of
-    `texts`; the effects are measured on the others, and a text that is among both is held out of these.
-    Each layer is replaced alone, then all are; `swapping` says by what, and what else is tried. `layers`
-    and `exclude` are globs that choose the layers to replace. With `save` the statistics go to that
-    folder, for `read_calibration`, and what was folded, for `read_fold`. All else is as for `inspect`. The
-    model comes back as it was.
+    The statistics are measured on the texts of `calibration` or, without it, on every other text of
+    `texts`. The effects are measured on the remaining texts, without those that the calibration also has.
+    Each layer is replaced alone, then all together; `swapping` has the kind of replacement and further
+    trials. `layers` and `exclude` are globs that choose the layers to replace. With `save` the statistics
+    are written to that folder, for `read_calibration`, and the fold, for `read_fold`. All other arguments
+    are as for `inspect`. The model is the same afterwards.
 
     Raises what `inspect` raises, TextError when no text is left to hold out, UsageError when no layer
     can be replaced, and SaveError, which has the report, when the folder of `save` cannot be written.
@@ -69,51 +69,52 @@ def swap(
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
-    work.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, (TEXT,))
-    require_kinds(loaded.model, (TEXT,))
-    parted = part(texts, calibration, batching.limit, unique=batching.unique)
+    loaded = prepare_model(model, (TEXT,), work, loading, tokenizer)
+    parted = split_texts(texts, calibration, batching.limit, unique=batching.unique)
+    # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
     batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)
-    known = calibrated(loaded, batches, work, layers, exclude)
-    work.finish(known.report.run.texts, known.report.run.tokens)
-    trial = Trial(loaded, parted, batches, swapping, known, work)
+    measured = measure_calibration(loaded, batches, work, layers, exclude)
+    work.finish(measured.report.run.texts, measured.report.run.tokens)
+    trial = Trial(loaded, parted, batches, swapping, measured, work)
     with quiet(), as_written(), evaluating(loaded.model), torch.no_grad():
-        report = _tried(trial, swapping, known, parted)
-        proven = trial.folded() if swapping.fold else None
-        if proven is not None:
-            report = replace(report, fold=_fold_info(trial, proven))
+        report = _report(trial, swapping, measured, parted)
+        checked = trial.fold() if swapping.fold else None
+        if checked is not None:
+            report = replace(report, fold=_fold_info(trial, checked))
     # Calibration may have given the same warnings on memory: each is reported once.
     new = [note for note in trial.parts.notes if note not in report.warnings]
-    report = replace(report, warnings=(*report.warnings, *new))
-    report = replace(report, run=replace(report.run, seconds=work.seconds()))
+    run = replace(report.run, seconds=work.seconds())
+    report = replace(report, warnings=(*report.warnings, *new), run=run)
     if save is not None:
         try:
             trial.calibration.save(save)
-            if proven is not None:
-                proven.fold.save(save)
+            if checked is not None:
+                checked.fold.save(save)
         except ReportError as error:
             raise SaveError(str(error), report) from error
     return report
 
 
-def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: Parted) -> SwapReport:
-    alone: list[Variant] = [(name,) for name in trial.names]
-    *effects, together = trial.effects([*alone, trial.names])
+def _report(
+    trial: Trial, swapping: Swapping, measured: MeasuredCalibration, parted: SplitTexts
+) -> SwapReport:
+    variants: list[Variant] = [*((name,) for name in trial.names), trial.names]
+    *effects, together = trial.effects(variants)
     baseline = trial.baseline()
-    layers = {
-        name: LayerSwap(name, layer.index, layer.kind, layer.features, found)
-        for (name, layer), found in zip(known.layers.items(), effects, strict=True)
-    }
+    layers = {}
+    for name, alone in zip(trial.names, effects, strict=True):
+        layer = measured.report.layers[name]
+        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone)
     steps = _cumulative(trial, swapping, layers, together) if swapping.cumulative else None
     if swapping.recalibrate:
-        *_, everything = trial.growing(trial.names)
-        (together,) = trial.effects([everything])
-    run = known.report.run
+        *_, all_layers = trial.recalibrate_in(trial.names)
+        (together,) = trial.effects([all_layers])
+    run, notes = measured.report.run, _notes(parted, layers, together)
     return SwapReport(
         __version__,
-        known.report.model,
+        measured.report.model,
         trial.run,
         swapping.kind,
         swapping.seed,
@@ -122,12 +123,7 @@ def _tried(trial: Trial, swapping: Swapping, known: Calibrated, parted: Parted) 
         layers,
         Together(together),
         steps,
-        (
-            *known.report.warnings,
-            *known.notes,
-            *trial.readout.notes,
-            *_notes(parted, layers, Together(together)),
-        ),
+        (*measured.report.warnings, *measured.notes, *trial.readout.notes, *notes),
     )
 
 
@@ -138,41 +134,42 @@ def _cumulative(
     tolerant = sorted(layers.values(), key=lambda layer: (layer.effect.damage, layer.index))
     order = tuple(layer.name for layer in tolerant)
     if swapping.recalibrate:
-        effects = [trial.effects([variant])[0] for variant in trial.growing(order)]
+        effects = [trial.effects([variant])[0] for variant in trial.recalibrate_in(order)]
     else:
+        # The first step and the last are known already: one layer alone, and all together.
         variants = [order[: count + 1] for count in range(1, len(order) - 1)]
         between = trial.effects(variants) if variants else []
         effects = [tolerant[0].effect, *between, together][: len(order)]
     return tuple(Step(name, count + 1, effects[count]) for count, name in enumerate(order))
 
 
-def _fold_info(trial: Trial, proven: Proven) -> FoldInfo:
-    names, nothing = tuple(proven.fold.layers), Difference()
-    layers = []
+def _fold_info(trial: Trial, checked: CheckedFold) -> FoldInfo:
+    fold, layers = checked.fold, []
     for name in trial.names:
-        tried, folded = proven.alone.get(name, nothing), proven.fold.layers.get(name)
-        into, why = (folded.into, None) if folded is not None else ((), proven.fold.refused[name])
-        layers.append(FoldedLayer(name, into, why, tried.absolute, tried.relative))
+        difference, folded = checked.alone.get(name, Difference()), fold.layers.get(name)
+        into, reason = (folded.into, None) if folded is not None else ((), fold.refused[name])
+        layers.append(FoldedLayer(name, into, reason, difference.absolute, difference.relative))
+    names = tuple(fold.layers)
     return FoldInfo(
-        proven.tolerance,
-        proven.together.absolute,
-        proven.together.relative,
+        checked.tolerance,
+        checked.together.absolute,
+        checked.together.relative,
         trial.effects([names])[0] if names else None,
         tuple(layers),
     )
 
 
-def _notes(parted: Parted, layers: dict[str, LayerSwap], together: Together) -> Iterator[str]:
+def _notes(parted: SplitTexts, layers: dict[str, LayerSwap], together: Effect) -> Iterator[str]:
     if parted.repeated:
         was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
-        yield f"{parted.repeated} held-out {was} calibrated on, too"
-    lost = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
-    lost += ["all layers"] if math.isinf(together.effect.damage) else []
-    for name in lost:
+        yield f"{parted.repeated} held-out {was} also in the calibration"
+    broken = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
+    broken += ["all layers"] if math.isinf(together.damage) else []
+    for name in broken:
         yield f"{name}: once replaced, the model gives NaN or infinity"
 
 
-def _expected(parted: Parted, swapping: Swapping, layers: int) -> int:
+def _expected(parted: SplitTexts, swapping: Swapping, layers: int) -> int:
     """Estimate the number of texts over all runs of the model."""
     calibrations, runs = 1, layers + 2
     if swapping.recalibrate:

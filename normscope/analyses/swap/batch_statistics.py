@@ -1,4 +1,4 @@
-"""Batch statistics for batches that run in parts: over all rows, at each call of a replaced layer."""
+"""Statistics of batches that run in parts: over all rows, at each call of a replaced layer."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class _UnknownError(NormscopeError):
-    """A part reached a call whose statistics are not known yet. `together` catches it."""
+    """Ends a part at a call whose statistics are not known yet; `together` catches it."""
 
 
 class BatchStatistics:
-    """Statistics of a whole batch at each call, collected from its parts, one call after the other.
+    """Collects the statistics of a whole batch from its parts, one call of a layer after the other.
 
     A call's input depends on the statistics of the calls before it, so every part runs again from the
     start for each call. This takes k + 1 rounds for k calls, and no more memory than one part.
@@ -31,15 +31,16 @@ class BatchStatistics:
     def together(self, runs: Sequence[Callable[[], T]]) -> list[T]:
         """Return the results of the parts' runs, computed with the statistics of the whole batch."""
         while True:
-            done = [self._ended(run) for run in runs]
+            results = [self._try(run) for run in runs]
             if self._new is None:
-                return [result for results in done for result in results]
+                return [result for finished in results for result in finished]
             self._known.append(self._new)
             self._new = None
 
     def of(self, name: str, valid: Tensor) -> Moments:
-        """Return the moments of all parts' rows at a layer's call, of which `valid` (V, D) are one part's."""
+        """Return the whole batch's moments at a layer's call; `valid` (V, D) are the current part's rows."""
         self._calls += 1
+        # Calls are matched by their number, so every part must call the same layers in the same order.
         if self._names[self._calls - 1 : self._calls] not in ([], [name]):
             raise RunError(
                 f"{name} is called in one part of a batch and not in another; expected the same calls in "
@@ -55,7 +56,7 @@ class BatchStatistics:
             self._new.merge(own)
         raise _UnknownError
 
-    def _ended(self, run: Callable[[], T]) -> list[T]:
+    def _try(self, run: Callable[[], T]) -> list[T]:
         self._calls = 0
         try:
             return [run()]

@@ -1,18 +1,30 @@
-"""Calibration statistics of each layer, and the file that keeps them."""
+"""Calibration statistics of each layer: measured over texts, written to a file and read from it."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normscope.analyses.swap.replacement import Statistics
-from normscope.results.inspect import LayerReport, Report
+from normscope.analyses.swap.replacement import Statistics, obstacle
+from normscope.capture.watcher import watch
+from normscope.data.batching import Batches, Batching
+from normscope.data.media_files import Inputs
+from normscope.engine.loop import measure, prepare_model, text_batches
+from normscope.engine.progress import Clock, Progress
+from normscope.errors import UsageError
+from normscope.models.loading import Loaded
+from normscope.models.location import Loading
+from normscope.results.inspect import Report
+from normscope.statistics.moments import Moments
 from normscope.statistics.safetensors_file import FileKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FILE = FileKind(
     "normscope-calibration.safetensors", "normscope.calibration/1", "calibration", "normscope swap --save"
@@ -23,7 +35,8 @@ FILE = FileKind(
 class Calibration:
     """The statistics of a model's layers over a calibration corpus, by the layers' names.
 
-    `model` is the id of the model; `kind` and `replaced` say how it was swapped where that is saved, too.
+    `model` is the id of the model. If `swap` saved the calibration, `kind` is the kind of replacement and
+    `replaced` names the layers that it replaced.
     """
 
     model: str
@@ -33,48 +46,104 @@ class Calibration:
 
     @classmethod
     def of_report(cls, report: Report) -> "Calibration":
-        """Take what a report knows of its LayerNorms and RMSNorms: the mean and variance per feature."""
-        layers = {name: _of_layer(layer) for name, layer in report.layers.items()}
-        return cls(report.model.id, {name: known for name, known in layers.items() if known is not None})
+        """Return the mean and variance per feature of each LayerNorm and RMSNorm in a report."""
+        layers = {}
+        for name, layer in report.layers.items():
+            if layer.feature is not None and layer.kind in ("layernorm", "rmsnorm"):
+                arrays = (layer.feature.mean, layer.feature.variance)
+                layers[name] = Statistics(*(torch.from_numpy(array.copy()) for array in arrays))
+        return cls(report.model.id, layers)
 
     def with_layer(self, name: str, statistics: Statistics) -> "Calibration":
         """Return a copy with other statistics of one layer."""
         return replace(self, layers={**self.layers, name: statistics})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write it to a folder, made if need be, as one safetensors file; return the file.
+        """Write one safetensors file into a folder, which is made if missing; return the file's path.
 
-        Its tensors are float64 and named by layer and statistic, `encoder.norm/mean`. ReportError when
-        the folder cannot be written.
+        The tensors are float64 and named by layer and statistic, `encoder.norm/mean`. Raises ReportError
+        when the folder cannot be written.
         """
         about = {"model": self.model, "kind": self.kind or "", "replaced": json.dumps(self.replaced)}
         tensors = {
             f"{name}/{key}": value
-            for name, known in self.layers.items()
-            for key, value in known.known().items()
+            for name, statistics in self.layers.items()
+            for key, value in statistics.known().items()
         }
         return FILE.write(folder, tensors, about)
 
 
 def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
-    """Read what `normscope swap --save` or `Calibration.save` wrote to a folder, or to a file.
+    """Read the file that `normscope swap --save` or `Calibration.save` wrote; also takes its folder.
 
-    ReportError when there is none or it is not one.
+    Raises ReportError when there is no such file or it is of another kind.
     """
-    return FILE.read(folder, _made)
+    return FILE.read(folder, _from_file)
 
 
-def _made(tensors: dict[str, Tensor], about: dict[str, Any]) -> Calibration:
+def _from_file(tensors: dict[str, Tensor], about: dict[str, Any]) -> Calibration:
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         layer, _, key = name.rpartition("/")
         layers.setdefault(layer, {})[key] = value
-    known = {name: Statistics(**values) for name, values in layers.items()}
-    return Calibration(about["model"], known, about["kind"] or None, tuple(json.loads(about["replaced"])))
+    statistics = {name: Statistics(**values) for name, values in layers.items()}
+    replaced = tuple(json.loads(about["replaced"]))
+    return Calibration(about["model"], statistics, about["kind"] or None, replaced)
 
 
-def _of_layer(layer: LayerReport) -> Statistics | None:
-    if layer.feature is None or layer.kind not in ("layernorm", "rmsnorm"):
-        return None
-    mean, variance = (torch.from_numpy(v.copy()) for v in (layer.feature.mean, layer.feature.variance))
-    return Statistics(mean, variance)
+def calibrate(
+    model: str | os.PathLike[str] | nn.Module | Loaded,
+    texts: Iterable[str],
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    loading: Loading = Loading(),
+    batching: Batching = Batching(),
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Calibration:
+    """Measure over these texts the statistics that `swapped` needs for any kind of replacement.
+
+    All arguments are as for `inspect`. The result has no statistics of layers that cannot be replaced.
+    Raises what `inspect` raises, and UsageError when no layer can be replaced.
+    """
+    given = Inputs(texts)
+    clock = Clock(progress)
+    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
+    batches = text_batches(loaded, given.texts or (), batching)
+    return measure_calibration(loaded, batches, clock, layers, exclude).calibration
+
+
+@dataclass(frozen=True)
+class MeasuredCalibration:
+    """A calibration, the report of its run, and a sentence for each layer that it leaves out."""
+
+    calibration: Calibration
+    report: Report
+    notes: tuple[str, ...]
+
+
+def measure_calibration(
+    loaded: Loaded,
+    batches: Batches,
+    clock: Clock,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> MeasuredCalibration:
+    """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
+    watcher = watch(loaded.model, layers=layers, exclude=exclude)
+    for capture in watcher.captures:
+        # With this the capture also averages each token's scale, which "frozen" needs.
+        capture.state.scales = Moments.empty(1, 1)
+    report = measure(loaded, Inputs(()), batches.batching, watcher, clock, batches=batches)
+    measured: dict[str, Statistics] = {}
+    notes = []
+    for capture in watcher.captures:
+        statistics, reason = Statistics.of(capture), obstacle(capture.norm)
+        if statistics is None or reason is not None:
+            notes.append(f"{capture.norm.name}: left as it is: {reason or 'it was never called'}")
+        else:
+            measured[capture.norm.name] = statistics
+    if not measured:
+        raise UsageError(f"no layer can be replaced ({notes[0]}); expected a LayerNorm or an RMSNorm")
+    return MeasuredCalibration(Calibration(loaded.id, measured), report, tuple(notes))

@@ -5,7 +5,7 @@ Jackknife", Annals of Statistics 7(1).
 """
 
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,35 +22,29 @@ PART = 1 << 20
 _SIMILAR = 2048
 
 
-class EffectSums:
-    """Sums by text over the tokens of N texts, batch by batch: the untouched model beside another."""
-
-    def __init__(self) -> None:
-        self._parts: defaultdict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, own: Answer, other: Answer, question: Question) -> None:
-        """Add the answers of the untouched model, and of the other, to one question."""
-        sums = _hidden_sums(own.hidden, other.hidden, question.valid)
-        if own.logits is not None and other.logits is not None:
-            sums |= _prediction_sums(own.logits, other.logits, question)
-        for name, values in sums.items():
-            self._parts[name].append(values)
-
-    def merge(self, new: "EffectSums") -> None:
-        """Append the sums of other texts after these."""
-        for name, parts in new._parts.items():
-            self._parts[name] += parts
-
-    def sums(self) -> dict[str, Tensor]:
-        """Return the sums, (N,) each, and the sentence vectors (N, D)."""
-        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+# Sums by text over the tokens of N texts, (N,) each, and the texts' sentence vectors (N, D), by name.
+Sums = dict[str, Tensor]
 
 
-def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def effect_sums(own: Answer, other: Answer, question: Question) -> Sums:
+    """Compare two models' answers to one question; `own` is the untouched model's."""
+    sums = _hidden_sums(own.hidden, other.hidden, question.valid)
+    if own.logits is not None and other.logits is not None:
+        sums |= _prediction_sums(own.logits, other.logits, question)
+    return sums
+
+
+def concatenate(parts: Sequence[Sums]) -> Sums:
+    """Return the sums of all texts from those of consecutive parts."""
+    return {name: torch.cat([sums[name] for sums in parts]) for name in parts[0]}
+
+
+def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> Sums:
     """Compare hidden states (B, T, D) at the `valid` (B, T) tokens.
 
-    Per text: its `tokens`, and over them the sums of the `cosine` and of the `error` ||other - own||^2
-    and `power` ||own||^2; `own` and `other` (B, D) are the means of the states, the sentence vectors.
+    Per text: the number of `tokens`, and the sums over them of the `cosine`, of the `error`
+    ||other - own||^2 and of the `power` ||own||^2; `own` and `other` (B, D) are the mean states, the
+    sentence vectors.
     """
     text = valid.nonzero()[:, 0]
     a, b = (hidden[valid].double() for hidden in (own, other))  # (V, D)
@@ -69,15 +63,15 @@ def _hidden_sums(own: Tensor, other: Tensor, valid: Tensor) -> dict[str, Tensor]
     }
 
 
-def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str, Tensor]:
-    """Compare logits (M, vocabulary) at the tokens that were asked for.
+def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> Sums:
+    """Compare logits (M, vocabulary) at the predicted tokens.
 
     Per text: the number of `targets`, and over them the sums of both models' losses -log p(target) in
     nats, of KL(own || other), and of 1 where both models have the same most likely token.
     """
     rows_at_once = max(1, PART // max(1, own.shape[1]))
     pieces = (torch.split(values, rows_at_once) for values in (own, other, question.target))
-    parts = [_compared(a, b, target) for a, b, target in zip(*pieces, strict=True)]
+    parts = [_compare_logits(a, b, target) for a, b, target in zip(*pieces, strict=True)]
     rows = torch.cat(parts) if parts else own.new_zeros(0, 4).double()
     sums = rows.new_zeros(len(question.valid), 4).index_add_(0, question.text, rows)
     targets = torch.bincount(question.text, minlength=len(question.valid)).double()
@@ -87,7 +81,8 @@ def _prediction_sums(own: Tensor, other: Tensor, question: Question) -> dict[str
     }
 
 
-def _compared(own: Tensor, other: Tensor, target: Tensor) -> Tensor:
+def _compare_logits(own: Tensor, other: Tensor, target: Tensor) -> Tensor:
+    """Return for each target, (M, 4): both losses, KL(own || other), and whether the top tokens agree."""
     log_p, log_q = (functional.log_softmax(logits.double(), dim=1) for logits in (own, other))
     p = log_p.exp()
     kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
@@ -95,15 +90,15 @@ def _compared(own: Tensor, other: Tensor, target: Tensor) -> Tensor:
     return torch.stack([*losses, kl, (own.argmax(1) == other.argmax(1)).double()], dim=1)
 
 
-def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
-    """Read the sums of N texts as the effect; `weights` (R, N) are those of `bootstrap.resamples`."""
+def effect(sums: Sums, weights: Tensor) -> Effect:
+    """Return the effect from the sums of N texts; `weights` (R, N) come from `bootstrap.resamples`."""
     one = torch.ones_like(sums["tokens"])
-    alike = functional.cosine_similarity(sums["own"], sums["other"], dim=1)
+    similarity = functional.cosine_similarity(sums["own"], sums["other"], dim=1)
     loss = loss_of(sums, "loss", weights)
     return Effect(
         hidden_cosine=estimate(_ratio(weights, sums["cosine"], sums["tokens"])),
         relative_l2=estimate(_ratio(weights, sums["error"], sums["power"]).sqrt()),
-        sentence_cosine=estimate(_ratio(weights, alike, one)),
+        sentence_cosine=estimate(_ratio(weights, similarity, one)),
         similarity_correlation=_likeness(sums["own"][:_SIMILAR], sums["other"][:_SIMILAR]),
         loss=loss,
         perplexity=perplexity(loss),
@@ -112,25 +107,25 @@ def effect(sums: dict[str, Tensor], weights: Tensor) -> Effect:
     )
 
 
-def loss_of(sums: dict[str, Tensor], name: str, weights: Tensor) -> Estimate | None:
-    """Return the mean of a sum over the target tokens, None where there are none."""
+def loss_of(sums: Sums, name: str, weights: Tensor) -> Estimate | None:
+    """Return the mean of a quantity over the target tokens, None without any."""
     if "targets" not in sums or not float(sums["targets"].sum()):
         return None
     return estimate(_ratio(weights, sums[name], sums["targets"]))
 
 
 def perplexity(loss: Estimate | None) -> float:
-    """Return exp(loss), NaN without one and where it is too large for a number."""
+    """Return exp(loss), NaN without a loss or if it is too large for a float."""
     return math.exp(loss.mean) if loss is not None and loss.mean < math.log(1e300) else math.nan
 
 
 def estimate(values: Tensor) -> Estimate:
-    """Read (R,) values, the first as the mean and the others as its bootstrap replicates."""
+    """Return the first of (R,) values with its interval; the others are its bootstrap replicates."""
     tail = (1 - COVERAGE) / 2
-    known = values[1:][values[1:].isfinite()]
-    if not len(known) or 2 * len(known) < len(values) - 1:
+    finite = values[1:][values[1:].isfinite()]
+    if not len(finite) or 2 * len(finite) < len(values) - 1:
         return Estimate(float(values[0]), math.nan, math.nan)
-    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=known.dtype))
+    low, high = torch.quantile(finite, torch.tensor([tail, 1 - tail], dtype=finite.dtype))
     return Estimate(float(values[0]), float(low), float(high))
 
 

@@ -1,4 +1,4 @@
-"""A fold: removed layers and the Linears that do their work, applied to a model or kept in a file."""
+"""Folds: removed layers and the Linears that do their work, applied to a model or written to a file."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ FILE = FileKind("normscope-fold.safetensors", "normscope.fold/1", "fold", "norms
 
 @dataclass(frozen=True)
 class Folded:
-    """What one layer leaves behind: new parameters of the Linears that read it, by their names.
+    """The new parameters, by name, of the Linears that read one folded layer.
 
-    `digest` is that of all the parameters that they come from, so that they are put into no other model.
+    `digest` is that of the parameters from which they were computed, so that they only fit that model.
     """
 
     parameters: Mapping[str, Tensor]
@@ -33,7 +33,7 @@ class Folded:
 
     @property
     def into(self) -> tuple[str, ...]:
-        """The names of the modules that read it."""
+        """The names of the modules that read the layer."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
 
 
@@ -41,7 +41,7 @@ class Folded:
 class Fold:
     """Layers of a model that are folded into the Linears that read them, by the layers' names.
 
-    `refused` says of the others why they cannot be.
+    `refused` says why each of the other layers cannot be folded.
     """
 
     model: str
@@ -54,31 +54,31 @@ class Fold:
         return replace(self, layers={name: self.layers[name] for name in names})
 
     def apply(self, model: nn.Module) -> None:
-        """Fold a model for good: the layers become nn.Identity, and the Linears get their parameters.
+        """Fold a model for good: the layers become nn.Identity, and the Linears get their new parameters.
 
-        No class of transformers can be loaded as that, so `save_pretrained` is refused from then on: keep
-        the model as it was, and the fold. UsageError, before anything is changed, when the model's
-        parameters are not those that were folded.
+        transformers cannot load a folded model, so its `save_pretrained` raises UsageError from then on:
+        save the original model and the fold. Raises UsageError, before it changes anything, when the
+        model's parameters are not those that were folded.
         """
         for holder, key, new in self.changes(model):
             holder[key] = new
 
     def applied(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Fold a model until the context ends, then give it its own layers and parameters back."""
+        """Fold a model until the context ends, then restore its own layers and parameters."""
         return changed(self.changes(model))
 
     def changes(self, model: nn.Module) -> list["Change"]:
-        """List what is put where: in the dictionaries that modules keep parameters and children in.
+        """List the changes that fold a model, in its modules' dictionaries of parameters and children.
 
-        UsageError as in `apply`.
+        Raises UsageError as `apply` does.
         """
         modules = dict(named_modules(unwrapped(model)))
         changes: list[Change] = []
         for name, folded in self.layers.items():
             if name not in modules or digest(modules, name, folded.parameters) != folded.digest:
                 raise UsageError(
-                    f"{name} and what reads it are not as they were when the model was folded; "
-                    f"expected {quoted(self.model)} as it was, in its dtype; load that"
+                    f"{name}, or a module that reads it, has changed since the model was folded; "
+                    f"expected {quoted(self.model)} unchanged and in the same dtype; load that"
                 )
             for path, value in folded.parameters.items():
                 owner, _, key = path.rpartition(".")
@@ -93,16 +93,16 @@ class Fold:
         return changes
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write it to a folder, made if need be, as one safetensors file; return the file.
+        """Write one safetensors file into a folder, which is made if missing; return the file's path.
 
-        Its tensors are the Linears' new parameters under their own names, as in a state dict. The header's
-        metadata are strings: `schema`, `normscope`, `model`, `kind`, and the JSON of `identity`, the layers
-        that become nn.Identity with what they are folded into, and of `refused`. ReportError when the
-        folder cannot be written.
+        The tensors are the Linears' new parameters under their own names, as in a state dict. The header's
+        metadata are strings: `schema`, `normscope`, `model`, `kind`, and the JSON of `identity` and
+        `refused`. `identity` has the layers that become nn.Identity, each with its Linears' parameters.
+        Raises ReportError when the folder cannot be written.
         """
         identity = {
-            name: {"parameters": [*each.parameters], "digest": each.digest}
-            for name, each in self.layers.items()
+            name: {"parameters": [*folded.parameters], "digest": folded.digest}
+            for name, folded in self.layers.items()
         }
         about = {
             "normscope": __version__,
@@ -111,35 +111,37 @@ class Fold:
             "identity": json.dumps(identity),
             "refused": json.dumps(dict(self.refused)),
         }
-        tensors = {name: v for each in self.layers.values() for name, v in each.parameters.items()}
+        tensors = {path: v for folded in self.layers.values() for path, v in folded.parameters.items()}
         return FILE.write(folder, tensors, about)
 
 
 def read_fold(folder: str | os.PathLike[str]) -> Fold:
-    """Read what `normscope swap --fold --save` or `Fold.save` wrote to a folder, or to a file.
+    """Read the file that `normscope swap --fold --save` or `Fold.save` wrote; also takes its folder.
 
         model = AutoModelForCausalLM.from_pretrained("gpt2")
         normscope.read_fold("folder").apply(model)
 
-    ReportError when there is none or it is not one.
+    Raises ReportError when there is no such file or it is of another kind.
     """
-    return FILE.read(folder, _made)
+    return FILE.read(folder, _from_file)
 
 
-def _made(tensors: dict[str, Tensor], about: dict[str, Any]) -> Fold:
+def _from_file(tensors: dict[str, Tensor], about: dict[str, Any]) -> Fold:
     layers = {
-        name: Folded({path: tensors[path] for path in each["parameters"]}, each["digest"])
-        for name, each in json.loads(about["identity"]).items()
+        name: Folded({path: tensors[path] for path in entry["parameters"]}, entry["digest"])
+        for name, entry in json.loads(about["identity"]).items()
     }
     return Fold(about["model"], about["kind"], layers, json.loads(about["refused"]))
 
 
+# A dictionary, a key in it, and the new value.
 Change = tuple[dict[str, Any], str, Any]
+_ABSENT = object()
 
 
 @contextmanager
 def changed(changes: Sequence[Change]) -> Iterator[None]:
-    """Make changes until the context ends, then undo them."""
+    """Make changes until the context ends, then undo them; a key that did not exist is removed again."""
     before = [(holder, key, holder.get(key, _ABSENT)) for holder, key, _ in changes]
     try:
         for holder, key, new in changes:
@@ -153,13 +155,10 @@ def changed(changes: Sequence[Change]) -> Iterator[None]:
                 holder[key] = old
 
 
-_ABSENT = object()
-
-
 def _refuse_to_save(*_: Any, **__: Any) -> None:
-    """Stand in for a folded model's `save_pretrained`: what that writes loads with new norms, silently."""
+    """Replace a folded model's `save_pretrained`, whose files would silently load with new norms."""
     raise UsageError(
-        "save_pretrained of a folded model, whose norms from_pretrained would make anew, with other outputs; "
+        "save_pretrained of a folded model: from_pretrained would give it new norms and other outputs; "
         "expected the model as it was before the fold; save that and the fold (Fold.save), and fold it again "
         "when it is loaded"
     )
@@ -168,12 +167,10 @@ def _refuse_to_save(*_: Any, **__: Any) -> None:
 def digest(modules: Mapping[str, nn.Module], layer: str, parameters: Iterable[str]) -> str:
     """Return the SHA-256 of the parameters of a layer and of the modules that own these `parameters`."""
     owners = dict.fromkeys([layer, *(name.rpartition(".")[0] for name in parameters)])
-    taken = hashlib.sha256()
+    sha = hashlib.sha256()
     for owner in owners:
         for key, value in modules[owner].named_parameters() if owner in modules else ():
-            taken.update(
-                f"{owner} {key} {value.dtype} {tuple(value.shape)}".encode("utf-8", "backslashreplace")
-            )
-            flat = value.detach().cpu().reshape(-1)
-            taken.update(flat.view(torch.uint8).numpy().data)
-    return taken.hexdigest()
+            described = f"{owner} {key} {value.dtype} {tuple(value.shape)}"
+            sha.update(described.encode("utf-8", "backslashreplace"))
+            sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -1,19 +1,19 @@
 """Folds fixed scales and shifts into the Linears that read them, and checks that outputs stay equal.
 
-y = scale * x + shift before W y + c is W' x + c' with W' = W diag(scale) and c' = c + W shift; where the
-layer's own centring stays, W' also has each row's mean taken out.
+y = scale * x + shift before W y + c is W' x + c' with W' = W diag(scale) and c' = c + W shift. If the
+layer's own centring stays, each row of W' also loses its mean.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normscope.analyses.swap.calibration import Calibration
-from normscope.analyses.swap.fold_file import Change, Fold, Folded, changed, digest
+from normscope.analyses.swap.fold_file import Fold, Folded, changed, digest
 from normscope.analyses.swap.options import FITTED, require_fixed
 from normscope.analyses.swap.output_consumers import Consumer, Consumers
 from normscope.analyses.swap.replacement import Line, obstacle
@@ -28,14 +28,8 @@ PART = 1 << 20
 # Runs the model once on one batch. It takes the names of the replaced or folded layers: the blocks
 # before them may replay their recorded outputs.
 Run = Callable[[Sequence[str]], Iterable[Tensor]]
-T = TypeVar("T")
-
-
-class _BatchReplay(Protocol):
-    """Iterates over the batches, or parts of them, at each call, and yields a result for each."""
-
-    def __call__(self, work: Callable[[Run], T]) -> Iterable[T]:
-        """Return the result of `work` for each batch; a batch that does not fit in memory runs in parts."""
+# Returns the result of some work on each batch; a batch that does not fit in memory runs in parts.
+RunBatches = Callable[[Callable[[Run], list[Tensor]]], Iterable[list[Tensor]]]
 
 
 def fold(
@@ -47,49 +41,51 @@ def fold(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Fold:
-    """Fold the fixed scale and shift of replaced layers into the Linears that read them; the model stays.
+    """Fold the fixed scale and shift of replaced layers into the Linears that read them.
 
-        known = normscope.calibrate(model, texts, tokenizer=tokenizer)
-        fold = normscope.fold(model, batch, statistics=known)
+        calibration = normscope.calibrate(model, texts, tokenizer=tokenizer)
+        fold = normscope.fold(model, batch, statistics=calibration)
         fold.refused                          # which layers cannot be folded, and why
         with fold.applied(model): ...         # until the context ends; fold.apply(model) for good
         fold.save("folder")                   # then normscope.read_fold("folder").apply(model)
 
-    A layer is folded where nothing but Linears (or transformers' Conv1D) reads its output, with weights that
-    no other input meets and no other module shares, and where the model does not return it. That is found
-    in one forward, `model(**inputs)`; on it the model with layers replaced must be equal to the one with
-    them folded, by `tolerance`. All else is as for `swapped`; the layers that are not folded stay themselves.
+    The model itself does not change. A layer is folded if only Linears (or transformers' Conv1D) read its
+    output, if no other input meets their weights and no other module shares them, and if the model does
+    not return the output. One forward, `model(**inputs)`, shows that. On it the model with folded layers
+    must also equal the model with replaced layers, by `tolerance`. Layers that are not folded stay as they
+    are. All other arguments are as for `swapped`.
     Raises what `swapped` raises, and UsageError for a `kind` whose scale and shift are not fixed.
     """
     require_fixed(kind)
     swap = Swap(model, kind, statistics, layers, exclude)
 
-    def run(work: Callable[[Run], T]) -> Iterable[T]:
+    def run_once(work: Callable[[Run], list[Tensor]]) -> list[list[Tensor]]:
         return [work(lambda _names: tensors_in(model(**inputs)))]
 
     name = getattr(swap.model, "name_or_path", "") or type(swap.model).__name__
     with evaluating(model), torch.no_grad():
-        made = foldable(swap, name, lambda: model(**inputs))
-        return proven(swap, made, run).fold
+        unchecked = fold_readers(swap, name, lambda: model(**inputs))
+        return check_fold(swap, unchecked, run_once).fold
 
 
-def foldable(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
-    """Fold the layers that one forward allows, unchecked; `run` is that forward, and returns its output."""
-    consumers = Consumers(swap.model, [each.norm for each in swap.replacements.values()])
+def fold_readers(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
+    """Fold the layers that one forward allows, unchecked; `run` is that forward and returns its output."""
+    consumers = Consumers(swap.model, [replacement.norm for replacement in swap.replacements.values()])
     with swap.settling(), consumers.watching():
         returned = run()
     modules = dict(named_modules(swap.model))
     layers: dict[str, Folded] = {}
     refused: dict[str, str] = {}
     for name, replacement in swap.replacements.items():
-        found = consumers.of(replacement.norm, returned)
-        why = found if isinstance(found, str) else obstacle(replacement.norm)
-        if isinstance(found, str) or why is not None:
-            refused[name] = str(why)
-        else:
-            line = replacement.line()
-            parameters = {key: value for each in found for key, value in _parameters(each, line)}
-            layers[name] = Folded(parameters, digest(modules, name, parameters))
+        reason = consumers.obstacle(name, returned) or obstacle(replacement.norm)
+        if reason is not None:
+            refused[name] = reason
+            continue
+        line = replacement.line()
+        parameters = {
+            path: value for consumer in consumers.of(name) for path, value in _parameters(consumer, line)
+        }
+        layers[name] = Folded(parameters, digest(modules, name, parameters))
     return Fold(model, swap.kind, layers, refused)
 
 
@@ -100,8 +96,8 @@ def _parameters(consumer: Consumer, line: Line) -> Iterator[tuple[str, Tensor]]:
     )
     if own is None:
         return
-    kept = own.detach().cpu().double()
-    weight = kept if consumer.transposed else kept.mT  # (out, D)
+    stored = own.detach().cpu().double()
+    weight = stored if consumer.transposed else stored.mT  # (out, D)
     scaled = weight * line.scale
     if line.centred:
         scaled -= scaled.mean(1, keepdim=True)
@@ -113,57 +109,52 @@ def _parameters(consumer: Consumer, line: Line) -> Iterator[tuple[str, Tensor]]:
         yield consumer.bias, shift.to(own.dtype)
 
 
+@dataclass(frozen=True)
 class Difference:
-    """How far apart the outputs of two models are, batch by batch."""
+    """The difference between the outputs of two models over all batches, NaN if they have no outputs.
 
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
+    `absolute` is the largest difference of two numbers. `relative` is the maximum, over outputs, of the
+    output's largest difference divided by its largest number.
+    """
 
-    def add(self, outputs: Tensor) -> None:
-        """Add what `compared` gives for a batch."""
-        self._parts.append(outputs)
+    absolute: float = math.nan
+    relative: float = math.nan
 
-    def _largest(self) -> tuple[Tensor, Tensor]:
-        """Return the largest difference and the largest value of each output over all batches."""
-        largest = torch.stack(self._parts).amax(0) if self._parts else torch.zeros(0, 2)
-        return largest[:, 0], largest[:, 1]
-
-    @property
-    def absolute(self) -> float:
-        """The largest difference of two numbers; NaN where there is none, or where one is no number."""
-        difference, _ = self._largest()
-        return float(difference.max()) if len(difference) else math.nan
-
-    @property
-    def relative(self) -> float:
-        """The largest difference over the largest value of an output, maximum over outputs; NaN if none."""
-        difference, size = self._largest()
+    @classmethod
+    def of(cls, batches: Sequence[Tensor]) -> "Difference":
+        """Combine the differences of each batch, as `compare_outputs` returns them."""
+        largest = torch.stack([*batches]).amax(0) if batches else torch.zeros(0, 2)
+        if not len(largest):
+            return cls()
+        difference, size = largest.unbind(1)
         tiny = torch.finfo(size.dtype).tiny
-        return float((difference / size.clamp(min=tiny)).max()) if len(difference) else math.nan
+        return cls(float(difference.max()), float((difference / size.clamp(min=tiny)).max()))
 
 
-def compared(expected: Iterable[Tensor], found: Iterable[Tensor]) -> Tensor:
-    """Compare what two models return for a batch, output by output: (outputs, 2)."""
-    rows = [_compared(a, b) for a, b in zip(expected, found, strict=True) if a.is_floating_point()]
+def compare_outputs(expected: Iterable[Tensor], actual: Iterable[Tensor]) -> Tensor:
+    """Compare what two models return for a batch.
+
+    Returns (outputs, 2): for each output the largest difference, and the largest number of `expected`.
+    """
+    rows = [_compare_tensors(a, b) for a, b in zip(expected, actual, strict=True) if a.is_floating_point()]
     return torch.stack(rows) if rows else torch.zeros(0, 2)
 
 
-def _compared(a: Tensor, b: Tensor) -> Tensor:
-    """Return the largest difference of two tensors, and the largest number of the first: (2,)."""
+def _compare_tensors(a: Tensor, b: Tensor) -> Tensor:
     rows = [torch.zeros(2, dtype=torch.float64)]
     for part, other in zip(*(torch.split(v.reshape(-1), PART) for v in (a, b)), strict=True):
         x, y = part.double().cpu(), other.double().cpu()
-        apart = torch.where(x == y, 0.0, (x - y).abs())  # Where both are infinite, too.
+        difference = torch.where(x == y, 0.0, (x - y).abs())  # Two equal infinities differ by 0, not NaN.
         size = x.abs().where(x.isfinite(), 0.0)
-        rows += [torch.stack([apart.max(), size.max()])] if len(x) else []
+        rows += [torch.stack([difference.max(), size.max()])] if len(x) else []
     return torch.stack(rows).amax(0)
 
 
 @dataclass(frozen=True)
-class Proven:
-    """A fold of which every layer was proved, and by how much it changes the outputs beside `swapped`.
+class CheckedFold:
+    """A fold whose layers all passed the check, and how far its outputs are from those of `swapped`.
 
-    `alone` has every layer that was tried, `together` those that are folded.
+    `alone` has every layer that was tried, `together` is for those that are folded.
     """
 
     fold: Fold
@@ -172,17 +163,16 @@ class Proven:
     together: Difference
 
 
-def proven(swap: Swap, made: Fold, runs: _BatchReplay) -> Proven:
-    """Run the model with layers replaced beside the one with them folded; unfold what is not equal."""
-    most = tolerance(swap.model)
-    found = _differences(swap, made, [(name,) for name in made.layers], runs)
-    alone = dict(zip(made.layers, found, strict=True))
-    against = {name: _unequal(each, most) for name, each in alone.items()}
-    made = _without(made, {name: why for name, why in against.items() if why})
-    (together,) = _differences(swap, made, [tuple(made.layers)], runs)
-    if made.layers and (why := _unequal(together, most)):
-        made = _without(made, dict.fromkeys(made.layers, f"all of them together: {why}"))
-    return Proven(made, most, alone, together)
+def check_fold(swap: Swap, unchecked: Fold, run_batches: RunBatches) -> CheckedFold:
+    """Compare the model with layers folded to the model with them replaced; unfold layers that differ."""
+    limit = tolerance(swap.model)
+    differences = _differences(swap, unchecked, [(name,) for name in unchecked.layers], run_batches)
+    alone = dict(zip(unchecked.layers, differences, strict=True))
+    fold = _without(unchecked, {name: _failure(difference, limit) for name, difference in alone.items()})
+    (together,) = _differences(swap, fold, [tuple(fold.layers)], run_batches)
+    if fold.layers and (reason := _failure(together, limit)):
+        fold = _without(fold, dict.fromkeys(fold.layers, f"all of them together: {reason}"))
+    return CheckedFold(fold, limit, alone, together)
 
 
 def tolerance(model: nn.Module) -> float:
@@ -191,22 +181,25 @@ def tolerance(model: nn.Module) -> float:
     return math.sqrt(torch.finfo(dtype).eps)
 
 
-def _unequal(found: Difference, most: float) -> str | None:
-    if found.relative <= most:
+def _failure(difference: Difference, limit: float) -> str | None:
+    """Say by how much a difference is above the limit, None if it is not; NaN is above it."""
+    if difference.relative <= limit:
         return None
-    return f"folded, an output differs by {found.relative:.1e} of its largest number, more than {most:.1e}"
+    size = f"{difference.relative:.1e} of its largest number"
+    return f"folded, an output differs by {size}, more than {limit:.1e}"
 
 
-def _without(made: Fold, against: Mapping[str, str]) -> Fold:
-    kept = made.only([name for name in made.layers if name not in against])
-    return replace(kept, refused={**made.refused, **against})
+def _without(fold: Fold, failures: Mapping[str, str | None]) -> Fold:
+    failed = {name: reason for name, reason in failures.items() if reason is not None}
+    passed = fold.only([name for name in fold.layers if name not in failed])
+    return replace(passed, refused={**fold.refused, **failed})
 
 
 def _differences(
-    swap: Swap, made: Fold, variants: Sequence[Sequence[str]], runs: _BatchReplay
+    swap: Swap, fold: Fold, variants: Sequence[Sequence[str]], run_batches: RunBatches
 ) -> list[Difference]:
-    changes: list[list[Change]] = [made.only(names).changes(swap.model) for names in variants]
-    found = [Difference() for _ in variants]
+    """Return, for each variant, the difference between its layers folded and its layers replaced."""
+    changes = [fold.only(names).changes(swap.model) for names in variants]
 
     def work(run: Run) -> list[Tensor]:
         rows = []
@@ -214,10 +207,8 @@ def _differences(
             with swap.replacing(names):
                 expected = [*run(names)]
             with changed(change):
-                rows.append(compared(expected, run(names)))
+                rows.append(compare_outputs(expected, run(names)))
         return rows
 
-    for rows in runs(work) if made.layers else ():
-        for difference, row in zip(found, rows, strict=True):
-            difference.add(row)
-    return found
+    batches = list(run_batches(work)) if fold.layers else []
+    return [Difference.of([rows[index] for rows in batches]) for index in range(len(variants))]

@@ -1,4 +1,4 @@
-"""Options of swap: the replacement, the layers, and the order of trials."""
+"""Options of swap: the kind of replacement, and the trials to run."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY = (
     "batchnorm", "batchnorm-fitted", "batchnorm-batch", "frozen", "identity",
 )  # fmt: skip
 REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY)
-# Those that are one linear map for all tokens: a Linear after them can do their work.
+# Kinds that are one linear map for all tokens, so that a Linear after them can do their work.
 FIXED = (BATCHNORM, FITTED, FROZEN, IDENTITY)
 
 
 @dataclass(frozen=True)
 class Swapping:
-    """What is put in the layers' place, and what beside one layer at a time and all together is tried.
+    """The kind of replacement, and the trials in addition to each layer alone and all together.
 
     `kind` is one of REPLACEMENTS. `cumulative` replaces the layers one after the other, the most
-    tolerant first, and keeps them replaced. `recalibrate` takes the statistics of a layer with those
-    that were replaced before it in place. `seed` decides the masked tokens and the intervals. `fold`
-    folds what can be into the Linears that read it. UsageError for a value that cannot be.
+    tolerant first, and keeps them replaced. `recalibrate` measures the statistics of a layer while the
+    layers before it are replaced. `seed` decides the masked tokens and the intervals. `fold`
+    folds layers into the Linears that read them, where possible. Raises UsageError for an invalid value.
     """
 
     kind: str = BATCHNORM
@@ -34,7 +34,7 @@ class Swapping:
         require_seed(self.seed)
         if self.recalibrate and self.kind in (BATCH, IDENTITY):
             raise UsageError(
-                f"{self.kind} has no statistics to take again; expected another kind with recalibrate; "
+                f"{self.kind} has no statistics to measure again; expected another kind with recalibrate; "
                 "drop one of them"
             )
         if self.fold:
@@ -42,13 +42,13 @@ class Swapping:
 
 
 def require_kind(kind: str) -> None:
-    """Raise UsageError unless it is one of REPLACEMENTS."""
+    """Raise UsageError unless a kind is one of REPLACEMENTS."""
     if kind not in REPLACEMENTS:
         raise UsageError(f"kind is {kind!r}; expected one of {', '.join(REPLACEMENTS)}; choose one")
 
 
 def require_fixed(kind: str) -> None:
-    """Raise UsageError unless it is one of FIXED."""
+    """Raise UsageError unless a kind is one of FIXED."""
     require_kind(kind)
     if kind not in FIXED:
         raise UsageError(

@@ -1,12 +1,13 @@
 """Finds every reader of a layer's output in one forward pass: Linears, which can take its scale, and others.
 
-Names decide nothing: while the model runs, every operation passes by here, and those that touch an
-output's memory are its readers, whatever views of it they were given.
+Names decide nothing. While the model runs, a dispatch mode sees every operation, and an operation that
+touches an output's memory is its reader, through whatever view.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +22,16 @@ from normscope.norms.module_tree import named_modules
 _ATEN = torch.ops.aten
 # Operations that copy the same values into new memory.
 _COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
-WORDS = {"add": "the addition", "mul": "the multiplication", "cat": "the concatenation"}
+# Names for operations in messages; others go by their own name.
+_NAMES = {"add": "the addition", "mul": "the multiplication", "cat": "the concatenation"}
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A module that reads a layer's output x (..., D) as x W + c alone; names of W and c in the model.
+    """A module that only computes x W + c from a layer's output x (..., D).
 
-    `transposed` says that W is kept as (out, D), as nn.Linear does; else it is (D, out), as in
-    transformers' Conv1D. A c that is not there yet can be made.
+    `weight` and `bias` are the names of W and c in the model; c may not exist yet. If `transposed`, the
+    module stores W as (out, D), as nn.Linear does, otherwise as (D, out), as transformers' Conv1D does.
     """
 
     module: nn.Module
@@ -60,10 +62,10 @@ class _Product:
 
 
 class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A dispatch mode that records which operations read the outputs of some layers of a model.
+    """A dispatch mode that records which operations read the outputs of a model's layers `norms`.
 
-    `norms` are the layers. What it finds holds for the forward that it saw: a model that goes other
-    ways on other inputs may read an output elsewhere there.
+    The result holds for the recorded forward: a model that branches on its inputs may have other readers
+    on other inputs.
     """
 
     def __init__(self, model: nn.Module, norms: Sequence[NormLayer]) -> None:
@@ -71,76 +73,78 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._model, self._norms = model, norms
         self._stack: list[tuple[str, nn.Module]] = []
         self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
-        self._found: dict[str, dict[str, Consumer]] = {norm.name: {} for norm in norms}
-        self._against: dict[str, str] = {}
+        """Outputs of layers and their copies, by their memory; kept alive, so that it is not reused."""
+        self._consumers: dict[str, dict[str, Consumer]] = {norm.name: {} for norm in norms}
+        self._obstacles: dict[str, str] = {}
         self._parameters: dict[int, list[_Parameter]] = {}
+        """All parameters by their memory: tied ones share it."""
         self._uses: dict[str, set[str | None]] = {}
+        """The layers whose outputs meet each parameter, None for any other input."""
         for owner, module in named_modules(model):
             for name, value in module._parameters.items():
                 if value is not None:
-                    found = _Parameter(owner, name, module, value)
-                    self._parameters.setdefault(_memory(value), []).append(found)
+                    parameter = _Parameter(owner, name, module, value)
+                    self._parameters.setdefault(_memory(value), []).append(parameter)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Follow the model's modules and operations until the context ends."""
-        with ExitStack() as open_:
+        with ExitStack() as hooks:
             for name, module in named_modules(self._model):
-                enter = module.register_forward_pre_hook(self._entering(name), prepend=True)
-                leave = module.register_forward_hook(self._leaving, always_call=True)
-                open_.callback(enter.remove)
-                open_.callback(leave.remove)
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._push, name), prepend=True))
+                hooks.enter_context(module.register_forward_hook(self._pop, always_call=True))
             for norm in self._norms:
-                open_.callback(norm.module.register_forward_hook(self._seen(norm), with_kwargs=True).remove)
-            open_.enter_context(self)
+                record = partial(self._record_output, norm)
+                hooks.enter_context(norm.module.register_forward_hook(record, with_kwargs=True))
+            hooks.enter_context(self)
             yield
 
-    def _entering(self, name: str) -> Any:
-        return lambda module, _given: self._stack.append((name, module))
+    def _push(self, name: str, module: nn.Module, _args: Any) -> None:
+        self._stack.append((name, module))
 
-    def _leaving(self, *_: Any) -> None:
+    def _pop(self, *_: Any) -> None:
         if self._stack:
             self._stack.pop()
 
-    def _seen(self, norm: NormLayer) -> Any:
-        def seen(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
-            if len(args) != 1 or kwargs:
-                self._refuse(norm, "it is called with more than its input")
-            elif norm.per_head or not _holds_rows(features_last, norm.features):
-                self._refuse(norm, "its features are not the last axis of its output")
-            else:
-                self._outputs[_memory(output)] = (norm, output)
-
-        return seen
+    def _record_output(
+        self, norm: NormLayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
+        if len(args) != 1 or kwargs:
+            self._refuse(norm, "it is called with more than its input")
+        elif norm.per_head or not _holds_rows(features_last, norm.features):
+            self._refuse(norm, "its features are not the last axis of its output")
+        else:
+            self._outputs[_memory(output)] = (norm, output)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call the operation, and look at what it read."""
+        """Run the operation and record the parameters and outputs that it reads."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        made = {_memory(value) for value in tree_leaves(result) if isinstance(value, Tensor)}
+        operands = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        written = {_memory(value) for value in tree_leaves(result) if isinstance(value, Tensor)}
         product = _product(func, args, kwargs)
         source = self._outputs.get(_memory(product.x)) if product else None
-        for value in given:
-            place = _memory(value)
-            if made == {place} and not func._schema.is_mutable:
-                continue  # A view of it.
-            for parameter in self._parameters.get(place, ()):
+        for value in operands:
+            # Memory and not identity: a Linear may get a reshaped view of the output.
+            memory = _memory(value)
+            if written == {memory} and not func._schema.is_mutable:
+                continue  # The result is a view of the operand, and nothing was read.
+            for parameter in self._parameters.get(memory, ()):
                 self._uses.setdefault(parameter.path, set()).add(source[0].name if source else None)
-            if place in self._outputs:
-                self._read(func, self._outputs[place][0], value, product, result)
+            if memory in self._outputs:
+                self._read(func, self._outputs[memory][0], value, product, result)
         return result
 
     def _read(self, func: Any, norm: NormLayer, value: Tensor, product: _Product | None, result: Any) -> None:
-        """Take note of one operation that reads an output, as `value`."""
+        """Record one operation that reads an output through the view `value`."""
         if func in _COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
             self._outputs[_memory(result)] = (norm, result)
         elif product is None or value is not product.x:
-            what = str(func._schema.name).rpartition("::")[2].strip("_")
-            self._refuse(norm, f"read by {WORDS.get(what, what)} in {self._where()}")
+            operation = str(func._schema.name).rpartition("::")[2].strip("_")
+            self._refuse(norm, f"read by {_NAMES.get(operation, operation)} in {self._where()}")
         elif not _holds_rows(value, norm.features):
             self._refuse(norm, f"read in part, or turned round, in {self._where()}")
         else:
@@ -148,10 +152,10 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(consumer, str):
                 self._refuse(norm, consumer)
             else:
-                self._found[norm.name][consumer.weight] = consumer
+                self._consumers[norm.name][consumer.weight] = consumer
 
     def _consumer(self, product: _Product) -> Consumer | str:
-        """Return the module that owns a product's W and c, or why it cannot be told."""
+        """Return the module that owns a product's W and c, or why there is no such module."""
         owners = self._parameters.get(_memory(product.weight), [])
         if not owners:
             return f"read with a weight that is no parameter in {self._where()}"
@@ -171,7 +175,10 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Consumer(weight.module, weight.path, biases[0].path, transposed)
 
     def _is_linear(self, module: nn.Module) -> bool:
-        """Whether it is a Linear whose forward runs now: then its bias is added, or would be."""
+        """Whether a module is a Linear whose forward runs now.
+
+        Then its own bias is the c of the product, even where the operation does not show it.
+        """
         runs = bool(self._stack) and self._stack[-1][1] is module
         return runs and isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
@@ -179,32 +186,35 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = self._stack[-1][0] if self._stack else ""
         return name or type(self._model).__name__
 
-    def _refuse(self, norm: NormLayer, why: str) -> None:
-        self._against.setdefault(norm.name, why)
+    def _refuse(self, norm: NormLayer, reason: str) -> None:
+        self._obstacles.setdefault(norm.name, reason)
 
-    def of(self, norm: NormLayer, returned: Any) -> list[Consumer] | str:
-        """Return what reads a layer's output, or why that cannot be folded into; `returned` by the model."""
-        if norm.name in self._against:
-            return self._against[norm.name]
-        ours = {place for place, (owner, _) in self._outputs.items() if owner is norm}
-        if any(_memory(value) in ours for value in tensors_in(returned)):
+    def of(self, name: str) -> list[Consumer]:
+        """Return the modules that read the output of a layer without an `obstacle`."""
+        return list(self._consumers[name].values())
+
+    def obstacle(self, name: str, returned: Any) -> str | None:
+        """Say why a layer cannot be folded into its readers, None if it can; the model gave `returned`."""
+        if name in self._obstacles:
+            return self._obstacles[name]
+        outputs = {memory for memory, (norm, _) in self._outputs.items() if norm.name == name}
+        if any(_memory(value) in outputs for value in tensors_in(returned)):
             return "the model returns it"
-        found = self._found[norm.name]
-        for name in found:
-            if self._uses.get(name, set()) != {norm.name}:
-                return f"{name} is used with another input, too"
-        if not found:
-            return "nothing reads it" if ours else "it was never called"
-        return list(found.values())
+        for weight in self._consumers[name]:
+            if self._uses.get(weight, set()) != {name}:
+                return f"{weight} is used with another input, too"
+        if not self._consumers[name]:
+            return "nothing reads it" if outputs else "it was never called"
+        return None
 
 
 def _memory(value: Tensor) -> int:
-    """Return where a tensor's storage is; all of its views share it."""
+    """Return the address of a tensor's storage; all of its views share it."""
     return value.untyped_storage().data_ptr()
 
 
 def _holds_rows(value: Tensor, features: int) -> bool:
-    """Whether a view of memory that holds rows of features is one of whole rows: (..., D), in order."""
+    """Whether a view (..., D) of memory that holds rows of D features consists of whole rows, in order."""
     if value.shape[-1:] != (features,) or (features > 1 and value.stride(-1) != 1):
         return False
     strides = [stride for size, stride in zip(value.shape[:-1], value.stride(), strict=False) if size > 1]
@@ -212,7 +222,7 @@ def _holds_rows(value: Tensor, features: int) -> bool:
 
 
 def _same(view: Tensor, value: Tensor) -> bool:
-    """Whether a view of a parameter's memory is the whole of it, and this way round."""
+    """Whether a view of a parameter's memory is all of the parameter, with its axes in the same order."""
     return (view.shape, view.stride(), view.storage_offset()) == (
         value.shape,
         value.stride(),
@@ -221,7 +231,7 @@ def _same(view: Tensor, value: Tensor) -> bool:
 
 
 def _product(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Product | None:
-    """Read an operation as x W + c."""
+    """Return an operation's x, W and c if it computes x W + c."""
     if func is _ATEN.mm.default:
         return _Product(args[0], args[1], None)
     if func is _ATEN.addmm.default and not kwargs:

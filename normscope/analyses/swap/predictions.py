@@ -1,4 +1,4 @@
-"""A model's answers to a batch: its last hidden state and, with a language-model head, its predictions."""
+"""A model's answers to a batch: its last hidden states and, with a language-model head, its predictions."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,35 +12,35 @@ from normscope.engine.forward import Forward, tensors_in
 from normscope.engine.runner import decoder_valid
 from normscope.errors import RunError
 
-# The share of a text's tokens that a masked language model is asked for: Devlin et al. 2018, BERT.
+# The share of a text's tokens that a masked language model has to predict: Devlin et al. 2018, BERT.
 _MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class Question:
-    """A batch as it is put to a model: B texts of up to T tokens.
+    """A model's inputs for a batch of B texts of up to T tokens, and the M tokens that it has to predict.
 
-    `valid` (B, T) are the tokens whose hidden states count. The model is asked for M tokens: those with
-    the ids `target` (M,), in the logits at row `text` (M,) and position `place` (M,).
+    `valid` (B, T) marks the tokens whose hidden states count. Token m has the id `target[m]`, and its
+    prediction is in the logits at row `text[m]` and column `position[m]`.
     """
 
     inputs: dict[str, Tensor]
     valid: Tensor
     text: Tensor
-    place: Tensor
+    position: Tensor
     target: Tensor
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of a question: the last hidden state (B, T, D), and logits (M, vocabulary)."""
+    """A model's answer to a question: the last hidden states (B, T, D), and the logits (M, vocabulary)."""
 
     hidden: Tensor
     logits: Tensor | None
 
 
 class Readout:
-    """Asks one model; `head` says what its head predicts: "causal", "masked", "seq2seq", or None."""
+    """Asks one model; its language-model `head` is "causal", "masked", "seq2seq", or None."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int) -> None:
         self._model: Any = model
@@ -51,6 +51,7 @@ class Readout:
             self.head = None
             self.notes.append("the tokenizer has no mask token: what the head predicts is not measured")
         self._forward = Forward(model, logits=self.head is not None)
+        # The output of a model with a head may lack the last hidden states; its base model returns them.
         base = getattr(model, "base_model", model)
         self._base = None if base is model else base
         if self._base is None and self.head is not None:
@@ -58,47 +59,46 @@ class Readout:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self._forward.device
 
     def ask(self, batch: Batch) -> Question:
-        """Put a batch as a question; which tokens are masked depends on the seed and the text alone."""
+        """Make a question of a batch; the masked tokens depend on the seed and the text alone."""
         ids, inputs = batch.inputs["input_ids"], batch.inputs
-        asked = torch.zeros_like(batch.mask)
+        predicted, targets = torch.zeros_like(batch.mask), ids
         if self.head == "causal":
-            asked[:, :-1] = batch.valid[:, 1:] & batch.mask[:, :-1]
-            target = ids.roll(-1, 1)
+            predicted[:, :-1] = batch.valid[:, 1:] & batch.mask[:, :-1]
+            targets = ids.roll(-1, 1)
         elif self.head == "masked":
-            asked, target = self._masked(batch), ids
-            inputs = {**inputs, "input_ids": ids.where(~asked, self._tokenizer.mask_token_id)}
+            predicted = self._random_mask(batch)
+            inputs = {**inputs, "input_ids": ids.where(~predicted, self._tokenizer.mask_token_id)}
         elif self.head == "seq2seq":
-            asked, target = batch.valid, ids  # A decoder is fed the text shifted right by one.
-        text, place = asked.nonzero(as_tuple=True)
-        target = target[asked] if self.head else ids.new_zeros(0)
+            predicted = batch.valid  # A decoder reads the text shifted right by one.
+        text, position = predicted.nonzero(as_tuple=True)
         valid = decoder_valid(batch, self._batching) if self._forward.decodes else batch.valid
-        return Question(inputs, valid, text, place, target)
+        return Question(inputs, valid, text, position, targets[predicted])
 
-    def _masked(self, batch: Batch) -> Tensor:
-        """Choose the tokens to mask, (B, T): 15 % of each text's words, one at least."""
+    def _random_mask(self, batch: Batch) -> Tensor:
+        """Choose the tokens to mask, (B, T): 15 % of each text's non-special tokens, at least one."""
         special = torch.tensor(sorted(set(self._tokenizer.all_special_ids)))
-        words = batch.valid & ~torch.isin(batch.inputs["input_ids"], special)
-        chosen = torch.zeros_like(words)
+        maskable = batch.valid & ~torch.isin(batch.inputs["input_ids"], special)
+        mask = torch.zeros_like(maskable)
         for row, source in enumerate(batch.sources):
-            dice = torch.Generator().manual_seed(self._seed * 1_000_003 + source)
-            places = words[row].nonzero()[:, 0]
-            count = min(len(places), max(1, round(_MASKED_SHARE * len(places))))
-            chosen[row, places[torch.randperm(len(places), generator=dice)[:count]]] = True
-        return chosen
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + source)
+            positions = maskable[row].nonzero()[:, 0]
+            count = min(len(positions), max(1, round(_MASKED_SHARE * len(positions))))
+            mask[row, positions[torch.randperm(len(positions), generator=generator)[:count]]] = True
+        return mask
 
     def read(self, question: Question) -> Answer:
-        """Run the model; RunError when it fails, or gives no hidden state for each token."""
-        seen: list[Any] = []
+        """Run the model; RunError when it fails, or returns no hidden state for each token."""
+        base_outputs: list[Any] = []
         with ExitStack() as hooks:
             if self._base is not None:
-                handle = self._base.register_forward_hook(lambda _module, _args, output: seen.append(output))
-                hooks.callback(handle.remove)
+                record = self._base.register_forward_hook(lambda _, __, output: base_outputs.append(output))
+                hooks.enter_context(record)
             output = self._forward(question.inputs)
-        hidden = _last_hidden([*seen[-1:], output], tuple(question.valid.shape))
+        hidden = _last_hidden([*base_outputs[-1:], output], tuple(question.valid.shape))
         if hidden is None:
             name = type(self._model).__name__
             raise RunError(
@@ -108,14 +108,14 @@ class Readout:
         return Answer(hidden, None if self.head is None else self._logits(output, question))
 
     def output(self, question: Question) -> Any:
-        """Run the model and return what it returns; RunError when it fails."""
+        """Run the model and return its output; RunError when it fails."""
         return self._forward(question.inputs)
 
-    def returned(self, question: Question) -> list[Tensor]:
-        """Run the model and return every tensor that it returns, those of all tokens at the valid ones."""
-        found = tensors_in(self.output(question))
+    def output_tensors(self, question: Question) -> list[Tensor]:
+        """Run the model and return every tensor of its output; those by token are cut to the valid tokens."""
         valid = question.valid
-        return [v[valid.to(v.device)] if v.shape[:2] == valid.shape else v for v in found]
+        values = tensors_in(self.output(question))
+        return [v[valid.to(v.device)] if v.shape[:2] == valid.shape else v for v in values]
 
     def _logits(self, output: Any, question: Question) -> Tensor:
         logits = getattr(output, "logits", None)
@@ -124,11 +124,11 @@ class Readout:
                 f"{type(self._model).__name__} gives no logits for each token; expected some of a model with "
                 "a language-modelling head; load it without its head"
             )
-        return logits[question.text.to(logits.device), question.place.to(logits.device)].float().cpu()
+        return logits[question.text.to(logits.device), question.position.to(logits.device)].float().cpu()
 
 
 def _head_of(model: nn.Module) -> str | None:
-    """Tell by its class what a model's language-modelling head predicts, None without such a head."""
+    """Return the kind of a model's language-modelling head by its class, None without such a head."""
     name = type(model).__name__
     if "MaskedLM" in name:
         return "masked"
@@ -139,13 +139,13 @@ def _head_of(model: nn.Module) -> str | None:
 
 
 def _last_hidden(outputs: list[Any], tokens: tuple[int, ...]) -> Tensor | None:
-    """Find the last hidden state in what a model, or its base, gave: that of a decoder where there is one."""
+    """Find the last hidden states in the outputs of a model and its base; a decoder's come first."""
     for output in outputs:
         states = (
             getattr(output, "decoder_hidden_states", None) or getattr(output, "hidden_states", None) or ()
         )
         first = output[0] if isinstance(output, tuple) and output else None
-        for found in (getattr(output, "last_hidden_state", None), *states[-1:], first, output):
-            if isinstance(found, Tensor) and found.dim() == 3 and tuple(found.shape[:2]) == tokens:
-                return found.cpu()
+        for value in (getattr(output, "last_hidden_state", None), *states[-1:], first, output):
+            if isinstance(value, Tensor) and value.dim() == 3 and tuple(value.shape[:2]) == tokens:
+                return value.cpu()
     return None

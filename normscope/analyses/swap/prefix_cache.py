@@ -1,12 +1,13 @@
 """Caches the outputs of all blocks before the first replaced layer, so that trials skip them.
 
-A block is an item of a ModuleList, as a Transformer's layers are. Blocks that have ended before a layer is
-called give, with only that layer and later ones replaced, what they gave before.
+A block is an item of a ModuleList, as a Transformer's layers are. A block that ends before a layer is called
+has the same output when only that layer and later ones are replaced.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass
 class _Block:
-    """One block of a forward: its output, and when it ended; `calls` in that forward."""
+    """One block of a forward: its output, the time of its end, and its number of calls."""
 
     module: nn.Module
     output: Any = None
@@ -42,28 +43,22 @@ class Prefix:
         with ExitStack() as hooks:
             for block in self._blocks:
                 block.calls, block.output = 0, None
-                hooks.callback(block.module.register_forward_hook(self._recorder(block)).remove)
+                hooks.enter_context(block.module.register_forward_hook(partial(self._end_block, block)))
             for name, layer in self._layers.items():
-                hooks.callback(layer.register_forward_pre_hook(self._starter(name)).remove)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(self._begin_layer, name)))
             yield
 
-    def _recorder(self, block: _Block) -> Any:
-        def record(_module: nn.Module, _given: Any, output: Any) -> None:
-            self._time += 1
-            block.calls, block.end, block.output = block.calls + 1, self._time, _copied(output)
+    def _end_block(self, block: _Block, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._time += 1
+        block.calls, block.end, block.output = block.calls + 1, self._time, _copy(output)
 
-        return record
-
-    def _starter(self, name: str) -> Any:
-        def start(_module: nn.Module, _given: Any) -> None:
-            self._time += 1
-            self._begun.setdefault(name, self._time)
-
-        return start
+    def _begin_layer(self, name: str, _module: nn.Module, _args: Any) -> None:
+        self._time += 1
+        self._begun.setdefault(name, self._time)
 
     @property
     def last(self) -> str:
-        """The name of the layer that was the last to be called."""
+        """The name of the layer that was called last."""
         return max(self._layers, key=lambda name: self._begun.get(name, 0))
 
     @contextmanager
@@ -74,7 +69,7 @@ class Prefix:
             for block in self._blocks:
                 # A shared block gets a different input at each call, so one output cannot stand for all.
                 if block.calls == 1 and block.end < first and "forward" not in vars(block.module):
-                    block.module.forward = _giver(block.output)
+                    block.module.forward = _replay(block.output)
                     forwards.callback(block.module.__delattr__, "forward")
             yield
 
@@ -84,14 +79,12 @@ class Prefix:
             block.output = None
 
 
-def _giver(output: Any) -> Any:
-    return lambda *_args, **_kwargs: _copied(output)
+def _replay(output: Any) -> Any:
+    return lambda *_args, **_kwargs: _copy(output)
 
 
-def _copied(output: Any) -> Any:
-    """Copy tensors in tuples and lists: later operations may write into them."""
+def _copy(output: Any) -> Any:
+    """Copy tensors, also in tuples and lists: later operations may write into them."""
     if isinstance(output, Tensor):
         return output.clone()
-    if isinstance(output, tuple | list):
-        return type(output)(map(_copied, output)) if type(output) in (tuple, list) else output
-    return output
+    return type(output)(map(_copy, output)) if type(output) in (tuple, list) else output

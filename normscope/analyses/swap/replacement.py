@@ -1,4 +1,4 @@
-"""A replacement for LayerNorm or RMSNorm with BatchNorm-style statistics."""
+"""Replacements for LayerNorm and RMSNorm that use BatchNorm-style statistics."""
 
 from dataclasses import dataclass, fields
 
@@ -14,7 +14,7 @@ from normscope.statistics.layout import to_rows
 from normscope.statistics.moments import Moments, Rows
 from normscope.statistics.views import cells
 
-# What each kind needs to know of the corpus.
+# The statistics that each kind of replacement needs.
 _NEEDS: dict[str, tuple[str, ...]] = {
     BATCHNORM: ("mean", "variance"),
     FITTED: ("slope", "intercept"),
@@ -26,11 +26,12 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a corpus says of one layer with D features: float64 tensors in memory, None where unknown.
+    """Statistics of one layer with D features over a corpus: float64 tensors on the CPU, None if unknown.
 
-    `mean`, `variance` (D,) of the input x; `slope`, `intercept` (D,) of the best line y ~ slope x +
-    intercept for each feature of the layer's own output before its affine; `scale` () the mean over
-    tokens of 1 / sqrt(power + eps), which the layer multiplies a centred token by.
+    `mean` and `variance` (D,) are those of the input x. `slope` and `intercept` (D,) are those of the
+    least-squares line y ~ slope x + intercept per feature, where y is the layer's own output before its
+    affine. `scale` () is the mean over tokens of 1 / sqrt(power + eps), the layer's factor for a centred
+    token.
     """
 
     mean: Tensor | None = None
@@ -41,32 +42,32 @@ class Statistics:
 
     @classmethod
     def of(cls, capture: LayerCapture) -> "Statistics | None":
-        """Read them off what a layer has seen, None where it has seen nothing."""
+        """Return the statistics of the tokens that a layer saw, None if it saw none."""
         if capture.moments is None or not capture.moments.count:
             return None
         by_feature = cells(capture.moments, "feature")
-        x, scales = by_feature.x, capture.scales
-        slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # No line where x is constant: y's mean.
+        x, scales = by_feature.x, capture.state.scales
+        slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # 0 where x is constant.
         intercept = by_feature.mean_y - slope * x.mean
         mean, variance, a, b = (table[0].cpu() for table in (x.mean, x.variance(), slope, intercept))
         scale = scales.mean[0, 0].cpu() if scales is not None and float(scales.count) else None
         return cls(mean, variance, a, b, scale)
 
     def known(self) -> dict[str, Tensor]:
-        """Return those that are known, by name."""
+        """Return the statistics that are known, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def lacks(self, kind: str) -> list[str]:
-        """Name what a kind of replacement needs and is not known."""
+        """Name the unknown statistics that a kind of replacement needs."""
         return [name for name in _NEEDS[kind] if getattr(self, name) is None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A replacement as one map for all tokens: y = scale * x + shift, each (D,) float64 in memory.
+    """A replacement as one linear map for all tokens: y = scale * x + shift, (D,) float64 on the CPU.
 
-    Where it is `centred`, of x less its mean over features.
+    If `centred`, x first loses its mean over features.
     """
 
     scale: Tensor
@@ -75,19 +76,23 @@ class Line:
 
 
 class Replacement:
-    """One layer's output as it would be with other statistics, once the layer's formula is settled.
+    """Computes one layer's output with other statistics, once the layer's formula is settled.
 
-    `kind` "batchnorm" gives y = (x - mean) / sqrt(variance + eps) with the corpus's statistics per
-    feature, "batchnorm-batch" with those of the rows at hand, as nn.BatchNorm1d in training;
-    "batchnorm-fitted" y = slope x + intercept, the least-squares line per feature; "frozen" the
-    layer's own centring and one scale for all tokens; "identity" y = x. The layer's own affine
-    follows. It is differentiable, in x and in the affine.
+    The `kind` is one of:
+
+    - "batchnorm": y = (x - mean) / sqrt(variance + eps), with the corpus's statistics per feature;
+    - "batchnorm-batch": the same with the statistics of the current rows, as nn.BatchNorm1d in training;
+    - "batchnorm-fitted": y = slope x + intercept, the least-squares line per feature;
+    - "frozen": the layer's own centring and one scale for all tokens;
+    - "identity": y = x.
+
+    The layer's own affine follows. The output is differentiable in x and in the affine.
     """
 
     def __init__(self, norm: NormLayer, kind: str, statistics: Statistics | None) -> None:
         self.norm, self.kind = norm, kind
         self.statistics = statistics or Statistics()
-        self._moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._cached: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         lacking = self.statistics.lacks(kind)
         if lacking:
             raise UsageError(
@@ -95,33 +100,30 @@ class Replacement:
                 "pass what normscope.calibrate returns"
             )
 
-    def __call__(self, given: Tensor, valid: Tensor | None = None, batch: Moments | None = None) -> Tensor:
-        """Return the layer's new output for its input, in its shape and at least float32.
+    def __call__(self, x: Tensor, valid: Tensor | None = None, batch: Moments | None = None) -> Tensor:
+        """Return the layer's new output for its input x, in the shape of x and at least float32.
 
-        `valid` (V, D) are the rows of the input that a batch's statistics are taken over, all by default;
-        `batch` (1, D) are these where the input is a part of it.
+        "batchnorm-batch" takes its statistics over the rows `valid` (V, D) of x, by default over all rows,
+        or from `batch` (1, D) if x is only a part of the batch.
         """
-        norm, formula = self.norm, _settled(self.norm)
-        x = given if given.dtype == torch.float64 else given.float()
-        rows = to_rows(x, norm.feature_axis, norm.features)
+        norm, formula = self.norm, _settled_formula(self.norm)
+        precise = x if x.dtype == torch.float64 else x.float()
+        rows = to_rows(precise, norm.feature_axis, norm.features)
         y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype), batch)
         out = _affine(norm, formula, y)
-        if norm.feature_axis == 1 and given.dim() > 2:
-            return out.reshape(given.movedim(1, -1).shape).movedim(-1, 1)
-        return out.reshape(given.shape)
+        if norm.feature_axis == 1 and x.dim() > 2:
+            return out.reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+        return out.reshape(x.shape)
 
     def line(self) -> Line:
-        """Return it and the layer's affine as one map, for a kind of FIXED and one affine for all heads."""
-        norm, formula, known = self.norm, _settled(self.norm), self.statistics.known()
-        one = torch.ones(norm.features, dtype=torch.float64)
-        scale, shift = one, 0 * one
+        """Return the replacement and the layer's affine as one map.
+
+        The kind must be one of FIXED, and all heads must share one affine.
+        """
+        norm, formula = self.norm, _settled_formula(self.norm)
+        shift, scale = (value.expand(norm.features) for value in self._constants(formula))
         if self.kind == BATCHNORM:
-            scale = (known["variance"] + formula.eps).rsqrt()
-            shift = -known["mean"] * scale
-        elif self.kind == FITTED:
-            scale, shift = known["slope"], known["intercept"]
-        elif self.kind == FROZEN:
-            scale = known["scale"] * one
+            shift = -shift * scale
         weight, bias = (_parameter(norm, name, torch.float64) for name in ("weight", "bias"))
         if weight is not None:
             factor = formula.offset + weight.detach().cpu()
@@ -138,28 +140,32 @@ class Replacement:
             if batch is not None:
                 mean, variance = (v[0].to(rows.dtype).to(rows.device) for v in (batch.mean, batch.variance()))
             return (rows - mean) * (variance + formula.eps).rsqrt()
+        shift, scale = self._cached_constants(rows, formula)
         if self.kind == FROZEN:
             centred = Rows.of(rows).centred if formula.kind == "layernorm" else rows
-            return centred * self._constants(rows, formula)[1]
-        shift, scale = self._constants(rows, formula)
+            return centred * scale
         return (rows - shift) * scale if self.kind == BATCHNORM else torch.addcmul(shift, rows, scale)
 
-    def _constants(self, like: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
-        """Return what is subtracted or added, and what is multiplied by, where the rows are."""
-        place = (like.device, like.dtype)
-        if place not in self._moved:
-            known = self.statistics.known()
-            pair = {
-                BATCHNORM: lambda: (known["mean"], (known["variance"] + formula.eps).rsqrt()),
-                FITTED: lambda: (known["intercept"], known["slope"]),
-                FROZEN: lambda: (torch.zeros(()), known["scale"]),
-            }[self.kind]()
-            shift, scale = (value.to(like.dtype).to(like.device) for value in pair)
-            self._moved[place] = (shift, scale)
-        return self._moved[place]
+    def _cached_constants(self, like: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
+        """Return the constants in the dtype and on the device of some rows."""
+        key = (like.device, like.dtype)
+        if key not in self._cached:
+            shift, scale = (value.to(like.dtype).to(like.device) for value in self._constants(formula))
+            self._cached[key] = (shift, scale)
+        return self._cached[key]
+
+    def _constants(self, formula: Formula) -> tuple[Tensor, Tensor]:
+        """Return shift and scale, (D,) or (); "batchnorm" subtracts the shift first, others add it last."""
+        known = self.statistics.known()
+        if self.kind == BATCHNORM:
+            return known["mean"], (known["variance"] + formula.eps).rsqrt()
+        if self.kind == FITTED:
+            return known["intercept"], known["slope"]
+        zero = torch.zeros((), dtype=torch.float64)
+        return zero, known["scale"] if self.kind == FROZEN else zero + 1
 
 
-def _settled(norm: NormLayer) -> Formula:
+def _settled_formula(norm: NormLayer) -> Formula:
     reason = obstacle(norm)
     if reason is not None or norm.formula is None:
         raise UsageError(
@@ -170,7 +176,7 @@ def _settled(norm: NormLayer) -> Formula:
 
 
 def obstacle(norm: NormLayer) -> str | None:
-    """Say why a layer whose formula is settled cannot be replaced, None where it can."""
+    """Say why a layer whose formula is settled cannot be replaced, None if it can."""
     if norm.formula is None:
         return f"{type(norm.module).__name__} matches no formula of ours"
     if norm.gate is not None:
@@ -181,7 +187,10 @@ def obstacle(norm: NormLayer) -> str | None:
 
 
 def _affine(norm: NormLayer, formula: Formula, y: Tensor) -> Tensor:
-    """Apply the layer's own affine to rows y (V, D); where each head has one, rows are a token's heads."""
+    """Apply the layer's own affine to rows y (V, D).
+
+    If the affine has a part for each head, the rows of one token are its heads.
+    """
     weight, bias = (_parameter(norm, name, y.dtype) for name in ("weight", "bias"))
     shape = y.shape
     if weight is not None:
@@ -192,7 +201,7 @@ def _affine(norm: NormLayer, formula: Formula, y: Tensor) -> Tensor:
 
 
 def _parameter(norm: NormLayer, name: str, dtype: torch.dtype) -> Tensor | None:
-    """Return a weight or bias as a flat vector with its gradient; one of another size is not used."""
+    """Return a weight or bias as a flat vector with its gradient, None for one of another size."""
     value = getattr(norm.module, name, None)
     if not isinstance(value, Tensor):
         return None

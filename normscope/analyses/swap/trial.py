@@ -1,4 +1,4 @@
-"""Trials of replaced layers on held-out texts, each beside the untouched model."""
+"""Trials of replaced layers on held-out texts, each compared to the untouched model."""
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
@@ -8,18 +8,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from normscope.analyses.swap.calibrate import Calibrated, calibrated
-from normscope.analyses.swap.effects import EffectSums, effect, loss_of, perplexity
+from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
+from normscope.analyses.swap.effects import Sums, concatenate, effect, effect_sums, loss_of, perplexity
 from normscope.analyses.swap.fold_file import Fold
-from normscope.analyses.swap.folding import Proven, Run, foldable, proven
+from normscope.analyses.swap.folding import CheckedFold, Run, check_fold, fold_readers
 from normscope.analyses.swap.options import BATCH, Swapping
 from normscope.analyses.swap.predictions import Answer, Question, Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
 from normscope.capture.counters import Tally
 from normscope.data.batching import Batch, Batches
-from normscope.data.held_out_split import Parted
-from normscope.engine.batch_splitting import Parts
+from normscope.data.held_out_split import SplitTexts
+from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.loop import run_info, text_batches
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.runner import decoder_valid
@@ -29,10 +29,10 @@ from normscope.results.swap import Baseline, Effect
 from normscope.statistics.alignment import TokenMask
 from normscope.statistics.bootstrap import resamples
 
-# The bootstrap's draws: texts are summed up before, so that many cost little.
+# The bootstrap's resamples. They draw sums per text, so that many of them are cheap.
 _DRAWS = 1000
 
-# The layers that are replaced at once, by name.
+# The names of layers that are replaced at the same time.
 Variant = tuple[str, ...]
 T = TypeVar("T")
 
@@ -46,45 +46,47 @@ class Work(Clock):
         self._texts = self._tokens = 0
 
     def finish(self, texts: int, tokens: int) -> None:
-        """Count a run, or a part of one, as done."""
+        """Count the texts and tokens of a run, or of a part of one, as done."""
         self._texts += texts
         self._tokens += tokens
 
-    def again(self, since: int) -> None:
-        """Expect again the texts that were done after the first `since` texts."""
+    def redo(self, since: int) -> None:
+        """Expect another run of the texts that were done after the first `since` texts."""
         if self.expected is not None:
             self.expected += self._texts - since
 
     @property
     def texts(self) -> int:
-        """How many texts are done."""
+        """The number of texts that are done."""
         return self._texts
 
     def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function; what is `expected` of one run is used where no more is known."""
+        """Call the caller's function; one run's `expected` is used until the total is known."""
         super().show(stage, self._texts + texts, self._tokens + tokens, self.expected or expected)
 
 
 class Trial:
     """One model, its calibration, and the held-out batches on which its layers are replaced.
 
-    `batches` are those it was calibrated on.
+    `batches` are the batches of the calibration.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        texts: Parted,
+        texts: SplitTexts,
         batches: Batches,
         swapping: Swapping,
-        known: Calibrated,
+        measured: MeasuredCalibration,
         work: Work,
     ) -> None:
-        self._loaded, self._known, self._batching, self._work = loaded, batches, batches.batching, work
-        self.names: Variant = tuple(known.calibration.layers)
-        self.calibration = replace(known.calibration, kind=swapping.kind, replaced=self.names)
+        self._loaded, self._calibration_batches, self._work = loaded, batches, work
+        self._batching = batches.batching
+        self.names: Variant = tuple(measured.calibration.layers)
+        self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
         self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
-        self._swap = Swap(loaded.model, swapping.kind, known.calibration, list(map(glob.escape, self.names)))
+        patterns = [glob.escape(name) for name in self.names]
+        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns)
         self._prefix = Prefix(loaded.model, self._swap.modules)
         self._replays: bool | None = None
         source = text_batches(loaded, texts.held_out, self._batching)
@@ -96,91 +98,84 @@ class Trial:
             tally.add(TokenMask(batch.mask, batch.valid))
             tally.unknown += source.unknown_in(batch)
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
-        self.parts = Parts(self.readout.device)
-        self.parts.hear(known.report.warnings)
+        self.parts = BatchSplitter(self.readout.device, "it and later ones were run in parts")
+        self.parts.hear(measured.report.warnings)
         self._weights = resamples(self.run.texts, swapping.seed, _DRAWS)
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
-        """Measure variants side by side, so that the untouched model runs once for all of them."""
-        return [effect(comparison.sums(), self._weights) for comparison in self._compared(variants)]
+        """Measure all variants on one batch after the other: the untouched model runs once for them all."""
+        batches = [self._compare(batch, variants) for batch in self._batches]
+        self._prefix.clear()
+        sums = [concatenate(parts) for parts in zip(*batches, strict=True)]
+        self._own = sums[0]
+        return [effect(total, self._weights) for total in sums]
 
     def baseline(self) -> Baseline:
-        """Return what the untouched model predicts; after `effects`."""
+        """Return the loss of the untouched model; to be called after `effects`."""
         loss = loss_of(self._own, "own_loss", self._weights)
         targets = int(self._own["targets"].sum()) if loss is not None else 0
         return Baseline(self.readout.head, targets, loss, perplexity(loss))
 
-    def _compared(self, variants: Sequence[Variant]) -> list[EffectSums]:
-        comparisons = [EffectSums() for _ in variants]
-        for batch in self._batches:
-            for comparison, new in zip(comparisons, self._beside(batch, variants), strict=True):
-                comparison.merge(new)
-        self._prefix.clear()
-        self._own = comparisons[0].sums()
-        return comparisons
-
-    def _beside(self, batch: Batch, variants: Sequence[Variant]) -> list[EffectSums]:
-        def work(parts: list[Batch]) -> list[EffectSums]:
-            found = [EffectSums() for _ in variants]
+    def _compare(self, batch: Batch, variants: Sequence[Variant]) -> list[Sums]:
+        def work(parts: list[Batch]) -> list[Sums]:
             if self._swap.kind == BATCH and len(parts) > 1:
-                self._add_batch(parts, variants, found)
-            else:
-                for part in parts:
-                    self._add(part, variants, found)
-            return found
+                return self._compare_whole_batch(parts, variants)
+            compared = [self._compare_part(part, variants) for part in parts]
+            return [concatenate(sums) for sums in zip(*compared, strict=True)]
 
         return self._in_parts(batch, work)
 
-    def _add(self, batch: Batch, variants: Sequence[Variant], found: Sequence[EffectSums]) -> None:
-        question = self._ask(batch)
+    def _compare_part(self, part: Batch, variants: Sequence[Variant]) -> list[Sums]:
+        question = self._ask(part)
         with self._prefix.recording():
             own = self._answer(question)
+        # A model may read more than its blocks' outputs, so replays are tested once before they are used.
         if self._replays is None:
-            self._replays = self._is_replayed(question, own)
-        for variant, comparison in zip(variants, found, strict=True):
+            self._replays = self._replays_exactly(question, own)
+        sums = []
+        for variant in variants:
             with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
-                comparison.add(own, self._answer(question), question)
+                sums.append(effect_sums(own, self._answer(question), question))
+        return sums
 
-    def _add_batch(
-        self, parts: Sequence[Batch], variants: Sequence[Variant], found: Sequence[EffectSums]
-    ) -> None:
-        """Add the parts of a batch whose layers use batch statistics: all parts run again per variant."""
+    def _compare_whole_batch(self, parts: Sequence[Batch], variants: Sequence[Variant]) -> list[Sums]:
+        """Compare the parts of a batch whose layers use batch statistics: all parts run again per variant."""
         questions = [self.readout.ask(part) for part in parts]
         own = [self._answer(question) for question in questions]
         runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
-        for variant, comparison in zip(variants, found, strict=True):
-            for each in zip(own, self._swap.together(variant, runs), questions, strict=True):
-                comparison.add(*each)
+        sums = []
+        for variant in variants:
+            answers = self._swap.replace_in_parts(variant, runs)
+            sums.append(concatenate([*map(effect_sums, own, answers, questions)]))
+        return sums
 
     def _ask(self, batch: Batch) -> Question:
         self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
         return self.readout.ask(batch)
 
     def _in_parts(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
-        """Do some work on a batch, or on parts of it; texts of a failed attempt are expected again."""
-        begun = self._work.texts
+        """Do some work on a batch or, without enough memory, on parts of it; a failed attempt is redone."""
+        done = self._work.texts
 
-        def tried(parts: list[Batch]) -> T:
-            nonlocal begun
-            self._work.again(begun)
-            begun = self._work.texts
+        def attempt(parts: list[Batch]) -> T:
+            nonlocal done
+            self._work.redo(done)
+            done = self._work.texts
             return work(parts)
 
-        return self.parts.work(batch, tried)
+        return self.parts.work(batch, attempt)
 
-    def _is_replayed(self, question: Question, own: Answer) -> bool:
-        """Whether the output is bit-identical when as many blocks as possible replay their records."""
+    def _replays_exactly(self, question: Question, own: Answer) -> bool:
+        """Whether the answer is bit-identical when as many blocks as possible replay their outputs."""
         try:
             with self._prefix.replaying([self._prefix.last]):
-                again = self.readout.read(question)
+                replayed = self.readout.read(question)
         except OutOfMemoryError:
             raise
         except RunError:
             return False
-        hidden = torch.equal(again.hidden, own.hidden)
-        return hidden and (
-            own.logits is None or (again.logits is not None and torch.equal(again.logits, own.logits))
-        )
+        pairs = ((replayed.hidden, own.hidden), (replayed.logits, own.logits))
+        return all(b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)
 
     def _answer(self, question: Question) -> Answer:
         return self._counted(question, self.readout.read)
@@ -191,43 +186,46 @@ class Trial:
         self._work.show("run")
         return answer
 
-    def folded(self) -> Proven:
+    def fold(self) -> CheckedFold:
         """Fold the layers that can be folded, with the current statistics, and check it on held-out texts."""
-        least = min(self._batches, key=lambda batch: batch.mask.numel())
-        made = self.parts.work(least, self._foldable)
-        if self._work.expected is not None:
-            # The untouched model runs for the layers alone, for all together, and for their effect.
-            runs = 2 * len(made.layers) + 1 + 3 + 2
-            self._work.expected += runs * self.run.texts if made.layers else 0
-        return proven(self._swap, made, self._runs)
+        smallest = min(self._batches, key=lambda batch: batch.mask.numel())
+        unchecked = self.parts.work(smallest, self._fold_readers)
+        if self._work.expected is not None and unchecked.layers:
+            # Two runs for each layer and one of the untouched model; the same for all together; two for
+            # their effect.
+            self._work.expected += (2 * len(unchecked.layers) + 1 + 3 + 2) * self.run.texts
+        return check_fold(self._swap, unchecked, self._run_batches)
 
-    def _foldable(self, parts: Sequence[Batch]) -> Fold:
+    def _fold_readers(self, parts: Sequence[Batch]) -> Fold:
         question = self.readout.ask(parts[0])
-        return foldable(self._swap, self._loaded.id, lambda: self.readout.output(question))
+        return fold_readers(self._swap, self._loaded.id, lambda: self.readout.output(question))
 
-    def _runs(self, work: Callable[[Run], T]) -> Iterator[T]:
+    def _run_batches(self, work: Callable[[Run], list[Tensor]]) -> Iterator[list[Tensor]]:
         for batch in self._batches:
-            yield from self._in_parts(batch, lambda parts: [work(self._recorded(part)) for part in parts])
+            yield from self._in_parts(batch, lambda parts: [work(self._recorded_run(part)) for part in parts])
         self._prefix.clear()
 
-    def _recorded(self, batch: Batch) -> Run:
+    def _recorded_run(self, batch: Batch) -> Run:
+        """Run the untouched model on a batch, and return the function that runs it again with replays."""
         question = self.readout.ask(batch)
         with self._prefix.recording():
-            self._counted(question, self.readout.returned)
+            self._counted(question, self.readout.output_tensors)
 
         def run(names: Sequence[str]) -> list[Tensor]:
             with self._prefix.replaying(names if self._replays else ()):
-                return self._counted(question, self.readout.returned)
+                return self._counted(question, self.readout.output_tensors)
 
         return run
 
-    def growing(self, order: Variant) -> Iterator[Variant]:
+    def recalibrate_in(self, order: Variant) -> Iterator[Variant]:
         """Yield an order's first layer, first two, ...: each is calibrated with the earlier ones replaced."""
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
-                known = calibrated(self._loaded, self._known, self._work, [glob.escape(name)])
-            self._work.finish(known.report.run.texts, known.report.run.tokens)
-            self.parts.hear(known.report.warnings)
-            self._swap.recalibrate(name, known.calibration.layers[name])
-            self.calibration = self.calibration.with_layer(name, known.calibration.layers[name])
+                only = [glob.escape(name)]
+                measured = measure_calibration(self._loaded, self._calibration_batches, self._work, only)
+            self._work.finish(measured.report.run.texts, measured.report.run.tokens)
+            self.parts.hear(measured.report.warnings)
+            statistics = measured.calibration.layers[name]
+            self._swap.recalibrate(name, statistics)
+            self.calibration = self.calibration.with_layer(name, statistics)
             yield order[: count + 1]

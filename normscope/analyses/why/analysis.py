@@ -15,26 +15,26 @@ from normscope._version import __version__
 from normscope.analyses.why import nulls
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.nulls import SampledTexts
 from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
+from normscope.analyses.why.nulls import SampledTexts
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
-from normscope.data.media_files import Given, Place
+from normscope.data.media_files import FilePath, Inputs
 from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
-from normscope.engine.loop import Course, as_loaded, measure
+from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import TextError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
 from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.moments import Moments
+from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,12 +62,12 @@ def why(
     loading: Loading = Loading(),
     batching: Batching = Batching(),
     samples: int = 512,
-    table_memory: int = 1 << 30,
+    table_memory: int = MEMORY,
     seed: int = 0,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
     beside: str | os.PathLike[str] | nn.Module | Loaded | None = None,
-    images: Sequence[Place] = (),
+    images: Sequence[FilePath] = (),
     processor: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WhyReport:
@@ -88,13 +88,11 @@ def why(
     require_positive("samples", samples)
     require_seed(seed)
     require_both(beside, images)
-    inputs = Given(texts)
+    inputs = Inputs(texts)
     unique = Unique(inputs.texts or ())
     sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, tokenizer, None, loading, inputs.kinds)
-    require_kinds(loaded.model, inputs.kinds)
+    loaded = prepare_model(model, inputs.kinds, clock, loading, tokenizer)
     vision = None
     if beside is not None:
         options = options_beside(loading, batching)
@@ -144,12 +142,10 @@ def why(
     )
 
 
-def _run(
-    loaded: Loaded, inputs: Given, choices: _Choices, kept: KeptTokens, clock: Clock = Clock(None)
-) -> Report:
+def _run(loaded: Loaded, inputs: Inputs, choices: _Choices, kept: KeptTokens, clock: Clock) -> Report:
     watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
     watcher.name_words()
-    return measure(loaded, inputs, choices.batching, watcher, clock, Course(kept=kept))
+    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(kept=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:
@@ -187,7 +183,8 @@ def _shuffled(
 ) -> dict[str, LayerMeasures]:
     """Measure texts of shuffled words, by layer."""
     kept = KeptTokens(len(texts), choices.memory, choices.seed, _special(loaded))
-    report = _run(loaded, Given(texts), replace(choices, batching=replace(choices.batching, limit=None)), kept)
+    whole = replace(choices, batching=replace(choices.batching, limit=None))
+    report = _run(loaded, Inputs(texts), whole, kept, Clock(None))
     sampling = _sampling(kept, choices.seed)
     return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
 

@@ -93,8 +93,8 @@ CLAIMS = (
         "2",
         "Words at one position have less in common than words of one text: a position is no feature.",
         _ARTICLE,
-        "variance that the text explains less what the position explains (epsilon squared), special tokens left "
-        "out, each less the same where the words are shuffled across texts and the model runs again",
+        "variance that the text explains less what the position explains (epsilon squared), special tokens "
+        "left out, each less the same where the words are shuffled across texts and the model runs again",
         "words shuffled across texts: 0",
         "holds when it is over 0",
         0.0,
@@ -117,8 +117,8 @@ CLAIMS = (
         "4",
         "A scale of each text keeps what texts mean, and BatchNorm's scale of each feature does not.",
         _ARTICLE,
-        "correlation of the texts' similarities at the model's end that stays when one layer takes the text's "
-        "scale, less that when it takes BatchNorm's; less the same of an untrained copy",
+        "correlation of the texts' similarities at the model's end that stays when one layer takes the "
+        "text's scale, less that when it takes BatchNorm's; less the same of an untrained copy",
         "an untrained copy, whose texts mean nothing to it: 0",
         "holds when it is over 0",
         0.0,

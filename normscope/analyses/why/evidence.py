@@ -104,7 +104,7 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
 
 
 def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
-    """Return the mean vector (N, D) of each text under several normalizations; texts without a row are left out.
+    """Return the mean vector (N, D) of each text that has a row, under several normalizations.
 
     "own" is the layer's own y. The others are (x - centre) / scale with the centre or the scale, or both,
     of BatchNorm's features ("feature") or of the whole text ("sequence"): "feature scale" leaves the centre
@@ -128,9 +128,7 @@ def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
     vectors = text_vectors(rows)
     there = weights[:, torch.unique(rows.text)]
     return {
-        name: likeness_kept(vectors["own"], other, there)
-        for name, other in vectors.items()
-        if name != "own"
+        name: likeness_kept(vectors["own"], other, there) for name, other in vectors.items() if name != "own"
     }
 
 

@@ -145,16 +145,17 @@ def _positions(material: Material) -> Numbers:
     position = {each.name: each.position for each in material.layers}
     whole = {each.name: each.with_special for each in material.layers}
     words = {
-        each.name: difference(
-            each.text - each.position, null[each.name].text - null[each.name].position
-        )
+        each.name: difference(each.text - each.position, null[each.name].text - null[each.name].position)
         for each in material.layers
         if each.name in null
     }
     shuffled = {name: null[name].position for name in words}
     return [
         _over_layers(
-            "text explains, less what position explains, both less shuffled words", "explained_difference", words, 0.0
+            "text explains, less what position explains, both less shuffled words",
+            "explained_difference",
+            words,
+            0.0,
         ),
         _over_layers("position explains, special tokens left out", metric, position, maximum=1.0),
         _over_layers("the same where words are shuffled across texts", metric, shuffled, maximum=1.0),
@@ -173,7 +174,9 @@ def _in_common(material: Material) -> Numbers:
         _over_layers("text explains, special tokens left out", metric, text, maximum=1.0),
         _over_layers("the same where words are shuffled across texts", metric, null, maximum=1.0),
         _plain(
-            "agreement of LN, per token, with one scale per text", "agreement.sequence", _own(material, "sequence")
+            "agreement of LN, per token, with one scale per text",
+            "agreement.sequence",
+            _own(material, "sequence"),
         ),
     ]
 
@@ -194,7 +197,10 @@ def _meaning(material: Material) -> Numbers:
     ]
     return [
         _over_layers(
-            "similarities kept by the text's scale less by BN's, less untrained", "scale_difference", beyond, 0.0
+            "similarities kept by the text's scale less by BN's, less untrained",
+            "scale_difference",
+            beyond,
+            0.0,
         ),
         _over_layers("the same in the model itself", "likeness_difference", own),
         _over_layers("the same in an untrained copy", "likeness_difference", null),

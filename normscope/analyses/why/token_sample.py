@@ -108,9 +108,9 @@ class TokensAtLayer(KeptLayer):
 
     def _special(self, where: Alignment) -> Tensor:
         """Return which of the rows are special tokens, (V,)."""
-        if where.word is None:
+        if where.token_ids is None:
             return torch.zeros(len(where.positions), dtype=torch.bool)
-        return torch.isin(where.word.cpu(), self._tokens.special)
+        return torch.isin(where.token_ids.cpu(), self._tokens.special)
 
     def clear(self, slots: Tensor) -> None:
         """Forget what is at `slots`."""

@@ -12,14 +12,13 @@ from torch import nn
 from normscope.capture.text_sample import Kept
 from normscope.capture.watcher import watch
 from normscope.data.batching import AUTO, Batching
-from normscope.data.media_files import Given, Place
-from normscope.engine.loop import Course, as_loaded, measure
+from normscope.data.media_files import FilePath, Inputs
+from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
 from normscope.errors import MediaError, RunError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.models.modality import require_kinds
 from normscope.results.inspect import Report
 from normscope.statistics.moments import Moments
 
@@ -39,7 +38,7 @@ class ImageMoments(NamedTuple):
 
 def image_moments(
     model: str | os.PathLike[str] | nn.Module | Loaded,
-    images: Sequence[Place],
+    images: Sequence[FilePath],
     *,
     processor: Any = None,
     loading: Loading = Loading(),
@@ -57,13 +56,11 @@ def image_moments(
     Raises what `inspect` raises, MediaError when there are not two images, and RunError when no layer
     is left.
     """
-    given = _two_or_more(_unique(_two_or_more(images).images))
+    inputs = _two_or_more(_unique(_two_or_more(images).images))
     clock = Clock(progress)
-    clock.show("load")
-    loaded = as_loaded(model, None, processor, loading, given.kinds)
-    require_kinds(loaded.model, given.kinds)
-    kept = Kept(len(given.images), table_memory, seed)
-    report = measure(loaded, given, batching, watch(loaded.model), clock, Course(kept=kept))
+    loaded = prepare_model(model, inputs.kinds, clock, loading, None, processor)
+    kept = Kept(len(inputs.images), table_memory, seed)
+    report = measure(loaded, inputs, batching, watch(loaded.model), clock, RunContext(kept=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
     layers = {name: moments for name, moments in found.items() if moments is not None}
     if not layers:
@@ -71,11 +68,11 @@ def image_moments(
             f"no layer of {report.model.id} shows which image each of its rows is of; expected a layer that "
             "does; try another vision model"
         )
-    repeated = len(images) - len(given.images)
+    repeated = len(images) - len(inputs.images)
     return ImageMoments(report, layers, (*_notes(report, kept, layers, repeated), *report.warnings))
 
 
-def require_both(model: object, images: Sequence[Place]) -> None:
+def require_both(model: object, images: Sequence[FilePath]) -> None:
     """Raise UsageError for a vision model without images, or images without one; check the image files."""
     if model is None and images:
         raise UsageError("images were given without a vision model; expected both; give --beside MODEL")
@@ -83,13 +80,13 @@ def require_both(model: object, images: Sequence[Place]) -> None:
         _two_or_more(images)
 
 
-def _two_or_more(images: Sequence[Place]) -> Given:
+def _two_or_more(images: Sequence[FilePath]) -> Inputs:
     if not images:
         raise UsageError("a vision model was given without images; expected both; give --image FILE...")
-    given = Given(images=images)
+    inputs = Inputs(images=images)
     if len(images) < 2:
         raise MediaError("1 image to compare; expected at least two; give more")
-    return given
+    return inputs
 
 
 def options_beside(loading: Loading, batching: Batching) -> dict[str, Any]:
@@ -101,9 +98,9 @@ def options_beside(loading: Loading, batching: Batching) -> dict[str, Any]:
     }
 
 
-def _unique(images: Sequence[Place]) -> list[Place]:
+def _unique(images: Sequence[FilePath]) -> list[FilePath]:
     """Return the image files without those of the same bytes as an earlier one."""
-    first: dict[bytes, Place] = {}
+    first: dict[bytes, FilePath] = {}
     for image in images:
         first.setdefault(sha256(Path(image).read_bytes()).digest(), image)
     return list(first.values())

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
-from normscope.cli import value_parsers as values
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, data_alone, warn
+from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.text_options import TextOptions, readable
+from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
     from normscope.results.batches import BatchReport
@@ -32,48 +31,19 @@ all texts that are kept: a random choice of --samples when there are more.
 --batch-size and --order only say how the model is run; they change no number.
 
 \b
-The layers (more columns in a wider terminal; a dash is an unknown number):
-  random      noise of the mean in random batches of so many texts: the norm
-              over features of (batch mean - mean), over the norm of the
-              standard deviations (TID, Training Inference Discrepancy: Wang
-              et al. 2022, arXiv 2210.05153); averaged over batches
-  by length   noise of batches of texts of like length, as a multiple of that
-              of random ones: one excess noise (below) over the other, so that
-              unequal numbers of tokens in the batches change nothing
+The noise of a mean is its TID (Training Inference Discrepancy: Wang et al.
+2022, arXiv 2210.05153). The first table has that of each layer, averaged over
+batches; by length is a multiple of it, corrected for the numbers of tokens.
+The next, by batch size, is of one layer (the noisiest, or --layer) and has the
+noise of standard deviations, too, +- over batches, and the excess noise: that
+of the mean as a multiple of what independent tokens would give (its square is
+the design effect of cluster samples, Kish 1965). By feature is what the
+authors' code computes; distance is PowerNorm's (arXiv 2003.07845).
+--momentum adds BN's running statistics: they begin with the first batch, not
+with PyTorch's 0 and 1, which a trained layer has long forgotten. What batches
+hold is the same at every layer.
 
-\b
-By batch size, in one layer (the noisiest one, or --layer):
-  noise       of mean: the same; of sd: with standard deviations for means;
-              +- is the standard deviation over batches
-  excess      noise of the mean as a multiple of what as many independent
-              tokens would give; 1 is chance alone, and the square is the
-              design effect of cluster samples (Kish 1965)
-  log scale   the noise of the mean as a bar
-  by feature  average over features of |mean - batch mean| / batch sd, and of
-              |sd / batch sd - 1|: what the authors' code computes
-  distance    norm over features of the difference of means, and of variances,
-              over the number of features: PowerNorm's (arXiv 2003.07845)
-  to running  with --momentum: noise against BN's running statistics before
-              the batch, and not against all texts
-  at the end  how far those are from all texts when the batches end; they
-              begin with the first batch, not with PyTorch's 0 and 1, which
-              a trained layer has long forgotten
-
-\b
-What batches hold, at every layer:
-  padding     share of token slots, each batch padded to its longest text
-  late texts  how many texts reach the last quarter of a batch's positions,
-              the median
-  late error  relative standard error of a variance from so many,
-              sqrt(2 / (n - 1))
-  under 30    share of a batch's positions that fewer than 30 texts reach
-  tokens      how many count in a batch
-
-\b
-By position:
-  texts       how many of all reach it
-  a batch     how many of a batch, on average over the batches that have it
-  error       the relative standard error of a variance from so many
+{columns}
 
 \b
 --plot draws instead: each layer's noise against the batch size, random beside
@@ -118,25 +88,25 @@ def batches(
     """Show what BatchNorm would see in batches of 2, 4, 8, ... texts."""
     from normscope.data.batch_sampling import Drawing
 
-    place = result.place(corpus.places(model))
+    place = result.destination(corpus.paths(model))
     loading = source.loading()
     batching = batch.batching()
-    numbers = values.whole_numbers("--sizes", sizes)
-    drawing = Drawing(numbers, draws, seed, momentum, samples, values.memory(table_memory))
-    format = result.chosen(plot)
+    numbers = options.whole_numbers("--sizes", sizes)
+    drawing = Drawing(numbers, draws, seed, momentum, samples, options.memory(table_memory))
+    format = result.chosen_format(plot)
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.batches import batch_noise
         from normscope.models.loading import load
 
         loaded = load(model, loading)
-        shown = layers.shown(loaded)
+        shown = layers.detail_names(loaded)
         report = batch_noise(
             loaded,
-            readable(texts, loaded),
+            readable_texts(texts, loaded),
             batching=batching,
             drawing=drawing,
-            **layers.measured(as_data=format is options.Format.JSON),
+            **layers.selection(as_data=format is options.Format.JSON),
             progress=progress,
         )
     place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))

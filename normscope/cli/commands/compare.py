@@ -1,4 +1,4 @@
-"""`normscope compare`: two reports side by side, and a gate on their differences."""
+"""`normscope compare`: the differences of two reports, layer by layer, and a gate on them."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import completion, options
-from normscope.cli.destinations import checked
+from normscope.cli.destinations import checked_output
 from normscope.cli.output import Output, announce, say, warn
 from normscope.cli.report_options import as_data
 from normscope.escaping import counted
@@ -27,44 +27,34 @@ Examples:
 \b
 A and B are reports that normscope inspect wrote with --json or --moments: of
 two models, two corpora, two checkpoints, or before and after quantization.
-Layers are matched by name, and those that are left by their order. The layers
+Layers are matched by name, and the other layers by their order. The layers
 that moved most come first; no model is loaded.
 
-\b
-The layers (a dash is an unknown number):
-  BN mean moved by      norm over features of (B's mean - A's), over the norm
-                        of A's standard deviations (TID, Training Inference
-                        Discrepancy: Wang et al. 2022, arXiv 2210.05153)
-  BN sd moved by        the same of the standard deviations
-  LN mean moved by      difference of the tokens' average mean, over the root
-                        of A's average token variance
-  LN variance moved by  difference of the tokens' average variance, over A's
-  agreement change      agreement with BN in B, less that in A
-  position change       what position explains in B, less that in A
+{columns}
 
 \b
---fail-above METRIC=VALUE makes it a gate: with any layer whose METRIC is
-above VALUE in size, the exit code is 3, and standard error names them.
+--fail-above METRIC=VALUE makes it a gate: if the size of METRIC is above
+VALUE in any layer, the exit code is 3, and standard error names these layers.
 METRIC is one of bn_drift.mean, bn_drift.variance, ln_drift.mean,
 ln_drift.variance, agreement_change, position_change. Layers without that
-number, or in one report alone, cannot be tested: a warning says how many.
+number, or in only one report, cannot be tested: a warning says how many.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed.
 normscope explain bn_drift.mean has the formula and source."""
 
-A = Annotated[str, typer.Argument(metavar="A", help="The report to compare with, JSON or with moments.")]
-B = Annotated[str, typer.Argument(metavar="B", help="The report that is compared.")]
+A = Annotated[str, typer.Argument(metavar="A", help="The first report, JSON or with moments.")]
+B = Annotated[str, typer.Argument(metavar="B", help="The report that is compared with A.")]
 _FailAbove = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-above",
         metavar="METRIC=VALUE",
-        help="Exit with 3 if a layer is above that. Repeatable.",
+        help="Exit with 3 if a layer is above VALUE. Repeatable.",
         autocompletion=completion.gates,
     ),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Most layers in the table.")]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Maximum number of layers in the table.")]
 
 
 def compare(
@@ -77,18 +67,18 @@ def compare(
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show how far two reports are apart, layer by layer; or fail when it is too far."""
-    place = checked(output, {"A": [a], "B": [b]})
-    found = options.chosen(options.DataFormat, format, json, output)
+    """Show how far two reports are apart, layer by layer; or fail if it is too far."""
+    destination = checked_output(output, {"A": [a], "B": [b]})
+    output_format = options.choose_format(options.DataFormat, format, json, output)
     if not quiet:
-        options.tell_suffix(found, output)
+        options.warn_of_suffix(output_format, output)
     from normscope.analyses.compare import Bound
-    from normscope.analyses.compare import compare as compared
+    from normscope.analyses.compare import compare as run
 
     gates = [Bound.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
-    comparison = compared(a, b)
-    place.write(_rendered(comparison, found, place, top))
+    comparison = run(a, b)
+    destination.write(_rendered(comparison, output_format, destination, top))
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):
@@ -96,25 +86,25 @@ def compare(
 
 
 def _crossed(gates: "list[Bound]", comparison: "Comparison") -> bool:
-    """Name the layers that are above a gate; warn of those that it cannot test."""
+    """Name the layers that are above a gate, and warn of those that it cannot test."""
     crossed = [line for gate in gates for line in gate.crossed(comparison)]
     for gate in gates:
-        missing = gate.untested(comparison)
-        if missing:
-            where = counted(len(missing), "layer")
-            say(f"warning: {gate.metric} is unknown at {where}, the first {missing[0]}")
+        untested = gate.untested(comparison)
+        if untested:
+            layers = counted(len(untested), "layer")
+            say(f"warning: {gate.metric} is unknown at {layers}, the first {untested[0]}")
     for line in crossed:
         say(f"failed: {line}")
     return bool(crossed)
 
 
 def _rendered(
-    comparison: "Comparison", format: options.DataFormat, place: Output, top: int
+    comparison: "Comparison", format: options.DataFormat, destination: Output, top: int
 ) -> str | Iterable[str]:
     if format.is_data:
-        return as_data(comparison, format, place)
+        return as_data(comparison, format, destination)
     from normscope.render.compare import render_comparison, render_comparison_markdown
 
     if format is options.DataFormat.MARKDOWN:
         return render_comparison_markdown(comparison, top=top)
-    return render_comparison(comparison, top=top, screen=place.screen())
+    return render_comparison(comparison, top=top, screen=destination.screen())

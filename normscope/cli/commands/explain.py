@@ -1,4 +1,4 @@
-"""`normscope explain`: the definition, formula and source of every number in the reports."""
+"""`normscope explain`: the definition, formula and source of every number of the reports."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,19 +22,20 @@ Examples:
 
 \b
 METRIC is one of:
-  a path in the JSON    agreement.feature, run.padding_share; the lists on the
-                        way may stay: .layers[0].token.mean
-  a part of one         agreement: what it is, and all numbers below it
+  a path in the JSON    agreement.feature, run.padding_share, with or without
+                        lists: .layers[0].token.mean
+  a part of a path      agreement: its definition, and all numbers below it
   a column's title      LN mean, position explains, distance: all numbers
                         that a table shows under this title
 
 \b
-Upper and lower case, and spaces, - and _, are alike. No model is loaded.
+Upper and lower case are the same, and so are spaces, - and _. No model is
+loaded.
 
 \b
---schema prints a JSON Schema (draft 2020-12) instead, and METRIC is what is
-written: report, plan, layers, batches, swap, why, compare or
-explain; without it, all.
+--schema prints a JSON Schema (draft 2020-12) instead, of the result that
+METRIC names: report, plan, layers, batches, swap, why, compare or explain;
+without METRIC, of all.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
@@ -62,19 +63,19 @@ def explain(
     output: options.OutputPath = None,
 ) -> None:
     """Say what a number of the reports is: definition, formula, range, source."""
-    from normscope.results.glossary.lookup import ENTRIES, children, found
+    from normscope.results.glossary.lookup import ENTRIES, children, find_entries
 
-    written = options.chosen(options.Format, format, json, output)
-    place = Output(output)
-    place.check()
-    options.tell_suffix(options.Format.JSON if schema else written, output)
+    output_format = options.choose_format(options.Format, format, json, output)
+    destination = Output(output)
+    destination.check()
+    options.warn_of_suffix(options.Format.JSON if schema else output_format, output)
     if schema:
-        place.write(_schema(" ".join(metric) if metric else None, written))
+        destination.write(_schema(" ".join(metric) if metric else None, output_format))
         return
-    entries = found(" ".join(metric)) if metric else tuple(ENTRIES.values())
+    entries = find_entries(" ".join(metric)) if metric else tuple(ENTRIES.values())
     below = children(entries[0]) if metric else ()
     below = tuple(entry for entry in below if entry not in entries)
-    place.write(_rendered(entries, below, written, place, listed=not metric))
+    destination.write(_rendered(entries, below, output_format, destination, listed=not metric))
 
 
 def _schema(name: str | None, format: options.Format) -> str:
@@ -92,21 +93,21 @@ def _rendered(
     entries: "tuple[Entry, ...]",
     below: "tuple[Entry, ...]",
     format: options.Format,
-    place: Output,
+    destination: Output,
     *,
     listed: bool,
 ) -> str:
     if format is options.Format.JSON:
         from normscope.results.glossary.entry import Glossary
 
-        anything: Any = Glossary((*entries, *below))
-        return place.json(anything)
+        glossary: Any = Glossary((*entries, *below))
+        return destination.json(glossary)
     from normscope.render import explain as render
 
     if format is options.Format.MARKDOWN:
         return render.render_glossary_markdown() if listed else render.render_entries_markdown(entries, below)
     return (
-        render.render_glossary(place.screen())
+        render.render_glossary(destination.screen())
         if listed
-        else render.render_entries(entries, below, place.screen())
+        else render.render_entries(entries, below, destination.screen())
     )

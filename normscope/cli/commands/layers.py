@@ -6,7 +6,7 @@ import typer
 
 from normscope.cli import options
 from normscope.cli.option_groups import FetchOptions, ResultOptions, grouped
-from normscope.cli.output import Output, data_alone
+from normscope.cli.output import Output, reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
 
 if TYPE_CHECKING:
@@ -22,26 +22,22 @@ Examples:
 No weights and no tokenizer are read or downloaded: config.json is enough.
 
 \b
-The columns (what all layers share stands above the table; a dash is unknown):
-  layer       the name, for --layer and --exclude here and in inspect
-  kind        layernorm, rmsnorm, batchnorm, ... as a call of one such layer
-              alone, filled at random, shows; else as its class says
-  features    how many numbers each token has there
-  eps         what is added to the variance
-  affine      the scale and shift after it; 1+weight scales by 1 + w
-  parameters  how many weights the layer holds
-  place       see below
-  module      the layer's Python class (in a wide terminal, or --verbose)
+Values that all layers share are above the table. The globs of --layer and
+--exclude match the names in the table, here and in inspect. The kind is found
+by calling one layer of each class with random values, or else by its class.
+The layer's Python class is in a wide terminal's table, or with --verbose.
+
+{columns}
 
 \b
-The place, by the model's structure and its Python code, not by names alone:
+The place, by the model's structure and its Python code, not only by names:
   embeddings  called before the repeated blocks
   pre-norm    in a block that computes x + f(norm(x))
   post-norm   in a block that computes norm(x + f(x)) or x + norm(f(x))
   per-head    in attention, as wide as one head (of queries or keys, mostly)
   final       called after the repeated blocks
   head        in what is put on top of the base model
-  other       none of these can be seen
+  other       none of these is found
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
@@ -66,21 +62,21 @@ def layers(
     source: FetchOptions,
 ) -> None:
     """List the normalization layers, from the configuration alone."""
-    place = result.place({"MODEL": [model]})
+    destination = result.destination({"MODEL": [model]})
     loading = source.loading()
-    format = result.chosen()
-    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)):
+    format = result.chosen_format()
+    with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)):
         from normscope.analyses.layers import list_layers
 
         outline = list_layers(model, loading, layers=layer or (), exclude=exclude or ())
-    place.write(_rendered(outline, format, place, verbose=verbose))
+    destination.write(_rendered(outline, format, destination, verbose=verbose))
 
 
-def _rendered(outline: "Outline", format: options.Format, place: Output, *, verbose: bool) -> str:
+def _rendered(outline: "Outline", format: options.Format, destination: Output, *, verbose: bool) -> str:
     if format is options.Format.JSON:
-        return place.json(outline)
+        return destination.json(outline)
     from normscope.render.layers import render_outline, render_outline_markdown
 
     if format is options.Format.MARKDOWN:
         return render_outline_markdown(outline, verbose=verbose)
-    return render_outline(outline, verbose=verbose, screen=place.screen())
+    return render_outline(outline, verbose=verbose, screen=destination.screen())

@@ -6,7 +6,7 @@ import typer
 
 from normscope.cli import options
 from normscope.cli.option_groups import grouped
-from normscope.cli.report_options import ReportOptions, named
+from normscope.cli.report_options import ReportOptions, names_of
 
 EPILOG = """\b
 Examples:
@@ -18,21 +18,21 @@ Examples:
   normscope merge part*.safetensors --moments half.safetensors -q
 
 \b
-A PART is a report that was written with --moments: it holds all that was
-counted and summed, in float64, so that parts give the numbers that one run
-over all texts would have given, in any order. Which texts share a batch
-changes float32 results in the last digits, as it does in one run.
+A PART is a report that was written with --moments: it holds all counts and
+sums, in float64, so that parts in any order give the numbers of one run over
+all texts. The composition of batches changes the last digits of float32
+results, as it does in one run.
 
 \b
-Parts must be of one model (id, revision, commit, dtype, parameters), its
-layers of one kind, and --special-tokens, --max-length, --per-call, --words
-and the layers that were measured must be the same: if not, one line says
-which field differs. The tables are those of normscope inspect, whose --help
-explains the columns and --plot. Padding and batches are those of the parts.
-A --shard that is given twice, under whatever name, gets a warning.
+Parts must have the same model (id, revision, commit, dtype, parameters), the
+same kinds of layers, the same measured layers, and the same --special-tokens,
+--max-length, --per-call and --words; if not, one line names the field that
+differs. The tables are those of normscope inspect, whose --help explains the
+columns and --plot. Padding and batches are those of the parts. A --shard that
+is given twice, under any file name, causes a warning.
 
 \b
-Exit codes: 0 done, 1 failed, 2 wrong usage, parts that differ included."""
+Exit codes: 0 done, 1 failed, 2 wrong usage or parts that differ."""
 
 Parts = Annotated[
     list[str], typer.Argument(metavar="PART...", help="Reports that inspect --moments or merge wrote.")
@@ -41,12 +41,11 @@ Parts = Annotated[
 
 @grouped
 def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
-    """Make one report out of the parts of one corpus, exactly."""
+    """Make one exact report of the parts of one corpus."""
     result.check({"PART": parts})
     from normscope.analyses.merge import merge as merged
     from normscope.norms.detection import select
 
     report = merged(parts)
-    modules = [found.module_name for found in report.layers.values()]
-    shown = named(report, select(modules, layer)) if layer else []
-    result.write(report, shown)
+    modules = [each.module_name for each in report.layers.values()]
+    result.write(report, names_of(report, select(modules, layer)) if layer else [])

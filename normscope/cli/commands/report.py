@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from normscope.cli import completion, options
-from normscope.cli.destinations import checked
-from normscope.cli.interruption import finishing
+from normscope.cli.destinations import checked_output
+from normscope.cli.interruption import finish_writing
 from normscope.cli.output import Output, announce
 from normscope.errors import UsageError
 from normscope.escaping import quoted
@@ -21,18 +21,18 @@ Examples:
   normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
 
 \b
-A FILE is what inspect, batches, why, swap or compare wrote with --json, or
-inspect and merge with --moments. The page is one HTML file that loads
-nothing: the findings in words, charts with a table of their numbers each, a
-choice of layer, light and dark, for print and for screen readers.
+A FILE is a result that inspect, batches, why, swap or compare wrote with
+--json, or inspect or merge with --moments. The page is one HTML file that
+loads nothing: the findings in words, charts each with a table of its numbers,
+and a choice of layer; light and dark, for print and for screen readers.
 
 \b
 Results of one model (id, revision, commit, class, dtype, parameters) share a
 part of the page. Another model, or a second result of one command, begins a
-part of its own, and comparisons come last, so that nothing is mixed.
+new part, and comparisons come last.
 
 \b
-The charts, and the result that each is drawn from:
+The charts, and the result that each shows:
   agreement, explained   all layers (inspect)
   noise                  all layers, batches of 8 texts (batches)
   damage                 all layers, replaced one at a time (swap)
@@ -65,7 +65,7 @@ Layer = Annotated[
         autocompletion=completion.layers,
     ),
 ]
-PAGES, PICTURES = (".html", ".htm"), (".svg", ".png")
+_PAGES, _PICTURES = (".html", ".htm"), (".svg", ".png")
 
 
 def report(
@@ -75,38 +75,38 @@ def report(
     output: options.OutputPath = None,
 ) -> None:
     """Make a page of saved results, or a picture of one chart."""
-    place = checked(output, {"FILE": file})
-    kind = _kind(place, chart)
+    destination = checked_output(output, {"FILE": file})
+    suffix = _suffix(destination, chart)
     from normscope.render.page import write as pages
 
     announce(file)
-    if kind == ".html":
-        place.write(pages.page(file, layer))
+    if suffix == ".html":
+        destination.write(pages.page(file, layer))
         return
-    drawn = pages.picture(file, chart or "", "png" if kind == ".png" else "svg", layer)
-    if isinstance(drawn, str):
-        place.write(drawn)
+    picture = pages.picture(file, chart or "", "png" if suffix == ".png" else "svg", layer)
+    if isinstance(picture, str):
+        destination.write(picture)
         return
     from normscope.results.atomic_write import write_with
 
-    with finishing():
-        write_with(output or "", lambda path: path.write_bytes(drawn))
+    with finish_writing():
+        write_with(output or "", lambda path: path.write_bytes(picture))
 
 
-def _kind(place: Output, chart: str | None) -> str:
-    """Tell by the name of the output what is to be made; standard output gets a page, or an SVG."""
-    wanted = PICTURES if chart else PAGES
-    if not place.is_file:
-        if place.path is None and place.is_terminal:
+def _suffix(destination: Output, chart: str | None) -> str:
+    """Return the suffix of what to write, by the output's name; standard output gets a page, or an SVG."""
+    suffixes = _PICTURES if chart else _PAGES
+    if not destination.is_file:
+        if destination.path is None and destination.is_terminal:
             name = f"-o {chart}.svg" if chart else "-o page.html"
             raise UsageError(
                 f"standard output is a terminal; expected a file or a pipe; name one with {name}"
             )
         return ".svg" if chart else ".html"
-    suffix = Path(place.path or "").suffix.lower()
-    if suffix in wanted:
-        return ".html" if suffix in PAGES else suffix
-    then = "add --chart NAME" if suffix in PICTURES else "change its name"
-    expected = " or ".join(wanted)
-    what = "a chart" if chart else "a page"
-    raise UsageError(f"--output is {quoted(place.path)}; expected {expected} for {what}; {then}")
+    suffix = Path(destination.path or "").suffix.lower()
+    if suffix in suffixes:
+        return ".html" if suffix in _PAGES else suffix
+    next_step = "add --chart NAME" if suffix in _PICTURES else "change its name"
+    expected = " or ".join(suffixes)
+    thing = "a chart" if chart else "a page"
+    raise UsageError(f"--output is {quoted(destination.path)}; expected {expected} for {thing}; {next_step}")

@@ -8,9 +8,9 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, data_alone, warn
+from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.text_options import TextOptions, named_files, readable
+from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
 
 if TYPE_CHECKING:
@@ -26,56 +26,40 @@ Examples:
   normscope swap demo -f corpus.txt --json | jq '.all.effect.kl'
 
 \b
-Each LayerNorm and RMSNorm is replaced alone, then all together, and texts
-that the statistics were not taken from are run again. Half of the texts, the
-first, the third, ..., are calibrated on and the others are held out, unless
---calibration brings texts of its own. What the layers are replaced by:
-  batchnorm         mean and variance per feature, over all tokens that were
-                    calibrated on, as BatchNorm uses when it is evaluated
+Each LayerNorm and RMSNorm is replaced alone, then all together, and the model
+runs on held-out texts, which the statistics are not taken from. Half of the
+texts, the first, the third, ..., give the statistics and the others are held
+out, unless --calibration names other texts for the statistics. Replacements:
+  batchnorm         mean and variance per feature, over all calibration
+                    tokens, as BatchNorm uses in evaluation
   batchnorm-fitted  the best line per feature, y = a x + b by least squares:
-                    the most that any fixed scale and shift can do
+                    the best that any fixed scale and shift can do
   batchnorm-batch   mean and variance per feature over the tokens of the
                     batch, as BatchNorm uses in training: see --batch-size
   frozen            the layer's own centring, and one scale for all tokens:
-                    the mean of those that it gives each
+                    the mean of the scales that it gives single tokens
   identity          nothing
-The layer's own weight and bias follow each of them.
+The layer's own weight and bias are applied after each of them.
 
 \b
-The columns (more in a wider terminal; a dash is an unknown number):
-  hidden cosine    of a token's last hidden state with that of the untouched
-                   model, averaged over tokens
-  sentence cosine  of a text's mean over tokens of it, averaged over texts
-  damage           as a bar: 1 - hidden cosine, or KL on a log scale where
-                   the model has a language-modelling head
-  relative L2      norm of the difference of the last hidden states, over the
-                   norm of the untouched ones, all tokens together
-  likeness kept    correlation, over pairs of texts, of how alike they are by
-                   sentence vectors: does search still find the same texts?
-  perplexity       exp(loss)
-  KL               of the predicted probabilities: untouched || replaced
-  top 1 agrees     share of the tokens where both find the same the likeliest
-  loss             mean of -log(probability of the token that comes), or of
-                   the 15% of a text's tokens that are masked by --seed
-  cosine 95%       interval of the mean, by the bootstrap over held-out texts
-  KL 95%           the same
-  replaced         how many layers are
+The loss is that of the token that comes, or of the 15% of a text's tokens
+that --seed masks.
+
+{columns}
 
 \b
 All replacements but batchnorm-batch are fixed, one linear map for all tokens.
---fold lets the Linears that read a layer do its work, where nothing else
-reads it: then the layer is nothing. That is proved on the held-out texts, and
-kept with --save for normscope.read_fold("DIR").apply(model).
-  read by              the modules whose weights are changed
-  largest difference   between the model's outputs with the layer replaced and
-                       with it folded
-  relative difference  the same, over the largest number of these outputs
-  not folded because   what else reads the layer, or is in the way
+--fold folds a replacement into the Linears that read the layer, if nothing
+else reads it: then the layer does nothing. The held-out texts prove that the
+outputs are equal; --save writes the fold for
+normscope.read_fold("DIR").apply(model).
+  read by              the modules whose weights change
+  not folded because   the layer's other reader, or another obstacle
 
 \b
-The model runs once per layer, and batch, on the held-out texts. --cumulative
-adds a run per layer, --recalibrate a run per layer on the others, and --fold
-two runs per layer that is folded.
+The model runs once per layer and batch on the held-out texts. --cumulative
+adds a run per layer, --recalibrate a run per layer on the calibration texts,
+and --fold two runs per folded layer.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
@@ -83,7 +67,7 @@ SAVED = ("normscope-calibration.safetensors", "normscope-fold.safetensors")
 
 
 class SwapKind(str, Enum):
-    """What is put in a layer's place."""
+    """The replacements of a layer."""
 
     BATCHNORM = "batchnorm"
     FITTED = "batchnorm-fitted"
@@ -92,29 +76,27 @@ class SwapKind(str, Enum):
     IDENTITY = "identity"
 
 
-_KindOption = Annotated[SwapKind, typer.Option("--kind", help="What the layers are replaced by.")]
+_KindOption = Annotated[SwapKind, typer.Option("--kind", help="The replacement of the layers.")]
 _CalibrationFile = Annotated[
     list[str] | None,
     typer.Option(
         "--calibration",
         metavar="PATH",
-        help="Take the statistics from a file's texts, and hold out all TEXT. Repeatable.",
+        help="Take the statistics from a file's texts, and hold out all other texts. Repeatable.",
     ),
 ]
 Layer = Annotated[list[str] | None, options.globs("--layer", "Replace only these layers. Repeatable.")]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave these layers as they are. Repeatable."),
+    typer.Option("--exclude", metavar="GLOB", help="Do not replace these layers. Repeatable."),
 ]
 _Cumulative = Annotated[
     bool,
-    typer.Option("--cumulative", help="Also one after the other, the most tolerant first."),
+    typer.Option("--cumulative", help="Also replace layers one after the other, the most tolerant first."),
 ]
 _Recalibrate = Annotated[
     bool,
-    typer.Option(
-        "--recalibrate", help="Take a layer's statistics with those replaced before it in place; slow."
-    ),
+    typer.Option("--recalibrate", help="Take a layer's statistics with the earlier layers replaced; slow."),
 ]
 Fold = Annotated[
     bool,
@@ -125,7 +107,7 @@ Save = Annotated[
     typer.Option(
         "--save",
         metavar="DIR",
-        help="Keep the statistics, for normscope.read_calibration, and the fold.",
+        help="Write the statistics, for normscope.read_calibration, and the fold.",
     ),
 ]
 
@@ -149,12 +131,14 @@ def swap(
     verbose: options.Verbose = False,
     source: LoadOptions,
 ) -> None:
-    """Put BatchNorm-style layers in LayerNorm's place and measure what breaks."""
+    """Replace LayerNorms by BatchNorm-style layers and measure what breaks."""
     from normscope.analyses.swap.options import BATCH, Swapping
     from normscope.data.batching import require_number
 
-    saved = [f"{save}/{name}" for name in ("", *SAVED)] if save else []
-    place = result.place({**corpus.places(model), "--calibration": calibration or []}, {"--save": saved})
+    outputs = [f"{save}/{name}" for name in ("", *SAVED)] if save else []
+    destination = result.destination(
+        {**corpus.paths(model), "--calibration": calibration or []}, {"--save": outputs}
+    )
     if save is not None:
         require_folder("--save", save, SAVED)
     loading = source.loading()
@@ -162,10 +146,10 @@ def swap(
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
-    format = result.chosen()
-    known = named_files(calibration, corpus.field) if calibration else None
+    format = result.chosen_format()
+    calibration_texts = file_texts(calibration, corpus.field) if calibration else None
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.swap.analysis import swap
         from normscope.models.loading import load
 
@@ -174,8 +158,8 @@ def swap(
         try:
             report = swap(
                 loaded,
-                readable(texts, loaded),
-                calibration=known,
+                readable_texts(texts, loaded),
+                calibration=calibration_texts,
                 batching=batching,
                 swapping=swapping,
                 layers=layer or (),
@@ -185,18 +169,18 @@ def swap(
             )
         except SaveError as error:
             report, failure = error.report, error
-    place.write(_rendered(report, format, place))
+    destination.write(_rendered(report, format, destination))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
     if failure is not None:
         raise failure
 
 
-def _rendered(report: "SwapReport", format: options.Format, place: Output) -> str:
+def _rendered(report: "SwapReport", format: options.Format, destination: Output) -> str:
     if format is options.Format.JSON:
-        return place.json(report)
+        return destination.json(report)
     from normscope.render.swap import render_swap, render_swap_markdown
 
     if format is options.Format.MARKDOWN:
         return render_swap_markdown(report)
-    return render_swap(report, screen=place.screen())
+    return render_swap(report, screen=destination.screen())

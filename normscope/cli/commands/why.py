@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
-from normscope.cli import value_parsers as values
 from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, data_alone, warn
+from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.text_options import TextOptions, readable
+from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
     from normscope.results.why import WhyReport
@@ -76,26 +75,26 @@ def why(
     """Test the article's claims on LayerNorm and BatchNorm with this model."""
     from normscope.data.batch_sampling import Drawing
 
-    place = result.place({**corpus.places(model), "--beside": [beside or ""], "--image": image or []})
+    place = result.destination({**corpus.paths(model), "--beside": [beside or ""], "--image": image or []})
     loading = source.loading()
     batching = batch.batching()
-    room = values.memory(table_memory)
+    room = options.memory(table_memory)
     # What cannot be is refused before the model is loaded.
     Drawing(seed=seed, samples=samples, table_memory=room)
     if beside is not None or image:
         from normscope.analyses.why.vision import require_both
 
         require_both(beside, image or [])
-    format = result.chosen()
+    format = result.chosen_format()
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
-    with data_alone(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
+    with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.why.analysis import why as run
         from normscope.models.loading import load
 
         loaded = load(model, loading)
         report = run(
             loaded,
-            readable(texts, loaded),
+            readable_texts(texts, loaded),
             loading=loading,
             batching=batching,
             samples=samples,

@@ -1,1 +1,1 @@
-"""The page that people keep, and its charts as pictures: saved results in, HTML, SVG or PNG out."""
+"""The page of saved results as HTML, and its charts as SVG or PNG."""

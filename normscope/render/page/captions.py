@@ -1,4 +1,4 @@
-"""Captions in sentences with numbers: a page's summary and the text for screen readers."""
+"""Captions: sentences with numbers, for a page's summary and for screen readers."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,31 +6,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from normscope.escaping import counted, printable
-from normscope.render.layer import distances
+from normscope.render.batch_composition import ORDERS
+from normscope.render.layer import distances, largest, share_near_bn
 from normscope.render.numbers import percent, short, with_interval
+from normscope.results.batches import BatchNoise
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.results.swap import Effect, SwapReport
 from normscope.results.why import WhyReport
 
-ORDERS = {"random": "random", "length": "by length", "given": "as given"}
-Write = Callable[[float], str]
+_Write = Callable[[float], str]
 
 
 def agreement(names: Sequence[str], values: Floats) -> str:
-    """Say where BN's output is least, and most, like the layer's own."""
+    """Say at which layers BN's output is least and most like the layer's own."""
     low, high = _ends(values)
     if low is None or high is None:
         return "No layer's agreement with BN is known."
     return (
-        f"BN's output is least like the layer's own at {_name(names, low)}, agreement {short(values[low])}, "
-        f"and most like it at {_name(names, high)}, {short(values[high])}. "
+        f"BN's output is least similar to the layer's own at {printable(names[low])}, agreement "
+        f"{short(values[low])}, and most similar at {printable(names[high])}, {short(values[high])}. "
         f"The median of {counted(len(values), 'layer')} is {_median(values)}; 1 is the same up to scale."
     )
 
 
 def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
-    """Say how much of the variance position, text and word explain, and where most and least."""
+    """Say how much of the variance the position, the text and the word explain: median and range."""
     return " ".join(
         f"The {what} explains {_median(values, percent)} of the input's variance in the median layer, "
         f"{_range(names, values, percent)}."
@@ -39,16 +40,16 @@ def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
 
 
 def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers: Sequence[int]) -> str:
-    """Say at which position the scale is furthest from its layer's average, and what the first is like.
+    """Say at which position the variance is furthest from its layer's average, and what it is at the first.
 
-    `numbers` are the positions at the places of the longest of the `ratios`.
+    `ratios` has each layer's variances over its average, `numbers` the positions of the longest of them.
     """
     worst = (0.0, 0, 0)
     for row, values in enumerate(ratios):
-        sizes = np.abs(np.log(np.where(values > 0, values, np.nan)))
-        if np.isfinite(sizes).any():
-            at = int(np.nanargmax(sizes))
-            worst = max(worst, (float(sizes[at]), row, at))
+        distances_to_one = np.abs(np.log(np.where(values > 0, values, np.nan)))
+        if np.isfinite(distances_to_one).any():
+            at = int(np.nanargmax(distances_to_one))
+            worst = max(worst, (float(distances_to_one[at]), row, at))
     if not worst[0]:
         return f"{who}'s variance is the same at every position, or not known."
     start = min(int(np.flatnonzero(np.isfinite(values))[0]) for values in ratios if np.isfinite(values).any())
@@ -56,88 +57,87 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     _, row, at = worst
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
-        f"{_name(names, row)}, where it is {short(float(ratios[row][at]))} times that. "
+        f"{printable(names[row])}, where it is {short(float(ratios[row][at]))} times that. "
         f"At position {numbers[start]} it is {_median(first)} times the average in the median layer, "
         f"{_range(names, first)}."
     )
 
 
 def features(layers: Sequence[LayerReport], who: str) -> str:
-    """Say which feature is left furthest from mean 0 and variance 1, and how many are left near it."""
-    known = [layer for layer in layers if layer.own_output is not None]
+    """Say which feature is left furthest from mean 0 and variance 1, and how many are left near them."""
+    known = [(layer.name, layer.own_output) for layer in layers if layer.own_output is not None]
     if not known:
         return "No layer's own output is known."
-    furthest = [_furthest(layer) for layer in known]
-    place = int(np.argmax([distance for _, distance in furthest]))
-    layer, (feature, _) = known[place], furthest[place]
-    left = layer.own_output
-    assert left is not None
-    near = np.array([_share_near(each) for each in known])
+    outputs = [output for _, output in known]
+    worst = [float(np.max(np.nan_to_num(distances(output), nan=-1.0))) for output in outputs]
+    name, left = known[int(np.argmax(worst))]
+    (feature,) = largest(distances(left), 1)
+    near = np.array([share_near_bn(output) for output in outputs])
     return (
-        f"{who} leaves feature {feature} of {printable(layer.name)} furthest from BN: mean "
+        f"{who} leaves feature {feature} of {printable(name)} furthest from BN: mean "
         f"{short(left.mean[feature])} and variance {short(left.variance[feature])}, where BN would leave 0 "
         f"and 1. In the median layer {_median(near, percent)} of the features keep a standard deviation "
-        f"within 10% of 1, {_range([each.name for each in known], near, percent)}."
+        f"within 10% of 1, {_range([name for name, _ in known], near, percent)}."
     )
 
 
 def scatter(layer: LayerReport, who: str) -> str:
-    """Say how features of one layer differ in scale, before and after the layer's normalization."""
+    """Say how the features of one layer differ in scale, before and after its normalization."""
     stats, left = layer.feature, layer.own_output
     if stats is None or left is None:
-        return "Its own output is not known."
+        return "The layer's own output is not known."
     before, after = np.sqrt(stats.variance), np.sqrt(left.variance)
     return (
-        f"The features' standard deviations are {_least_most(before)} in the input of "
-        f"{printable(layer.name)}. {who} leaves {_least_most(after)}, where BN would leave 1; "
-        f"{percent(_share_near(layer))} of {counted(len(after), 'feature')} keep one within 10% of 1."
+        f"The features' standard deviations are {_extremes(before)} in the input of "
+        f"{printable(layer.name)}. {who} leaves {_extremes(after)}, where BN would leave 1; "
+        f"{percent(share_near_bn(left))} of {counted(len(after), 'feature')} keep one within 10% of 1."
     )
 
 
 def profile(layer: LayerReport, who: str) -> str:
-    """Say how the variance of one layer runs over the positions."""
+    """Say how the variance of one layer changes over the positions."""
     stats = layer.position
     if stats is None:
-        return "Its positions are not known."
+        return "The layer's positions are not known."
     above = stats.variance / np.where(stats.token_variance > 0, stats.token_variance, np.nan) - 1
-    most = float(np.nanmax(above)) if np.isfinite(above).any() else math.nan
-    one = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
+    maximum = float(np.nanmax(above)) if np.isfinite(above).any() else math.nan
+    per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     return (
         f"At {printable(layer.name)} {who}'s variance, averaged at each position, is "
-        f"{_least_most(stats.token_variance, 'position')}. BN per feature takes one for all positions, "
-        f"{short(one)} on average; BN per position is at most {percent(most)} above {who}'s."
+        f"{_extremes(stats.token_variance, 'position')}. BN per feature uses one for all positions, "
+        f"{short(per_feature)} on average; BN per position is at most {percent(maximum)} above {who}'s."
     )
 
 
 def noise(names: Sequence[str], size: int, by: Mapping[str, Floats], excess: Mapping[str, Floats]) -> str:
-    """Say how far off batch means are by the order of the texts, and against independent tokens."""
-    parts = [f"{ORDERS[order]} {_median(values)}" for order, values in by.items()]
+    """Say how far off the means of batches are by order of the texts, and against independent tokens."""
+    parts = [f"{order} {_median(values)}" for order, values in by.items()]
     order, values = next(iter(by.items()))
-    multiples = [f"{ORDERS[each]} {_median(ratios)}" for each, ratios in excess.items()]
+    multiples = [f"{each} {_median(ratios)}" for each, ratios in excess.items()]
     known = any(np.isfinite(ratios).any() for ratios in excess.values())
     return (
-        f"In batches of {size} texts the means that BN would use are off, in the median layer and in "
-        f"standard deviations, by: {', '.join(parts)}. By layer, {ORDERS[order]}: {_range(names, values)}."
+        f"In batches of {size} texts, the means that BN would use are off by this many standard deviations "
+        f"in the median layer: {', '.join(parts)}. By layer, {order}: {_range(names, values)}."
         + f" In multiples of what independent tokens would give: {', '.join(multiples)}."
         * known
     )
 
 
-def sizes(name: str, by: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> str:
+def sizes(name: str, rows: Sequence[BatchNoise]) -> str:
     """Say how the noise of one layer falls with the size of the batch."""
-    parts = [
-        f"{ORDERS[order]} {short(found[0])} at {at[0]} texts and {short(found[-1])} at {at[-1]}"
-        for order, (at, found) in by.items()
-        if at
-    ]
+    ordered = sorted(rows, key=lambda row: row.batch_size)
+    parts = []
+    for order in dict.fromkeys(row.order for row in ordered):
+        noise = [f"{short(row.tid.mean.mean)} at {row.batch_size}" for row in ordered if row.order == order]
+        parts.append(f"{ORDERS[order]} {noise[0]} texts and {noise[-1]}")
     return (
-        f"At {printable(name)} the means of batches are off by so many standard deviations: "
+        f"At {printable(name)}, the means of batches are off by this many standard deviations: "
         f"{'; '.join(parts)}."
     )
 
 
 def damage(report: SwapReport) -> str:
-    """Say which layer's replacement does the most damage, which the least, and what all do together."""
+    """Say which layer's replacement does the most and the least damage, and what all do together."""
     layers = report.by_damage()
     what = "1 - cosine of the hidden state" if report.baseline.loss is None else "KL in nats"
     together = f"All {counted(len(report.layers), 'layer')} together: {_damage(report.all_.effect)}."
@@ -150,14 +150,14 @@ def damage(report: SwapReport) -> str:
     )
 
 
-def outliers(found: Sequence[OutlierFeature], layers: int) -> str:
-    """Say which features recur as outliers."""
-    if not found:
-        return "No feature is an outlier in layer after layer."
-    named = ", ".join(f"{each.feature} (in {counted(len(each.layers), 'layer')})" for each in found[:5])
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    what = "Features that are outliers" if len(found) > 1 else "A feature that is an outlier"
-    return f"{what} in layer after layer, of {counted(layers, 'layer')}: {named}{more}."
+def outliers(features: Sequence[OutlierFeature], layers: int) -> str:
+    """Say which features are outliers in many layers."""
+    if not features:
+        return "No feature is an outlier in many layers."
+    named = ", ".join(f"{each.feature} (in {counted(len(each.layers), 'layer')})" for each in features[:5])
+    more = f" and {len(features) - 5} more" if len(features) > 5 else ""
+    subject = "Features that are outliers" if len(features) > 1 else "A feature that is an outlier"
+    return f"{subject} in many layers, of {counted(layers, 'layer')}: {named}{more}."
 
 
 def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
@@ -166,9 +166,9 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
     if high is None:
         return "How far the layers moved is not known."
     return (
-        f"{_name(names, high)} moved most: BN's means by {short(means[high])} of their standard deviations, "
-        f"these themselves by {short(spreads[high])}. The median of {counted(len(means), 'layer')} is "
-        f"{_median(means)} and {_median(spreads)}."
+        f"{printable(names[high])} moved most: BN's means by {short(means[high])} of their standard "
+        f"deviations, the standard deviations by {short(spreads[high])}. The median of "
+        f"{counted(len(means), 'layer')} is {_median(means)} and {_median(spreads)}."
     )
 
 
@@ -176,7 +176,7 @@ def claims(report: WhyReport) -> str:
     """Say how many of the article's claims hold."""
     verdicts = [printable(finding.verdict) for finding in report.claims]
     parts = ", ".join(_verdict(verdicts.count(each), each) for each in dict.fromkeys(verdicts))
-    return f"Of the article's {counted(len(verdicts), 'claim')}: {parts}."
+    return f"Of the {counted(len(verdicts), 'claim')}: {parts}."
 
 
 def _verdict(count: int, verdict: str) -> str:
@@ -184,11 +184,15 @@ def _verdict(count: int, verdict: str) -> str:
 
 
 def _damage(effect: Effect) -> str:
-    estimate = effect.hidden_cosine if effect.kl is None else effect.kl
-    value, low, high = estimate.mean, estimate.low, estimate.high
-    if effect.kl is None:
-        value, low, high = 1 - value, 1 - high, 1 - low
-    return with_interval(value, low, high)
+    return with_interval(*damage_interval(effect))
+
+
+def damage_interval(effect: Effect) -> tuple[float, float, float]:
+    """Return the damage of a replacement, and the ends of its interval."""
+    if effect.kl is not None:
+        return effect.kl.mean, effect.kl.low, effect.kl.high
+    cosine = effect.hidden_cosine
+    return 1 - cosine.mean, 1 - cosine.high, 1 - cosine.low
 
 
 def _ends(values: Floats) -> tuple[int | None, int | None]:
@@ -197,42 +201,23 @@ def _ends(values: Floats) -> tuple[int | None, int | None]:
     return int(np.nanargmin(values)), int(np.nanargmax(values))
 
 
-def _name(names: Sequence[str], place: int) -> str:
-    return printable(names[place])
+def _median(values: Iterable[float], write: _Write = short) -> str:
+    finite = [value for value in values if np.isfinite(value)]
+    return write(float(np.median(finite))) if finite else "-"
 
 
-def _median(values: Iterable[float], write: Write = short) -> str:
-    known = [value for value in values if np.isfinite(value)]
-    return write(float(np.median(known))) if known else "-"
-
-
-def _range(names: Sequence[str], values: Floats, write: Write = short) -> str:
+def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:
     low, high = _ends(values)
     if low is None or high is None:
         return "with no layer known"
     return (
-        f"from {write(float(values[low]))} ({_name(names, low)}) to {write(float(values[high]))} "
-        f"({_name(names, high)})"
+        f"from {write(float(values[low]))} ({printable(names[low])}) to {write(float(values[high]))} "
+        f"({printable(names[high])})"
     )
 
 
-def _least_most(values: Floats, what: str = "feature") -> str:
+def _extremes(values: Floats, what: str = "feature") -> str:
     low, high = _ends(values)
     if low is None or high is None:
         return "not known"
     return f"from {short(values[low])} ({what} {low}) to {short(values[high])} ({what} {high})"
-
-
-def _furthest(layer: LayerReport) -> tuple[int, float]:
-    assert layer.own_output is not None
-    distance = np.nan_to_num(distances(layer.own_output), nan=-1.0)
-    place = int(np.argmax(distance))
-    return place, float(distance[place])
-
-
-def _share_near(layer: LayerReport) -> float:
-    """The share of the features whose standard deviation after the layer is within 10 % of 1."""
-    assert layer.own_output is not None
-    deviations = np.sqrt(layer.own_output.variance)
-    known = deviations[np.isfinite(deviations)]
-    return float(np.mean(np.abs(known - 1) <= 0.1)) if len(known) else math.nan

@@ -1,7 +1,7 @@
 """Heat maps: position by layer, feature by layer, and outlier features by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,55 +9,56 @@ import altair as alt
 import numpy as np
 
 from normscope.escaping import grouped
-from normscope.render.layer import SHORT_KINDS, distances
-from normscope.render.page import captions as words
-from normscope.render.page.chart_style import chosen, finished, layer_axis, tips
-from normscope.render.page.figure import DATA, Figure, Slice, Value, positive
+from normscope.render.layer import SHORT_KINDS, distances, largest
+from normscope.render.outliers import outlier_maximum
+from normscope.render.page import captions
+from normscope.render.page.chart_style import layer_chart, layer_specification, tooltips
+from normscope.render.page.figure import Figure, Slice, Value, positive
 from normscope.render.page.parts import PagePart
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, OutlierFeature, Report
 
-# More cells in a row are narrower than can be seen, so some share one.
-MOST_CELLS = 128
-_MOST_OUTLIERS = 24
+# More cells in a row would be too narrow to see, so neighbours share one.
+MAX_CELLS = 128
+_MAX_OUTLIERS = 24
 
 
 def short_kind(report: Report) -> str:
-    """Return what the page calls the layers' own way: LN, RMS, or "the layer" where kinds differ."""
+    """Return the page's name for the layers' own normalization: LN, RMS, or "the layer" for several kinds."""
     kinds = {SHORT_KINDS.get(layer.kind, "the layer") for layer in report.layers.values() if layer.calls}
     return kinds.pop() if len(kinds) == 1 else "the layer"
 
 
 def positions(part: PagePart, report: Report) -> Figure | None:
-    """Draw the scale that each layer takes at each position, relative to its average over all tokens."""
-    found = part.numbered(report.layers)
-    found = [(i, layer) for i, layer in found if layer.position is not None and len(layer.position.count)]
-    if not found:
+    """Draw each layer's variance at each position, relative to its average over all tokens."""
+    layers = part.numbered(report.layers)
+    layers = [(i, layer) for i, layer in layers if layer.position is not None and len(layer.position.count)]
+    if not layers:
         return None
     who = short_kind(report)
-    ratios = [_relative(layer) for _, layer in found]
+    ratios = [_relative(layer) for _, layer in layers]
     edges = _edges(max(map(len, ratios)), single=1)
     cells = [
-        (i, low, high, _weighted(layer, ratio, low, high))
-        for (i, layer), ratio in zip(found, ratios, strict=True)
+        (i, low, high, _weighted_average(layer, ratio, low, high))
+        for (i, layer), ratio in zip(layers, ratios, strict=True)
         for low, high in pairwise(edges)
         if low < len(ratio)
     ]
     columns = _cells(part, cells)
-    numbers = max((layer.position.numbers.tolist() for _, layer in found if layer.position), key=len)
-    columns["position"] = [_span(numbers[low], _end(numbers, high)) for _, low, high, _ in cells]
+    numbers = max((layer.position.numbers.tolist() for _, layer in layers if layer.position), key=len)
+    columns["position"] = [_span(numbers[low], _span_end(numbers, high)) for _, low, high, _ in cells]
     label = "times average"
     step = edges[2] - edges[1] if len(edges) > 2 else 1
     notes = ["1 is the layer's average over all tokens. BN per feature has one scale for all positions."]
     if step > 1:
         notes.append(
-            f"Position 0 has a column of its own; of the others, {step} share one, as their average."
+            f"Position 0 has a column of its own; each other column is the average of {step} positions."
         )
     return Figure(
         "positions",
         "Where in the text does the scale differ?",
-        _map("position", label, tips(name_n="layer", position_n="position", value_q=label), len(found)),
-        [Slice(columns, words.positions([layer.name for _, layer in found], ratios, who, numbers))],
+        _map("position", label, {"name": "layer", "position": "position", "value": label}, len(layers)),
+        [Slice(columns, captions.positions([layer.name for _, layer in layers], ratios, who, numbers))],
         {"position": "position"},
         ["position.token_variance"],
         notes,
@@ -67,16 +68,18 @@ def positions(part: PagePart, report: Report) -> Figure | None:
 
 def features(part: PagePart, report: Report) -> Figure | None:
     """Draw how far each layer leaves each feature from BN's mean 0 and variance 1."""
-    found = part.numbered(report.layers)
-    known = [(i, layer, distances(layer.own_output)) for i, layer in found if layer.own_output is not None]
-    known = [each for each in known if len(each[2])]
-    if not known:
+    layers = [
+        (i, layer, distances(layer.own_output))
+        for i, layer in part.numbered(report.layers)
+        if layer.own_output is not None and len(layer.own_output.mean)
+    ]
+    if not layers:
         return None
     who = short_kind(report)
-    edges = _edges(max(len(distance) for _, _, distance in known))
+    edges = _edges(max(len(distance) for _, _, distance in layers))
     picked = [
-        (i, low, high, low + _furthest(distance[low:high]), distance)
-        for i, _, distance in known
+        (i, low, high, low + largest(distance[low:high], 1)[0], distance)
+        for i, _, distance in layers
         for low, high in pairwise(edges)
         if low < len(distance)
     ]
@@ -85,12 +88,12 @@ def features(part: PagePart, report: Report) -> Figure | None:
     columns["span"] = [_span(low, high) for _, low, high, _, _ in picked]
     label = "distance from 0, 1"
     step = edges[1] - edges[0]
-    notes = [f"{step} features share a column: the one furthest from 0 and 1 gives its colour, and is named."]
+    notes = [f"{step} features share a column, which shows the one furthest from mean 0 and variance 1."]
     return Figure(
         "features",
         f"Which features does {who} leave unlike BN?",
-        _map("feature", label, tips(name_n="layer", feature_n="feature", value_q="distance"), len(known)),
-        [Slice(columns, words.features([layer for _, layer, _ in known], who))],
+        _map("feature", label, {"name": "layer", "feature": "feature", "value": "distance"}, len(layers)),
+        [Slice(columns, captions.features([layer for _, layer, _ in layers], who))],
         {"span": "features" if step > 1 else "feature"},
         ["own_output", "own_output.variance"],
         [*(notes if step > 1 else ()), "distance = mean^2 + (sd - 1)^2 of the layer's own output."],
@@ -99,58 +102,56 @@ def features(part: PagePart, report: Report) -> Figure | None:
 
 
 def outliers(part: PagePart, report: Report) -> Figure | None:
-    """Draw in which layers the recurring outlier features stand out, and how far; None without any."""
-    features = report.outlier_features[:_MOST_OUTLIERS]
+    """Draw the recurring outlier features in each layer where they stand out; None without any."""
+    features = report.outlier_features[:_MAX_OUTLIERS]
     if not features:
         return None
-    columns = _standing_out(part, report, features)
-    order = [str(each.feature) for each in features]
+    columns = _outlier_columns(part, report, features)
+    order = list(dict.fromkeys(str(each.feature) for each in features))
+    heads = {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"}
+    size_legend = alt.Legend(orient="bottom", format="%", tickCount=3)
     chart = (
-        alt.Chart(alt.NamedData(DATA))
+        layer_chart()
         .mark_point(filled=True, opacity=1)
         .encode(
-            x=alt.X(
-                "feature:N", sort=list(dict.fromkeys(order)), title="feature", axis=alt.Axis(labelAngle=0)
+            x=alt.X("feature:N", sort=order, title="feature", axis=alt.Axis(labelAngle=0)),
+            size=alt.Size("share:Q", title="share of tokens", legend=size_legend),
+            color=alt.Color(
+                "largest:Q", title="largest |output|", scale=alt.Scale(scheme="viridis"), legend=_LEGEND
             ),
-            y=layer_axis(),
-            size=alt.Size(
-                "share:Q",
-                title="share of tokens",
-                legend=alt.Legend(orient="bottom", format="%", tickCount=3),
-            ),
-            color=alt.Color("largest:Q", title="largest |output|", scale=_VIRIDIS, legend=_LEGEND),
-            tooltip=tips(feature_n="feature", name_n="layer", share_p="share of tokens", largest_q="largest"),
+            tooltip=tooltips(heads, "share", "largest"),
         )
     )
     more = len(report.outlier_features) - len(features)
     notes = [f"{more} more features recur, in fewer layers."] if more > 0 else []
     return Figure(
         "outliers",
-        "Which features stand out in layer after layer?",
-        finished(chart.add_params(chosen()), len(set(columns["layer"]))),
-        [Slice(columns, words.outliers(report.outlier_features, len(report.layers)))],
-        {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"},
+        "Which features stand out in many layers?",
+        layer_specification(chart, len(set(columns["layer"]))),
+        [Slice(columns, captions.outliers(report.outlier_features, len(report.layers)))],
+        heads,
         ["outlier_features", "outliers.llm_int8"],
         notes,
     )
 
 
 _LEGEND = alt.Legend(orient="top", gradientLength=160, titleLimit=280, tickCount=3, format="~g")
-_VIRIDIS = alt.Scale(scheme="viridis")
 
 
-def _map(axis: str, label: str, tooltip: list[alt.Tooltip], layers: int) -> dict[str, Any]:
+def _map(axis: str, label: str, titles: Mapping[str, str], layers: int) -> dict[str, Any]:
     """Return the specification of a heat map whose cells reach from `low` to `high` of an axis."""
-    x = alt.X("low:Q", title=axis, scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(grid=False))
     scale = alt.Scale(type="log", scheme="viridis")
-    base = alt.Chart(alt.NamedData(DATA)).encode(y=layer_axis())
-    cells = base.mark_rect().encode(
-        x=x,
-        x2="high:Q",
-        color=alt.Color("value:Q", title=f"{label} (log)", scale=scale, legend=_LEGEND),
-        tooltip=tooltip,
+    cells = (
+        layer_chart()
+        .mark_rect()
+        .encode(
+            x=alt.X("low:Q", title=axis, scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(grid=False)),
+            x2="high:Q",
+            color=alt.Color("value:Q", title=f"{label} (log)", scale=scale, legend=_LEGEND),
+            tooltip=tooltips(titles, "value"),
+        )
     )
-    return finished(cells.add_params(chosen()), layers)
+    return layer_specification(cells, layers)
 
 
 def _cells(part: PagePart, cells: Sequence[tuple[int, int, int, float]]) -> dict[str, list[Value]]:
@@ -163,8 +164,8 @@ def _cells(part: PagePart, cells: Sequence[tuple[int, int, int, float]]) -> dict
 
 
 def _edges(length: int, single: int = 0) -> list[int]:
-    """Cut 0..length into at most MOST_CELLS spans of one width, after so many that are single."""
-    step = max(1, math.ceil((length - single) / (MOST_CELLS - single)))
+    """Cut 0..length into at most MAX_CELLS spans of one width, after `single` spans of width 1."""
+    step = max(1, math.ceil((length - single) / (MAX_CELLS - single)))
     return [*range(min(single, length)), *range(single, length, step), length]
 
 
@@ -172,54 +173,41 @@ def _relative(layer: LayerReport) -> Floats:
     """LN's average variance at each position over its average over all tokens, (T,)."""
     stats = layer.position
     assert stats is not None
-    known = np.isfinite(stats.token_variance)
-    total = float(np.sum(stats.count[known] * stats.token_variance[known]))
-    average = total / max(1, int(np.sum(stats.count[known])))
+    finite = np.isfinite(stats.token_variance)
+    total = float(np.sum(stats.count[finite] * stats.token_variance[finite]))
+    average = total / max(1, int(np.sum(stats.count[finite])))
     result: Floats = stats.token_variance / (average if average > 0 else math.nan)
     return result
 
 
-def _weighted(layer: LayerReport, ratio: Floats, low: int, high: int) -> float:
+def _weighted_average(layer: LayerReport, ratio: Floats, low: int, high: int) -> float:
     assert layer.position is not None
     weight, values = layer.position.count[low:high], ratio[low:high]
-    known = np.isfinite(values) & (weight > 0)
-    return float(np.average(values[known], weights=weight[known])) if known.any() else math.nan
-
-
-def _furthest(values: Floats) -> int:
-    return int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+    usable = np.isfinite(values) & (weight > 0)
+    return float(np.average(values[usable], weights=weight[usable])) if usable.any() else math.nan
 
 
 def _span(low: int, high: int) -> str:
     return str(low) if high == low + 1 else f"{grouped(low)} to {grouped(high - 1)}"
 
 
-def _end(numbers: Sequence[int], high: int) -> int:
+def _span_end(numbers: Sequence[int], high: int) -> int:
     return numbers[high] if high < len(numbers) else numbers[-1] + 1
 
 
-def _standing_out(
+def _outlier_columns(
     part: PagePart, report: Report, features: Sequence[OutlierFeature]
 ) -> dict[str, list[Value]]:
     """Return a row for each feature in each layer in which it is an outlier."""
-    found = [
-        (number, each, *_large(layer, each))
+    cells = [
+        (number, layer, each)
         for number, layer in part.numbered(report.layers)
         for each in features
         if layer.name in each.layers
     ]
     return {
-        **part.columns([number for number, _, _, _ in found]),
-        "feature": [str(each.feature) for _, each, _, _ in found],
-        "share": positive(share for _, _, share, _ in found),
-        "largest": positive(largest for _, _, _, largest in found),
+        **part.columns([number for number, _, _ in cells]),
+        "feature": [str(each.feature) for _, _, each in cells],
+        "share": positive(outlier_maximum(each, [layer], "share") for _, layer, each in cells),
+        "largest": positive(outlier_maximum(each, [layer], "largest") for _, layer, each in cells),
     }
-
-
-def _large(layer: LayerReport, each: OutlierFeature) -> tuple[float, float]:
-    """The share of the tokens in which a feature of a layer is large, and its largest size."""
-    large = layer.outliers.llm_int8 if layer.outliers else None
-    place = np.flatnonzero(large.features == each.feature) if large else np.empty(0)
-    if large is None or not len(place):
-        return (math.nan, math.nan)
-    return (float(large.share[place[0]]), float(large.largest[place[0]]))

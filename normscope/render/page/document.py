@@ -1,4 +1,4 @@
-"""The whole page: a head with a policy that loads nothing, its parts, and its data once."""
+"""The page as HTML: a head with a policy that loads nothing, the parts, and their data."""
 
 import base64
 import hashlib
@@ -10,31 +10,28 @@ from typing import Any
 from normscope._version import __version__
 from normscope.escaping import printable
 from normscope.render.html_markup import Markup, embedded, join, tag
-from normscope.render.page.chart_registry import figures
 from normscope.render.page.chart_style import CHOSEN
-from normscope.render.page.charts_one_layer import start
 from normscope.render.page.figure import DATA, Figure, Slice
 from normscope.render.page.parts import PagePart, headings
-from normscope.render.page.sections import section
+from normscope.render.page.sections import figures, section
 from normscope.render.page.vega import ON_PAGE, script
 from normscope.results.glossary.entry import NOTATION
 
 
-def html(parts: Sequence[PagePart], layers: Sequence[int | None]) -> str:
-    """Return the page of parts; `layers` are those chosen at first, None for the one least like BN."""
+def html(parts: Sequence[PagePart]) -> str:
+    """Return the page of parts."""
     titles = headings(parts)
-    starts = [start(part) if layer is None else layer for part, layer in zip(parts, layers, strict=True)]
-    drawn = [figures(part) for part in parts]
+    charts = [figures(part) for part in parts]
     ids = [f"part-{number}" for number in range(1, len(parts) + 1)]
-    body = [section(*each) for each in zip(ids, titles, parts, drawn, starts, strict=True)]
+    body = [section(*arguments) for arguments in zip(ids, titles, parts, charts, strict=True)]
     data = {
         "data": DATA,
         "chosen": CHOSEN,
         "config": ON_PAGE,
-        "parts": [_data(*each) for each in zip(ids, parts, drawn, starts, strict=True)],
+        "parts": [_data(*arguments) for arguments in zip(ids, parts, charts, strict=True)],
     }
     models = dict.fromkeys(printable(part.model.id) for part in parts)
-    title = f"{', '.join(models)}: BN beside LN"
+    title = f"{', '.join(models)}: BN and LN compared"
     return _document(title, _navigation(ids, titles), join(*body), embedded(data))
 
 
@@ -54,32 +51,29 @@ def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
         tag("link", rel="icon", href="data:,"),
         tag("style", Markup(_resource("page.css"))),
     )
-    whole = tag(
+    content = tag(
         "body",
         tag("a", "Skip to the findings", class_="skip", href="#findings"),
         tag("header", tag("h1", title), tag("p", _INTRODUCTION, class_="about"), _WITHOUT_SCRIPTS),
         navigation,
         tag("main", body, id="findings", tabindex="-1"),
-        tag("footer", tag("p", f"Notation. {NOTATION}"), tag("p", _made_by())),
+        tag("footer", tag("p", f"Notation. {NOTATION}"), tag("p", _FOOTER)),
         tag("script", Markup(data), id="data", type="application/json"),
         *(tag("script", Markup(text)) for text in scripts),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, whole, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{tag('html', head, content, lang='en')}\n"
 
 
 _INTRODUCTION = (
-    "How the statistics that BatchNorm (BN) would use differ from those that the model's normalization "
-    "layers really use (LN: LayerNorm's, or RMSNorm's): in which layers, positions and features."
+    "This page shows in which layers, positions and features the statistics that BatchNorm (BN) would use "
+    "differ from those that the model's normalization layers really use (LN: LayerNorm's, or RMSNorm's)."
 )
 
 
-_WITHOUT_SCRIPTS = tag("noscript", tag("p", "The charts need JavaScript; their words and tables do not."))
-
-
-def _made_by() -> str:
-    return (
-        f"Made by normscope {__version__}. This file is complete: it loads nothing, and can be kept and sent."
-    )
+_WITHOUT_SCRIPTS = tag("noscript", tag("p", "The charts need JavaScript; their captions and tables do not."))
+_FOOTER = (
+    f"Made by normscope {__version__}. This file is complete: it loads nothing; you can keep or send it."
+)
 
 
 def _hashed(text: str) -> str:
@@ -95,11 +89,11 @@ def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup:
     return tag("nav", tag("ul", *links), aria_label="Parts of this page")
 
 
-def _data(id: str, part: PagePart, drawn: Sequence[Figure], layer: int) -> dict[str, Any]:
-    """Return what the page's script draws of a part; names of layers are there once, and looked up."""
+def _data(id: str, part: PagePart, charts: Sequence[Figure]) -> dict[str, Any]:
+    """Return the data that the page's script draws; rows hold the layers' numbers, to look up names by."""
     return {
         "id": id,
-        "start": layer,
+        "start": part.start,
         "names": [printable(name) for name in part.layers],
         "labels": part.labels,
         "figures": [
@@ -109,23 +103,23 @@ def _data(id: str, part: PagePart, drawn: Sequence[Figure], layer: int) -> dict[
                 "spec": figure.spec,
                 "perLayer": figure.per_layer,
                 "heads": figure.heads if figure.per_layer else {},
-                "slices": [_slice(figure, each) for each in figure.slices],
+                "slices": [_slice_data(figure, each) for each in figure.slices],
             }
-            for figure in drawn
+            for figure in charts
         ],
     }
 
 
-def _slice(figure: Figure, part: Slice | None) -> dict[str, Any] | None:
-    """Return the columns that the chart draws, or that its table shows where that is made anew."""
+def _slice_data(figure: Figure, part: Slice | None) -> dict[str, Any] | None:
+    """Return the columns that the chart draws, and for one layer those of its table, and the caption."""
     if part is None:
         return None
     spec = json.dumps(figure.spec)
-    tabled = figure.heads if figure.per_layer else ()
+    in_table = figure.heads if figure.per_layer else ()
     looked_up = ("label", "name") if "layer" in part.columns else ()
-    kept = {
+    columns = {
         key: column
         for key, column in part.columns.items()
-        if key not in looked_up and (key in tabled or key in spec or key == "layer")
+        if key not in looked_up and (key in in_table or key in spec or key == "layer")
     }
-    return {"columns": kept, **({"says": part.says} if figure.per_layer else {})}
+    return {"columns": columns, **({"says": part.says} if figure.per_layer else {})}

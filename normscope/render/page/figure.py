@@ -13,7 +13,7 @@ DATA = "rows"
 
 @dataclass(frozen=True)
 class Slice:
-    """The data of a chart, as columns of equal length, and what it shows, in words with its numbers."""
+    """The data of a chart, as columns of equal length, and its caption: what it shows, with numbers."""
 
     columns: _Columns
     says: str
@@ -23,9 +23,10 @@ class Slice:
 class Figure:
     """One chart: a specification that names its data, and the data.
 
-    `heads` are the table's headings by column; `pivot` names the columns that give a table's rows, its
-    columns and its cells instead. `slices` are the one of a chart of all layers, or one for each layer,
-    None where it has no such numbers. `metrics` are the glossary's entries on what is drawn.
+    A chart of all layers has one slice. A chart `per_layer` has one slice for each layer, None for a layer
+    without such numbers. `heads` are the headings of the chart's table by column; instead of them, `pivot`
+    names the columns that become the table's rows, columns and cells. `metrics` are the entries of the
+    glossary that explain the chart.
     """
 
     name: str
@@ -39,11 +40,11 @@ class Figure:
     per_layer: bool = False
 
     def slice(self, layer: int) -> Slice | None:
-        """Return the data for a chosen layer, which a chart of all layers has alike for each."""
+        """Return the data for a chosen layer; a chart of all layers has the same for each."""
         return self.slices[layer if self.per_layer else 0]
 
     def drawable(self, layer: int, about: str) -> dict[str, Any]:
-        """Return the specification with the data of a layer in it, and what it is about under its title.
+        """Return the specification with the data of a layer in it, and `about` as its subtitle.
 
         A layer without data draws nothing.
         """
@@ -67,26 +68,25 @@ def rounded(values: Iterable[float], digits: int = 4) -> list[Value]:
 
 
 def positive(values: Iterable[float]) -> list[Value]:
-    """Return the same with None for what a log scale cannot show: 0 and below."""
+    """Return rounded numbers for a log scale: None for those that are 0, negative or not finite."""
     return [value if isinstance(value, float) and value > 0 else None for value in rounded(values)]
 
 
 def table(figure: Figure, part: Slice) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and the rows of the table that stands for a chart."""
+    """Return the headings and the rows of the table with a chart's numbers."""
     if figure.pivot is None:
-        kept = [part.columns[key] for key in figure.heads]
-        return list(figure.heads.values()), [[written(v) for v in row] for row in zip(*kept, strict=True)]
+        columns = [map(_cell_text, part.columns[key]) for key in figure.heads]
+        return list(figure.heads.values()), [list(row) for row in zip(*columns, strict=True)]
     by_row, by_column, cell = (part.columns[key] for key in figure.pivot)
-    across = list(dict.fromkeys(map(written, by_column)))
+    across = list(dict.fromkeys(map(_cell_text, by_column)))
     cells: dict[str, dict[str, str]] = {}
     for row, column, value in zip(by_row, by_column, cell, strict=True):
-        cells.setdefault(written(row), {})[written(column)] = written(value)
+        cells.setdefault(_cell_text(row), {})[_cell_text(column)] = _cell_text(value)
     corner = figure.heads[figure.pivot[0]]
-    return [corner, *across], [[row, *(found.get(c, "-") for c in across)] for row, found in cells.items()]
+    return [corner, *across], [[row, *(of_row.get(c, "-") for c in across)] for row, of_row in cells.items()]
 
 
-def written(value: Value) -> str:
-    """Write a value of the data in a table: as it is, `-` when unknown."""
+def _cell_text(value: Value) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
 
-  // Columns of equal length -> one object a row; layers are numbers, their names are looked up.
+  // Turns columns of equal length into one object for each row, and looks up the names of layers.
   function rowsOf(part, columns) {
     const keys = Object.keys(columns);
     return columns[keys[0]].map((_, i) => {
@@ -34,7 +34,7 @@
   function show(part, figure, layer) {
     const slice = figure.slices[layer];
     const rows = slice ? rowsOf(part, slice.columns) : [];
-    const says = slice ? slice.says : `There are no such numbers of ${part.names[layer]}.`;
+    const says = slice ? slice.says : `${part.names[layer]} has no such numbers.`;
     const place = document.querySelector(`#${figure.id} .chart`);
     place.setAttribute("aria-label", `${figure.title} ${says}`);
     place.hidden = !slice;
@@ -56,7 +56,7 @@
     }
   }
 
-  // The layer whose row a click was in, or its name beside it: -1 above and below all rows.
+  // Returns the layer whose row or name was clicked, -1 above and below all rows.
   function layerAt(part, view, event) {
     const scale = view.scale("y");
     const labels = scale.domain();
@@ -69,7 +69,7 @@
   }
 
   async function draw(part, figure) {
-    // A layer without such numbers hides the chart, which is made of another's until then.
+    // A layer without such numbers hides the chart; until a layer is chosen, it is drawn from another layer.
     const slice = figure.slices[figure.perLayer ? part.layer : 0] ?? figure.slices.find((each) => each);
     const spec = { ...figure.spec, data: { name: page.data, values: rowsOf(part, slice.columns) } };
     const made = await vegaEmbed(document.querySelector(`#${figure.id} .chart`), spec, {

@@ -1,6 +1,7 @@
-"""Renders a chart from standard input to a picture on standard output, in its own process.
+"""A program that reads a chart from standard input and writes its picture to standard output.
 
-The renderer ends its process where memory does not suffice: then only this one.
+`vega` runs it as a process of its own: vl_convert aborts its process when memory runs out. It imports nothing
+else, to start fast.
 """
 
 import json
@@ -10,10 +11,10 @@ import vl_convert
 
 if __name__ == "__main__":
     kind, version, scale = sys.argv[1:]
-    given = json.load(sys.stdin)
-    options = {"vl_version": version, "config": given["config"]}
+    chart = json.load(sys.stdin)
+    options = {"vl_version": version, "config": chart["config"]}
     if kind == "svg":
-        drawn = vl_convert.vegalite_to_svg(given["spec"], **options).encode()
+        picture = vl_convert.vegalite_to_svg(chart["spec"], **options).encode()
     else:
-        drawn = vl_convert.vegalite_to_png(given["spec"], scale=float(scale), **options)
-    sys.stdout.buffer.write(drawn)
+        picture = vl_convert.vegalite_to_png(chart["spec"], scale=float(scale), **options)
+    sys.stdout.buffer.write(picture)

@@ -1,36 +1,58 @@
-"""One part of a page: findings in words, then charts with descriptions and tables."""
+"""A part of a page as HTML: findings in words, then charts with captions and tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from normscope.escaping import printable
-from normscope.render.compare import about
+from normscope.render.compare import sides
 from normscope.render.html_markup import Markup, join, tag
 from normscope.render.numbers import with_interval
-from normscope.render.page import captions as words
+from normscope.render.page import captions, charts_all_layers, charts_heatmaps, charts_one_layer
 from normscope.render.page.figure import Figure, Slice, table
-from normscope.render.page.parts import PagePart
+from normscope.render.page.parts import COMMANDS, PagePart
 from normscope.render.summary import headline, workload
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
 from normscope.results.reading import Saved
 from normscope.results.why import Finding, WhyReport
 
+# Every chart in the page's order: its name, the command whose result it shows, the function that draws it.
+CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = (
+    ("agreement", "inspect", charts_all_layers.agreement),
+    ("explained", "inspect", charts_all_layers.explained),
+    ("noise", "batches", charts_all_layers.noise),
+    ("damage", "swap", charts_all_layers.damage),
+    ("positions", "inspect", charts_heatmaps.positions),
+    ("features", "inspect", charts_heatmaps.features),
+    ("scatter", "inspect", charts_one_layer.scatter),
+    ("profile", "inspect", charts_one_layer.profile),
+    ("sizes", "batches", charts_one_layer.sizes),
+    ("outliers", "inspect", charts_heatmaps.outliers),
+    ("movers", "compare", charts_all_layers.movers),
+)
+
 _SEPARATOR = " · "
-# Where charts stand, by the heading above them.
+# Headings, and the charts below each.
 _OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
-CLAIMS = "Which of the article's claims hold?"
+_CLAIMS = "Which of the article's claims hold?"
 _WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
 
 
-def section(id: str, title: str, part: PagePart, drawn: Sequence[Figure], layer: int) -> Markup:
-    """Return the section of one part: its findings in words, its charts, and where the numbers are from."""
-    by_name = {figure.name: figure for figure in drawn}
-    sections = [_in_short(id, part, drawn)]
+def figures(part: PagePart) -> list[Figure]:
+    """Draw every chart that a part's results have numbers for."""
+    results = [(draw, getattr(part, command)) for _, command, draw in CHARTS]
+    drawn = [draw(part, result) for draw, result in results if result is not None]
+    return [figure for figure in drawn if figure is not None]
+
+
+def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Markup:
+    """Return the section of one part: its findings in words, its charts, and the runs behind the numbers."""
+    by_name = {figure.name: figure for figure in charts}
+    sections = [_in_short(id, part, charts)]
     for (heading, names), kind in ((_OVERVIEW, "overview"), (_WIDE, "overview wide")):
         shown = [_figure(id, by_name[name], 0) for name in names if name in by_name]
         sections += [tag("h3", heading), tag("div", *shown, class_=f"figures {kind}")] if shown else []
-    sections += _one_layer(id, part, [figure for figure in drawn if figure.per_layer], layer)
+    sections += _one_layer(id, part, [figure for figure in charts if figure.per_layer])
     sections += _claims(id, part.why) if part.why else []
     sections += _measured(part)
     head = tag("h2", title, id=f"{id}-title"), tag("p", _facts(part), class_="facts")
@@ -38,29 +60,29 @@ def section(id: str, title: str, part: PagePart, drawn: Sequence[Figure], layer:
 
 
 def _facts(part: PagePart) -> str:
-    """Say which model it is, and what was fed to it."""
-    result: Any = part.files[0][1] if part.comparison is None else part.comparison.reports[0]
+    """Return the facts about the model, and about what was fed to it."""
+    result: Any = part.files[0][1] if part.compare is None else part.compare.reports[0]
     left_out = [part.left_out] if part.left_out else []
     return _SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
 
 
-def _in_short(id: str, part: PagePart, drawn: Sequence[Figure]) -> Markup:
-    """Return what the charts show, a sentence or two each, with its numbers; questions lead to charts."""
-    said = [
+def _in_short(id: str, part: PagePart, charts: Sequence[Figure]) -> Markup:
+    """Return a list of the charts' titles, each a link to its chart, with their captions."""
+    findings = [
         tag("li", tag("a", figure.title, href=f"#{id}-{figure.name}"), " ", figure.slices[0].says)
-        for figure in drawn
+        for figure in charts
         if not figure.per_layer and figure.slices[0]
     ]
-    said += (
-        [tag("li", tag("a", CLAIMS, href=f"#{id}-claims"), " ", words.claims(part.why))] if part.why else []
-    )
-    nothing = None if said else tag("p", "There are no numbers to show.")
-    return join(tag("h3", "In short"), nothing, tag("ul", *said, class_="short") if said else None)
+    if part.why:
+        findings.append(tag("li", tag("a", _CLAIMS, href=f"#{id}-claims"), " ", captions.claims(part.why)))
+    listed = tag("ul", *findings, class_="short") if findings else tag("p", "There are no numbers to show.")
+    return join(tag("h3", "In short"), listed)
 
 
-def _one_layer(id: str, part: PagePart, shown: Sequence[Figure], layer: int) -> list[Markup]:
-    if not shown:
+def _one_layer(id: str, part: PagePart, charts: Sequence[Figure]) -> list[Markup]:
+    if not charts:
         return []
+    layer = part.start
     options = [
         tag("option", name, value=str(number), selected=number == layer)
         for number, name in enumerate(part.layers)
@@ -73,14 +95,14 @@ def _one_layer(id: str, part: PagePart, shown: Sequence[Figure], layer: int) -> 
         class_="choice",
     )
     hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about hint")
-    charts = tag("div", *(_figure(id, figure, layer) for figure in shown), class_="figures")
-    return [tag("h3", "One layer"), hint, choice, charts]
+    drawn = tag("div", *(_figure(id, figure, layer) for figure in charts), class_="figures")
+    return [tag("h3", "One layer"), hint, choice, drawn]
 
 
 def _figure(id: str, figure: Figure, layer: int) -> Markup:
-    """Return a chart's place, its words, what is drawn there in the glossary's words, and its table."""
+    """Return a chart's place with its caption, the glossary's definitions, and its table."""
     part = figure.slice(layer)
-    says = part.says if part else "There are no such numbers of this layer."
+    says = part.says if part else "This layer has no such numbers."
     entries = [ENTRIES[name] for name in figure.metrics]
     heading = f"{id}-{figure.name}-title"
     return tag(
@@ -127,10 +149,10 @@ def _claims(id: str, report: WhyReport) -> list[Markup]:
     """Return the article's claims with this model's evidence."""
     listed = tag("ol", *(tag("li", _claim(finding)) for finding in report.claims), class_="claims")
     about = (
-        "Why NLP uses LayerNorm and not BatchNorm, claim by claim; numbers with 95% intervals, in bold the "
-        "one that decides."
+        "Why NLP uses LayerNorm and not BatchNorm, claim by claim. Numbers have 95% intervals; the number "
+        "that decides is bold."
     )
-    return [tag("h3", CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
+    return [tag("h3", _CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
 
 
 def _claim(finding: Finding) -> Markup:
@@ -154,27 +176,17 @@ def _claim(finding: Finding) -> Markup:
 
 
 def _measured(part: PagePart) -> list[Markup]:
-    """Return where the numbers are from, and what the runs warned of."""
+    """Return the runs that the numbers are from, and their warnings."""
     lines = [tag("li", *_source(file, result)) for file, result in part.files]
     warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
-    warned = [tag("p", "The runs warned:"), tag("ul", *(tag("li", text) for text in warnings))]
+    warned = [tag("p", "Warnings of the runs:"), tag("ul", *(tag("li", text) for text in warnings))]
     return [tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else [])]
 
 
 def _source(file: str, result: Saved) -> Iterator[str]:
-    yield tag("strong", _COMMANDS[type(result).__name__])
+    yield tag("strong", f"normscope {COMMANDS[type(result)]}")
     yield f" ({file}): " if file else ": "
     if isinstance(result, Comparison):
-        sides = zip(result.reports, "AB", strict=True)
-        yield "; ".join(_SEPARATOR.join(about(side, name)) for side, name in sides)
-        return
-    yield _SEPARATOR.join([*headline(result), *workload(result)])
-
-
-_COMMANDS = {
-    "Report": "normscope inspect",
-    "BatchReport": "normscope batches",
-    "WhyReport": "normscope why",
-    "SwapReport": "normscope swap",
-    "Comparison": "normscope compare",
-}
+        yield "; ".join(map(_SEPARATOR.join, sides(result)))
+    else:
+        yield _SEPARATOR.join([*headline(result), *workload(result)])

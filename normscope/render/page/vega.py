@@ -1,4 +1,4 @@
-"""Draws specifications with Vega: the script of the page, and pictures as SVG or PNG."""
+"""Draws charts with Vega: its script for the page, and pictures as SVG or PNG."""
 
 import json
 import subprocess
@@ -15,11 +15,11 @@ from normscope.render.page import renderer
 from normscope.render.page.chart_style import WIDTH
 from normscope.render.page.figure import Figure
 
-_SCALE = 2  # pixels of a PNG for one of the chart
+_SCALE = 2  # pixels of a PNG for each pixel of the chart
 
 
 def _theme(ink: str, muted: str, faint: str, *, background: str | None = None) -> dict[str, Any]:
-    """Return Vega-Lite's configuration in colours for text, for lesser text and for lines."""
+    """Return Vega-Lite's configuration, with the colours of text, of minor text and of lines."""
     return {
         "background": background,
         "font": "system-ui, sans-serif",
@@ -63,40 +63,37 @@ ON_PAPER = _theme("#1b1b1f", "#66666e", "#dcdce0", background="white")
 
 @cache
 def script() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script that loads nothing."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that loads nothing else."""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _version())).replace("\r", "")
 
 
 def svg(figure: Figure, layer: int, about: str) -> str:
-    """Return a chart as SVG, with what it is about under its title."""
-    return _drawn("svg", _whole(figure, layer, about)).decode()
+    """Return a chart as SVG, with `about` as its subtitle."""
+    return _draw("svg", figure, layer, about).decode()
 
 
 def png(figure: Figure, layer: int, about: str) -> bytes:
-    """Return the same as PNG."""
-    return _drawn("png", _whole(figure, layer, about))
+    """Return a chart as PNG, with `about` as its subtitle."""
+    return _draw("png", figure, layer, about)
 
 
-def _drawn(kind: str, spec: dict[str, Any]) -> bytes:
-    """Have a process of its own draw: where memory does not suffice, the renderer aborts it."""
+def _draw(kind: str, figure: Figure, layer: int, about: str) -> bytes:
+    """Draw in a process of its own, since the renderer aborts its process when memory runs out."""
     command = [sys.executable, renderer.__file__, kind, _version(), str(_SCALE)]
-    given = json.dumps({"spec": spec, "config": ON_PAPER}).encode()
-    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    spec = {**figure.drawable(layer, about), "width": WIDTH, "padding": 16}
+    chart = json.dumps({"spec": spec, "config": ON_PAPER}).encode()
+    done = subprocess.run(command, input=chart, capture_output=True, check=False)
     if done.returncode == 0:
         return done.stdout
-    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    why = printable(said[-1].strip()[:200]) if said and done.returncode > 0 else f"signal {-done.returncode}"
+    messages = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    signal = f"signal {-done.returncode}"
+    cause = printable(messages[-1].strip()[:200]) if messages and done.returncode > 0 else signal
     raise ReportError(
-        f"the renderer failed ({why}); expected a chart that it can draw; give a result with fewer layers, "
+        f"the renderer failed ({cause}); expected a chart that it can draw; give a result with fewer layers, "
         "or make the page"
     )
 
 
-def _whole(figure: Figure, layer: int, about: str) -> dict[str, Any]:
-    """Return a chart's specification for a picture: as wide as one, with its data and its title."""
-    return {**figure.drawable(layer, about), "width": WIDTH, "padding": 16}
-
-
 def _version() -> str:
-    """The Vega-Lite that Altair writes for."""
+    """The version of Vega-Lite that Altair writes for."""
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])

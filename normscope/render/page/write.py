@@ -20,21 +20,22 @@ Results = Iterable[Saved | str | os.PathLike[str]]
 def write_page(results: Results, path: str | os.PathLike[str], *, layer: str | None = None) -> None:
     """Write saved results, or the files that they are in, as one page: HTML that loads nothing else.
 
-    Results of one model share a part of the page, comparisons have their own. `layer` is a glob on the
-    one that is shown first, by default the one least like BatchNorm. Needs the extra `report`. Raises
-    ReportError when a file is no result, the extra is missing or `path` cannot be written, UsageError
-    without results or where `layer` is not one.
+    Results of one model share a part of the page; each comparison has a part of its own. `layer` is a glob
+    for the layer that is shown first, by default the one least like BatchNorm. Needs the extra `report`.
+    Raises ReportError when a file is no result, the extra is missing or `path` cannot be written, UsageError
+    without results or when `layer` does not match exactly one layer.
     """
     write_whole(path, page(results, layer))
 
 
 def page(results: Results, layer: str | None = None) -> str:
-    """Return the page as HTML; the rest is as for `write_page`."""
+    """Return the page as HTML; arguments and errors are those of `write_page`."""
     _require_extra()
     from normscope.render.page.document import html
 
     parts = parts_of(results)
-    return html(parts, _chosen(parts, layer))
+    _choose(parts, layer)
+    return html(parts)
 
 
 def picture(
@@ -42,10 +43,10 @@ def picture(
 ) -> str | bytes:
     """Return one chart as the text of an SVG or the bytes of a PNG.
 
-    Raises UsageError for an unknown `chart`, and where the results have none such, or several.
+    Raises UsageError for an unknown `chart`, and when the results have no such chart, or several.
     """
     _require_extra()
-    from normscope.render.page.chart_registry import CHARTS
+    from normscope.render.page.sections import CHARTS
     from normscope.render.page.vega import png, svg
 
     names = [name for name, _, _ in CHARTS]
@@ -56,53 +57,52 @@ def picture(
 
 
 def _only(chart: str, parts: Sequence[PagePart], layer: str | None) -> "tuple[Figure, int, str]":
-    """Return the one chart of a name that parts have, its layer's number, and what it is about."""
-    from normscope.render.page.chart_registry import CHARTS, figures
-    from normscope.render.page.charts_one_layer import start
+    """Return the one chart of that name in all parts, the number of its layer, and its subtitle."""
+    from normscope.render.page.sections import CHARTS, figures
 
-    found = [
-        (figure, part, start(part) if number is None else number, title)
-        for part, number, title in zip(parts, _chosen(parts, layer), headings(parts), strict=True)
+    _choose(parts, layer)
+    matches = [
+        (figure, part, title)
+        for part, title in zip(parts, headings(parts), strict=True)
         for figure in figures(part)
         if figure.name == chart
     ]
-    if not found:
-        role = next(role for name, role, _ in CHARTS if name == chart).replace("comparison", "compare")
+    if not matches:
+        command = next(command for name, command, _ in CHARTS if name == chart)
         raise UsageError(
-            f"nothing given has numbers for the chart {chart}; expected a result of normscope {role} that "
+            f"nothing given has numbers for the chart {chart}; expected a result of normscope {command} that "
             "has; add its file"
         )
-    if len(found) > 1:
-        several = ", ".join(title for _, _, _, title in found)
+    if len(matches) > 1:
+        several = ", ".join(title for _, _, title in matches)
         raise UsageError(
-            f"{len(found)} charts {chart} can be drawn: of {several}; expected one; give fewer files"
+            f"{len(matches)} charts {chart} can be drawn: of {several}; expected one; give fewer files"
         )
-    figure, part, number, about = found[0]
-    about = f"{about} · {part.left_out}" if part.left_out and not figure.per_layer else about
-    if figure.slice(number) is None:
+    figure, part, title = matches[0]
+    if figure.slice(part.start) is None:
         raise UsageError(f"the layer has no numbers for the chart {chart}; expected some; name another layer")
-    return figure, number, f"{about} · {printable(part.layers[number])}" if figure.per_layer else about
+    detail = printable(part.layers[part.start]) if figure.per_layer else part.left_out
+    return figure, part.start, f"{title} · {detail}" if detail else title
 
 
-def _chosen(parts: Sequence[PagePart], layer: str | None) -> list[int | None]:
-    """Return the number of the layer that a glob names in each part, None where it names none."""
+def _choose(parts: Sequence[PagePart], layer: str | None) -> None:
+    """Set the layer that a glob matches as the one that each part shows first."""
     if layer is None:
-        return [None] * len(parts)
-    found = [[name for name in part.every_layer if fnmatchcase(name, layer)] for part in parts]
-    several = [names for names in found if len(names) > 1]
+        return
+    matches = [[name for name in part.every_layer if fnmatchcase(name, layer)] for part in parts]
+    several = [names for names in matches if len(names) > 1]
     if several:
         first = ", ".join(map(quoted, several[0][:2]))
         raise UsageError(
             f"{quoted(layer)} is {len(several[0])} layers: {first}, ...; expected one; write more of its name"
         )
-    if not any(found):
-        known = ", ".join(quoted(name) for part in parts for name in part.every_layer[:2]) or "none"
+    if not any(matches):
+        names = ", ".join(quoted(name) for part in parts for name in part.every_layer[:2]) or "none"
         raise UsageError(
-            f"no layer matches {quoted(layer)}; the layers are {known}, ...; give a glob on those"
+            f"no layer matches {quoted(layer)}; the layers are {names}, ...; give a glob on those"
         )
-    for part, names in zip(parts, found, strict=True):
-        part.wanted = names[0] if names else None
-    return [part.layers.index(part.wanted) if part.wanted else None for part in parts]
+    for part, matching in zip(parts, matches, strict=True):
+        part.wanted = matching[0] if matching else None
 
 
 def _require_extra() -> None:

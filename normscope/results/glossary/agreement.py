@@ -1,6 +1,10 @@
 """Glossary entries on how far BN-style output is from the layer's own."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
+
+_entry = partial(Entry, source=OWN, commands=("inspect",))
 
 _COSINE = "agreement = sum_V,d y z / sqrt(sum_V,d y^2 sum_V,d z^2); "
 _SCALE = "-1 to 1; null where no formula fits the layer"
@@ -8,7 +12,7 @@ _SCALE = "-1 to 1; null where no formula fits the layer"
 COMPARISON = Topic(
     "How far BN-style is from what the layer does",
     (
-        Entry(
+        _entry(
             name="own_output",
             title="what the layer leaves of each feature",
             definition="Mean and variance of y per feature, y being what the layer's formula makes of its "
@@ -17,23 +21,20 @@ COMPARISON = Topic(
             range="D means, D variances; null where no formula fits the layer",
             reading="BatchNorm would leave mean 0 and variance 1 in every feature: what differs is what "
             "LayerNorm lets through.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("own_output.distance", "kind"),
         ),
-        Entry(
+        _entry(
             name="own_output.mean",
             title="the mean that the layer leaves",
             definition="The mean of y in each feature, over all valid tokens.",
             formula="mean[d] = (1/|V|) sum_V y[n,t,d]",
             range="D numbers, each within +-sqrt(D - 1) in a LayerNorm",
             reading="BatchNorm would leave 0. Far from it, the feature is an offset that all tokens share.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("feature.mean", "own_output.distance"),
             columns=("LN leaves mean", "RMS leaves mean", "layer leaves mean"),
+            brief="of the layer's own output before its scale and shift; BN would leave 0 in every feature",
         ),
-        Entry(
+        _entry(
             name="own_output.variance",
             title="the variance that the layer leaves",
             definition="The biased variance of y in each feature, over all valid tokens. Below the table "
@@ -42,12 +43,11 @@ COMPARISON = Topic(
             range="D numbers, each 0 or more",
             reading="BatchNorm would leave 1. In a LayerNorm mean^2 + variance averages 1 over the "
             "features, so one of 80 takes from all others.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("feature.variance", "own_output.near_one"),
             columns=("LN leaves variance", "RMS leaves variance", "layer leaves variance"),
+            brief="of the layer's own output before its scale and shift; BN would leave 1 in every feature",
         ),
-        Entry(
+        _entry(
             name="own_output.distance",
             title="how far a feature ends up from BN's 0 and 1",
             definition="The squared 2-Wasserstein distance between normal distributions with the mean and "
@@ -57,11 +57,11 @@ COMPARISON = Topic(
             reading="0: the layer does to this feature what BatchNorm would. The table shows the furthest "
             "first.",
             source="Dowson & Landau 1982, The Frechet distance between multivariate normal distributions",
-            commands=("inspect",),
             see_also=("own_output.mean", "own_output.variance"),
             columns=("distance", "distance from 0, 1"),
+            brief="from BN's 0 and 1: mean^2 + (sd - 1)^2, a squared Wasserstein distance of normals",
         ),
-        Entry(
+        _entry(
             name="own_output.near_one",
             title="share of features that come out as BN's would",
             definition="The share of the features whose y has a standard deviation within 10 % of 1. Below "
@@ -69,12 +69,11 @@ COMPARISON = Topic(
             formula="share of d with |sqrt(variance_y[d]) - 1| <= 0.1",
             range="0 to 1, shown in percent",
             reading="Near 1, LayerNorm happens to do BatchNorm's work.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("own_output.variance",),
             columns=("sd within 10%",),
+            brief="share of the features whose output, before scale and shift, has an sd within 10% of 1",
         ),
-        Entry(
+        _entry(
             name="agreement",
             title="how alike the layer's output and a view's are",
             definition="The cosine, over all valid tokens and features at once, between y, what the layer "
@@ -83,11 +82,9 @@ COMPARISON = Topic(
             formula=_COSINE + "z = (x - mean_view) / sqrt(variance_view + eps)",
             range=_SCALE,
             reading="1: the same output up to one positive factor. 0: unrelated.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("affine_fit.r2", "explained"),
         ),
-        Entry(
+        _entry(
             name="agreement.feature",
             title="agreement with BatchNorm",
             definition="The cosine between the layer's own output and BatchNorm's, one mean and one "
@@ -96,12 +93,11 @@ COMPARISON = Topic(
             range=_SCALE,
             reading="Near 1, corpus statistics per feature give what LayerNorm gives, up to one factor. "
             "Low: they cannot stand in for it, however large the batch.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("feature", "affine_fit.r2", "agreement.global"),
             columns=("agreement with BN",),
+            brief="cosine of the layer's own output and BN's; 1 is the same up to scale",
         ),
-        Entry(
+        _entry(
             name="agreement.position",
             title="agreement with BatchNorm by position",
             definition="The cosine between the layer's own output and that with one mean and one variance "
@@ -109,12 +105,10 @@ COMPARISON = Topic(
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[t]) / sqrt(variance[t] + eps)",
             range=_SCALE + ", or it has no positions",
             reading="Near 1, tokens at one position differ little in mean and scale.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("position", "agreement.position_feature"),
             columns=("agreement position",),
         ),
-        Entry(
+        _entry(
             name="agreement.position_feature",
             title="agreement with BN over flattened sentences",
             definition="The cosine between the layer's own output and that with one mean and one variance "
@@ -124,11 +118,9 @@ COMPARISON = Topic(
             range=_SCALE + ", or it has no positions",
             reading="It takes away what position explains. A cell without spread, as of one sample or of "
             "[CLS] in the first layer, gives z = 0.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("explained.position", "agreement.feature"),
         ),
-        Entry(
+        _entry(
             name="agreement.sequence",
             title="agreement with LayerNorm over the whole text",
             definition="The cosine between the layer's own output and that with one mean and one variance "
@@ -137,12 +129,10 @@ COMPARISON = Topic(
             range=_SCALE + ", or it has no positions",
             reading="Low where tokens of one text differ in scale: then per token and per text are not the "
             "same.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("sequence",),
             columns=("agreement text",),
         ),
-        Entry(
+        _entry(
             name="agreement.instance",
             title="agreement with InstanceNorm",
             definition="The cosine between the layer's own output and that with one mean and one variance "
@@ -150,11 +140,9 @@ COMPARISON = Topic(
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[n,d]) / sqrt(variance[n,d] + eps)",
             range=_SCALE + ", or it has no positions",
             reading="It takes away what all tokens of a text share. A text of one token gives z = 0.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("instance",),
         ),
-        Entry(
+        _entry(
             name="agreement.global",
             title="agreement with one scale for everything",
             definition="The cosine between the layer's own output and that with one mean and one variance "
@@ -163,22 +151,18 @@ COMPARISON = Topic(
             range=_SCALE,
             reading="The cosine of y with x itself, centred: the mark for the other views to beat. Where "
             "agreement.feature is below it, BatchNorm's scales take the output further away.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("global", "agreement.feature"),
         ),
-        Entry(
+        _entry(
             name="affine_fit",
             title="the best that any BN-style layer can do",
             definition="The fit of y by one fixed scale and one fixed shift per feature.",
             formula="y[n,t,d] ~ a[d] x[n,t,d] + b[d]",
             range="one number, r2",
             reading="In evaluation every BatchNorm is such a line per feature, whatever statistics it holds.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("affine_fit.r2",),
         ),
-        Entry(
+        _entry(
             name="affine_fit.r2",
             title="R^2 of the best scale and shift per feature",
             definition="How much of the variance of y, over all features, the best line per feature "
@@ -191,12 +175,11 @@ COMPARISON = Topic(
             range="0 to 1; null where no formula fits the layer",
             reading="1: a BatchNorm with the right numbers could replace this layer on these texts. Below, "
             "the rest is out of reach for any of them.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("agreement.feature",),
             columns=("best BN fit r2",),
+            brief="how much of the output the best fixed scale and shift per feature can give (R squared)",
         ),
-        Entry(
+        _entry(
             name="stored_gap",
             title="how far a BatchNorm's memory is from the corpus",
             definition="For a layer that is a BatchNorm: its running statistics against those of the texts.",
@@ -204,10 +187,9 @@ COMPARISON = Topic(
             range="two numbers; null in layers that are no BatchNorm or store nothing",
             reading="The domain shift that the layer meets in evaluation.",
             source=TID + ", its norm ratio against the corpus",
-            commands=("inspect",),
             see_also=("tid", "running"),
         ),
-        Entry(
+        _entry(
             name="stored_gap.mean",
             title="how far a BatchNorm's stored means are off",
             definition="The distance between the corpus's mean and the stored one, over features, relative "
@@ -216,10 +198,9 @@ COMPARISON = Topic(
             range="0 or more",
             reading="0.1: means are off by a tenth of a standard deviation, in the root mean square.",
             source=TID + ", its norm ratio against the corpus",
-            commands=("inspect",),
             see_also=("feature.mean", "tid.mean"),
         ),
-        Entry(
+        _entry(
             name="stored_gap.variance",
             title="how far its stored standard deviations are off",
             definition="The distance between the corpus's standard deviations and the stored ones, over "
@@ -229,7 +210,6 @@ COMPARISON = Topic(
             reading="Above 0 the corpus varies more or less than what the layer was trained on. PyTorch "
             "stores unbiased variances, which is next to nothing in batches of many tokens.",
             source=TID + ", its norm ratio against the corpus",
-            commands=("inspect",),
             see_also=("feature.variance", "tid.variance"),
         ),
     ),

@@ -1,47 +1,46 @@
 """Glossary entries on batch composition and on how batches are drawn."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, Entry, Topic
 
-ERROR = "variance_error = sqrt(2 / (late_samples - 1))"
+_entry = partial(Entry, source=OWN, commands=("batches",))
+
+_ERROR = "variance_error = sqrt(2 / (late_samples - 1))"
 
 FILLING = Topic(
     "What the batches hold, at every layer, and how they were drawn",
     (
-        Entry(
+        _entry(
             name="batches",
             title="how many batches were put together",
             definition="The batches of one size and order, over all draws.",
             formula="batches = number of B",
             range="1 or more",
             reading="What each summary over batches has as its count; few make a rough average.",
-            source=OWN,
-            commands=("batches",),
             see_also=("draws", "batch_size", "run.batches"),
         ),
-        Entry(
+        _entry(
             name="draws",
             title="how often all texts were put into batches",
-            definition="How many times the kept texts are dealt out into batches anew.",
+            definition="How many times the kept texts are put into new batches.",
             formula="draws = --draws",
             range="1 or more",
             reading="More of them steady the averages over random batches; given order has only one way.",
-            source=OWN,
-            commands=("batches",),
             see_also=("batches", "seed"),
         ),
-        Entry(
+        _entry(
             name="seed",
-            title="what decides all that is left to chance",
+            title="the seed of everything random",
             definition="The seed of the choice of texts to keep and of the random batches; in a swap, of the "
             "tokens that are masked and of the intervals.",
             formula="seed = --seed",
             range="0 or more",
             reading="The same seed, texts and model give the same numbers.",
-            source=OWN,
             commands=("batches", "swap"),
             see_also=("draws",),
         ),
-        Entry(
+        _entry(
             name="momentum",
             title="how much a batch weighs in running statistics",
             definition="The m of BatchNorm's running statistics: what share of them each new batch is.",
@@ -49,10 +48,9 @@ FILLING = Topic(
             range="0 to 1; null where it was not asked for",
             reading="PyTorch's default is 0.1. Others call 1 - m the momentum.",
             source="PyTorch: BatchNorm1d (momentum)",
-            commands=("batches",),
             see_also=("running",),
         ),
-        Entry(
+        _entry(
             name="padding_share",
             title="padding in batches of that size and order",
             definition="The share of the token slots that would be padding, with each batch padded to its "
@@ -61,24 +59,20 @@ FILLING = Topic(
             range="0 to 1",
             reading="Small by length, large at random: what bucketing is done for. Padding enters no "
             "statistic.",
-            source=OWN,
-            commands=("batches",),
             see_also=("run.padding_share", "tid.length_ratio"),
             columns=("padding",),
         ),
-        Entry(
+        _entry(
             name="tokens",
             title="how many tokens of a batch count",
             definition="The valid tokens of each batch, summarised over batches.",
             formula="N_B = sum of T_n over n in B; summarised over B",
             range="0 or more",
             reading="What BatchNorm's statistics of one feature rest on. They are not independent: see tid.",
-            source=OWN,
-            commands=("batches",),
             see_also=("summary", "batch_size"),
             columns=("tokens",),
         ),
-        Entry(
+        _entry(
             name="positions",
             title="texts of a batch at each position",
             definition="How many texts of a batch have a token that counts at each position, averaged over "
@@ -86,12 +80,11 @@ FILLING = Topic(
             formula="positions[t] = average of n_t over B with n_t > 0",
             range="T numbers, each 0 or more; null where no batch has any",
             reading="It falls with t as texts end: what BatchNorm by position would have to go on with.",
-            source=OWN,
-            commands=("batches",),
             see_also=("position.count", "positions_short"),
             columns=("a batch",),
+            brief="how many of its texts reach the position, in batches that have it",
         ),
-        Entry(
+        _entry(
             name="positions_short",
             title="share of positions with few texts",
             definition="Of the positions of all batches that any text of the batch has, the share that "
@@ -100,12 +93,10 @@ FILLING = Topic(
             range="0 to 1; null where nothing counts",
             reading="There BatchNorm by position would rest on a guess, its variance off by a quarter or "
             "more. 1 for batches of fewer than 30.",
-            source=OWN,
-            commands=("batches",),
             see_also=("position.count", "variance_error"),
             columns=("under 30",),
         ),
-        Entry(
+        _entry(
             name="late_samples",
             title="how many texts reach a batch's late positions",
             definition="The median number of texts in the last quarter of each batch's positions, over all "
@@ -113,25 +104,24 @@ FILLING = Topic(
             formula="median of n_t over (B, t) with t >= 0.75 times the longest in B",
             range="0 or more; null where nothing counts",
             reading="Far below the batch size: late positions rest on a few long texts.",
-            source=OWN,
-            commands=("batches",),
             see_also=("variance_error", "batch_size"),
             columns=("late texts",),
+            brief="how many reach the last quarter of a batch's positions (median)",
         ),
-        Entry(
+        _entry(
             name="variance_error",
             title="how rough a variance at late positions is",
             definition="The relative standard error of a variance taken from late_samples numbers, of a "
             "normal variable. In the table by position: from the texts that a batch has there.",
-            formula=ERROR,
+            formula=_ERROR,
             range="0 or more; null for one text",
-            reading="0.26 at 30 texts, 0.5 at 9: a variance off by so much, of itself.",
+            reading="0.26 at 30 texts, 0.5 at 9: a variance of so few texts is off by so much at random.",
             source="the standard error of a normal sample's variance",
-            commands=("batches",),
             see_also=("late_samples", "position.count"),
             columns=("late error", "error"),
+            brief="standard error of a variance taken from those, relative to it",
         ),
-        Entry(
+        _entry(
             name="kept",
             title="the texts that batches are made of",
             definition="The texts whose statistics are kept one by one, all of them or a random choice, as "
@@ -139,11 +129,9 @@ FILLING = Topic(
             formula="see positions_short, late_samples and variance_error, with one B",
             range="counts, shares and one array",
             reading="Even all texts together can be few at late positions.",
-            source=OWN,
-            commands=("batches",),
             see_also=("run.texts", "batches"),
         ),
-        Entry(
+        _entry(
             name="kept.texts",
             title="how many texts were kept",
             definition="How many texts batches are made of: all that were run, or a random choice of "
@@ -151,65 +139,54 @@ FILLING = Topic(
             formula="texts = min(--samples, run.texts)",
             range="0 or more",
             reading="Below run.texts, all of them means the kept ones.",
-            source=OWN,
-            commands=("batches",),
             see_also=("run.texts", "seed"),
         ),
-        Entry(
+        _entry(
             name="kept.tokens",
             title="how many tokens the kept texts have",
             definition="The valid tokens of all kept texts.",
             formula="tokens = sum of T_n over kept n",
             range="0 or more",
             reading="What the statistics that batches are compared with rest on.",
-            source=OWN,
-            commands=("batches",),
             see_also=("run.tokens", "tokens"),
         ),
-        Entry(
+        _entry(
             name="kept.positions",
             title="kept texts at each position",
             definition="How many kept texts have a token that counts at each position.",
             formula="positions[t] = n_t over kept n",
             range="T numbers, each 0 or more; null where no text has any",
             reading="The most that a batch could have there.",
-            source=OWN,
-            commands=("batches",),
             see_also=("positions", "position.count"),
             columns=("texts in all",),
         ),
-        Entry(
+        _entry(
             name="kept.positions_short",
             title="share of positions with few kept texts",
             definition="Of the positions that any kept text has, the share that fewer than 30 of them reach.",
             formula="share of t with n_t < 30 among those with n_t > 0",
             range="0 to 1; null where nothing counts",
             reading="Above 0, not even the whole corpus tells much about its late positions.",
-            source=OWN,
-            commands=("batches",),
             see_also=("positions_short",),
         ),
-        Entry(
+        _entry(
             name="kept.late_samples",
             title="how many kept texts reach late positions",
             definition="The median number of kept texts in the last quarter of all positions.",
             formula="median of n_t over t >= 0.75 times the longest",
             range="0 or more; null where nothing counts",
             reading="Far below kept.texts where few texts are long.",
-            source=OWN,
-            commands=("batches",),
             see_also=("late_samples",),
         ),
-        Entry(
+        _entry(
             name="kept.variance_error",
             title="how rough their variance at late positions is",
             definition="The relative standard error of a variance taken from kept.late_samples numbers, of "
             "a normal variable.",
-            formula=ERROR,
+            formula=_ERROR,
             range="0 or more; null for one text",
             reading="The best that BatchNorm by position could do there on this corpus.",
             source="the standard error of a normal sample's variance",
-            commands=("batches",),
             see_also=("variance_error",),
         ),
     ),

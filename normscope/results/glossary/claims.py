@@ -1,9 +1,8 @@
 """Glossary entries on the article's claims: numbers, intervals and rules."""
 
-from normscope.results.glossary.entry import OWN, Entry, Topic
+from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 
 _JACKKNIFE = "Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17(4)"
-_KISH = "its square is the design effect of Kish 1965, Survey Sampling"
 
 CLAIMS = Topic(
     "The article's claims",
@@ -75,7 +74,7 @@ CLAIMS = Topic(
             definition="The interval is Student's t times the standard error of the delete-a-group "
             "jackknife: the texts are cut into 32 random groups, and the number is computed without each. "
             "Ratios have theirs on the logarithmic scale.",
-            formula="value - t(0.975, G - 1) sqrt((G - 1) / G sum over groups of (number without g - mean)^2)",
+            formula="value - t(0.975, G - 1) sqrt((G - 1) / G sum over g of (number without g - mean)^2)",
             range="any number; null where there is no interval",
             reading="A claim is decided only when the threshold is outside of low to high.",
             source=_JACKKNIFE,
@@ -86,7 +85,7 @@ CLAIMS = Topic(
             name="number.high",
             title="where its 95 % interval ends",
             definition="As number.low, above the value.",
-            formula="value + t(0.975, G - 1) sqrt((G - 1) / G sum over groups of (number without g - mean)^2)",
+            formula="value + t(0.975, G - 1) sqrt((G - 1) / G sum over g of (number without g - mean)^2)",
             range="any number; null where there is no interval",
             reading="A wide interval asks for more texts.",
             source=_JACKKNIFE,
@@ -133,11 +132,11 @@ CLAIMS = Topic(
         Entry(
             name="late_noise_ratio",
             title="what batching by length does at late positions",
-            definition="The noise of BatchNorm's mean per position at positions that a quarter to half of the "
-            "texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions are "
-            "averaged. Only batches with a token there count, special tokens left out.",
-            formula="sqrt(average over t of noise_t by length / average over t of noise_t at random); noise_t "
-            "= average over B of ||mean_B,t - mean_t||^2 / tr var_t, times (n_t - 1) / (n_t - n_B,t)",
+            definition="The noise of BatchNorm's mean per position at positions that a quarter to half of "
+            "the texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions "
+            "are averaged. Only batches with a token there count, special tokens left out.",
+            formula="sqrt(average over t of noise_t by length / average over t of noise_t at random); "
+            "noise_t = average over B of ||mean_B,t - mean_t||^2 / tr var_t, times (n_t - 1) / (n_t - n_B,t)",
             range="0 or more; null without such positions",
             reading="0.5: half the noise. Long texts together fill the late positions.",
             source=OWN,
@@ -151,8 +150,8 @@ CLAIMS = Topic(
             "less the same where the words are shuffled across texts and the model runs again.",
             formula="(text - text of shuffled) - (position - position of shuffled), epsilon squared each",
             range="any number from -2 to 2, near enough",
-            reading="Above 0: words of one text have more in common than words at one position. What the model "
-            "adds by itself, as its code of positions, is in both and cancels.",
+            reading="Above 0: words of one text have more in common than words at one position. What the "
+            "model adds by itself, as its code of positions, is in both and cancels.",
             source=OWN,
             commands=("why",),
             see_also=("explained.sequence.epsilon2", "explained.position.epsilon2", "explained_by_words"),
@@ -187,9 +186,9 @@ CLAIMS = Topic(
         Entry(
             name="likeness_difference",
             title="whether the text's scale keeps similarities best",
-            definition="One layer takes the scale of each text in place of its own, then BatchNorm's scale of "
-            "each feature; its centre stays. Both times the cosines of all pairs of texts at the model's end "
-            "are correlated with those of the model as it is.",
+            definition="One layer takes the scale of each text in place of its own, then BatchNorm's scale "
+            "of each feature; its centre stays. Both times the cosines of all pairs of texts at the model's "
+            "end are correlated with those of the model as it is.",
             formula="likeness_kept at the end (scale-sequence) - likeness_kept at the end (scale-feature)",
             range="any number from -2 to 2",
             reading="Above 0: the scale of the text does less to which texts are alike.",
@@ -211,11 +210,11 @@ CLAIMS = Topic(
         Entry(
             name="noise_ratio",
             title="noise of text over noise of images",
-            definition="The noise of a layer's batch means per feature, special tokens left out, over that of "
-            "the median norm of a vision model per channel: in batches of 8 samples, or with as many tokens "
-            "as pixels pooled.",
-            formula="noise of text / noise of images; noise = sqrt(E ||s_B||^2 / tr var) / E n_B at 8 samples, "
-            "or excess_noise for equal elements",
+            definition="The noise of a layer's batch means per feature, special tokens left out, over that "
+            "of the median norm of a vision model per channel: in batches of 8 samples, or with as many "
+            "tokens as pixels pooled.",
+            formula="noise of text / noise of images; noise = sqrt(E ||s_B||^2 / tr var) / E n_B at 8 "
+            "samples, or excess_noise for equal elements",
             range="0 or more",
             reading="2: twice as noisy on text.",
             source=TID + "; the ratio is normscope's own",

@@ -1,11 +1,15 @@
 """Glossary entries on the differences between two reports."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
+
+_entry = partial(Entry, source=OWN, commands=("compare",))
 
 DRIFT = Topic(
     "How far report B is from report A",
     (
-        Entry(
+        _entry(
             name="bn_drift",
             title="how far BatchNorm's statistics moved",
             definition="The distance between the means, and between the standard deviations, that the "
@@ -14,10 +18,9 @@ DRIFT = Topic(
             range="0 or more",
             reading="What a layer with A's stored statistics would get wrong in B.",
             source=TID,
-            commands=("compare",),
             see_also=("tid", "stored_gap", "feature"),
         ),
-        Entry(
+        _entry(
             name="bn_drift.mean",
             title="how far the features' means moved",
             definition="The distance of the features' means in the reports A and B, relative to A's standard "
@@ -27,11 +30,10 @@ DRIFT = Topic(
             reading="0.1: the means moved by a tenth of a standard deviation, root mean square. Two halves "
             "of one corpus say what is noise.",
             source=TID,
-            commands=("compare",),
             see_also=("feature.mean", "tid.mean"),
             columns=("BN mean moved by",),
         ),
-        Entry(
+        _entry(
             name="bn_drift.variance",
             title="how far the features' spreads moved",
             definition="The distance of the features' standard deviations in the reports A and B, relative "
@@ -40,11 +42,10 @@ DRIFT = Topic(
             range="0 or more; null where a report lacks the statistics",
             reading="0.1: the spreads moved by a tenth, root mean square; those that vary most count most.",
             source=TID,
-            commands=("compare",),
             see_also=("feature.variance", "tid.variance"),
             columns=("BN sd moved by",),
         ),
-        Entry(
+        _entry(
             name="ln_drift",
             title="how far LayerNorm's statistics moved",
             definition="How far the averages of the tokens' own means and variances are apart.",
@@ -52,11 +53,9 @@ DRIFT = Topic(
             "mean = |m_B - m_A| / sqrt(v_A); variance = |v_B - v_A| / v_A",
             range="0 or more",
             reading="A LayerNorm adapts to it, token by token; a layer with stored statistics does not.",
-            source=OWN,
-            commands=("compare",),
             see_also=("token", "bn_drift"),
         ),
-        Entry(
+        _entry(
             name="ln_drift.mean",
             title="how far the average token's mean moved",
             definition="The difference of the average token means of the reports A and B, over the root of "
@@ -64,44 +63,36 @@ DRIFT = Topic(
             formula="ln_drift.mean = |m_B - m_A| / sqrt(v_A)",
             range="0 or more; null where a report lacks the statistics",
             reading="Small nearly always: token means are near 0 in most models.",
-            source=OWN,
-            commands=("compare",),
             see_also=("token.mean",),
             columns=("LN mean moved by",),
         ),
-        Entry(
+        _entry(
             name="ln_drift.variance",
             title="how far the average token's variance moved",
             definition="The difference of the average token variances of the reports A and B, over A's.",
             formula="ln_drift.variance = |v_B - v_A| / v_A",
             range="0 or more; null where a report lacks the statistics",
             reading="0.1: it is a tenth larger, or smaller. Few tokens of huge variance can do that alone.",
-            source=OWN,
-            commands=("compare",),
             see_also=("token.variance",),
             columns=("LN variance moved by",),
         ),
-        Entry(
+        _entry(
             name="agreement_change",
             title="change of agreement with BN",
             definition="How alike the layer's output and BatchNorm's are in report B, less what it is in A.",
             formula="agreement_change = agreement.feature in B - agreement.feature in A",
             range="any number from -2 to 2; null where a report lacks either",
             reading="Below 0: B is harder to normalise by one mean and variance per feature.",
-            source=OWN,
-            commands=("compare",),
             see_also=("agreement.feature",),
             columns=("agreement change",),
         ),
-        Entry(
+        _entry(
             name="position_change",
             title="change of what position explains",
             definition="The share of the variance that goes with the position in report B, less that in A.",
             formula="position_change = epsilon2 in B - epsilon2 in A",
             range="any number; null where a report lacks either",
             reading="Above 0: where a token stands decides more of its values in B than in A.",
-            source=OWN,
-            commands=("compare",),
             see_also=("explained.position.epsilon2",),
             columns=("position change",),
         ),

@@ -1,6 +1,6 @@
 """One entry of the glossary, its notation, and the sources that entries share."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 EXPLAIN_SCHEMA = "normscope.explain/1"
@@ -28,7 +28,8 @@ class Entry:
     `name` is its path in the JSON, less the lists on the way: `agreement.feature` is in each of
     `layers`. `formula` is plain text in `NOTATION`, its lines parted by "; ". `source` is where the
     definition is from. `commands` are those that print it, `see_also` the names of other entries,
-    and `columns` what it is called in tables: a column's title and the line below it.
+    and `columns` what it is called in tables: a column's title and the line below it. `brief` says what the
+    column holds where the definition's first sentence does not serve; it is not in the JSON.
     """
 
     name: str
@@ -41,6 +42,19 @@ class Entry:
     commands: tuple[str, ...]
     see_also: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    brief: str = field(default="", compare=False, metadata={"apart": True})
+
+    @property
+    def column(self) -> str:
+        """The full titles of its columns: those that no other one begins with."""
+        titles = self.columns or (self.name.replace("_", " "),)
+        return ", ".join(t for t in titles if not any(other.startswith(f"{t} ") for other in titles))
+
+    @property
+    def meaning(self) -> str:
+        """What its columns hold, in one sentence."""
+        said = self.brief or self.definition.partition(". ")[0].rstrip(".")
+        return f"{said[0].upper()}{said[1:]}."
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,9 @@ class Topic:
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(entry).items()}
+    values = asdict(entry)
+    del values["brief"]
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 @dataclass(frozen=True)

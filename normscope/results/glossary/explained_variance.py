@@ -1,8 +1,12 @@
 """Glossary entries on the variance that position, text and token explain."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import KELLEY, Entry, Topic
 
-FROZEN = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
+_entry = partial(Entry, source=KELLEY, commands=("inspect",))
+
+_HEIMERSHEIM = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
 _ETA2 = "0 to 1; null where x does not vary"
 _EPSILON2 = "epsilon2 = 1 - (1 - eta2) (|V| - 1) / (|V| - G)"
 _RANGE = "-(G - 1) / (|V| - G) to 1; null where every token is its own group"
@@ -10,7 +14,7 @@ _RANGE = "-(G - 1) / (|V| - G) to 1; null where every token is its own group"
 EXPLAINED = Topic(
     "What position, text and word explain of a layer's input",
     (
-        Entry(
+        _entry(
             name="explained",
             title="what groups of tokens explain",
             definition="The share of the variance of x, all features together, that lies between groups of "
@@ -18,11 +22,9 @@ EXPLAINED = Topic(
             formula="between groups / (between + within groups), sums of squares",
             range="shares",
             reading="eta2 is the share in these texts, epsilon2 the same without its bias: read epsilon2.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.position.epsilon2", "explained.sequence.epsilon2"),
         ),
-        Entry(
+        _entry(
             name="explained.position",
             title="what the position explains",
             definition="The groups are the positions: how far words at the same position are the same "
@@ -31,11 +33,9 @@ EXPLAINED = Topic(
             range="two shares; null where a layer has no positions",
             reading="In BERT-like models [CLS] and separators carry most of it: compare --special-tokens "
             "exclude.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("agreement.position_feature", "explained.sequence"),
         ),
-        Entry(
+        _entry(
             name="explained.position.eta2",
             title="eta squared of the position",
             definition="The share of the sum of squares that lies between positions, not within them. "
@@ -46,11 +46,9 @@ EXPLAINED = Topic(
             range=_ETA2,
             reading="Too high where positions rest on few samples: even noise gives about (G - 1) / (|V| - "
             "1).",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.position.epsilon2",),
         ),
-        Entry(
+        _entry(
             name="explained.position.epsilon2",
             title="epsilon squared of the position",
             definition="eta2 corrected for the number of groups; G is the number of positions that hold a "
@@ -59,23 +57,20 @@ EXPLAINED = Topic(
             range=_RANGE,
             reading="0: position tells nothing more than chance. 1: it tells all. Below 0 is less than "
             "chance would give. 'The same position is the same feature' is true to this extent.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.position.eta2", "agreement.position_feature"),
             columns=("position explains",),
+            brief="share of the input's variance that goes with the position",
         ),
-        Entry(
+        _entry(
             name="explained.sequence",
             title="what the text explains",
             definition="The groups are the samples: how far the tokens of one text are alike.",
             formula="one-way ANOVA of the D-vectors x[n,t], G = samples with a token",
             range="two shares; null where a layer has no positions",
             reading="What a text's tokens share is its topic, and what InstanceNorm would take away.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("instance", "explained.position"),
         ),
-        Entry(
+        _entry(
             name="explained.sequence.eta2",
             title="eta squared of the text",
             definition="The share of the sum of squares that lies between samples, not within them. mean_n "
@@ -85,11 +80,9 @@ EXPLAINED = Topic(
             "SST = sum_V ||x[n,t] - mean||^2",
             range=_ETA2,
             reading="Too high where texts are short: a text of one token explains itself.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.sequence.epsilon2",),
         ),
-        Entry(
+        _entry(
             name="explained.sequence.epsilon2",
             title="epsilon squared of the text",
             definition="eta2 corrected for the number of groups; G is the number of samples that hold a "
@@ -98,12 +91,11 @@ EXPLAINED = Topic(
             range=_RANGE,
             reading="0: the tokens of one text are no more alike than any. 1: all tokens of a text are the "
             "same.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.sequence.eta2", "agreement.instance"),
             columns=("text explains",),
+            brief="the same for the text that the token is in",
         ),
-        Entry(
+        _entry(
             name="explained.token",
             title="what the word explains",
             definition="The groups are the token ids: how far the same word is the same vector, wherever it "
@@ -111,11 +103,9 @@ EXPLAINED = Topic(
             formula="one-way ANOVA of the D-vectors x[n,t], G = token ids seen",
             range="shares; null where it was not asked for",
             reading="High at the embeddings by construction, falling where context takes over.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.token.coverage", "explained.position"),
         ),
-        Entry(
+        _entry(
             name="explained.token.eta2",
             title="eta squared of the word",
             definition="The share of the sum of squares that lies between token ids, not within them. "
@@ -126,23 +116,20 @@ EXPLAINED = Topic(
             "SST = sum_V ||x[n,t] - mean||^2",
             range=_ETA2,
             reading="Much too high where most words are rare: one seen once explains itself.",
-            source=KELLEY,
-            commands=("inspect",),
             see_also=("explained.token.epsilon2",),
         ),
-        Entry(
+        _entry(
             name="explained.token.epsilon2",
             title="epsilon squared of the word",
             definition="eta2 corrected for the number of groups; G is the number of token ids.",
             formula=_EPSILON2,
             range=_RANGE,
-            reading="Beside explained.position.epsilon2 it says whether word or place makes the vector.",
-            source=KELLEY,
-            commands=("inspect",),
+            reading="Next to explained.position.epsilon2 it says whether word or position makes the vector.",
             see_also=("explained.token.eta2", "explained.position.epsilon2"),
             columns=("word explains",),
+            brief="the same for the token's id, with --words",
         ),
-        Entry(
+        _entry(
             name="explained.token.coverage",
             title="share of the tokens that it rests on",
             definition="Memory for token ids is bounded: the share of the valid tokens whose id was kept.",
@@ -150,23 +137,21 @@ EXPLAINED = Topic(
             range="0 to 1",
             reading="Below 1, what the word explains is about the kept words only.",
             source="normscope's own",
-            commands=("inspect",),
             see_also=("explained.token",),
         ),
-        Entry(
+        _entry(
             name="first_position",
-            title="the size of the first token beside the rest",
+            title="the size of the first token and of the rest",
             definition="The root mean square of centred tokens, each less its own mean over d, at position "
             "0 and after it.",
             formula="rms = sqrt(mean over n of var[n,0])",
             range="three numbers; null where a layer has no positions",
             reading="What works that take LayerNorm out of a model must freeze apart: the first token's "
             "scale.",
-            source=FROZEN,
-            commands=("inspect",),
+            source=_HEIMERSHEIM,
             see_also=("position.token_variance", "outliers.massive"),
         ),
-        Entry(
+        _entry(
             name="first_position.rms",
             title="the root mean square at position 0",
             definition="Over samples and features of the first token, less the token's own mean over "
@@ -175,11 +160,10 @@ EXPLAINED = Topic(
             range="0 or more; null where nothing at position 0 counts",
             reading="With --special-tokens exclude a BERT-like model has nothing there: [CLS] still takes "
             "the position.",
-            source=FROZEN,
-            commands=("inspect",),
+            source=_HEIMERSHEIM,
             see_also=("token.variance", "first_position.rest_rms"),
         ),
-        Entry(
+        _entry(
             name="first_position.rest_rms",
             title="the root mean square after position 0",
             definition="Over features and all valid tokens at positions 1 and later, each less its own mean "
@@ -187,11 +171,10 @@ EXPLAINED = Topic(
             formula="rest_rms = sqrt(mean over V with t >= 1 of var[n,t])",
             range="0 or more; null where no text has a second token",
             reading="About what LayerNorm divides an ordinary token by.",
-            source=FROZEN,
-            commands=("inspect",),
+            source=_HEIMERSHEIM,
             see_also=("token.variance", "first_position.rms"),
         ),
-        Entry(
+        _entry(
             name="first_position.ratio",
             title="the first token's scale, in ordinary tokens'",
             definition="The root mean square at position 0 over that at the positions after it.",
@@ -199,8 +182,7 @@ EXPLAINED = Topic(
             range="0 or more; null where either is",
             reading="Near 1: the first token is one like any. Far above: it is an attention sink, as in the "
             "middle layers of GPT-2, and no single scale fits both.",
-            source=FROZEN,
-            commands=("inspect",),
+            source=_HEIMERSHEIM,
             see_also=("explained.position",),
             columns=("first position rms ratio",),
         ),

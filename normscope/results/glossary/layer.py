@@ -1,11 +1,15 @@
 """Glossary entries on a layer and on how well it was understood."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, Entry, Topic
+
+_entry = partial(Entry, source=OWN, commands=("inspect",))
 
 LAYER = Topic(
     "What a layer is, and whether it was understood",
     (
-        Entry(
+        _entry(
             name="index",
             title="the layer's number in the model",
             definition="Its place among all normalization layers, in the order in which the model registers "
@@ -17,13 +21,14 @@ LAYER = Topic(
             commands=("inspect", "layers"),
             see_also=("place",),
             columns=("#",),
+            brief="the layer's number in the model",
         ),
-        Entry(
+        _entry(
             name="kind",
             title="which formula the layer follows",
-            definition="Told by what the layer does: the formula that turns its first real input into its "
-            "real output. layers tries one of each class alone, on random rows. PyTorch's own batch, group "
-            "and instance norms go by their class.",
+            definition="The formula that turns the layer's first real input into its real output. layers "
+            "tries one layer of each class alone, on random rows. PyTorch's own batch, group and instance "
+            "norms are recognised by their class.",
             formula="layernorm: y = (x - mean_d x) / sqrt(var_d x + eps); "
             "rmsnorm: y = x / sqrt(mean_d(x^2) + eps); "
             "l2norm: y = x / max(||x||_2, eps); "
@@ -35,8 +40,9 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, RMSNorm, BatchNorm1d, GroupNorm, InstanceNorm1d, normalize",
             commands=("inspect", "layers"),
             see_also=("own_error", "eps", "affine"),
+            brief="the formula: layernorm, rmsnorm, ...; detected from what the layer does, not its name",
         ),
-        Entry(
+        _entry(
             name="features",
             title="how many features a row has",
             definition="D, the number of features that each row of the layer's input has: the hidden size, "
@@ -44,11 +50,11 @@ LAYER = Topic(
             formula="D = number of d",
             range="1 or more; null in layers where only an input will tell",
             reading="LayerNorm averages over D numbers, BatchNorm keeps D pairs.",
-            source=OWN,
             commands=("inspect", "layers"),
             see_also=("parameters",),
+            brief="how many features each row of the layer's input has",
         ),
-        Entry(
+        _entry(
             name="eps",
             title="what is added to the variance",
             definition="The constant that keeps the layer's division finite. Where a module holds none, it "
@@ -59,8 +65,9 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, BatchNorm1d, RMSNorm (whose None is float32's machine epsilon)",
             commands=("inspect", "layers"),
             see_also=("kind", "token.variance"),
+            brief="what is added to the variance",
         ),
-        Entry(
+        _entry(
             name="affine",
             title="the scale and shift after the formula",
             definition="Which learned vectors the layer applies to y, by feature.",
@@ -71,8 +78,9 @@ LAYER = Topic(
             source="PyTorch: LayerNorm (elementwise_affine); Gemma in transformers for 1+weight",
             commands=("inspect", "layers"),
             see_also=("kind", "outliers.affine_outliers"),
+            brief="the scale and shift after the formula; 1+weight scales by 1 + w",
         ),
-        Entry(
+        _entry(
             name="parameters",
             title="how many weights the layer holds",
             definition="The elements of the parameters of this one normalization layer.",
@@ -82,23 +90,24 @@ LAYER = Topic(
             source="PyTorch: Module.parameters",
             commands=("layers",),
             see_also=("model.parameters", "affine"),
+            brief="how many weights the layer holds",
         ),
-        Entry(
+        _entry(
             name="place",
             title="where in the model the layer stands",
-            definition="Told by the model's structure and its Python code: outside the repeated blocks, or "
-            "in one, before or after what the block adds to its input.",
+            definition="Detected from the model's structure and its Python code: outside the repeated "
+            "blocks, or in one, before or after what the block adds to its input.",
             formula="pre-norm: x + f(norm(x)); "
             "post-norm: norm(x + f(x)) or x + norm(f(x)); "
             "per-head: in attention, as wide as one head",
             range="embeddings, pre-norm, post-norm, per-head, final, head, other",
-            reading="A pre-norm sees the sum of all blocks so far, a post-norm's input starts anew each "
-            "time.",
+            reading="A pre-norm sees the sum of all blocks so far, a post-norm only that of its own block.",
             source="Xiong et al. 2020, On Layer Normalization in the Transformer, arXiv 2002.04745",
             commands=("layers",),
             see_also=("kind",),
+            brief="where in the model the layer stands",
         ),
-        Entry(
+        _entry(
             name="calls",
             title="how often the layer ran",
             definition="The calls of this layer that were measured. Calls with another number of features "
@@ -107,45 +116,40 @@ LAYER = Topic(
             range="0 or more",
             reading="0: the layer was never reached. More than run.batches: it is shared, or runs in a "
             "loop, and sees each token as often.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.batches", "calls_per_forward", "count"),
+            brief="how often the layer ran",
         ),
-        Entry(
+        _entry(
             name="call",
             title="which of a forward's calls it is",
-            definition="Where the calls of one module in a forward are told apart: the number of this one.",
+            definition="The number of this call, where the calls of one module in a forward are measured "
+            "separately.",
             formula="call = 1, 2, ... up to calls_per_forward",
             range="1 or more; null where all calls are pooled",
             reading="A module that is used several times sees another input each time, as in ALBERT.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("calls_per_forward", "calls"),
         ),
-        Entry(
+        _entry(
             name="calls_per_forward",
             title="how often one forward runs the layer",
             definition="The most calls of this layer in one forward pass of the model.",
             formula="calls_per_forward = max over forwards of calls in it",
             range="0 or more",
             reading="Above 1 without a call number: the statistics pool inputs from several places.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("call", "calls", "count"),
         ),
-        Entry(
+        _entry(
             name="layout",
             title="the axes of the layer's input",
             definition="Which axis is what, in order: B text, T position, H head, D feature, N the layer's "
             "own sequence, such as pooled positions. A probe of unlike sizes tells.",
             formula="(B, T, D): x[n,t,d] is element d of token t of text n",
-            range="such as (B, T, D); null where the axes could not be told, or it never ran",
+            range="such as (B, T, D); null where the axes are unknown, or it never ran",
             reading="With (B, D) there are no positions; with N, padding counts where there is any.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("features", "count"),
+            brief="the axes of the layer's input: B text, T position, H head, D feature",
         ),
-        Entry(
+        _entry(
             name="count",
             title="how many rows the layer's numbers rest on",
             definition="The rows of the layer's input that count: its valid tokens, once for each call and, "
@@ -153,12 +157,10 @@ LAYER = Topic(
             formula="count = |V|",
             range="0 or more",
             reading="With one call a batch and no heads it is run.tokens less nonfinite.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.tokens", "nonfinite", "calls"),
             columns=("tokens",),
         ),
-        Entry(
+        _entry(
             name="nonfinite",
             title="rows left out for NaN or infinity",
             definition="The rows with a NaN or an infinite element, or whose variance is beyond float64. "
@@ -166,11 +168,9 @@ LAYER = Topic(
             formula="nonfinite = rows (n, t) whose variance over d is not finite",
             range="0 or more",
             reading="Above 0 the model overflows somewhere before this layer: try --dtype float32.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("count",),
         ),
-        Entry(
+        _entry(
             name="own_error",
             title="how well the layer was understood",
             definition="The largest gap, over all rows and features, between what our formula for the layer "
@@ -180,9 +180,8 @@ LAYER = Topic(
             range="0 or more; null where no formula fits",
             reading="1e-6 to 1e-5 in float32, 0.01 to 0.1 in bfloat16. Above 1e-3 and 64 machine epsilons "
             "of the output's dtype a warning says that y and what is made of it are approximate.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("kind", "eps", "affine"),
+            brief="the largest gap between our formula and the module's real output, relative to its rms",
         ),
     ),
 )

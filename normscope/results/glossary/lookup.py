@@ -1,6 +1,5 @@
 """Looks up glossary entries by name, JSON path or column title, and suggests near names."""
 
-import difflib
 import re
 from collections.abc import Iterator
 
@@ -37,10 +36,10 @@ def explain(name: str) -> Entry:
     two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
     Raises UsageError when there is no such number.
     """
-    return found(name)[0]
+    return find_entries(name)[0]
 
 
-def found(name: str) -> tuple[Entry, ...]:
+def find_entries(name: str) -> tuple[Entry, ...]:
     """Return the entries that a name stands for: the one of that name first, then those with such a column.
 
     A member of a summary (`token.mean.std`), or of an estimate, is explained by the number that it is
@@ -67,6 +66,26 @@ def children(entry: Entry) -> tuple[Entry, ...]:
     return tuple(below for below in ENTRIES.values() if below.name.startswith(entry.name + "."))
 
 
+def columns(command: str) -> dict[str, list[tuple[str, str]]]:
+    """Return what the columns of a command's tables hold: by topic, pairs of a title and a sentence."""
+    pairs = {
+        topic.title: [
+            (entry.column, entry.meaning)
+            for entry in topic.entries
+            # S, a summary, is in the documentation of the JSON and in no table.
+            if command in entry.commands and (entry.columns or entry.brief) and entry.name != "summary"
+        ]
+        for topic in TOPICS
+    }
+    return {title: listed for title, listed in pairs.items() if listed}
+
+
+def note(name: str, title: str = "") -> str:
+    """Return the line below a table that says what a column holds, under its own or another title."""
+    entry = ENTRIES[name]
+    return f"{title or entry.column}: {entry.brief}."
+
+
 def _key(name: str) -> str:
     """Write a name in the one way that all its spellings share."""
     path = re.sub(r"\[[^]]*\]", "", name.strip().lower()).strip(".")
@@ -78,6 +97,8 @@ def _key(name: str) -> str:
 
 def _near(key: str) -> str:
     """Name the entries that end or begin with what was asked for, or else those spelled like it."""
+    import difflib
+
     names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
     near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
     near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]

@@ -1,11 +1,17 @@
 """Glossary entries on outlier features and tokens."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, Entry, Topic
+
+_entry = partial(
+    Entry, source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1", commands=("inspect",)
+)
 
 OUTLIERS = Topic(
     "Outlier features and tokens",
     (
-        Entry(
+        _entry(
             name="outliers",
             title="features and tokens far beyond the others",
             definition="What three lines of work call an outlier, each by its own rule, and one ratio.",
@@ -14,10 +20,9 @@ OUTLIERS = Topic(
             reading="One scale per feature fits such features one by one; one scale per token is ruled by "
             "them.",
             source=OWN,
-            commands=("inspect",),
             see_also=("outlier_features", "own_output.distance"),
         ),
-        Entry(
+        _entry(
             name="outliers.llm_int8",
             title="outlier features that break 8-bit inference",
             definition="Features of the layer's output that reach a magnitude of 6 in 6 % of the valid "
@@ -25,26 +30,23 @@ OUTLIERS = Topic(
             formula="|output[n,t,d]| >= 6 in >= 6 % of V",
             range="three lists over such features; none or more",
             reading="Quantizing a whole layer with one scale loses the other features to these.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
             see_also=("outlier_features",),
         ),
-        Entry(
+        _entry(
             name="outliers.llm_int8.features",
             title="which features those are",
             definition="The indices of the features that reach 6 in 6 % of the tokens of this layer.",
             formula="all d with share[d] >= 0.06",
             range="0 or more",
             reading="A feature that is here in many layers is in outlier_features.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
             see_also=(
                 "outlier_features",
                 "outliers.llm_int8.share",
             ),
             columns=("6 or more features",),
+            brief="features with an output of that size in at least 6% of the tokens",
         ),
-        Entry(
+        _entry(
             name="outliers.llm_int8.share",
             title="in how many tokens each reaches 6",
             definition="The share of the valid tokens in which such a feature's output has a magnitude "
@@ -52,24 +54,21 @@ OUTLIERS = Topic(
             formula="share[d] = #{(n,t) in V: |output[n,t,d]| >= 6} / |V|",
             range="0 to 1",
             reading="Near 1: the feature carries a constant more than a message.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
             see_also=("outliers.llm_int8.largest",),
             columns=("tokens at most",),
+            brief="share of the tokens where the feature's output is 6 or more, in the layer with the most",
         ),
-        Entry(
+        _entry(
             name="outliers.llm_int8.largest",
             title="how large each gets",
             definition="The largest magnitude of such a feature's output over all valid tokens.",
             formula="largest[d] = max over V of |output[n,t,d]|",
             range="0 or more",
             reading="What an 8-bit scale for the whole layer must hold.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
             see_also=("outliers.llm_int8.share",),
             columns=("output largest",),
         ),
-        Entry(
+        _entry(
             name="outliers.massive",
             title="massive activations",
             definition="Single values of the layer's input whose magnitude is over 100 and at least 1000 "
@@ -79,10 +78,9 @@ OUTLIERS = Topic(
             reading="They sit in few features of few tokens, the first and separators above all, and act as "
             "a constant bias of attention.",
             source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
-            commands=("inspect",),
             see_also=("first_position.ratio",),
         ),
-        Entry(
+        _entry(
             name="outliers.massive.count",
             title="how many massive activations there are",
             definition="Elements of the layer's input that are over 100 in magnitude and at least 1000 "
@@ -91,14 +89,14 @@ OUTLIERS = Topic(
             range="0 or more",
             reading="A handful is typical where there are any: few tokens, one or two features.",
             source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
-            commands=("inspect",),
             see_also=(
                 "outliers.massive.features",
                 "outliers.massive.positions",
             ),
             columns=("massive elements",),
+            brief="elements of the input over 100, and over 1000 medians of their text",
         ),
-        Entry(
+        _entry(
             name="outliers.massive.largest",
             title="the largest massive activation",
             definition="The largest magnitude among the massive elements.",
@@ -106,11 +104,10 @@ OUTLIERS = Topic(
             range="0 or more; null where there are none",
             reading="One scale per tensor would have to reach this far.",
             source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
-            commands=("inspect",),
             see_also=("outliers.massive.count",),
             columns=("massive largest",),
         ),
-        Entry(
+        _entry(
             name="outliers.massive.features",
             title="which features they are in",
             definition="The features that hold massive elements, at most 16, those with most of them first.",
@@ -118,11 +115,10 @@ OUTLIERS = Topic(
             range="0 or more",
             reading="The same few features in all layers of one stream.",
             source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
-            commands=("inspect",),
             see_also=("outliers.massive.positions",),
             columns=("massive features",),
         ),
-        Entry(
+        _entry(
             name="outliers.massive.positions",
             title="which positions they are at",
             definition="The positions that hold massive elements, at most 16, those with most of them first.",
@@ -130,14 +126,13 @@ OUTLIERS = Topic(
             range="0 or more",
             reading="Position 0 above all, then separators.",
             source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
-            commands=("inspect",),
             see_also=(
                 "first_position.ratio",
                 "outliers.massive.features",
             ),
             columns=("massive positions",),
         ),
-        Entry(
+        _entry(
             name="outliers.affine_outliers",
             title="outliers of the layer's own scale and shift",
             definition="Features whose weight is more than 3 standard deviations from the mean of the "
@@ -146,10 +141,9 @@ OUTLIERS = Topic(
             range="features, 0 to D - 1; none or more",
             reading="In BERT a few such features, taken out, cost much of what the model knows.",
             source="Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
-            commands=("inspect",),
             see_also=("affine", "outlier_features"),
         ),
-        Entry(
+        _entry(
             name="outliers.affine_outliers.weight",
             title="features whose scale stands out",
             definition="Features whose weight is more than 3 standard deviations from the mean of the "
@@ -158,14 +152,14 @@ OUTLIERS = Topic(
             range="0 or more",
             reading="Such a weight may raise a feature, or take an outlier of the input back.",
             source="Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
-            commands=("inspect",),
             see_also=(
                 "outliers.affine_outliers.bias",
                 "affine",
             ),
             columns=("weight stands out",),
+            brief="features whose scale is over 3 sd from the layer's mean, or in how many layers one is",
         ),
-        Entry(
+        _entry(
             name="outliers.affine_outliers.bias",
             title="features whose shift stands out",
             definition="Features whose bias is more than 3 standard deviations from the mean of the "
@@ -174,14 +168,14 @@ OUTLIERS = Topic(
             range="0 or more",
             reading="A constant that is added whatever the token is.",
             source="Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
-            commands=("inspect",),
             see_also=(
                 "outliers.affine_outliers.weight",
                 "affine",
             ),
             columns=("bias stands out",),
+            brief="features whose shift is over 3 sd from the layer's mean, or in how many layers one is",
         ),
-        Entry(
+        _entry(
             name="outliers.sd_ratio",
             title="the widest feature, in ordinary ones",
             definition="The largest standard deviation of a feature of the layer's input over the median of "
@@ -191,11 +185,11 @@ OUTLIERS = Topic(
             reading="Near 1: features are of one scale. At 10 or more a few features rule each token's "
             "variance, and so what LayerNorm divides by.",
             source=OWN,
-            commands=("inspect",),
             see_also=("feature.variance",),
             columns=("sd ratio", "sd ratio largest"),
+            brief="the largest over the median standard deviation of a feature",
         ),
-        Entry(
+        _entry(
             name="outlier_features",
             title="features that are outliers in layer after layer",
             definition="The llm_int8 outliers that recur in at least 25 % of the layers of their width, and "
@@ -204,22 +198,19 @@ OUTLIERS = Topic(
             range="a list of features; none or more",
             reading="Recurring ones belong to the stream that the blocks add to, not to one layer.",
             source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1; " + OWN,
-            commands=("inspect",),
             see_also=("outliers.llm_int8", "outliers.affine_outliers"),
         ),
-        Entry(
+        _entry(
             name="outlier_features.feature",
             title="which feature recurs",
             definition="The index of a feature that is an llm_int8 outlier in at least 25 % of the "
             "layers of its width, and in at least two.",
             formula="d",
             range="0 or more",
-            reading="Look it up in outliers.llm_int8 of the layers named beside it.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
+            reading="Look it up in outliers.llm_int8 of the layers that are listed with it.",
             see_also=("outlier_features.share",),
         ),
-        Entry(
+        _entry(
             name="outlier_features.width",
             title="of how many features it is one",
             definition="The number of features of the layers that it recurs in: layers of another width "
@@ -227,21 +218,17 @@ OUTLIERS = Topic(
             formula="D",
             range="1 or more",
             reading="In most models all but the norms of single heads have one width.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
             see_also=("features",),
             columns=("of",),
         ),
-        Entry(
+        _entry(
             name="outlier_features.share",
             title="in how many of the layers it recurs",
             definition="The share of the measured layers of this width in which the feature is an "
             "llm_int8 outlier.",
             formula="layers where it is one / layers of this width",
             range="0 to 1",
-            reading="A quarter is the least that is listed; the number of layers is in the table.",
-            source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
-            commands=("inspect",),
+            reading="At least a quarter, or it is not listed; the number of layers is in the table.",
             see_also=("outlier_features.feature",),
             columns=("layers",),
         ),

@@ -1,22 +1,25 @@
 """Glossary entries on the model and its inputs."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, Entry, Topic
+
+_entry = partial(Entry, source=OWN, commands=("inspect",))
 
 RUN = Topic(
     "The model and the run",
     (
-        Entry(
+        _entry(
             name="model",
             title="which model was measured",
             definition="The model's id, revision, commit, class, dtype and device, and its size.",
             formula="parameters = sum over weights of their sizes",
             range="words, and one count",
             reading="The commit, where the Hub gave one, names the weights for good.",
-            source=OWN,
             commands=("inspect", "layers"),
             see_also=("model.parameters",),
         ),
-        Entry(
+        _entry(
             name="model.parameters",
             title="how many weights the model holds",
             definition="The elements of all parameters of the model, trained or frozen, each tensor once.",
@@ -27,18 +30,16 @@ RUN = Topic(
             commands=("inspect", "layers"),
             see_also=("parameters",),
         ),
-        Entry(
+        _entry(
             name="run",
             title="what was fed to the model",
             definition="How many texts and tokens the numbers rest on, and how they were batched.",
             formula="padding_share = 1 - real tokens / token slots; the other numbers are counts",
             range="counts of 0 or more, one share, seconds",
             reading="Compare layers of two reports only where their texts, length and special tokens agree.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("count",),
         ),
-        Entry(
+        _entry(
             name="run.texts",
             title="how many texts were measured",
             definition="The texts that were run: not blank, and with at least one token that counts. Under "
@@ -46,12 +47,10 @@ RUN = Topic(
             formula="texts = samples n with at least one valid token",
             range="0 or more",
             reading="Each text is one sample of every statistic.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.skipped_texts", "position.count"),
             columns=("texts",),
         ),
-        Entry(
+        _entry(
             name="run.tokens",
             title="how many tokens count",
             definition="The valid tokens that the model itself was given. Special tokens count unless they "
@@ -59,11 +58,9 @@ RUN = Topic(
             formula="tokens = |V|, before tokens with NaN or infinity are left out",
             range="0 or more",
             reading="What most layers saw; count has the number of each layer.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("count", "run.padding_share"),
         ),
-        Entry(
+        _entry(
             name="run.unknown_tokens",
             title="how many tokens are the unknown one",
             definition="The tokens that count and are the tokenizer's unknown token, which stands for "
@@ -73,10 +70,9 @@ RUN = Topic(
             reading="All of them are one token to the model. From 5% on a warning says so: the numbers are "
             "then of texts that the model cannot read.",
             source="transformers: unk_token_id",
-            commands=("inspect",),
             see_also=("run.tokens",),
         ),
-        Entry(
+        _entry(
             name="run.repeated_texts",
             title="how many texts repeat an earlier one",
             definition="The measured texts that equal an earlier one, character by character. With --unique "
@@ -85,11 +81,9 @@ RUN = Topic(
             range="0 to run.texts; null where the batches were the caller's, or of images and sounds",
             reading="Each counts once more in every statistic, and intervals over texts are too narrow. From "
             "5% on a warning says so. Repeats of the first 16,777,216 different texts are found.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.texts", "run.skipped_texts"),
         ),
-        Entry(
+        _entry(
             name="run.skipped_texts",
             title="how many texts were left out",
             definition="The texts that were blank, had no token left to count, or, with --unique, repeat "
@@ -97,24 +91,20 @@ RUN = Topic(
             formula="skipped_texts = texts read - texts",
             range="0 or more",
             reading="Many of them hint at a wrong column or an empty file.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.texts",),
             columns=("skipped",),
         ),
-        Entry(
+        _entry(
             name="run.truncated_texts",
             title="how many texts were cut",
             definition="The measured texts that had more tokens than max_length and lost the rest.",
             formula="truncated_texts = texts of more than max_length tokens",
             range="0 to run.texts",
             reading="Where many were cut, late positions hold beginnings of long texts only.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.max_length",),
             columns=("truncated",),
         ),
-        Entry(
+        _entry(
             name="run.positions",
             title="the longest text, in positions",
             definition="One more than the last position that holds a valid token. Real tokens are numbered "
@@ -123,12 +113,10 @@ RUN = Topic(
             range="0 or more",
             reading="The length of most arrays of the position view. Padding does not add to it. With "
             "special tokens left out, tables name the last position instead.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("position", "run.max_length"),
             columns=("longest",),
         ),
-        Entry(
+        _entry(
             name="run.position_bins",
             title="the bins that late positions share",
             definition="Where tables of every position would take over --table-memory, positions 0 to k - 1 "
@@ -138,35 +126,30 @@ RUN = Topic(
             range="0 or more, the first position of each; null where all stand alone",
             reading="The bins follow from the model and the options, not from the texts. Only views by "
             "position depend on them: position, agreement.position and explained.position.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("position.first", "tables.exact", "run.max_length"),
         ),
-        Entry(
+        _entry(
             name="run.max_length",
-            title="the most tokens a text may have",
+            title="the maximum number of tokens of a text",
             definition="What texts were cut to: --max-length, or else the model's own limit, after its "
             "tokenizer and its configuration.",
             formula="max_length = --max-length, or else the limit of the model",
             range="1 or more; null where neither is known",
             reading="Special tokens are within it.",
             source="transformers: model_max_length, max_position_embeddings",
-            commands=("inspect",),
             see_also=("run.truncated_texts",),
         ),
-        Entry(
+        _entry(
             name="run.batch_size",
             title="texts per batch in the run",
             definition="How many texts went through the model at a time. It is 1 where padding could not be "
-            "told from tokens, whatever was asked for.",
+            "distinguished from tokens, whatever --batch-size says.",
             formula="batch_size = --batch-size, or 1",
             range="1 or more; null where the batches were the caller's, or of --batch-size auto",
             reading="No statistic depends on it: it is about speed and memory.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.batches", "batch_size"),
         ),
-        Entry(
+        _entry(
             name="run.batch_tokens",
             title="token slots of a batch, at most",
             definition="With --batch-size auto: as many texts were put into a batch as have so many slots, "
@@ -174,11 +157,9 @@ RUN = Topic(
             formula="B T <= batch_tokens, or B = 1",
             range="1 or more; null where the number of texts was fixed",
             reading="No statistic depends on it: it is about speed and memory.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.batch_size",),
         ),
-        Entry(
+        _entry(
             name="run.batches",
             title="how many forward passes there were",
             definition="The forward passes of the model that were measured; the one that tells the axes of "
@@ -186,11 +167,9 @@ RUN = Topic(
             formula="batches = forward passes of the whole model",
             range="0 or more",
             reading="A generation takes one for each step.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.batch_size", "calls"),
         ),
-        Entry(
+        _entry(
             name="run.padding_share",
             title="share of the token slots that is padding",
             definition="Padding over all slots of all batches, real tokens and padding alike. Special "
@@ -198,12 +177,10 @@ RUN = Topic(
             formula="padding_share = 1 - real tokens / sum over batches of B T",
             range="0 to 1; null where the model has no tokens",
             reading="Work done for nothing; padding enters no statistic. Batches by length keep it small.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("padding_share",),
             columns=("padding",),
         ),
-        Entry(
+        _entry(
             name="run.seconds",
             title="how long the run took",
             definition="Wall-clock seconds of the run. Loading is within it only where normscope.inspect "
@@ -211,8 +188,6 @@ RUN = Topic(
             formula="seconds = end - start",
             range="0 or more",
             reading="It differs from run to run, as no statistic does beyond rounding.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.tokens",),
         ),
     ),

@@ -1,11 +1,15 @@
 """Glossary entries on the effects of replaced normalization layers."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, Entry, Topic
 
-HEAD = "; null without a language-modelling head"
+_entry = partial(Entry, source=OWN, commands=("swap",))
+
+_HEAD = "; null without a language-modelling head"
 _MEANS = "; an estimate"
-H = "h, h': last hidden state untouched, with layers replaced"
-P = "p, q: predicted, untouched and with layers replaced"
+_STATES = "h, h': last hidden state untouched, with layers replaced"
+_PREDICTIONS = "p, q: predicted, untouched and with layers replaced"
 _EFRON = "Efron 1979, Bootstrap Methods, Annals of Statistics 7(1)"
 _KULLBACK = "Kullback & Leibler 1951, On Information and Sufficiency"
 _DEVLIN = "Devlin et al. 2018, BERT, arXiv 1810.04805, for the masked tokens"
@@ -13,7 +17,7 @@ _DEVLIN = "Devlin et al. 2018, BERT, arXiv 1810.04805, for the masked tokens"
 SWAP = Topic(
     "What breaks when layers are replaced, on held-out texts",
     (
-        Entry(
+        _entry(
             name="calibration",
             title="what the replacements' statistics are from",
             definition="The texts that were run to take each layer's statistics. None of them is among those "
@@ -22,33 +26,27 @@ SWAP = Topic(
             range="counts of 0 or more",
             reading="With --calibration the statistics are of another corpus: then the effects include what "
             "the two corpora differ in.",
-            source=OWN,
-            commands=("swap",),
             see_also=("calibration.texts", "run.texts"),
         ),
-        Entry(
+        _entry(
             name="calibration.texts",
             title="how many texts were calibrated on",
             definition="The texts that the statistics of the replacements are taken from.",
             formula="texts = samples n with at least one valid token",
             range="0 or more",
             reading="A mean and a variance per feature settle with some hundreds of texts.",
-            source=OWN,
-            commands=("swap",),
             see_also=("calibration", "run.texts"),
         ),
-        Entry(
+        _entry(
             name="calibration.tokens",
             title="how many tokens were calibrated on",
             definition="The valid tokens of the texts that the replacements' statistics are taken from.",
             formula="tokens = |V| of the texts calibrated on",
             range="0 or more",
             reading="Below a few thousand, the statistics of rare features are rough.",
-            source=OWN,
-            commands=("swap",),
             see_also=("calibration", "run.tokens"),
         ),
-        Entry(
+        _entry(
             name="estimate",
             title="a mean and its 95% interval",
             definition="A mean over what was held out, and where it would be for 95 of 100 other such sets "
@@ -59,11 +57,11 @@ SWAP = Topic(
             reading="Two layers differ where their intervals are apart. The interval says nothing of other "
             "kinds of text.",
             source=_EFRON,
-            commands=("swap",),
             see_also=("effect.hidden_cosine", "seed"),
             columns=("cosine 95%", "KL 95%"),
+            brief="interval of the mean, by the bootstrap over held-out texts",
         ),
-        Entry(
+        _entry(
             name="baseline",
             title="the untouched model on the held-out texts",
             definition="What the model predicts as it is, where it has a language-modelling head: the next "
@@ -71,11 +69,9 @@ SWAP = Topic(
             formula="targets, loss and perplexity with no layer replaced",
             range="a word, counts and numbers of 0 or more",
             reading="What loss and perplexity of the replacements are to be compared with.",
-            source=OWN,
-            commands=("swap",),
             see_also=("effect.loss", "effect.perplexity"),
         ),
-        Entry(
+        _entry(
             name="baseline.targets",
             title="how many tokens are to be predicted",
             definition="The tokens of the held-out texts that the head is asked for. A causal model is asked "
@@ -85,33 +81,30 @@ SWAP = Topic(
             range="0 or more",
             reading="Few of them make rough losses: see the intervals.",
             source=_DEVLIN,
-            commands=("swap",),
             see_also=("effect.loss", "run.tokens"),
         ),
-        Entry(
+        _entry(
             name="baseline.loss",
             title="the untouched model's loss",
             definition="The mean over the targets of -log of the probability that the untouched model gives "
             "to the token that comes, in nats.",
             formula="mean over targets of -log p(token)",
-            range="0 or more" + _MEANS + HEAD,
+            range="0 or more" + _MEANS + _HEAD,
             reading="log(vocabulary) is what guessing gets.",
             source=_DEVLIN,
-            commands=("swap",),
             see_also=("estimate", "effect.loss"),
         ),
-        Entry(
+        _entry(
             name="baseline.perplexity",
             title="the untouched model's perplexity",
             definition="The exponential of the untouched model's loss on the held-out texts.",
             formula="exp(baseline.loss)",
-            range="1 or more" + HEAD,
+            range="1 or more" + _HEAD,
             reading="As if it guessed among so many equally likely tokens.",
             source="Jelinek et al. 1977, Perplexity, JASA 62(S1)",
-            commands=("swap",),
             see_also=("baseline.loss", "effect.perplexity"),
         ),
-        Entry(
+        _entry(
             name="effect",
             title="what replacing a layer, or several, does",
             definition="How the model differs from the untouched one on the held-out texts when the layer is "
@@ -120,11 +113,9 @@ SWAP = Topic(
             range="numbers below",
             reading="What agreement and affine_fit only hint at, this proves: errors may grow, or be mended, "
             "on the way to the output.",
-            source=OWN,
-            commands=("swap",),
             see_also=("agreement.feature", "affine_fit.r2", "baseline"),
         ),
-        Entry(
+        _entry(
             name="effect.damage",
             title="what layers are ordered by",
             definition="One number for how much breaks, drawn as a bar: KL where the model has a "
@@ -132,52 +123,45 @@ SWAP = Topic(
             formula="effect.kl.mean, or 1 - effect.hidden_cosine.mean",
             range="0 or more",
             reading="The longest bar is the layer that needs its own normalization the most.",
-            source=OWN,
-            commands=("swap",),
             see_also=("effect.kl", "effect.hidden_cosine"),
             columns=("damage",),
         ),
-        Entry(
+        _entry(
             name="effect.hidden_cosine",
             title="are tokens' last states still alike",
             definition="The cosine of a token's last hidden state with its state in the untouched model, "
             "averaged over the valid tokens.",
-            formula="mean over V of h . h' / (||h|| ||h'||); " + H,
+            formula="mean over V of h . h' / (||h|| ||h'||); " + _STATES,
             range="-1 to 1" + _MEANS,
             reading="1: the same direction. States that share a large common part are alike from the start, "
             "so compare layers, not models.",
-            source=OWN,
-            commands=("swap",),
             see_also=("estimate", "effect.relative_l2", "effect.sentence_cosine"),
             columns=("hidden cosine",),
         ),
-        Entry(
+        _entry(
             name="effect.relative_l2",
             title="how far the last states moved",
             definition="The norm of the difference of the last hidden states of all valid tokens, over the "
             "norm of the untouched ones.",
-            formula="sqrt(sum over V of ||h' - h||^2 / sum over V of ||h||^2); " + H,
+            formula="sqrt(sum over V of ||h' - h||^2 / sum over V of ||h||^2); " + _STATES,
             range="0 or more" + _MEANS,
             reading="Unlike the cosine it sees a change of scale: 1 is as far off as zeros would be.",
-            source=OWN,
-            commands=("swap",),
             see_also=("estimate", "effect.hidden_cosine"),
             columns=("relative L2",),
         ),
-        Entry(
+        _entry(
             name="effect.sentence_cosine",
             title="are sentence vectors still alike",
             definition="The cosine of a text's mean-pooled last hidden state with that of the untouched "
             "model, averaged over the texts.",
-            formula="mean over n of cos(mean_t h, mean_t h'), over valid t; " + H,
+            formula="mean over n of cos(mean_t h, mean_t h'), over valid t; " + _STATES,
             range="-1 to 1" + _MEANS,
             reading="What models of sentence similarity give, where they pool by the mean.",
             source="Reimers & Gurevych 2019, Sentence-BERT, arXiv 1908.10084, for the pooling",
-            commands=("swap",),
             see_also=("estimate", "effect.similarity_correlation"),
             columns=("sentence cosine",),
         ),
-        Entry(
+        _entry(
             name="effect.similarity_correlation",
             title="do the same texts stay alike",
             definition="Pearson's correlation, over all pairs of two held-out texts, of the cosine of their "
@@ -186,63 +170,57 @@ SWAP = Topic(
             range="-1 to 1; null for fewer than three texts",
             reading="Near 1, search by similarity finds the same texts, even where all vectors have turned.",
             source="Kriegeskorte et al. 2008, Representational similarity analysis",
-            commands=("swap",),
             see_also=("effect.sentence_cosine",),
             columns=("likeness kept",),
         ),
-        Entry(
+        _entry(
             name="effect.loss",
             title="the loss with layers replaced",
             definition="The mean over the targets of -log of the probability that the model gives to the "
             "token that comes once layers are replaced, in nats.",
-            formula="mean over targets of -log q(token); " + P,
-            range="0 or more" + _MEANS + HEAD,
+            formula="mean over targets of -log q(token); " + _PREDICTIONS,
+            range="0 or more" + _MEANS + _HEAD,
             reading="Its difference to baseline.loss is what the replacement costs.",
             source=_DEVLIN,
-            commands=("swap",),
             see_also=("estimate", "baseline.loss"),
             columns=("loss nats",),
         ),
-        Entry(
+        _entry(
             name="effect.perplexity",
             title="the perplexity with layers replaced",
             definition="The exponential of the loss once layers are replaced.",
             formula="exp(effect.loss.mean)",
             range="1 or more; null without a language-modelling head, and where it is past all numbers",
-            reading="Beside baseline.perplexity: a ratio of 1.01 is hard to notice, one of 2 is not.",
+            reading="Compare baseline.perplexity: a ratio of 1.01 is hard to notice, one of 2 is not.",
             source="Jelinek et al. 1977, Perplexity, JASA 62(S1)",
-            commands=("swap",),
             see_also=("effect.loss", "baseline.perplexity"),
             columns=("perplexity",),
         ),
-        Entry(
+        _entry(
             name="effect.kl",
             title="how far predictions moved",
             definition="The Kullback-Leibler divergence of the predicted probabilities from those of the "
             "untouched model, averaged over the targets, in nats.",
-            formula="mean over targets of sum_v p_v log(p_v / q_v); " + P,
-            range="0 or more" + _MEANS + HEAD,
+            formula="mean over targets of sum_v p_v log(p_v / q_v); " + _PREDICTIONS,
+            range="0 or more" + _MEANS + _HEAD,
             reading="It sees every change of a prediction, where the loss sees that of the right token "
             "alone.",
             source=_KULLBACK,
-            commands=("swap",),
             see_also=("estimate", "effect.loss", "effect.damage"),
             columns=("KL nats",),
         ),
-        Entry(
+        _entry(
             name="effect.top1_agreement",
             title="how often the likeliest token is the same",
             definition="The share of the targets where the untouched model and that with layers replaced "
             "find the same token the likeliest.",
-            formula="share of targets with argmax p = argmax q; " + P,
-            range="0 to 1" + _MEANS + HEAD,
+            formula="share of targets with argmax p = argmax q; " + _PREDICTIONS,
+            range="0 to 1" + _MEANS + _HEAD,
             reading="What greedy generation would notice.",
-            source=OWN,
-            commands=("swap",),
             see_also=("estimate", "effect.kl"),
             columns=("top 1 agrees",),
         ),
-        Entry(
+        _entry(
             name="replaced",
             title="how many layers are replaced at once",
             definition="In the cumulative order, which begins with the layer that does the least damage "
@@ -250,12 +228,10 @@ SWAP = Topic(
             formula="replaced = 1, 2, ..., number of layers",
             range="1 or more",
             reading="Where damage jumps is how many layers the model can do without.",
-            source=OWN,
-            commands=("swap",),
             see_also=("effect", "effect.damage"),
             columns=("replaced",),
         ),
-        Entry(
+        _entry(
             name="largest_difference",
             title="does folding change the outputs",
             definition="The largest difference between two numbers that the model returns for the held-out "
@@ -263,13 +239,11 @@ SWAP = Topic(
             "read it. Of one layer alone, or of all folded layers together.",
             formula="max |z' - z|; z, z': the model's outputs replaced, folded",
             range="0 or more; null where nothing was folded",
-            reading="It is rounding alone, so read it beside the size of the outputs: relative_difference.",
-            source=OWN,
-            commands=("swap",),
+            reading="It is rounding alone, so compare it with the size of the outputs: relative_difference.",
             see_also=("relative_difference", "tolerance"),
             columns=("largest difference",),
         ),
-        Entry(
+        _entry(
             name="relative_difference",
             title="does folding change the outputs much",
             definition="The largest difference between what the model returns with the layer replaced and "
@@ -278,12 +252,10 @@ SWAP = Topic(
             range="0 or more; null where nothing was folded",
             reading="Near the rounding of the model's dtype, 1e-7 in float32. Past the tolerance a layer "
             "is not folded.",
-            source=OWN,
-            commands=("swap",),
             see_also=("largest_difference", "tolerance"),
             columns=("relative difference",),
         ),
-        Entry(
+        _entry(
             name="tolerance",
             title="up to where outputs count as equal",
             definition="The largest relative difference that a folded layer may make. A layer that makes a "
@@ -292,8 +264,6 @@ SWAP = Topic(
             range="0 or more",
             reading="Half of the digits: rounding errors may grow on their way through the layers, but a "
             "wrong fold makes far larger ones.",
-            source=OWN,
-            commands=("swap",),
             see_also=("relative_difference",),
         ),
     ),

@@ -1,15 +1,19 @@
 """Glossary entries on the means and variances of a layer's input, view by view."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import BATCHNORM, GROUPNORM, INSTANCENORM, LAYERNORM, OWN, Entry, Topic
+
+_entry = partial(Entry, source=OWN, commands=("inspect",))
 
 VIEWS = Topic(
     "Means and variances of a layer's input: a view is named by what it keeps",
     (
-        Entry(
+        _entry(
             name="summary",
             title="many numbers in five",
             definition="What stands for numbers too many to list, one per token, sample or batch: how many "
-            "there are, their mean, their biased standard deviation, the least and the greatest.",
+            "there are, their mean, their biased standard deviation, the minimum and the maximum.",
             formula="mean = (1/count) sum_i v_i; std = sqrt((1/count) sum_i (v_i - mean)^2); min, max over i",
             range="count 0 or more; min <= mean <= max, std 0 or more; null where count is 0",
             reading="In the JSON the members of token.mean and its like: count, mean, std, min, max.",
@@ -18,7 +22,7 @@ VIEWS = Topic(
             see_also=("token.mean", "token.variance"),
             columns=("S",),
         ),
-        Entry(
+        _entry(
             name="token",
             title="LayerNorm's view: one pair per token",
             definition="Each token has a mean and a variance over its own features. They are too many to "
@@ -28,23 +32,22 @@ VIEWS = Topic(
             reading="What LayerNorm really uses; RMSNorm uses var + mean^2. Other texts change nothing in "
             "it.",
             source=LAYERNORM,
-            commands=("inspect",),
             see_also=("feature", "summary"),
         ),
-        Entry(
+        _entry(
             name="token.mean",
             title="LayerNorm's mean, over all tokens",
             definition="The mean of each token over its D features, summarised over all valid tokens.",
             formula="mean[n,t] = (1/D) sum_d x[n,t,d]; summarised over V",
             range="any number",
-            reading="Where it is small beside the root of token.variance, taking it off changes little: "
+            reading="Where it is small compared to the root of token.variance, taking it off changes little: "
             "RMSNorm, which does not, would give nearly the same.",
             source=LAYERNORM,
-            commands=("inspect",),
             see_also=("summary", "position.token_mean", "feature.mean"),
             columns=("LN mean", "LN mean by token"),
+            brief="each token's mean over its features, as LayerNorm takes it: average +-sd over tokens",
         ),
-        Entry(
+        _entry(
             name="token.variance",
             title="LayerNorm's variance, over all tokens",
             definition="The variance of each token over its D features, summarised over all valid tokens.",
@@ -53,11 +56,11 @@ VIEWS = Topic(
             reading="A std as large as the mean: tokens differ much in scale, which LayerNorm evens out and "
             "BatchNorm's one scale per feature leaves.",
             source=LAYERNORM,
-            commands=("inspect",),
             see_also=("summary", "position.token_variance", "feature.variance"),
             columns=("LN variance", "LN variance by token"),
+            brief="each token's variance over its features, as LayerNorm takes it: average +-sd over tokens",
         ),
-        Entry(
+        _entry(
             name="feature",
             title="BatchNorm's view: one pair per feature",
             definition="Each feature has a mean and a variance over all valid tokens of all samples, as "
@@ -67,34 +70,30 @@ VIEWS = Topic(
             reading="BatchNorm on (N, C, L) with C = D, L = T, padding left out: what PowerNorm and RBN "
             "call BN.",
             source=BATCHNORM,
-            commands=("inspect",),
             see_also=("token", "agreement.feature"),
         ),
-        Entry(
+        _entry(
             name="feature.count",
             title="rows that each feature's pair rests on",
             definition="How many rows the mean and variance of every feature were taken over.",
             formula="count = |V|",
             range="1 or more",
             reading="The same number as the layer's count.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("count",),
         ),
-        Entry(
+        _entry(
             name="feature.mean",
             title="BatchNorm's mean of each feature",
             definition="The mean of the layer's input in each feature, over all valid tokens.",
             formula="mean[d] = (1/|V|) sum_V x[n,t,d]",
             range="D numbers, any",
-            reading="A feature far from 0 beside its standard deviation is an offset that BatchNorm would "
-            "take off and LayerNorm keeps.",
+            reading="A mean that is large compared to its feature's standard deviation is an offset that "
+            "BatchNorm would take off and LayerNorm keeps.",
             source=BATCHNORM,
-            commands=("inspect",),
             see_also=("feature.variance", "own_output.mean"),
             columns=("BN mean", "BN mean input"),
         ),
-        Entry(
+        _entry(
             name="feature.variance",
             title="BatchNorm's variance of each feature",
             definition="The biased variance of the layer's input in each feature, over all valid tokens. In "
@@ -104,23 +103,22 @@ VIEWS = Topic(
             reading="Ends far apart: features differ much in scale, which BatchNorm would even out and "
             "LayerNorm keeps. PyTorch's running_var is this times |V| / (|V| - 1).",
             source=BATCHNORM,
-            commands=("inspect",),
             see_also=("feature.mean", "own_output.variance", "outliers.sd_ratio"),
             columns=("BN variance", "BN variance by feature", "BN variance input"),
+            brief="each feature's variance over all tokens, as BatchNorm takes it: least .. greatest",
         ),
-        Entry(
+        _entry(
             name="position",
-            title="BatchNorm by position, LayerNorm beside it",
+            title="BatchNorm and LayerNorm by position",
             definition="Numbers per position in the text, BN-style (samples and features pooled) and "
             "LN-style (each token's own, averaged).",
             formula="variance[t] = token_variance[t] + var over n of mean[n,t]",
             range="arrays of one number per position; null where a layer has no positions",
             reading="How far the two variances are apart is how much token means differ at that position.",
             source="the article's BN, with the position as its channel; " + OWN,
-            commands=("inspect",),
             see_also=("agreement.position", "explained.position"),
         ),
-        Entry(
+        _entry(
             name="position.count",
             title="how many samples reach the position",
             definition="The rows at each position that count: samples that reach it with a valid token "
@@ -129,12 +127,11 @@ VIEWS = Topic(
             range="T whole numbers, 0 or more",
             reading="Under 30 (marked *), the variance there is a rough guess: its relative standard error "
             "is about sqrt(2 / (n_t - 1)), 26 % at 30.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("positions_short", "run.positions"),
             columns=("texts",),
+            brief="how many texts reach the position; * is under 30",
         ),
-        Entry(
+        _entry(
             name="position.mean",
             title="BatchNorm's mean at each position",
             definition="The mean over samples and features at each position: BatchNorm with the position as "
@@ -143,11 +140,10 @@ VIEWS = Topic(
             range="T numbers, any; null where n_t is 0",
             reading="Always equal to position.token_mean, since all tokens have D features.",
             source="PyTorch: BatchNorm1d on (N, C, L) with C = T, L = D, padding left out",
-            commands=("inspect",),
             see_also=("position.token_mean", "position.variance"),
             columns=("BN mean", "BN mean per position"),
         ),
-        Entry(
+        _entry(
             name="position.variance",
             title="BatchNorm's variance at each position",
             definition="The biased variance over samples and features at each position: BatchNorm with the "
@@ -157,11 +153,11 @@ VIEWS = Topic(
             reading="Never below position.token_variance. One position far above the rest is a special "
             "token or an attention sink.",
             source="PyTorch: BatchNorm1d on (N, C, L) with C = T, L = D, padding left out",
-            commands=("inspect",),
             see_also=("position.token_variance", "position.count"),
             columns=("BN variance", "BN variance per position", "log scale"),
+            brief="over all texts and features at the position, as in BatchNorm by position; also as a bar",
         ),
-        Entry(
+        _entry(
             name="position.token_mean",
             title="LayerNorm's mean, averaged per position",
             definition="The tokens' own means over their features, averaged over the samples at each "
@@ -169,12 +165,10 @@ VIEWS = Topic(
             formula="token_mean[t] = (1/n_t) sum_n mean[n,t]",
             range="T numbers, any; null where n_t is 0",
             reading="LayerNorm uses a mean per token, so the average only says where the tokens are about.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("position.mean", "token.mean"),
             columns=("LN mean", "LN mean average"),
         ),
-        Entry(
+        _entry(
             name="position.token_variance",
             title="LayerNorm's variance, averaged per position",
             definition="The tokens' own variances over their features, averaged over the samples at each "
@@ -183,12 +177,10 @@ VIEWS = Topic(
             range="T numbers, each 0 or more; null where n_t is 0",
             reading="The part of position.variance that lies within tokens; the rest is how their means "
             "differ.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("position.variance", "token.variance", "first_position"),
             columns=("LN variance", "LN variance average"),
         ),
-        Entry(
+        _entry(
             name="position.first",
             title="the first position of each bin",
             definition="Where late positions share bins, every array over positions has an element a bin: "
@@ -196,11 +188,9 @@ VIEWS = Topic(
             formula="first[r] = least t in bin r",
             range="T whole numbers, each 0 or more; null where every position stands alone",
             reading="A bin ends where the next one begins; the last one seen may go on.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("run.position_bins", "position.count"),
         ),
-        Entry(
+        _entry(
             name="sequence",
             title="one pair per sample, tokens and features pooled",
             definition="Each sample has one mean and one variance over all its tokens and features: "
@@ -209,10 +199,9 @@ VIEWS = Topic(
             range="two summaries; null where a layer has no positions",
             reading="What LayerNorm is often drawn as. In a Transformer it is per token: see token.",
             source=GROUPNORM,
-            commands=("inspect",),
             see_also=("token", "agreement.sequence"),
         ),
-        Entry(
+        _entry(
             name="sequence.mean",
             title="the mean of each sample",
             definition="The mean over all valid tokens and features of a sample, summarised over samples.",
@@ -220,23 +209,21 @@ VIEWS = Topic(
             range="any number",
             reading="A std near 0 says that samples share one level.",
             source=GROUPNORM,
-            commands=("inspect",),
             see_also=("summary", "sequence.variance"),
         ),
-        Entry(
+        _entry(
             name="sequence.variance",
             title="the variance of each sample",
             definition="The biased variance over all valid tokens and features of a sample, summarised over "
             "samples.",
             formula="variance[n] = (1/(T_n D)) sum_t sum_d (x[n,t,d] - mean[n])^2; summarised over n",
             range="0 or more",
-            reading="A std small beside the mean: samples hardly differ in scale, so one scale for all "
+            reading="A std small compared to the mean: samples hardly differ in scale, so one scale for all "
             "would do between samples, if not within them.",
             source=GROUPNORM,
-            commands=("inspect",),
             see_also=("summary", "token.variance"),
         ),
-        Entry(
+        _entry(
             name="instance",
             title="one pair per sample and feature",
             definition="Each sample has a mean and a variance of each feature over its tokens, as "
@@ -245,10 +232,9 @@ VIEWS = Topic(
             range="two summaries; null where a layer has no positions",
             reading="It takes away what all tokens of a sample share, and so what the sample is about.",
             source=INSTANCENORM,
-            commands=("inspect",),
             see_also=("agreement.instance", "explained.sequence"),
         ),
-        Entry(
+        _entry(
             name="instance.mean",
             title="the mean of each sample and feature",
             definition="The mean of a feature over the valid tokens of a sample, summarised over all pairs "
@@ -257,10 +243,9 @@ VIEWS = Topic(
             range="any number",
             reading="Its count is samples times features; its mean weighs samples alike, long or short.",
             source=INSTANCENORM,
-            commands=("inspect",),
             see_also=("summary", "instance.variance"),
         ),
-        Entry(
+        _entry(
             name="instance.variance",
             title="the variance of each sample and feature",
             definition="The biased variance of a feature over the valid tokens of a sample, summarised over "
@@ -269,40 +254,33 @@ VIEWS = Topic(
             range="0 or more",
             reading="0 for a sample of one token; short samples pull it down.",
             source=INSTANCENORM,
-            commands=("inspect",),
             see_also=("summary", "instance.mean"),
         ),
-        Entry(
+        _entry(
             name="global",
             title="one mean and one variance for everything",
             definition="One pair over all valid tokens and all features.",
             formula="mean, variance over n, t and d",
             range="two numbers",
-            reading="The coarsest view: no feature, position or sample is told from another.",
-            source=OWN,
-            commands=("inspect",),
+            reading="The coarsest view: all features, positions and samples are pooled.",
             see_also=("agreement.global",),
         ),
-        Entry(
+        _entry(
             name="global.mean",
             title="the mean of everything",
             definition="The mean over all valid tokens and features of the layer's input.",
             formula="mean = (1/(|V| D)) sum_V sum_d x[n,t,d]",
             range="any number",
             reading="Equal to the mean of token.mean and to that of feature.mean.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("token.mean", "feature.mean"),
         ),
-        Entry(
+        _entry(
             name="global.variance",
             title="the variance of everything",
             definition="The biased variance over all valid tokens and features of the layer's input.",
             formula="variance = (1/(|V| D)) sum_V sum_d (x[n,t,d] - mean)^2",
             range="0 or more",
             reading="The average of token.variance plus the variance of token.mean; likewise by feature.",
-            source=OWN,
-            commands=("inspect",),
             see_also=("token.variance", "feature.variance"),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Unknown tokens and repeated texts are counted, said from 5% on, and left out where that is asked for."""
+"""Unknown tokens and repeated texts: counted, noted from 5% on, and left out with `unique`."""
 
 import json
 from dataclasses import replace
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import normscope
 from normscope import Batching, Checkpoint, Report, Stop
 from normscope.data import repeated_texts as repeats
-from normscope.data.held_out_split import part
-from normscope.data.media_files import Given
+from normscope.data.corpus import notes_on_texts
+from normscope.data.held_out_split import split_texts
+from normscope.data.media_files import Inputs
 from normscope.data.repeated_texts import Repeats, Unique
 from normscope.data.sample_sentences import SENTENCES, readable
 from normscope.data.shards import Shard
-from normscope.data.text_notes import notes_on_texts
 from normscope.data.tokenization import unknown_id
 from normscope.errors import UsageError
 from tests.data.test_batching import decoder, encoder
@@ -116,7 +116,7 @@ def test_batches_why_and_swap_say_so_too(model: Any) -> None:
         )
         assert len(notes_on_texts(report.run)) == 2
     swapped = normscope.swap(model, TEXTS, **options)
-    held_out = part(TEXTS, None, None).held_out
+    held_out = split_texts(TEXTS, None, None).held_out
     assert (swapped.run.unknown_tokens, swapped.run.repeated_texts) == counts(held_out)
 
 
@@ -128,7 +128,7 @@ def test_a_watcher_does_not_know_them(model: Any) -> None:
 
 
 def test_a_token_that_has_another_purpose_is_not_unknown() -> None:
-    """GPT-2 calls the end of a text its unknown token, and reads all."""
+    """GPT-2's unknown token is its end-of-text token, and it reads everything."""
     tokenizer = decoder("$A </s>")
     tokenizer.unk_token = "</s>"
     assert tokenizer.unk_token_id is not None
@@ -177,16 +177,16 @@ def test_unique_texts_are_those_of_a_plain_list(model: Any) -> None:
 
 
 def test_shards_hold_each_different_text_once() -> None:
-    taken = [list(Shard(i, 2).of(Given(TEXTS), None, unique=True).texts or ()) for i in (1, 2)]
+    shard_texts = [list(Shard(i, 2).of(Inputs(TEXTS), None, unique=True).texts or ()) for i in (1, 2)]
     once = [text for text in dict.fromkeys(TEXTS) if text.strip()]
-    assert [[text for text in part if text.strip()] for part in taken] == [once[::2], once[1::2]]
-    assert sum(map(len, taken)) == len(TEXTS)
+    assert [[text for text in part if text.strip()] for part in shard_texts] == [once[::2], once[1::2]]
+    assert sum(map(len, shard_texts)) == len(TEXTS)
 
 
 def test_swap_parts_different_texts() -> None:
-    parted = part([*"abacadbe"], None, None, unique=True)
+    parted = split_texts([*"abacadbe"], None, None, unique=True)
     assert (parted.calibration, parted.held_out, parted.repeated) == ([*"ace"], [*"bd"], 0)
-    parted = part([*"abab"], [*"bbc"], None, unique=True)
+    parted = split_texts([*"abab"], [*"bbc"], None, unique=True)
     assert (parted.calibration, parted.held_out, parted.repeated) == ([*"bc"], ["a"], 1)
 
 
@@ -194,17 +194,17 @@ def test_swap_parts_different_texts() -> None:
 def test_repeats_are_those_of_a_set(texts: list[str]) -> None:
     seen: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeats, "RECENT", 3)
-        told = Repeats()
+        patch.setattr(repeats, "MAX_UNSORTED", 3)
+        earlier = Repeats()
         for text in texts:
-            assert told.again(text) == (text in seen)
+            assert earlier.seen(text) == (text in seen)
             seen.add(text)
         assert list(Unique(texts)) == [t if t not in texts[:i] else "" for i, t in enumerate(texts)]
 
 
 def test_no_more_digests_are_kept_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "RECENT", 4)
-    monkeypatch.setattr(repeats, "MOST", 10)
-    told = Repeats()
-    assert not any(told.again(str(number)) for number in range(50))
-    assert sum(told.again(str(number)) for number in range(50)) == 10
+    monkeypatch.setattr(repeats, "MAX_UNSORTED", 4)
+    monkeypatch.setattr(repeats, "MAX_DIGESTS", 10)
+    earlier = Repeats()
+    assert not any(earlier.seen(str(number)) for number in range(50))
+    assert sum(earlier.seen(str(number)) for number in range(50)) == 10

@@ -1,4 +1,4 @@
-"""Batches that begin where others have stopped, and the proof that the corpus is the same."""
+"""Batches that continue from a position, and the digest that proves the corpus is the same."""
 
 import operator
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from normscope.data import batching as batches_module
 from normscope.data.batching import Batch, Batches, Batching
-from normscope.data.corpus_position import CorpusReader, Position
+from normscope.data.corpus import CorpusReader, Position
 from normscope.errors import TextError
 from tests.data.test_batching import encoder
 
@@ -25,7 +25,7 @@ WORDS = [
 ]
 
 
-def made(texts: list[str], batching: Batching, start: Position | None = None) -> Batches:
+def batches_of(texts: list[str], batching: Batching, start: Position | None = None) -> Batches:
     return Batches(iter(texts), TOKENIZER, batching, max_length=None, hashed=True, start=start)
 
 
@@ -54,12 +54,12 @@ def test_batches_go_on_where_others_have_stopped(
     batching = Batching(size, 8, order, special, limit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches_module, "_WINDOW_TEXTS", window)
-        whole = made(texts, batching)
+        whole = batches_of(texts, batching)
         steps = list(walked(whole))
         if not steps:
             return
         at = data.draw(st.integers(0, len(steps) - 1))
-        rest = made(texts, batching, steps[at][1])
+        rest = batches_of(texts, batching, steps[at][1])
         assert [batch for batch, _ in walked(rest)] == [batch for batch, _ in steps[at + 1 :]]
     counted = ("texts", "skipped", "truncated", "pending", "ended")
     assert [getattr(rest, name) for name in counted] == [getattr(whole, name) for name in counted]
@@ -67,7 +67,7 @@ def test_batches_go_on_where_others_have_stopped(
 
 
 def test_what_is_pending_is_told_apart_from_what_is_done() -> None:
-    batches = made(["sat", "the cat " * 9, "on", "the cat " * 12, "sat on"], Batching(2, 8))
+    batches = batches_of(["sat", "the cat " * 9, "on", "the cat " * 12, "sat on"], Batching(2, 8))
     _, position = next(walked(batches))
     assert (position.read, position.texts, position.truncated) == (5, 5, 2)
     assert sorted(position.pending) == [0, 2, 4]
@@ -85,14 +85,14 @@ def test_what_is_pending_is_told_apart_from_what_is_done() -> None:
     ],
 )
 def test_another_corpus_is_refused(texts: list[str], said: str) -> None:
-    steps = list(walked(made(["a", "b", "c", "d"], Batching(2))))
+    steps = list(walked(batches_of(["a", "b", "c", "d"], Batching(2))))
     with pytest.raises(TextError, match=said):
-        list(made(texts, Batching(2), steps[0][1]))
+        list(batches_of(texts, Batching(2), steps[0][1]))
 
 
 def test_a_corpus_that_has_grown_is_refused() -> None:
-    steps = list(walked(made(["a", "b", "c", "d"], Batching(2))))
-    rest = made(["a", "b", "c", "d", "sat"], Batching(2), steps[-1][1])
+    steps = list(walked(batches_of(["a", "b", "c", "d"], Batching(2))))
+    rest = batches_of(["a", "b", "c", "d", "sat"], Batching(2), steps[-1][1])
     with pytest.raises(TextError, match="the corpus goes on after 4 texts"):
         list(walked(rest))
 
@@ -104,7 +104,7 @@ def test_texts_are_not_hashed_unasked() -> None:
 
 def test_half_a_pair_is_one_line_where_texts_are_hashed_too() -> None:
     with pytest.raises(TextError, match="the text at index 1 holds half a UTF-16 pair at its character 3"):
-        list(made(["the cat", "a \ud800"], Batching(2)))
+        list(batches_of(["the cat", "a \ud800"], Batching(2)))
 
 
 def test_a_corpus_says_what_is_left_of_it() -> None:
