@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from normscope._version import __version__
-from normscope.analyses.why import nulls
+from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
 from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
-from normscope.analyses.why.vision import image_moments, options_beside, require_both
+from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.media_files import FilePath, Inputs
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
+# A correlation of similarities needs three texts in each replicate.
+_LEAST_TEXTS = 8
 _VIEWS = ("feature", "position", "sequence")
 
 
@@ -117,13 +120,17 @@ def why(
     known = [each.name for each in found]
     texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
+    scales, untrained, without = _scales(loaded, report, texts_again[: scale_effects.TEXTS], choices)
     material = Material(
         sampling.lengths,
         sampling.weights,
         found,
         {view: _agreement(report, known, view) for view in _VIEWS},
         _shuffled(loaded, shuffled, choices, known),
-        images=None if vision is None else _image_noise(vision.layers),
+        scales,
+        untrained,
+        None if vision is None else _image_noise(vision.layers),
+        {**without, **_without_images(vision)},
     )
     return WhyReport(
         __version__,
@@ -187,6 +194,31 @@ def _shuffled(
     report = _run(loaded, Inputs(texts), whole, kept, Clock(None))
     sampling = _sampling(kept, choices.seed)
     return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
+
+
+def _scales(
+    loaded: Loaded, report: Report, texts: Sequence[str], choices: _Choices
+) -> tuple[ScaleEffects | None, ScaleEffects | None, dict[str, str]]:
+    """Measure other scales in the model and in its untrained copy; say why claim 4 cannot be tested."""
+    copy = nulls.untrained(loaded, choices.seed)
+    if isinstance(copy, str):
+        return None, None, {"4": copy}
+    if len(texts) < _LEAST_TEXTS:
+        return None, None, {"4": f"it needs {_LEAST_TEXTS} texts"}
+    batching = replace(choices.batching, limit=None)
+    own = scale_effects.scale_effects(loaded, texts, batching, report)
+    watcher = watch(copy.model, layers=choices.layers, exclude=choices.exclude)
+    of_copy = measure(copy, Inputs(texts), batching, watcher, Clock(None))
+    return own, scale_effects.scale_effects(copy, texts, batching, of_copy), {}
+
+
+def _without_images(vision: ImageMoments | None) -> dict[str, str]:
+    """Say why claims about images cannot be tested."""
+    if vision is None:
+        return dict.fromkeys(("5", "6"), "it needs a vision model: --beside MODEL --image FILE...")
+    if not _image_noise(vision.layers):
+        return dict.fromkeys(("5", "6"), f"it needs {2 * SIZE + 1} images")
+    return {}
 
 
 def _image_noise(layers: dict[str, Moments]) -> dict[str, Noise]:
