@@ -47,7 +47,7 @@ WEIGHTS = torch.tensor([[1, 1, 1, 1], [2, 0, 1, 1], [0, 3, 0, 1], [1, 1, 2, 0]],
 @pytest.mark.parametrize("shift", [0.0, 1e6])
 def test_epsilon_squared_without_each_group_of_texts(shift: float) -> None:
     layer, group = rows([4, 2, 5, 3, 9, 1], shift=shift), torch.tensor([0, 1, 2, 0, 1, 2])
-    by_position, by_text = explained_by_position(layer, group), explained_by_text(layer, replicates(group))
+    by_position, by_text = explained_by_position(layer, group), explained_by_text(layer.by_text(), replicates(group))
     for r in range(4):
         used = (group != r - 1)[layer.text].numpy()
         x, position, text = (v.numpy()[used] for v in (layer.x, layer.position, layer.text))
@@ -67,7 +67,7 @@ def test_positions_are_summed_in_parts() -> None:
 
 def test_text_vectors_are_averages_of_what_each_normalization_gives() -> None:
     layer = rows([4, 2, 5])
-    found = text_vectors(layer)
+    found = text_vectors(layer, layer.by_text())
     x = layer.x.numpy()
     scale = np.sqrt(x.var(0) + layer.eps)
     given = {"feature": (x - x.mean(0)) / scale, "feature scale": x / scale, "feature centre": x - x.mean(0)}

@@ -15,7 +15,7 @@ from normscope._version import __version__
 from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
+from normscope.analyses.why.measures import LayerMeasures, Noise, Sampling, measured
 from normscope.analyses.why.nulls import SampledTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
@@ -34,13 +34,14 @@ from normscope.models.location import Loading
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
 from normscope.statistics.jackknife import groups_of, replicates
-from normscope.statistics.moments import Moments
 from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
+# The noise of means has a heavy tail: long texts, and odd ones, have most of it.
+_TEXTS_BESIDE, _IMAGES_BESIDE = 200, 100
 # A correlation of similarities needs three texts in each replicate.
 _LEAST_TEXTS = 8
 _VIEWS = ("feature", "position", "sequence")
@@ -120,6 +121,7 @@ def why(
     known = [each.name for each in found]
     texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
+    images, without_images = _image_noise(vision, len(kept.sources))
     scales, untrained, without = _scales(loaded, report, texts_again[: scale_effects.TEXTS], choices)
     material = Material(
         sampling.lengths,
@@ -129,8 +131,8 @@ def why(
         _shuffled(loaded, shuffled, choices, known),
         scales,
         untrained,
-        None if vision is None else _image_noise(vision.layers),
-        {**without, **_without_images(vision)},
+        images,
+        {**without, **without_images},
     )
     return WhyReport(
         __version__,
@@ -212,23 +214,21 @@ def _scales(
     return own, scale_effects.scale_effects(copy, texts, batching, of_copy), {}
 
 
-def _without_images(vision: ImageMoments | None) -> dict[str, str]:
-    """Say why claims about images cannot be tested."""
+def _image_noise(vision: ImageMoments | None, texts: int) -> tuple[dict[str, Noise] | None, dict[str, str]]:
+    """Return the noise at each layer of a vision model; say why claims 5 and 6 cannot be tested."""
     if vision is None:
-        return dict.fromkeys(("5", "6"), "it needs a vision model: --beside MODEL --image FILE...")
-    if not _image_noise(vision.layers):
-        return dict.fromkeys(("5", "6"), f"it needs {2 * SIZE + 1} images")
-    return {}
-
-
-def _image_noise(layers: dict[str, Moments]) -> dict[str, Noise]:
-    """Return the noise at each layer of a vision model, where there are images for two batches."""
-    found = {}
-    for name, samples in layers.items():
-        weights = replicates(groups_of(len(samples.mean)))
-        if int(weights.sum(1).min()) >= 2 * SIZE:
-            found[name] = Noise.of_samples(samples, weights)
-    return found
+        got = "it needs a vision model: --beside MODEL --image FILE..."
+    elif texts < _TEXTS_BESIDE:
+        got = f"it needs {_TEXTS_BESIDE} texts: from fewer, intervals of this noise cover too rarely"
+    elif min(len(samples.mean) for samples in vision.layers.values()) < _IMAGES_BESIDE:
+        got = f"it needs {_IMAGES_BESIDE} images"
+    else:
+        noise = {
+            name: Noise.of_samples(samples, replicates(groups_of(len(samples.mean))))
+            for name, samples in vision.layers.items()
+        }
+        return noise, {}
+    return None, dict.fromkeys(("5", "6"), got)
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:

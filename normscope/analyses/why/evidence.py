@@ -43,8 +43,12 @@ class LayerRows:
         return replace(self, x=x, text=text, position=position, special=special)
 
     def by_text(self) -> Moments:
-        """Return the moments of each text per feature, (N, D)."""
-        return Moments.by_group(self.x.double(), Labels.of(self.text))
+        """Return the moments of each text per feature, (N, D); a text without a row has the count 0."""
+        found = Moments.by_group(self.x.double(), Labels.of(self.text))
+        missing = len(self.output) - len(found.mean)
+        if missing > 0:
+            found.grow(len(self.output))
+        return found
 
 
 def explained_by_position(rows: LayerRows, group: Tensor) -> Tensor:
@@ -80,15 +84,14 @@ def _without(parts: Tensor) -> Tensor:
     return torch.cat([whole, whole - parts])
 
 
-def explained_by_text(rows: LayerRows, weights: Tensor) -> Tensor:
-    """Return epsilon squared of the text, (R,); a text that is drawn twice counts as two texts."""
-    x, texts = _centred(rows), weights.shape[1]
-    sums = torch.zeros(texts, x.shape[1], dtype=torch.float64).index_add_(0, rows.text, x)
-    squares = torch.zeros(texts, dtype=torch.float64).index_add_(0, rows.text, x.square().sum(1))
-    count = torch.bincount(rows.text, minlength=texts).double()
-    between = weights @ (sums.square().sum(1) / count.clamp(min=1))
+def explained_by_text(by_text: Moments, weights: Tensor) -> Tensor:
+    """Return epsilon squared of the text, (R,), from the moments (N, D) of each text."""
+    sums = by_text.count * (by_text.mean - by_text.pool(0).mean)
+    count = by_text.count[:, 0]
+    between = sums.square().sum(1) / count.clamp(min=1)
     groups = weights @ (count > 0).double()
-    return _epsilon2(between, weights @ sums, weights @ squares, weights @ count, groups)
+    squares = weights @ (between + by_text.m2.sum(1))
+    return _epsilon2(weights @ between, weights @ sums, squares, weights @ count, groups)
 
 
 def _centred(rows: LayerRows) -> Tensor:
@@ -103,15 +106,15 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
     return 1 - unexplained * (count - 1) / (count - groups)
 
 
-def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
+def text_vectors(rows: LayerRows, by_text: Moments) -> dict[str, Tensor]:
     """Return the mean vector (N, D) of each text that has a row, under several normalizations.
 
     "own" is the layer's own y. The others are (x - centre) / scale with the centre or the scale, or both,
     of BatchNorm's features ("feature") or of the whole text ("sequence"): "feature scale" leaves the centre
     at 0, "feature centre" the scale at 1. With one scale for a whole text, its direction does not change.
     """
-    there = torch.unique(rows.text)
-    by_text = rows.by_text().take(there)
+    there = (by_text.count[:, 0] > 0).nonzero().flatten()
+    by_text = by_text.take(there)
     feature, sequence = by_text.pool(0), by_text.pool(1)
     feature_scale = (feature.variance() + rows.eps).sqrt()
     return {
@@ -123,10 +126,10 @@ def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
     }
 
 
-def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
+def likenesses_kept(rows: LayerRows, by_text: Moments, weights: Tensor) -> dict[str, Tensor]:
     """Return how well each of `text_vectors` keeps the similarities of the layer's own ones, (R,) each."""
-    vectors = text_vectors(rows)
-    there = weights[:, torch.unique(rows.text)]
+    vectors = text_vectors(rows, by_text)
+    there = weights[:, by_text.count[:, 0] > 0]
     return {
         name: likeness_kept(vectors["own"], other, there) for name, other in vectors.items() if name != "own"
     }

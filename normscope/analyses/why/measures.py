@@ -83,10 +83,11 @@ class LayerMeasures:
 def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
     """Measure all numbers of a layer; those about batches only where there are texts for two batches."""
     ordinary, weights = rows.ordinary(), sampling.weights
+    by_text = ordinary.by_text()
     noise = by_length = late = None
     # Each replicate has to hold two batches.
     if int(weights.sum(1).min()) >= 2 * SIZE:
-        sums = TextSums.of(ordinary.by_text())
+        sums = TextSums.of(by_text)
         noise = Noise.of(sums, weights)
         by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
         late = _late(ordinary, sampling)
@@ -94,11 +95,11 @@ def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
         rows.name,
         evidence.explained_by_position(ordinary, sampling.group),
         evidence.explained_by_position(rows, sampling.group),
-        evidence.explained_by_text(ordinary, weights),
+        evidence.explained_by_text(by_text, weights),
         noise,
         by_length,
         late,
-        evidence.likenesses_kept(ordinary, weights),
+        evidence.likenesses_kept(ordinary, by_text, weights),
     )
 
 
