@@ -39,6 +39,15 @@ out, unless --calibration names other texts for the statistics. Replacements:
   frozen            the layer's own centring, and one scale for all tokens:
                     the mean of the scales that it gives single tokens
   identity          nothing
+  scale-feature     the variance per feature over all calibration tokens for
+                    the scale alone: the token keeps its own centre
+  centre-feature    the mean per feature over all calibration tokens for the
+                    centre alone: the token keeps its own scale
+  scale-sequence    one scale for all tokens and features of a text: the
+                    token keeps its own centre
+  centre-sequence   one centre for all tokens and features of a text: the
+                    token keeps its own scale
+An RMSNorm's own centre is 0, and its own scale the root mean square.
 The layer's own weight and bias are applied after each of them.
 
 \b
@@ -48,10 +57,10 @@ that --seed masks.
 {columns}
 
 \b
-All replacements but batchnorm-batch are fixed, one linear map for all tokens.
---fold folds a replacement into the Linears that read the layer, if nothing
-else reads it: then the layer does nothing. The held-out texts prove that the
-outputs are equal; --save writes the fold for
+batchnorm, batchnorm-fitted, frozen and identity are fixed, one linear map for
+all tokens. --fold folds such a replacement into the Linears that read the
+layer, if nothing else reads it: then the layer does nothing. The held-out
+texts prove that the outputs are equal; --save writes the fold for
 normscope.read_fold("DIR").apply(model).
   read by              the modules whose weights change
   not folded because   the layer's other reader, or another obstacle
@@ -74,9 +83,16 @@ class SwapKind(str, Enum):
     BATCH = "batchnorm-batch"
     FROZEN = "frozen"
     IDENTITY = "identity"
+    SCALE_FEATURE = "scale-feature"
+    CENTRE_FEATURE = "centre-feature"
+    SCALE_SEQUENCE = "scale-sequence"
+    CENTRE_SEQUENCE = "centre-sequence"
 
 
-_KindOption = Annotated[SwapKind, typer.Option("--kind", help="The replacement of the layers.")]
+_KindOption = Annotated[
+    SwapKind,
+    typer.Option("--kind", metavar="KIND", help="The replacement of the layers, one of those listed below."),
+]
 _CalibrationFile = Annotated[
     list[str] | None,
     typer.Option(

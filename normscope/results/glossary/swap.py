@@ -18,6 +18,27 @@ SWAP = Topic(
     "What breaks when layers are replaced, on held-out texts",
     (
         _entry(
+            name="replacement",
+            title="what a layer is replaced by: swap --kind",
+            definition="The formula that takes the place of the layer's own; its weight and bias follow. "
+            "mean and var are those of the calibration texts' tokens; centre and power are the token's own: "
+            "its mean and variance, or 0 and the mean square for an RMSNorm. power_text is that of all valid "
+            "tokens and features of the text.",
+            formula="batchnorm: y = (x - mean[d]) / sqrt(var[d] + eps); "
+            "batchnorm-batch: the same, of the batch's tokens; "
+            "batchnorm-fitted: y = a[d] x + b[d], by least squares; "
+            "frozen: y = s (x - centre), s = mean of 1 / sqrt(power + eps); "
+            "identity: y = x; "
+            "scale-feature: y = (x - centre) / sqrt(var[d] + eps); "
+            "centre-feature: y = (x - mean[d]) / sqrt(power + eps); "
+            "scale-sequence: y = (x - centre) / sqrt(power_text + eps); "
+            "centre-sequence: y = (x - mean_text) / sqrt(power + eps)",
+            range="one of these words, in the report's kind",
+            reading="The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
+            "they tell which half of the token's own statistics the model needs.",
+            see_also=("effect", "feature", "sequence", "token"),
+        ),
+        _entry(
             name="calibration",
             title="what the replacements' statistics are from",
             definition="The texts that were run to take each layer's statistics. None of them is among those "
