@@ -19,8 +19,8 @@ from normscope.analyses.why import analysis as why_scan
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import Noise, Sampling, measured
-from normscope.cli.app import app
 from normscope.analyses.why.scale_effects import ScaleEffects
+from normscope.cli.app import app
 from normscope.cli.progress_bar import ProgressBar
 from normscope.data.sample_sentences import SENTENCES
 from normscope.engine.progress import Progress

@@ -121,7 +121,7 @@ def why(
     known = [each.name for each in found]
     texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
-    images, without_images = _image_noise(vision, len(kept.sources))
+    noise, without_images = _image_noise(vision, len(kept.sources))
     scales, untrained, without = _scales(loaded, report, texts_again[: scale_effects.TEXTS], choices)
     material = Material(
         sampling.lengths,
@@ -131,7 +131,7 @@ def why(
         _shuffled(loaded, shuffled, choices, known),
         scales,
         untrained,
-        images,
+        noise,
         {**without, **without_images},
     )
     return WhyReport(
@@ -195,7 +195,7 @@ def _shuffled(
     whole = replace(choices, batching=replace(choices.batching, limit=None))
     report = _run(loaded, Inputs(texts), whole, kept, Clock(None))
     sampling = _sampling(kept, choices.seed)
-    return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
+    return {rows.name: measured(rows, sampling, null=True) for rows in _rows(report, kept, names)}
 
 
 def _scales(
@@ -207,7 +207,8 @@ def _scales(
         return None, None, {"4": copy}
     if len(texts) < _LEAST_TEXTS:
         return None, None, {"4": f"it needs {_LEAST_TEXTS} texts"}
-    batching = replace(choices.batching, limit=None)
+    longest = min(scale_effects.LONGEST, choices.batching.max_length or scale_effects.LONGEST)
+    batching = replace(choices.batching, limit=None, max_length=longest)
     own = scale_effects.scale_effects(loaded, texts, batching, report)
     watcher = watch(copy.model, layers=choices.layers, exclude=choices.exclude)
     of_copy = measure(copy, Inputs(texts), batching, watcher, Clock(None))

@@ -80,26 +80,30 @@ class LayerMeasures:
     likeness: dict[str, Tensor] = field(default_factory=dict)
 
 
-def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
-    """Measure all numbers of a layer; those about batches only where there are texts for two batches."""
+def measured(rows: LayerRows, sampling: Sampling, *, null: bool = False) -> LayerMeasures:
+    """Measure all numbers of a layer; those about batches only where there are texts for two batches.
+
+    Of a `null`, those are measured that a claim subtracts or shows.
+    """
     ordinary, weights = rows.ordinary(), sampling.weights
     by_text = ordinary.by_text()
+    position, with_special = evidence.explained_by_position(rows, sampling.group)
     noise = by_length = late = None
     # Each replicate has to hold two batches.
     if int(weights.sum(1).min()) >= 2 * SIZE:
         sums = TextSums.of(by_text)
         noise = Noise.of(sums, weights)
         by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
-        late = _late(ordinary, sampling)
+        late = None if null else _late(ordinary, sampling)
     return LayerMeasures(
         rows.name,
-        evidence.explained_by_position(ordinary, sampling.group),
-        evidence.explained_by_position(rows, sampling.group),
+        position,
+        with_special,
         evidence.explained_by_text(by_text, weights),
         noise,
         by_length,
         late,
-        evidence.likenesses_kept(ordinary, by_text, weights),
+        {} if null else evidence.likenesses_kept(ordinary, by_text, weights),
     )
 
 

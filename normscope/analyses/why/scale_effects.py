@@ -13,8 +13,8 @@ from normscope.results.inspect import Report
 from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.similarity import likeness_kept
 
-# Each text runs twice for every layer.
-TEXTS = 64
+# Each text runs twice for every layer: so many are affordable, and so long.
+TEXTS, LONGEST = 32, 32
 
 
 @dataclass(frozen=True)
