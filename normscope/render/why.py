@@ -104,7 +104,7 @@ def _line(evidence: Evidence, finding: Finding) -> str:
     layers = ""
     if decides and len(evidence.layers) > 1:
         at, of = short(finding.threshold), len(evidence.layers)
-        layers = f": {finding.above} of {of} layers over {at}, {finding.below} under"
+        layers = f": {finding.layers_above} of {of} layers over {at}, {finding.layers_below} under"
     mark = "> " if decides else "  "
     return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}{null}{layers}"
 

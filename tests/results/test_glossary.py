@@ -59,7 +59,8 @@ PLANNED_COMMANDS: set[str] = set()
 
 # Numbers that only a table has, members of a report that are words, and entries on several numbers.
 DERIVED = {
-    "late_share", "explained_difference", "likeness_kept", "likeness_difference",
+    "late_reach", "late_noise_ratio", "explained_difference", "explained_by_words", "likeness_kept",
+    "likeness_difference", "scale_difference", "noise_ratio",
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
