@@ -64,7 +64,7 @@ class Prefix:
 
         A model may read more than its blocks' outputs: without an exact repetition nothing is replayed.
         """
-        if self._exact is not None:
+        if self._exact is not None or not self._layers:
             return
         last = max(self._layers, key=lambda name: self._begun.get(name, 0))
         try:
