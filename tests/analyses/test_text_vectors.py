@@ -156,6 +156,14 @@ def test_rows_keep_the_places_of_the_texts() -> None:
         text_vectors(loaded(model), [" "], Batching(2), (), (), known)
 
 
+def test_a_layer_of_the_head_changes_nothing() -> None:
+    model = models.bert().double()
+    known, head = calibrated(model), "cls.predictions.transform.LayerNorm"
+    assert head in known.layers
+    own, replaced = text_vectors(loaded(model), TEXTS[:3], Batching(2), KINDS, [head], known)
+    assert all(torch.equal(vectors[head], own) for vectors in replaced.values())
+
+
 def test_layers_without_statistics_are_left_out() -> None:
     model = models.gpt2().double()
     known = calibrated(model)

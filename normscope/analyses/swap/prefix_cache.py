@@ -59,6 +59,10 @@ class Prefix:
         self._time += 1
         self._begun.setdefault(name, self._time)
 
+    def saw(self, name: str) -> bool:
+        """Whether the recorded forward called the layer of this name."""
+        return name in self._begun
+
     def check(self, repeats: Callable[[], bool]) -> None:
         """Test once whether the recorded forward `repeats` exactly when as many blocks as possible replay.
 
