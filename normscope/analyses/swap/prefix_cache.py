@@ -59,12 +59,16 @@ class Prefix:
         self._time += 1
         self._begun.setdefault(name, self._time)
 
+    def saw(self, name: str) -> bool:
+        """Whether the recorded forward called the layer of this name."""
+        return name in self._begun
+
     def check(self, repeats: Callable[[], bool]) -> None:
         """Test once whether the recorded forward `repeats` exactly when as many blocks as possible replay.
 
         A model may read more than its blocks' outputs: without an exact repetition nothing is replayed.
         """
-        if self._exact is not None:
+        if self._exact is not None or not self._layers:
             return
         last = max(self._layers, key=lambda name: self._begun.get(name, 0))
         try:

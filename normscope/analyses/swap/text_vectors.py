@@ -104,6 +104,9 @@ class _Trials:
         for swap in self.swaps.values():
             swap.mask, swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
             for name in swap.names:
+                if not self._prefix.saw(name):
+                    vectors.append(vectors[0])  # A layer of the head.
+                    continue
                 with swap.replacing([name]), self._prefix.replaying([name]):
                     vectors.append(_means(self._readout.read(question).hidden, question.valid))
         self._prefix.clear()
