@@ -69,7 +69,7 @@ def explained_by_position(rows: LayerRows, group: Tensor) -> tuple[Tensor, Tenso
 
 @dataclass
 class _Groups:
-    """Sums of centred rows by position and group of texts: `sums` (T, G, D), `count` (T, G), `square` (G,)."""
+    """Sums of centred rows by position and group: `sums` (T, G, D), `count` (T, G), `square` (G,)."""
 
     sums: Tensor
     count: Tensor

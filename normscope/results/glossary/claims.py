@@ -146,7 +146,7 @@ CLAIMS = Topic(
             definition="The share of 8 random texts that reach a position of the batch's last quarter, on "
             "average over these positions and over all batches. The batch is as long as its longest text.",
             formula="E of the average over t >= 0.75 T_B of n_t / 8; T_B = tokens of the longest text of B",
-            range="1/8 to 1",
+            range="0 to 1",
             reading="1: all texts are of one length. Under 0.5: most of what stands there is padding.",
             source=OWN,
             commands=("why",),
@@ -159,7 +159,7 @@ CLAIMS = Topic(
             "the texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions "
             "are averaged. Only batches with a token there count, special tokens left out.",
             formula="sqrt(average of noise_t by length / average of noise_t at random); "
-            "noise_t = E ||mean_B,t - mean_t||^2 / tr var_t, over B with n_B,t > 0; "
+            "noise_t = E ||mean_B,t - mean_t||^2 / tr var_t, if n_B,t > 0; "
             "times (n_t - 1) / (n_t - n_B,t)",
             range="0 or more; null without such positions",
             reading="0.5: half the noise. Long texts together fill the late positions.",
