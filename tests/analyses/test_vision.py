@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import normscope
 from normscope import Batching, Loading
 from normscope.analyses.why import analysis
-from normscope.analyses.why.measures import Noise
+from normscope.analyses.why.measures import ExpectedNoise
 from normscope.analyses.why.vision import ImageMoments, image_moments
 from normscope.capture.text_sample import Choice
 from normscope.errors import MediaError, RunError, UsageError
@@ -253,8 +253,8 @@ def test_why_needs_enough_texts_and_images(
     assert list(material.images) == list(moments)
     weights = replicates(groups_of(len(images)))
     for name, noise in material.images.items():
-        assert torch.equal(noise.samples, Noise.of_samples(moments[name], weights).samples)
-        assert torch.equal(noise.excess, Noise.of_samples(moments[name], weights).excess)
+        assert torch.equal(noise.samples, ExpectedNoise.of_samples(moments[name], weights).samples)
+        assert torch.equal(noise.excess, ExpectedNoise.of_samples(moments[name], weights).excess)
 
 
 def test_what_is_said_of_the_images_is_in_the_report(images: list[Path]) -> None:

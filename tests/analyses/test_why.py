@@ -18,7 +18,7 @@ import normscope
 from normscope.analyses.why import analysis as why_scan
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.measures import Noise, Sampling, measured
+from normscope.analyses.why.measures import ExpectedNoise, Sampling, measured
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.cli.app import app
 from normscope.cli.progress_bar import ProgressBar
@@ -136,11 +136,11 @@ def test_claim_4_is_decided_against_an_untrained_copy(own: float, null: float, e
     assert verdict(findings("m", with_scales(own, null)), "4") == expected
 
 
-def pictures(effect: float, count: int = 64) -> dict[str, Noise]:
+def pictures(effect: float, count: int = 64) -> dict[str, ExpectedNoise]:
     """The noise of images of 36 pixels, alike within an image by `effect`."""
     rows = tokens([36] * count, text=effect, seed=5)
     weights = replicates(groups_of(count))
-    return {each.name: Noise.of_samples(each.by_text(), weights) for each in rows}
+    return {each.name: ExpectedNoise.of_samples(each.by_text(), weights) for each in rows}
 
 
 def test_noise_beside_images_decides_claims_5_and_6() -> None:

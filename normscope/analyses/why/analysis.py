@@ -15,7 +15,7 @@ from normscope._version import __version__
 from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.measures import LayerMeasures, Noise, Sampling, measured
+from normscope.analyses.why.measures import ExpectedNoise, LayerMeasures, Sampling, measured
 from normscope.analyses.why.nulls import SampledTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
@@ -79,7 +79,7 @@ def why(
 
     The texts run once, a repeated text only at its first place. The tokens of at most `samples` of them,
     chosen at random, are kept at every layer, and no more than fit `table_memory` bytes. Numbers and their
-    intervals come from those. Up to 128 texts run again for the nulls: with their words shuffled across
+    intervals come from those. Up to 256 texts run again for the nulls: with their words shuffled across
     texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
     says so. All else is as for `inspect`.
 
@@ -215,7 +215,9 @@ def _scales(
     return own, scale_effects.scale_effects(copy, texts, batching, of_copy), {}
 
 
-def _image_noise(vision: ImageMoments | None, texts: int) -> tuple[dict[str, Noise] | None, dict[str, str]]:
+def _image_noise(
+    vision: ImageMoments | None, texts: int
+) -> tuple[dict[str, ExpectedNoise] | None, dict[str, str]]:
     """Return the noise at each layer of a vision model; say why claims 5 and 6 cannot be tested."""
     if vision is None:
         got = "it needs a vision model: --beside MODEL --image FILE..."
@@ -225,7 +227,7 @@ def _image_noise(vision: ImageMoments | None, texts: int) -> tuple[dict[str, Noi
         got = f"it needs {_IMAGES_BESIDE} images"
     else:
         noise = {
-            name: Noise.of_samples(samples, replicates(groups_of(len(samples.mean))))
+            name: ExpectedNoise.of_samples(samples, replicates(groups_of(len(samples.mean))))
             for name, samples in vision.layers.items()
         }
         return noise, {}

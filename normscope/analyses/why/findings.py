@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from normscope.analyses.why.claims import CLAIMS, Claim, sides
-from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, median
+from normscope.analyses.why.measures import SIZE, ExpectedNoise, LayerMeasures, median
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.results.why import Evidence, Finding, Interval, LayerNumber
 from normscope.statistics.expected_noise import late_reach
@@ -32,7 +32,7 @@ class Material:
     shuffled: Mapping[str, LayerMeasures] | None = None
     scales: ScaleEffects | None = None
     untrained: ScaleEffects | None = None
-    images: Mapping[str, Noise] | None = None
+    images: Mapping[str, ExpectedNoise] | None = None
     without: Mapping[str, str] = field(default_factory=dict)
     """Why a claim, by its id, cannot be tested here."""
 

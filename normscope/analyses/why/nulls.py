@@ -13,7 +13,7 @@ from normscope.capture.text_sample import Choice
 from normscope.models.loading import Loaded, quiet
 
 # A null is an average over texts: so many are enough.
-NULL_TEXTS = 128
+NULL_TEXTS = 256
 # So many characters of a text are kept: far more than any model reads tokens.
 _CHARACTERS = 1 << 20
 # An untrained copy takes the memory of the model once more.
