@@ -28,7 +28,7 @@ from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import reason
 from normscope.norms.detection import find, select, untried
 from normscope.norms.functional import FunctionalNorms
-from normscope.norms.module_tree import as_written, is_spread, named_modules, unwrapped
+from normscope.norms.module_tree import is_spread, named_modules, uncompiled, unwrapped
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
@@ -183,7 +183,7 @@ class Watcher:
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
-        self._hooks.enter_context(as_written())
+        self._hooks.enter_context(uncompiled())
         self._open = True
         self.tally.start()
         enter = self._hooks.enter_context  # Leaving a handle's context removes its hook.
