@@ -311,7 +311,7 @@ def test_degrees_are_those_by_which_tensors_really_grow(step: Step) -> None:
     x = torch.randn(3, 8, dtype=torch.float64)
     with Watching() as mode:
         once = step(x)
-    term = mode.degrees._known(once)
+    term = mode.degrees._recorded(once)
     assert term is not None
     torch.testing.assert_close(step(2 * x), once * 2**term.degree)
 
@@ -320,4 +320,4 @@ def test_degrees_are_those_by_which_tensors_really_grow(step: Step) -> None:
 def test_steps_that_lose_sight_of_the_activation_have_no_degree(step: Step) -> None:
     with Watching() as mode:
         out = step(torch.randn(3, 3))
-    assert mode.degrees._known(out) is None
+    assert mode.degrees._recorded(out) is None
