@@ -22,7 +22,7 @@ from normscope.results.glossary.views import VIEWS
 TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
-# The parts of the reports whose names are no part of an entry's.
+# Parts of the reports that are not in the names of entries.
 _LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
 # What numbers are made of that have an entry for all of them.
 _MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
@@ -33,7 +33,7 @@ def explain(name: str) -> Entry:
 
     `name` is its path in the JSON, with or without the lists on the way (`agreement.feature`,
     `.layers[0].agreement.feature`), or what it is called in a table (`LN mean`, of which there are
-    two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
+    two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are equal.
     Raises UsageError when there is no such number.
     """
     return find_entries(name)[0]
