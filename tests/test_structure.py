@@ -242,7 +242,7 @@ def test_every_public_function_class_and_method_is_documented(module: str) -> No
     assert list(undocumented(tree.body, module)) == []
 
 
-def test_every_public_object_says_what_it_is() -> None:
+def test_every_public_object_says_kind_of_file() -> None:
     for name in normscope.__all__:
         value = getattr(normscope, name)
         assert value.__doc__, name

@@ -105,7 +105,7 @@ def _key(module: nn.Module) -> str:
 
 
 def _call(norm: NormLayer) -> NormLayer:
-    """Return the norm as a call of a random copy shows it, or as it is if no input works."""
+    """Return the norm with what a call of a random copy shows, or unchanged if no input works."""
     called, features = norm, norm.features or ANY_WIDTH
     if features > MAX_WEIGHTS:
         return norm

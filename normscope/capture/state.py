@@ -99,7 +99,7 @@ class WatcherState:
     def give(self, watcher: Watcher, *, copy: bool = False) -> None:
         """Let a watcher on the same model continue from here; ReportError if the state does not fit.
 
-        With `copy`, later forwards do not change this state, so that it can be given again.
+        With `copy`, later forwards do not change this state, so it can be used again.
         """
         ours = [layer.norm.name for layer in watcher.layers]
         if [state.name for state in self.layers] != ours:

@@ -139,7 +139,7 @@ class Watcher:
         """
         model = self._reference()
         if model is None:
-            raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
+            raise UsageError("the watched model was deleted; expected one in use; watch a new one")
         return model
 
     @property
@@ -193,7 +193,7 @@ class Watcher:
             # Classes of torch itself do not overwrite their input, so they need no copy.
             if original.foreign:
                 enter(module.register_forward_pre_hook(Hook(original.keep), with_kwargs=True))
-            # Before all other hooks, so that it reads the layer's own output, not what another hook returns.
+            # Before all other hooks: it must read the layer's own output, not that of another hook.
             enter(module.register_forward_hook(self._reader(layer, original), with_kwargs=True, prepend=True))
         for handle in self._outer.hooks(self._guarded):
             enter(handle)
@@ -221,7 +221,7 @@ class Watcher:
     def report(self, *, moments: bool = False) -> Report:
         """Return the report on all forwards so far; the watcher can continue afterwards.
 
-        With `moments` the report carries a copy of the moments, so that it can be merged with others.
+        With `moments` the report carries a copy of the moments and can be merged with others.
         Raises UsageError when there is neither a layer nor a warning to report.
         """
         alive = self._reference()

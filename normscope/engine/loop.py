@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normscope.capture.counters import Tally
-from normscope.capture.text_sample import Kept
+from normscope.capture.text_sample import TextSample
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import AUTO, Batches, Batching
@@ -47,7 +47,7 @@ class RunContext:
 
     saver: Saver = field(default_factory=Saver)
     stop: Stop = field(default_factory=Stop)
-    kept: Kept | None = None
+    sample: TextSample | None = None
     shard: Shard | None = None
 
     def resume(self, watcher: Watcher, clock: Clock) -> Position | None:
@@ -173,7 +173,7 @@ def _run_texts(
         batches.one_by_one()
     clock.plan(watcher.plan_tables(batches.max_length))
     _sample_texts(context, watcher)
-    runner = Runner(watcher, forward, batches.batching, context.kept)
+    runner = Runner(watcher, forward, batches.batching, context.sample)
     position = _run_batches(runner, batches, watcher, clock, context, start or Position())
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if context.stop.asked:
@@ -185,10 +185,10 @@ def _run_texts(
 
 def _sample_texts(context: RunContext, watcher: Watcher) -> None:
     """Let every layer keep the statistics of single texts, if the run samples them."""
-    if context.kept is not None:
-        context.kept.fit(capture.norm.features for capture in watcher.captures)
+    if context.sample is not None:
+        context.sample.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
-            capture.kept = context.kept.layer(capture.norm.name)
+            capture.texts = context.sample.layer(capture.norm.name)
 
 
 def _run_batches(
@@ -268,7 +268,7 @@ def probe(
 ) -> tuple[list[str], Batching]:
     """Find the token axis of every layer's input; return notes, and the batching to use for texts.
 
-    Texts run one by one if padding cannot be told from tokens at a layer, or be masked in the model.
+    Texts run one by one if padding cannot be masked in the model, or not be recognised at a layer.
     """
     notes = _run_probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:

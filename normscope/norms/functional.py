@@ -131,4 +131,4 @@ def _sentence(place: Place, modules: Sequence[str]) -> str:
     first, *others = modules
     more = f" and {len(others)} more like it" if others else ""
     where = f"{place.file}:{place.line} in {place.function}"
-    return f"{first}{more}: {place.what} at {where} is no module, so it is not measured"
+    return f"{first}{more}: {place.what} at {where} is not a module, so it is not measured"

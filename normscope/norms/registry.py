@@ -39,7 +39,9 @@ def register(module_class: Class, normalise: Normalise | None = None, *, kind: s
     it also serves as a decorator. Raises UsageError if it is not a module class, or the kind is unknown.
     """
     if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
-        raise UsageError(f"{module_class!r} is no class of modules; expected a subclass of torch.nn.Module")
+        raise UsageError(
+            f"{module_class!r} is not a class of modules; expected a subclass of torch.nn.Module"
+        )
     if kind not in KINDS:
         raise UsageError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
     _CLASSES[module_class] = _Registered(kind, normalise)

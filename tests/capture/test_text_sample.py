@@ -12,7 +12,7 @@ from torch import nn
 
 import normscope
 from normscope import Batching, BatchReport, Drawing
-from normscope.capture.text_sample import BatchRows, Choice, Kept
+from normscope.capture.text_sample import BatchRows, Choice, TextSample
 from normscope.data.batch_sampling import chance, plans
 from normscope.data.batching import Batch
 from normscope.errors import TextError, UsageError
@@ -67,7 +67,7 @@ def test_another_seed_chooses_others_and_every_text_has_its_chance() -> None:
 def test_an_evicted_texts_slot_is_given_to_another_and_starts_empty() -> None:
     dice = np.random.default_rng(0)
     texts = [1e8 * (i % 3) + dice.normal(size=(5, 4)) for i in range(30)]
-    kept = Kept(6, 1 << 30, seed=1)
+    kept = TextSample(6, 1 << 30, seed=1)
     kept.fit([4])
     layer = kept.layer("norm")
     for start in range(0, 30, 4):
@@ -82,7 +82,7 @@ def test_an_evicted_texts_slot_is_given_to_another_and_starts_empty() -> None:
     assert (found.count == 5).all()
 
 
-def feed(kept: Kept, sources: list[int], texts: list[Any], layer: str = "norm") -> None:
+def feed(kept: TextSample, sources: list[int], texts: list[Any], layer: str = "norm") -> None:
     """One batch of texts of one length through one layer."""
     x = torch.from_numpy(np.stack([texts[i] for i in sources]))
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
@@ -95,7 +95,7 @@ def feed(kept: Kept, sources: list[int], texts: list[Any], layer: str = "norm") 
 
 def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:
     texts = [np.full((3, 2), float(i)) for i in range(4)]
-    kept = Kept(2, 1 << 30, seed=0)
+    kept = TextSample(2, 1 << 30, seed=0)
     first, *later = sorted(range(4), key=lambda i: -chance(0, i))  # the least wanted text comes first
     kept.layer("seldom")
     feed(kept, [first], texts, "seldom")
@@ -110,20 +110,20 @@ def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:
     ("memory", "most"), [(1 << 30, 100), (10 * 8 * (9 + 33), 10), (10 * 8 * 42 + 335, 10)]
 )
 def test_memory_bounds_how_many_are_kept(memory: int, most: int) -> None:
-    kept = Kept(100, memory, seed=0)
+    kept = TextSample(100, memory, seed=0)
     kept.fit([4, 16])
-    assert (kept.choice.most, kept.limited) == (most, most < 100)
+    assert (kept.choice.maximum, kept.limited) == (most, most < 100)
 
 
 def test_a_width_that_is_not_known_is_taken_for_the_widest() -> None:
-    kept = Kept(100, 8 * (33 + 33) * 7, seed=0)
+    kept = TextSample(100, 8 * (33 + 33) * 7, seed=0)
     kept.fit([0, 16])
-    assert kept.choice.most == 7
+    assert kept.choice.maximum == 7
 
 
 def test_too_little_memory_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="expected at least 528, for two texts; raise it"):
-        Kept(100, 300, seed=0).fit([16])
+        TextSample(100, 300, seed=0).fit([16])
 
 
 # A model's texts

@@ -139,7 +139,7 @@ def test_the_nearest_class_and_the_last_word_on_it_count() -> None:
 
 def test_what_is_no_class_of_modules_is_refused() -> None:
     for wrong in (Scaler(), int, "Scaler", None):
-        with pytest.raises(UsageError, match=r"is no class of modules; expected a subclass"):
+        with pytest.raises(UsageError, match=r"is not a class of modules; expected a subclass"):
             normscope.register(wrong)  # type: ignore[type-var]
     assert Scaler not in registry._CLASSES
 

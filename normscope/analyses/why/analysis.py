@@ -67,7 +67,7 @@ def why(
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
     watcher.name_words()
-    report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))
+    report = measure(loaded, given, batching, watcher, clock, RunContext(sample=kept))
     if len(kept.sources) < 2:
         raise TextError(f"{len(kept.sources)} text to compare; expected at least two; give more")
     special = _special(loaded)
