@@ -114,7 +114,7 @@ class Watcher:
         room = TokenRoom(len(chosen), None if words is True else words) if words else None
         # One for all layers, because only one layer is measured at a time.
         scratch = Scratch()
-        self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        self.layers = [LayerCalls(norm, room, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from normscope.errors import ModelError
 from normscope.escaping import quoted, reason
-from normscope.models.checkpoint_checks import require_buildable, require_fit, require_shards
 from normscope.models.device_map import STRATEGIES, keep_vectors, require_accelerate
 from normscope.models.load_errors import as_model_errors, go_online, untrusted
 from normscope.models.location import Loading, Source, locate, outage_of
 from normscope.models.missing_weights import require_weights
 from normscope.models.modality import AUDIO, IMAGE, TEXT, require_kinds
+from normscope.models.weight_checks import require_buildable, require_fit, require_shards
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Counts, Floats, ModelInfo, RunInfo, Summary
-from normscope.results.json_codec import APART
+from normscope.results.json_codec import NOT_IN_JSON
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -253,7 +253,7 @@ class Report(Result, Shown):
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
     outlier_features: tuple[OutlierFeature, ...] = ()
-    moments: Any = field(default=None, metadata=APART)
+    moments: Any = field(default=None, metadata=NOT_IN_JSON)
 
     def __repr__(self) -> str:
         run = self.run

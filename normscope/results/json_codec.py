@@ -20,8 +20,8 @@ from normscope.escaping import printable
 
 T = TypeVar("T")
 
-# The metadata of a field that is left out of the plain values.
-APART = {"apart": True}
+# The metadata of fields that are not part of the plain values.
+NOT_IN_JSON = {"not_in_json": True}
 
 
 def to_plain(value: Any) -> Any:
@@ -39,7 +39,7 @@ def to_plain(value: Any) -> Any:
 
 def plain_fields(kind: Any) -> "list[dataclasses.Field[Any]]":
     """List the fields of a dataclass that are part of its plain values."""
-    return [field for field in dataclasses.fields(kind) if "apart" not in field.metadata]
+    return [field for field in dataclasses.fields(kind) if "not_in_json" not in field.metadata]
 
 
 def from_plain(kind: type[T], value: Any, where: str = "report") -> T:

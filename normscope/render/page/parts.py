@@ -97,8 +97,8 @@ class PagePart:
         if self.wanted is not None:
             return self.layers.index(self.wanted)
         agreements = self._agreements
-        known = [number for number, name in enumerate(self.layers) if name in agreements]
-        return min(known, key=lambda number: agreements[self.layers[number]], default=0)
+        numbers = [number for number, name in enumerate(self.layers) if name in agreements]
+        return min(numbers, key=lambda number: agreements[self.layers[number]], default=0)
 
     @property
     def left_out(self) -> str:

@@ -42,7 +42,7 @@ class Entry:
     commands: tuple[str, ...]
     see_also: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    brief: str = field(default="", compare=False, metadata={"apart": True})
+    brief: str = field(default="", compare=False, metadata={"not_in_json": True})
 
     @property
     def column(self) -> str:
