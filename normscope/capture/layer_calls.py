@@ -29,9 +29,9 @@ class LayerCalls:
         self.calls = 0
         """The number of calls in the current forward, or in the last one."""
         self.skipped = 0
-        """How many calls to skip at the start of each forward."""
+        """The number of calls to skip at the start of each forward."""
         self.failure: str | None = None
-        """Why counting a call failed; later calls are left out."""
+        """The reason why counting a call failed; later calls are left out."""
         self.lost = 0
         """The number of calls that overwrote their own input, and were left out."""
         self.per_call = per_call
@@ -56,7 +56,7 @@ class LayerCalls:
         if hidden is None:
             self.lost += 1
             return
-        # A second input of the same shape may be a gate: the capture finds out.
+        # A second input of the same shape may be a gate; the capture tests it.
         gate = next((other for other in tensors[1:] if other.shape == hidden.shape), None)
         capture.add(hidden, output, parts_of, gate=gate, probe=probe)
 

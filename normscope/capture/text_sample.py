@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normscope.data.batch_sampling import chance
+from normscope.data.batch_sampling import random_bits
 from normscope.data.batching import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
@@ -48,7 +48,7 @@ class Choice:
         A returned slot may be one whose earlier text has left the sample.
         """
         for source in sources:
-            heappush(self._last, (-chance(self._seed, source), source))
+            heappush(self._last, (-random_bits(self._seed, source), source))
             self.slots[source] = -1
         while len(self._last) > self.maximum:
             _, source = heappop(self._last)

@@ -59,7 +59,7 @@ class Plan:
     texts: _Indices
 
 
-def chance(*keys: int) -> int:
+def random_bits(*keys: int) -> int:
     """Return 64 bits that look random and follow from `keys` alone, on every machine."""
     written = " ".join(map(str, keys)).encode()
     return int.from_bytes(blake2b(written, digest_size=8).digest(), "big")
@@ -101,7 +101,7 @@ def _sizes(drawing: Drawing, texts: int) -> list[int]:
 
 def _shuffled(sources: Sequence[int], *keys: int) -> _Indices:
     """Return 0, 1, ... len(sources) - 1 in random order."""
-    order = sorted(range(len(sources)), key=lambda i: (chance(*keys, sources[i]), i))
+    order = sorted(range(len(sources)), key=lambda i: (random_bits(*keys, sources[i]), i))
     return np.asarray(order, dtype=np.int64)
 
 

@@ -277,9 +277,9 @@ def probe(
 
 
 def _run_probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
-    """Run a batch whose sizes are all different, so that every layer tells its input's axes apart.
+    """Run a batch whose sizes are all different, from which each layer identifies the axes of its input.
 
-    Returns why texts must run one by one, if they must.
+    Returns a note on why texts must run one by one, if they must.
     """
     token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
     ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)

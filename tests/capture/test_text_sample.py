@@ -13,7 +13,7 @@ from torch import nn
 import normscope
 from normscope import Batching, BatchReport, Drawing
 from normscope.capture.text_sample import BatchRows, Choice, TextSample
-from normscope.data.batch_sampling import chance, plans
+from normscope.data.batch_sampling import plans, random_bits
 from normscope.data.batching import Batch
 from normscope.errors import TextError, UsageError
 from normscope.statistics.alignment import TokenMask, align
@@ -51,7 +51,7 @@ def test_the_choice_is_the_smallest_priorities_in_any_order_and_batches(
         assert slots == [choice.slots.get(source, -1) for source in offered]
         assert len(set(choice.slots.values())) == len(choice.slots)
         assert all(0 <= slot < most for slot in choice.slots.values())
-    assert set(choice.slots) == set(sorted(range(count), key=lambda i: chance(3, i))[:most])
+    assert set(choice.slots) == set(sorted(range(count), key=lambda i: random_bits(3, i))[:most])
 
 
 def test_another_seed_chooses_others_and_every_text_has_its_chance() -> None:
@@ -72,7 +72,7 @@ def test_an_evicted_texts_slot_is_given_to_another_and_starts_empty() -> None:
     layer = kept.layer("norm")
     for start in range(0, 30, 4):
         feed(kept, list(range(start, min(30, start + 4))), texts)
-    assert kept.sources == sorted(sorted(range(30), key=lambda i: chance(1, i))[:6])
+    assert kept.sources == sorted(sorted(range(30), key=lambda i: random_bits(1, i))[:6])
     found = layer.moments()
     assert found is not None
     for i, source in enumerate(kept.sources):
@@ -96,7 +96,7 @@ def feed(kept: TextSample, sources: list[int], texts: list[Any], layer: str = "n
 def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:
     texts = [np.full((3, 2), float(i)) for i in range(4)]
     kept = TextSample(2, 1 << 30, seed=0)
-    first, *later = sorted(range(4), key=lambda i: -chance(0, i))  # the least wanted text comes first
+    first, *later = sorted(range(4), key=lambda i: -random_bits(0, i))  # the least wanted text comes first
     kept.layer("seldom")
     feed(kept, [first], texts, "seldom")
     for source in later:
@@ -231,7 +231,7 @@ def test_fewer_are_kept_whatever_the_batches(minilm: Any) -> None:
         )
         for size, order in ((1, "given"), (7, "length"), (60, "given"))
     ]  # fmt: skip
-    chosen = sorted(sorted(range(60), key=lambda i: chance(0, i))[:16])
+    chosen = sorted(sorted(range(60), key=lambda i: random_bits(0, i))[:16])
     rows = formed(model, tokenizer, ["embeddings.LayerNorm"], [SENTENCES[i] for i in chosen])
     lengths = [len(x) for x in rows["embeddings.LayerNorm"]]
     for report in reports:

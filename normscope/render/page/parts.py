@@ -27,7 +27,7 @@ Layer = TypeVar("Layer")
 MAX_LAYERS = 256
 MAX_MOVERS = 20
 
-_LABEL_WIDTH = 22  # characters of a layer's name next to a chart, as many as a telephone has room for
+_LABEL_WIDTH = 22  # characters of a layer's name next to a chart, as many as a phone has room for
 
 
 @dataclass
