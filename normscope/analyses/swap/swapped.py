@@ -27,7 +27,7 @@ from normscope.capture.token_scopes import Scopes, UserMasks
 from normscope.errors import UsageError
 from normscope.escaping import counted
 from normscope.norms.detection import NormLayer, find, select
-from normscope.norms.module_tree import as_written, unwrapped
+from normscope.norms.module_tree import uncompiled, unwrapped
 from normscope.results.inspect import Report
 from normscope.statistics.layout import lead_axes, to_rows
 
@@ -112,7 +112,7 @@ class Swap:
                 got = f"{layer.norm.name} is replaced already"
                 raise UsageError(f"{got}; expected it as it was; leave that context first")
         with ExitStack() as open_contexts:
-            open_contexts.enter_context(as_written())
+            open_contexts.enter_context(uncompiled())
             open_contexts.callback(self._scopes.clear)
             for layer in layers:
                 module = layer.norm.module
@@ -147,7 +147,7 @@ class Swap:
     def settling(self) -> Iterator[None]:
         """Find the layers' formulas by their own outputs in a forward; none is replaced."""
         with ExitStack() as open_contexts:
-            open_contexts.enter_context(as_written())
+            open_contexts.enter_context(uncompiled())
             for layer in self._layers.values():
                 hook = layer.norm.module.register_forward_hook(_settler(layer), with_kwargs=True)
                 open_contexts.enter_context(hook)

@@ -20,7 +20,7 @@ from normscope.engine.forward import Forward, evaluating
 from normscope.engine.loop import text_batches
 from normscope.engine.runner import decoder_valid
 from normscope.models.loading import Loaded, quiet
-from normscope.norms.module_tree import as_written
+from normscope.norms.module_tree import uncompiled
 
 # Vectors (N, D) by the kind of replacement and the name of the layer.
 ByLayer = dict[str, dict[str, Tensor]]
@@ -55,7 +55,7 @@ def text_vectors(
     batches = text_batches(loaded, texts, batching)
     rows: list[int] = []
     vectors: list[list[Tensor]] = []
-    with quiet(), as_written(), evaluating(model), torch.no_grad():
+    with quiet(), uncompiled(), evaluating(model), torch.no_grad():
         for batch in batches:
             rows += batch.sources
             vectors += splitter.work(batch, lambda parts: [*map(trials.run, parts)])

@@ -154,7 +154,7 @@ def why(
 def _run(loaded: Loaded, inputs: Inputs, choices: _Choices, kept: KeptTokens, clock: Clock) -> Report:
     watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
     watcher.name_words()
-    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(kept=kept))
+    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(sample=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:

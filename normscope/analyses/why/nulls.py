@@ -26,7 +26,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff
 class SampledTexts(Iterator[str]):
     """The same texts; of those that a random sample chooses, `kept` has the text, by its place.
 
-    It chooses as `text_sample.Kept` does with the same seed.
+    It chooses as `text_sample.TextSample` does with the same seed.
     """
 
     def __init__(self, texts: Iterable[str], samples: int, seed: int) -> None:

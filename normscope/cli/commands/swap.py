@@ -1,20 +1,17 @@
 """`normscope swap`: replace LayerNorm by BatchNorm and show what breaks."""
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, reserve_stdout, warn
+from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
-
-if TYPE_CHECKING:
-    from normscope.results.swap import SwapReport
 
 EPILOG = """\b
 Examples:
@@ -185,18 +182,10 @@ def swap(
             )
         except SaveError as error:
             report, failure = error.report, error
-    destination.write(_rendered(report, format, destination))
+    from normscope.render.swap import render_swap, render_swap_markdown
+
+    destination.write(destination.text(report, format, render_swap, render_swap_markdown))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
     if failure is not None:
         raise failure
-
-
-def _rendered(report: "SwapReport", format: options.Format, destination: Output) -> str:
-    if format is options.Format.JSON:
-        return destination.json(report)
-    from normscope.render.swap import render_swap, render_swap_markdown
-
-    if format is options.Format.MARKDOWN:
-        return render_swap_markdown(report)
-    return render_swap(report, screen=destination.screen())
