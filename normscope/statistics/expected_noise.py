@@ -151,17 +151,18 @@ def _sorted_excess(part: _Centred, size: int, orders: Tensor) -> Tensor:
 
 
 def grouped_ratio(sums: TextSums, weights: Tensor, size: int, orders: Tensor) -> Tensor:
-    """Return the noise of sorted batches over that of random ones, (R,), in groups of one token a text.
+    """Return the noise of sorted batches over that of random ones in groups of one token a text, (R, 2).
 
     The noise of a group is the mean of ||mu_B - mu||^2 / tr var over the batches that have a token of it,
     corrected by (V - 1) / (V - n_B) for drawing without replacement; it is averaged over groups. For random
-    batches it is E[1 / n_B | n_B > 0], with n_B hypergeometric.
+    batches it is E[1 / n_B | n_B > 0], with n_B hypergeometric. The second number is what follows from the
+    numbers of tokens n_B alone: 1 / n_B in place of the noise of sorted batches.
     """
     return torch.stack([_grouped_ratio(sums.of_texts(row), size, orders) for row in weights])
 
 
 def _grouped_ratio(part: _Centred, size: int, orders: Tensor) -> Tensor:
-    total = hits = torch.zeros(len(part.count), dtype=torch.float64)
+    total, alone, hits = torch.zeros(3, len(part.count), dtype=torch.float64)
     members = part.sums.count.sum(0) > 0
     for order in orders:
         chosen = order[part.weights[order] > 0]
@@ -171,10 +172,11 @@ def _grouped_ratio(part: _Centred, size: int, orders: Tensor) -> Tensor:
         used = (count > 0) & (count < part.count)
         each = squares / count.square() / part.trace * (part.count - 1) / (part.count - count)
         total = total + each.where(used, 0.0).sum(1)
+        alone = alone + (1 / count).where(used, 0.0).sum(1)
         hits = hits + used.sum(1)
     texts = int(part.weights.sum())
     random = torch.tensor([inverse_hits(texts, int(members), size) for members in part.count[:, 0]])
-    return ((total / hits).mean() / random.double().mean()).sqrt()
+    return torch.stack([(sums / hits).mean() / random.double().mean() for sums in (total, alone)]).sqrt()
 
 
 def inverse_hits(texts: int, members: int, size: int) -> float:

@@ -101,7 +101,14 @@ def test_groups_are_positions_with_a_mean_each() -> None:
             ordered.append(np.nanmean([off(texts) for texts in windows(used)]))
             sizes = [len(batch(x, text, texts)) for texts in itertools.combinations(left(used), SIZE)]
             random.append(np.mean([1 / n for n in sizes if n]))
-        assert float(value) == pytest.approx(math.sqrt(np.mean(ordered) / np.mean(random)))
+        assert float(value[0]) == pytest.approx(math.sqrt(np.mean(ordered) / np.mean(random)))
+        alone = []
+        for t in groups:
+            text = TEXT[t == POSITION]
+            whole = len(batch(text, text, left(used)))
+            counts = [len(batch(text, text, texts)) for texts in windows(used)]
+            alone.append(np.mean([1 / n for n in counts if 0 < n < whole]))
+        assert float(value[1]) == pytest.approx(math.sqrt(np.mean(alone) / np.mean(random)))
 
 
 def test_the_inverse_of_hits() -> None:

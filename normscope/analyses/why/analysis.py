@@ -119,20 +119,20 @@ def why(
     found = [measured(rows, sampling) for rows in _rows(report, kept, names)]
     kept.layers.clear()  # Before the tokens of a null take their place.
     known = [each.name for each in found]
-    texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
+    texts_again = [sampled.kept[source] for source in nulls.spaced([*sampled.kept])]
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
     noise, without_images = _image_noise(vision, len(kept.sources))
-    scales, untrained, without = _scales(loaded, report, texts_again[: scale_effects.TEXTS], choices)
+    few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts_again, shuffled))
+    scales, without = _scales(loaded, few, few_shuffled, choices)
     material = Material(
         sampling.lengths,
         sampling.weights,
         found,
         {view: _agreement(report, known, view) for view in _VIEWS},
         _shuffled(loaded, shuffled, choices, known),
-        scales,
-        untrained,
-        noise,
-        {**without, **without_images},
+        images=noise,
+        without={**without, **without_images},
+        **scales,
     )
     return WhyReport(
         __version__,
@@ -199,20 +199,27 @@ def _shuffled(
 
 
 def _scales(
-    loaded: Loaded, report: Report, texts: Sequence[str], choices: _Choices
-) -> tuple[ScaleEffects | None, ScaleEffects | None, dict[str, str]]:
-    """Measure other scales in the model and in its untrained copy; say why claim 4 cannot be tested."""
+    loaded: Loaded, texts: Sequence[str], shuffled: Sequence[str], choices: _Choices
+) -> tuple[dict[str, ScaleEffects], dict[str, str]]:
+    """Measure other scales in the model, on both texts, and in its untrained copy; say why that cannot be."""
     copy = nulls.untrained(loaded, choices.seed)
     if isinstance(copy, str):
-        return None, None, {"4": copy}
+        return {}, {"4": copy}
     if len(texts) < _LEAST_TEXTS:
-        return None, None, {"4": f"it needs {_LEAST_TEXTS} texts"}
+        return {}, {"4": f"it needs {_LEAST_TEXTS} texts"}
     longest = min(scale_effects.LONGEST, choices.batching.max_length or scale_effects.LONGEST)
-    batching = replace(choices.batching, limit=None, max_length=longest)
-    own = scale_effects.scale_effects(loaded, texts, batching, report)
-    watcher = watch(copy.model, layers=choices.layers, exclude=choices.exclude)
-    of_copy = measure(copy, Inputs(texts), batching, watcher, Clock(None))
-    return own, scale_effects.scale_effects(copy, texts, batching, of_copy), {}
+    batching = replace(choices.batching, limit=None, max_length=longest, special_tokens="exclude")
+
+    def effects(model: Loaded, given: Sequence[str]) -> ScaleEffects:
+        watcher = watch(model.model, layers=choices.layers, exclude=choices.exclude)
+        report = measure(model, Inputs(given), batching, watcher, Clock(None))
+        return scale_effects.scale_effects(model, given, batching, report)
+
+    return {
+        "scales": effects(loaded, texts),
+        "shuffled_scales": effects(loaded, shuffled),
+        "untrained": effects(copy, texts),
+    }, {}
 
 
 def _image_noise(

@@ -118,8 +118,8 @@ CLAIMS = (
         "A scale of each text keeps more of what texts mean than BatchNorm's scale of each feature.",
         _ARTICLE,
         "correlation of the texts' similarities at the model's end that stays when one layer takes the "
-        "text's scale, less that when it takes BatchNorm's; less the same of an untrained copy",
-        "an untrained copy, whose texts mean nothing to it: 0",
+        "text's scale, less that when it takes BatchNorm's; less the same with words shuffled",
+        "texts of shuffled words, which mean nothing: 0",
         "holds when it is over 0",
         0.0,
         "above",
@@ -139,7 +139,7 @@ CLAIMS = (
     Claim(
         "6",
         "Its statistics are noisier on text also when as many values are pooled.",
-        "PowerNorm (Shen et al., ICML 2020, arXiv 2003.07845)",
+        "normscope, after PowerNorm (Shen et al., ICML 2020, arXiv 2003.07845)",
         "the same at equal pooled elements: tokens of text, pixels of images",
         "both alike: 1",
         "holds when it is over 1",

@@ -5,10 +5,12 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from normscope.analyses.why.claims import CLAIMS, Claim, sides
 from normscope.analyses.why.measures import SIZE, ExpectedNoise, LayerMeasures, median
+from normscope.analyses.why.nulls import spaced
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.results.why import Evidence, Finding, Interval, LayerNumber
 from normscope.statistics.expected_noise import late_reach
@@ -21,8 +23,9 @@ class Material:
 
     `lengths` (N,) and `weights` (R, N) are of the kept texts, `layers` what was measured on them, and
     `shuffled` the same on other texts of their words. `own` are medians over layers of the agreement of the
-    layer's own output with other views. `scales` and `untrained` are effects of a scale in the model and in
-    its untrained copy; `images` is the noise of the norms of a vision model. None: not measured.
+    layer's own output with other views. `scales`, `shuffled_scales` and `untrained` are effects of a scale
+    in the model, on the texts and on shuffled words, and in its untrained copy; `images` is the noise of
+    the norms of a vision model. None: not measured.
     """
 
     lengths: Tensor
@@ -31,12 +34,15 @@ class Material:
     own: Mapping[str, float] = field(default_factory=dict)
     shuffled: Mapping[str, LayerMeasures] | None = None
     scales: ScaleEffects | None = None
+    shuffled_scales: ScaleEffects | None = None
     untrained: ScaleEffects | None = None
     images: Mapping[str, ExpectedNoise] | None = None
     without: Mapping[str, str] = field(default_factory=dict)
     """Why a claim, by its id, cannot be tested here."""
 
 
+# So many layers of each model are compared with those of the other.
+_PAIRED = 16
 # The evidence of a claim, the number that decides first.
 Numbers = list[Evidence]
 
@@ -104,7 +110,17 @@ def _late_positions(material: Material) -> Numbers:
 def _sorting(material: Material) -> Numbers:
     late = {each.name: each.late for each in material.layers if each.late is not None}
     name = f"noise at late positions, {SIZE} texts by length over {SIZE} random ones"
-    return [_over_layers(name, "late_noise_ratio", late, 1.0, 0.0, log=True)]
+    metric = "late_noise_ratio"
+    return [
+        _over_layers(name, metric, {layer: both[:, 0] for layer, both in late.items()}, 1.0, 0.0, log=True),
+        _over_layers(
+            "what the numbers of texts there give alone",
+            metric,
+            {layer: both[:, 1] for layer, both in late.items()},
+            minimum=0.0,
+            log=True,
+        ),
+    ]
 
 
 def _sorting_features(material: Material) -> Numbers:
@@ -131,10 +147,13 @@ def _positions(material: Material) -> Numbers:
     position = {each.name: each.position for each in material.layers}
     whole = {each.name: each.with_special for each in material.layers}
     words = {
-        each.name: difference(each.text - each.position, null[each.name].text - null[each.name].position)
+        each.name: difference(each.text, null[each.name].text)
+        # Less in common than shuffled words have is nothing in common.
+        - difference(each.position, null[each.name].position).clamp(min=0)
         for each in material.layers
         if each.name in null
     }
+    beyond = {each.name: each.text - each.position for each in material.layers}
     shuffled = {name: null[name].position for name in words}
     return [
         _over_layers(
@@ -143,6 +162,7 @@ def _positions(material: Material) -> Numbers:
             words,
             0.0,
         ),
+        _over_layers("the same, nothing subtracted", "explained_difference", beyond),
         _over_layers("position explains, special tokens left out", metric, position, maximum=1.0),
         _over_layers("the same where words are shuffled across texts", metric, shuffled, maximum=1.0),
         _over_layers("position explains, with special tokens", metric, whole, maximum=1.0),
@@ -168,9 +188,12 @@ def _in_common(material: Material) -> Numbers:
 
 
 def _meaning(material: Material) -> Numbers:
-    own = material.scales.difference() if material.scales else {}
-    null = material.untrained.difference() if material.untrained else {}
+    own, null, untrained = (
+        {} if effects is None else effects.difference()
+        for effects in (material.scales, material.shuffled_scales, material.untrained)
+    )
     beyond = {name: own[name] - null[name] for name in own if name in null}
+    mean = torch.stack([values[0] for values in own.values()]).mean() if own else math.nan
     kept = [
         _over_layers(
             f"similarities kept in the layer by {words}",
@@ -183,13 +206,15 @@ def _meaning(material: Material) -> Numbers:
     ]
     return [
         _over_layers(
-            "similarities kept by the text's scale less by BN's, less untrained",
+            "similarities kept by the text's scale less by BN's, less shuffled words",
             "scale_difference",
             beyond,
             0.0,
         ),
-        _over_layers("the same in the model itself", "likeness_difference", own),
-        _over_layers("the same in an untrained copy", "likeness_difference", null),
+        _over_layers("the same of the texts themselves", "likeness_difference", own),
+        _plain("its mean over layers", "likeness_difference", float(mean)),
+        _over_layers("the same of shuffled words", "likeness_difference", null),
+        _over_layers("the same in an untrained copy", "likeness_difference", untrained),
         *kept,
     ]
 
@@ -224,16 +249,22 @@ def _beside(
     words: str,
     own: str,
 ) -> Numbers:
-    """Compare each layer's noise on text with the median layer's on images."""
-    ratios: dict[str, Tensor] = {}
-    if images:
-        middle = median(list(images.values()))
-        ratios = {layer: quotient(values, middle) for layer, values in text.items()}
+    """Compare the noise of layers on text with that of layers on images, every one with every one."""
+    ratios = {
+        f"{layer} / {other}": quotient(text[layer], images[other])
+        for layer in _spaced(text)
+        for other in _spaced(images)
+    }
     return [
         _over_layers(name, metric, ratios, 1.0, 0.0, log=True),
         _over_layers(f"{words} of text", own, text, minimum=0.0, log=True),
         _over_layers(f"{words} of images", own, images, minimum=0.0, log=True),
     ]
+
+
+def _spaced(layers: Mapping[str, Tensor]) -> list[str]:
+    """Choose layers, evenly spaced, where there are many: pairs of them are many more."""
+    return spaced(list(layers), _PAIRED)
 
 
 def _plain(name: str, metric: str, value: float) -> Evidence:

@@ -14,6 +14,8 @@ from normscope.statistics.moments import Moments
 
 # Texts of a batch wherever a claim is about batches.
 SIZE = 8
+# From fewer texts, batches by length have too few neighbours, and too many at the ends of the order.
+_LEAST_SORTED = 64
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class LayerMeasures:
 
     `position` and `text` are the shares of the variance that these explain, `with_special` is that of the
     position with special tokens. `by_length` is the noise per feature of batches by length over random
-    ones; `late` the same per position, at late positions, None where there are none. `likeness` says how
-    well normalizations keep the texts' similarities, see `evidence.text_vectors`.
+    ones; `late` (R, 2) the same per position, at late positions, None where there are none, and what
+    follows from the numbers of texts there alone. `likeness` says how well normalizations keep the texts'
+    similarities, see `evidence.text_vectors`.
     """
 
     name: str
@@ -93,8 +96,9 @@ def measured(rows: LayerRows, sampling: Sampling, *, null: bool = False) -> Laye
     if int(weights.sum(1).min()) >= 2 * SIZE:
         sums = TextSums.of(by_text)
         noise = ExpectedNoise.of(sums, weights)
-        by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
-        late = None if null else _late(ordinary, sampling)
+        if len(sampling.lengths) >= _LEAST_SORTED:
+            by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
+            late = None if null else _late(ordinary, sampling)
     return LayerMeasures(
         rows.name,
         position,

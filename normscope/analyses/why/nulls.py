@@ -4,7 +4,7 @@ import copy
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ _LARGEST = 1_000_000_000
 
 # Chinese characters and Japanese kana stand without spaces: each is taken for a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+
+
+T = TypeVar("T")
 
 
 class SampledTexts(Iterator[str]):
@@ -48,10 +51,10 @@ class SampledTexts(Iterator[str]):
         return operator.length_hint(self._texts)
 
 
-def chosen(sources: Sequence[int]) -> list[int]:
-    """Choose at most NULL_TEXTS texts, evenly spaced over the corpus."""
-    spaced = torch.linspace(0, len(sources) - 1, min(NULL_TEXTS, len(sources))).round().long()
-    return [sources[i] for i in spaced.tolist()]
+def spaced(items: Sequence[T], number: int = NULL_TEXTS) -> list[T]:
+    """Choose at most so many items, evenly spaced."""
+    places = torch.linspace(0, len(items) - 1, min(number, len(items))).round().long()
+    return [items[i] for i in places.tolist()]
 
 
 def shuffled(texts: Sequence[str], pool: Iterable[str], seed: int) -> list[str]:

@@ -14,7 +14,7 @@ from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.similarity import likeness_kept
 
 # Each text runs twice for every layer: so many are affordable, and so long.
-TEXTS, LONGEST = 64, 32
+TEXTS, LONGEST = 32, 32
 
 
 @dataclass(frozen=True)

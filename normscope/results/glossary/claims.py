@@ -223,11 +223,12 @@ CLAIMS = Topic(
         ),
         Entry(
             name="scale_difference",
-            title="the same, less that of an untrained copy",
-            definition="The likeness_difference of the model less that of a copy with initial weights.",
-            formula="likeness_difference - likeness_difference of an untrained copy",
+            title="the same, less that of shuffled words",
+            definition="The likeness_difference of the texts less that of texts of the same words shuffled "
+            "across texts.",
+            formula="likeness_difference - likeness_difference of shuffled words",
             range="any number from -4 to 4",
-            reading="Above 0: the scale of the text keeps what training has put into the similarities.",
+            reading="Above 0: the scale of the text keeps what texts say, not only what they are made of.",
             source=OWN,
             commands=("why",),
             see_also=("likeness_difference",),
