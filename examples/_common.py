@@ -19,7 +19,7 @@ from normscope.results.why import Finding, Interval, WhyReport
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a claim, what is measured, its null with the rule, on what, the number, the verdict."""
+    """One row of the table; `null` has the rule, too, and `sample` says how many texts or seeds there are."""
 
     claim: str
     quantity: str
@@ -41,7 +41,7 @@ def options(about: str | None, picture: str) -> argparse.Namespace:
 
 
 def over_runs(values: Sequence[float], *, log: bool = False) -> Interval:
-    """Return the mean of independent runs with its 95 % interval (Student's t); for ratios the geometric one."""
+    """Return the mean of independent runs, for ratios with `log`, and its 95 % interval (Student's t)."""
     known, runs = np.log(values) if log else np.asarray(values), len(values)
     half = float(student.ppf(0.975, runs - 1) * np.std(known, ddof=1) / runs**0.5)
     ends = (float(np.mean(known)) + part for part in (0.0, -half, half))
@@ -49,7 +49,7 @@ def over_runs(values: Sequence[float], *, log: bool = False) -> Interval:
 
 
 def verdict(numbers: Sequence[Interval], threshold: float) -> str:
-    """Say whether most intervals are above a threshold (holds), below it (fails), or neither: as `why` does."""
+    """Return holds if most intervals are above a threshold, fails if most are below, else undecided."""
     return counted_verdict(*sides(numbers, threshold), len(numbers))
 
 

@@ -1,4 +1,4 @@
-"""All tokens of texts at every norm of a model, with changed words or positions, and the noise of batches by length."""
+"""Tokens of texts at each norm of a model, with changed words or positions, and their batch noise."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ def token_ids(demo: Loaded, texts: Sequence[str], length: int) -> list[Tensor]:
 
 
 class Tokens(NamedTuple):
-    """All tokens of N texts: what enters each norm (V, D), the text of each token, and if it is special (V,)."""
+    """The V tokens of some texts: the input (V, D) of each norm, each token's text, and if it is special."""
 
     norms: dict[str, Tensor]
     text: Tensor
@@ -76,7 +76,7 @@ def shuffled(demo: Loaded, texts: Sequence[Tensor]) -> list[Tensor]:
     ids, ordinary = torch.cat(list(texts)), ~special(demo, texts)
     order = torch.randperm(int(ordinary.sum()), generator=torch.Generator().manual_seed(0))
     ids[ordinary] = ids[ordinary][order]
-    return list(ids.split([len(text) for text in texts]))
+    return list(torch.split(ids, [len(text) for text in texts]))
 
 
 def ratios(tokens: Tokens, *, with_special: bool = False) -> Ratios:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
-import altair as alt
 import numpy as np
 import torch
 from torch import nn
@@ -36,7 +35,7 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Training(NamedTuple):
-    """One seed: noise by norm (L,) of SAMPLES samples and of one element, elements (L,), and gaps (steps, L)."""
+    """One seed: by norm noise of SAMPLES, noise of one element, elements, and gaps (steps, norms)."""
 
     samples: Numbers
     element: Numbers
@@ -132,7 +131,7 @@ def main() -> None:
         Row(claim, f"{quantity}; the Transformer's norms over the CNN's median norm", null, on,
             written(number), verdict(norms, 1.0))
         for claim, quantity, (number, norms) in (
-            ("5 BatchNorm suits images better: in batches of as many samples, its statistics are noisier on text.",
+            ("5 BatchNorm suits images better: at as many samples, its statistics are noisier on text.",
              f"noise of the mean of {SAMPLES} samples", samples),
             ("6 They are noisier on text also when as many values are pooled.",
              "noise of the mean at equal pooled elements, words or pixels", elements),
@@ -141,10 +140,11 @@ def main() -> None:
         )
     ]  # fmt: skip
     answer = (
-        f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at {SAMPLES} samples\n"
-        f"({rows[0].verdict}), {rows[1].found} times at equal numbers of words and pixels\n({rows[1].verdict}). "
-        f"In training, batches of {BATCH} are {rows[2].found} times as far\nfrom BatchNorm's running means "
-        f"({rows[2].verdict}). {seeds} seeds, 95% intervals."
+        f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at\n"
+        f"{SAMPLES} samples: {rows[0].verdict}; {rows[1].found} times at equal numbers of words\n"
+        f"and pixels: {rows[1].verdict}. "
+        f"In training, batches of {BATCH} are {rows[2].found} times as far\n"
+        f"from BatchNorm's running means: {rows[2].verdict}. {seeds} seeds, 95% intervals."
     )
     heads = (f"noise of {SAMPLES}", "elements", "one element", "from running")
     table = [f"{'average over seeds':26}" + "".join(f"{head:>14}" for head in heads)]

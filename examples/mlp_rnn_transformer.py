@@ -1,4 +1,4 @@
-"""LayerNorm, BatchNorm or no norm, in an MLP, an RNN and a Transformer: the control experiment of the article.
+"""LayerNorm, BatchNorm or no norm in an MLP, an RNN and a Transformer, as in the article's experiment.
 
 The same MLP (digits), GRU and Transformer (the next word of Python's documentation) learn with each norm.
 Each norm takes the learning rate, of three, with which it is best on samples kept back for this choice, with

@@ -27,6 +27,7 @@ from normscope.results.why import Interval
 from normscope.statistics.jackknife import interval, quotient
 
 LATE = (0, 8, 16, 24, 32, 48, 63)
+SHUFFLED_BOTH = "tokens shuffled, positions at random"
 
 
 def padding(demo: Loaded, texts: Sequence[str], length: int, order: str) -> tuple[Ratios, float]:
@@ -104,10 +105,52 @@ def picture(held: dict[str, Tensor], noise: dict[str, Interval]) -> Any:
     return reach | (ends + dots).properties(width=260, height=220, title="BatchNorm per feature")
 
 
+def found_rows(runs: dict[str, Ratios], moved: Ratios, texts: int, padded: int) -> list[Row]:
+    """Return the rows on the cause of 1c, and on padding."""
+    own, wordless, neither = list(runs.values())[:3]
+    stays = {name: quotient(wordless[name] ** 2 - 1, own[name] ** 2 - 1) for name in own}
+    code = {name: wordless[name] / neither[name] for name in own}
+    on, over_one = f"{texts} texts", "1; holds when it is over 1"
+    cases = (
+        ("1d (ours) Most of the noise of 1c does not need the words of the texts.",
+         "share of it, (ratio^2 - 1), that stays where all tokens are shuffled across texts",
+         "0; holds when it is over 1/2", on, over_norms(stays, log=False), 0.5),
+        ("1e (ours) A part of it comes from the model's code of positions.",
+         "noise of 1c of shuffled tokens, over the same where each text gets positions at random",
+         over_one, on, over_norms(code), 1.0),
+        ("1f (ours) A part of it comes from the length of a text by itself.",
+         "noise of 1c of shuffled tokens with positions at random", over_one, on, over_norms(neither), 1.0),
+        ("1g (PyTorch issue 70529) Padding that is averaged in spoils BatchNorm's statistics.",
+         f"how far padding moves the means of {SIZE} random texts, over how far other texts move them",
+         over_one, f"{padded} texts, each in one of {padded // SIZE} batches", over_norms(moved), 1.0),
+    )  # fmt: skip
+    return [
+        Row(claim, quantity, null, sample, written(number), verdict(norms, threshold))
+        for claim, quantity, null, sample, (number, norms), threshold in cases
+    ]
+
+
+def table(runs: dict[str, Ratios], held: dict[str, Tensor]) -> str:
+    """Write the noise of batches by length under each change, and the texts at some positions."""
+    rows = [f"{'BatchNorm per feature, noise by length over random (1c)':56} {'median norm':>18}  largest"]
+    for name, ratio in runs.items():
+        number, norms = over_norms(ratio)
+        rows.append(f"  {name:54} {written(number):>18} {max(norm.value for norm in norms):8.2f}")
+    first = interval(next(iter(runs[SHUFFLED_BOTH].values())), log=True)
+    rows.append(f"  {SHUFFLED_BOTH}, first norm alone: {written(first)}")
+    heads = "".join(f"{head:>10}" for head in ("random", "error", "by length", "error"))
+    rows.append("\n" + f"texts of {SIZE} at position".ljust(24) + heads)
+    for at in (at for at in LATE if at < max(map(len, held.values()))):
+        cells = [f"{texts[at]:10.1f}{error(float(texts[at])):10.0%}" for texts in held.values()]
+        rows.append(f"{at:24}{''.join(cells)}")
+    rows.append("error: the relative standard error of a variance of so many normal numbers")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Test the claims, then run the model again to find the cause, and with padding."""
     args = options(__doc__, "variable_length.png")
-    count, length, padded = (160, 32, 64) if args.quick else (600, 64, 256)
+    count, length, padded = (80, 32, 32) if args.quick else (600, 64, 256)
     texts, demo = sentences(count), load("demo")
     report = normscope.why(demo, texts, batching=normscope.Batching(max_length=length))
     claims = {each.id: each for each in report.claims}
@@ -116,63 +159,29 @@ def main() -> None:
     runs = {
         "the texts": ratios(tokens),
         "tokens shuffled": ratios(run(demo, mixed, length)),
-        "tokens shuffled, positions at random": ratios(run(demo, mixed, length, any_position=True)),
+        SHUFFLED_BOTH: ratios(run(demo, mixed, length, any_position=True)),
         "the texts, special tokens counted": ratios(tokens, with_special=True),
     }
-    noise = {name: over_norms(ratio) for name, ratio in runs.items()}
-    own, wordless, neither = list(runs.values())[:3]
-    stays = over_norms(
-        {name: quotient(wordless[name] ** 2 - 1, own[name] ** 2 - 1) for name in own}, log=False
-    )
-    by_place = over_norms({name: wordless[name] / neither[name] for name in own})
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
     some = [texts[i] for i in order[:padded].tolist()]
-    (moved, empty), (alike, fuller) = (padding(demo, some, length, order) for order in ("given", "length"))
-    off = over_norms(moved)
-    on, over_one = f"{len(texts)} texts", "1; holds when it is over 1"
+    (moved, empty), (alike, less_empty) = (padding(demo, some, length, by) for by in ("given", "length"))
     rows = [row(report, claims["1a"], "{:.0%}"), row(report, claims["1b"]), row(report, claims["1c"])]
-    for claim, quantity, null, sample, (number, norms), threshold in (
-        ("1d (ours) Most of the noise of 1c does not need the words of the texts.",
-         "share of it, (ratio^2 - 1), that stays where all tokens are shuffled across texts",
-         "0; holds when it is over 1/2", on, stays, 0.5),
-        ("1e (ours) A part of it comes from the model's code of positions.",
-         "noise of 1c of shuffled tokens, over the same where each text gets positions at random",
-         over_one, on, by_place, 1.0),
-        ("1f (ours) A part of it comes from the length of a text by itself.",
-         "noise of 1c of shuffled tokens with positions at random", over_one, on, list(noise.values())[2], 1.0),
-        ("1g (PyTorch issue 70529) Padding that is averaged in spoils BatchNorm's statistics.",
-         f"how far padding moves the means of {SIZE} random texts, over how far other texts move them",
-         over_one, f"{len(some)} texts, each in one of {len(some) // SIZE} batches", off, 1.0),
-    ):  # fmt: skip
-        rows.append(Row(claim, quantity, null, sample, written(number), verdict(norms, threshold)))
-    late, features = rows[1], rows[2]
+    rows += found_rows(runs, moved, len(texts), len(some))
+    noise = {name: over_norms(ratio)[0] for name, ratio in runs.items()}
     answer = (
-        f"Batches of {SIZE} texts by length are {late.found} times as noisy as random ones at late positions,\n"
-        f"but {features.found} times as noisy for BatchNorm per feature (claim 1b {late.verdict},\n1c "
-        f"{features.verdict}). Words do not make this: with all tokens shuffled it is\n"
-        f"{written(noise['tokens shuffled'][0])}. Padding that is averaged in moves the means of random batches\n"
-        f"{written(off[0])} times as far as other texts do."
+        f"Batches of {SIZE} texts by length are {rows[1].found} times as noisy as random ones at late\n"
+        f"positions (claim 1b: {rows[1].verdict}), and {rows[2].found} times as noisy for BatchNorm\n"
+        f"per feature (1c: {rows[2].verdict}). With all tokens shuffled across texts the second number\n"
+        f"is {written(noise['tokens shuffled'])}. Padding that is averaged in moves the means of random\n"
+        f"batches {rows[-1].found} times as far as other texts do."
     )
-    table = [
-        f"{'BatchNorm per feature, noise by length over random (1c)':56} {'median norm':>18} {'largest':>8}"
-    ]
-    for name, (number, norms) in noise.items():
-        table.append(f"  {name:54} {written(number):>18} {max(norm.value for norm in norms):8.2f}")
-    first = interval(next(iter(neither.values())), log=True)
-    table.append(f"  at the first norm, tokens shuffled, positions at random: {written(first)}")
     held = reached(torch.tensor([len(text) for text in ids]))
-    heads = ("random", "error", "by length", "error")
-    table.append("\n" + f"texts of {SIZE} at position".ljust(24) + "".join(f"{head:>10}" for head in heads))
-    for at in (at for at in LATE if at < length):
-        cells = [f"{texts[at]:10.1f}{error(float(texts[at])):10.0%}" for texts in held.values()]
-        table.append(f"{at:24}{''.join(cells)}")
-    table.append("error: the relative standard error of a variance of so many normal numbers")
-    single = over_norms(alike)[0].value
-    table.append(
-        f"\npadding: {empty:.0%} of random batches, {fuller:.0%} of batches by length, where it moves the means\n"
-        f"{single:.3g} times as far as other texts do (one order of one set of texts: no interval)"
+    filling = (
+        f"padding: {empty:.0%} of random batches, {less_empty:.0%} of batches by length. In these it moves\n"
+        f"the means {over_norms(alike)[0].value:.3g} times as far as other texts do (one order of one set of "
+        "texts: no interval)."
     )
-    show(args, answer, rows, "\n".join(table), picture(held, {name: noise[name][0] for name in noise}))
+    show(args, answer, rows, f"{table(runs, held)}\n\n{filling}", picture(held, noise))
 
 
 main()

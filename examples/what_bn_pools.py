@@ -28,7 +28,7 @@ PAIRS = {
         [("The", ""), ("weather", ""), ("is", ""), ("really", ""), ("nice", "")],
     ],
 }
-# Groups of numbers with one mean and one variance, for texts (N, T, D): normscope's name, and which norm does so.
+# Groups of numbers with one mean and one variance, for texts (N, T, D): the view, and its norm.
 VIEWS = (
     ("position", "BN, channel = position", "a column, all features"),
     ("feature", "BN, channel = feature", "all words, one feature"),
@@ -105,7 +105,7 @@ def centring(report: WhyReport, finding: Finding) -> Row:
     pairs = [(a.number, b.number) for a, b in zip(scale.layers, centre.layers, strict=True)]
     above, below = sum(a.low > b.high for a, b in pairs), sum(a.high < b.low for a, b in pairs)
     return Row(
-        "4b (ours) BatchNorm's centre changes the similarities of texts, and its scale does less.",
+        "4b (ours) BatchNorm's centre changes the similarities of texts more than its scale.",
         "correlation of the cosines of all pairs of texts with the norm's own: BatchNorm's scale alone, "
         "against its centre alone",
         "both alike; holds where the interval of the scale is above that of the centre",
@@ -126,19 +126,16 @@ def main() -> None:
     answer = (
         f"A text explains {rows[0].found} more of the variance of its words than a position does,\n"
         f"each less shuffled words (claim 2 {rows[0].verdict}). Words of one text have\n{rows[1].found} "
-        f"in common beyond shuffled words (claim 3 {rows[1].verdict}).\nSimilarities of texts, kept by BatchNorm's "
-        f"scale alone against its centre alone: {rows[3].found}.\n{report.model.id}, {report.kept_texts} "
-        "sentences, 95% intervals."
+        f"in common beyond shuffled words (claim 3 {rows[1].verdict}).\nSimilarities of texts, kept by "
+        f"BatchNorm's scale alone against its centre alone:\n{rows[3].found}. "
+        f"{report.model.id}, {report.kept_texts} sentences, 95% intervals."
     )
     pair = [" ".join(word for word, _ in text) for text in PAIRS["Chinese"]]
     numbers = [columns(), sharers(pair, 384)]
     for claim in ("2", "3", "4"):
         evidence = [f"  {each.name}: {written(each.number)}" for each in found[claim].evidence]
         numbers.append("\n".join([f"claim {claim}: {found[claim].claim}", *evidence]))
-    numbers.append(
-        "The cosines of texts are about what differs from zero. BatchNorm's centre takes away what all texts share,\n"
-        "so that cosines are then about what is left."
-    )
+    numbers.append("BatchNorm's centre takes away what all texts share. Cosines are then about what is left.")
     show(args, answer, rows, "\n\n".join(numbers), picture())
 
 
