@@ -186,3 +186,12 @@ def sample_moments(model: Any, samples: Samples) -> list[Moments]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+def running_gap(norm: Any, mean: Tensor, variance: Tensor) -> float:
+    """Return how far a batch's mean was from the running mean before it, in standard deviations (TID).
+
+    A step moves the running mean by `momentum` times the distance.
+    """
+    distance = (norm.running_mean - mean) / norm.momentum
+    return float(distance.norm() / variance.sum().sqrt())

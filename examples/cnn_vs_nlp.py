@@ -21,7 +21,7 @@ from torch import nn
 
 from _common import Row, lines, options, over_runs, show, verdict, written
 from _data import Samples, digits, next_words
-from _models import CNN, Transformer, learn, sample_moments
+from _models import CNN, Transformer, learn, running_gap, sample_moments
 from normscope.results.why import Interval
 from normscope.statistics.expected_noise import TextSums, random_excess, random_noise
 
@@ -54,7 +54,7 @@ def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -
         before: list[Any] = [(norm.running_mean, norm.running_var) for norm in norms]
         before = [(mean.clone(), variance.clone()) for mean, variance in before]
         learn(model, rule, batch)
-        gaps.append([gap(norm, *old) for norm, old in zip(norms, before, strict=True)])
+        gaps.append([running_gap(norm, *old) for norm, old in zip(norms, before, strict=True)])
     moments = sample_moments(model, data.take(torch.arange(0, len(data), -(-len(data) // MEASURED))))
     sums, weights = [TextSums.of(norm) for norm in moments], torch.ones(1, len(moments[0].mean)).double()
     return Training(
@@ -65,22 +65,16 @@ def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -
     )
 
 
-def gap(norm: Any, mean: torch.Tensor, variance: torch.Tensor) -> float:
-    """Return how far a batch's mean was from the running mean before it, in standard deviations (TID).
+def compare(
+    text: list[Numbers], images: list[Numbers], of: Callable[[Numbers], Any] = np.median
+) -> tuple[Interval, list[Interval]]:
+    """Return text over images, seed by seed: for the median norm of the text, then for each of its norms.
 
-    A step moves the running mean by `momentum` times the distance.
+    `of` chooses the number of the images among their norms.
     """
-    distance = (norm.running_mean - mean) / norm.momentum
-    return float(distance.norm() / variance.sum().sqrt())
-
-
-def compare(text: list[Numbers], images: list[Numbers]) -> tuple[Interval, list[Interval]]:
-    """Return text over images, seed by seed: of the median norms, then of each norm of the text."""
-    middle = [float(np.median(norms)) for norms in images]
-    ratios = np.array([norms / own for norms, own in zip(text, middle, strict=True)])
-    return over_runs(np.median(ratios, 1).tolist(), log=True), [
-        over_runs(r.tolist(), log=True) for r in ratios.T
-    ]
+    ratios = np.array([norms / float(of(own)) for norms, own in zip(text, images, strict=True)])
+    each = [over_runs(norm.tolist(), log=True) for norm in ratios.T]
+    return over_runs(np.median(ratios, 1).tolist(), log=True), each
 
 
 def picture(found: dict[str, list[Training]]) -> Any:
@@ -123,39 +117,45 @@ def main() -> None:
         name: [np.sqrt((r.gaps[steps // 2 :] ** 2).mean(0)) for r in runs] for name, runs in found.items()
     }
     image, text = found["CNN"], found["Transformer"]
-    samples = compare([run.samples for run in text], [run.samples for run in image])
-    elements = compare([run.element for run in text], [run.element for run in image])
-    running = compare(late["Transformer, BN"], late["CNN"])
+    sizes, image_sizes = ([run.samples for run in runs] for runs in (text, image))
+    elements, image_elements = ([run.element for run in runs] for runs in (text, image))
+    samples = f"noise of the mean of {SAMPLES} samples"
+    pooled = "noise of the mean at equal pooled elements, words or pixels"
     null, on = "both alike: 1; holds when it is over 1", f"{seeds} seeds"
     rows = [
-        Row(claim, f"{quantity}; the Transformer's norms over the CNN's median norm", null, on,
+        Row(claim, f"{quantity}; the Transformer's norms over the CNN's {norm} norm", null, on,
             written(number), verdict(norms, 1.0))
-        for claim, quantity, (number, norms) in (
+        for claim, quantity, norm, (number, norms) in (
             ("5 BatchNorm suits images better: at as many samples, its statistics are noisier on text.",
-             f"noise of the mean of {SAMPLES} samples", samples),
+             samples, "median", compare(sizes, image_sizes)),
+            ("5b The same, against the noisiest norm of the CNN.",
+             samples, "noisiest", compare(sizes, image_sizes, np.max)),
             ("6 They are noisier on text also when as many values are pooled.",
-             "noise of the mean at equal pooled elements, words or pixels", elements),
-            ("6 In training, too, batches of text are further from BatchNorm's running means.",
-             f"batch mean less running mean, {BATCH} samples, second half of {steps} steps", running),
+             pooled, "median", compare(elements, image_elements)),
+            ("6b The same, against the noisiest norm of the CNN.",
+             pooled, "noisiest", compare(elements, image_elements, np.max)),
+            ("6c In training, too: batches of text are further from BatchNorm's running means.",
+             f"batch mean less running mean, {BATCH} samples, second half of {steps} steps",
+             "median", compare(late["Transformer, BN"], late["CNN"])),
         )
     ]  # fmt: skip
     answer = (
-        f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at\n"
-        f"{SAMPLES} samples: {rows[0].verdict}; {rows[1].found} times at equal numbers of words\n"
-        f"and pixels: {rows[1].verdict}. "
-        f"In training, batches of {BATCH} are {rows[2].found} times as far\n"
-        f"from BatchNorm's running means: {rows[2].verdict}. {seeds} seeds, 95% intervals."
+        f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at {SAMPLES}\n"
+        f"samples: {rows[0].verdict}; {rows[2].found} times at equal numbers of words and\n"
+        f"pixels: {rows[2].verdict}. Against the CNN's noisiest norm: {rows[1].found}, {rows[3].found}.\n"
+        f"In training, batches of {BATCH} are {rows[4].found} times as far from BatchNorm's running\n"
+        f"means: {rows[4].verdict}. {seeds} seeds, 95% intervals."
     )
     heads = (f"noise of {SAMPLES}", "elements", "one element", "from running")
     table = [f"{'average over seeds':26}" + "".join(f"{head:>14}" for head in heads)]
     for name, runs in found.items():
         for norm in range(len(runs[0].samples)):
-            noise, element, pooled = (
+            noise, element, count = (
                 float(np.mean([values[norm] for values in some]))
                 for some in ([r.samples for r in runs], [r.element for r in runs], [r.elements for r in runs])
             )
             training = f"{np.mean([run[norm] for run in late[name]]):.3f}" if len(late[name][0]) else "-"
-            cells = (f"{noise:.3f}", f"{pooled:,.0f}", f"{element:.2f}", training)
+            cells = (f"{noise:.3f}", f"{count:,.0f}", f"{element:.2f}", training)
             table.append(f"{f'{name}, norm {norm}':26}" + "".join(f"{cell:>14}" for cell in cells))
     table.append(
         "noise of one element: 1 if the words of a text, or the pixels of an image, were independent"

@@ -1,7 +1,7 @@
 """LayerNorm, BatchNorm or no norm in an MLP, an RNN and a Transformer, as in the article's experiment.
 
 The same MLP (digits), GRU and Transformer (the next word of Python's documentation) learn with each norm.
-Each norm takes the learning rate, of three, with which it is best on samples kept back for this choice, with
+Each norm takes the learning rate, of several, with which it is best on samples kept back for this choice, with
 a seed of its own. Then all norms learn from the same starts and batches, seed by seed, and are scored on
 other samples. One seed, which gives the starting weights and the order of the batches, is one observation;
 norms are compared within a seed. The split into samples to learn, to choose and to score is always the same.
@@ -29,7 +29,8 @@ NETWORKS: dict[str, Any] = {
     "Transformer": (Transformer, next_words),
 }
 NORMS = ("none", "batch", "batch, masked", "layer")
-RATES, BATCH, EVERY, KEPT_BACK, CHOICE_SEED = (1e-3, 3e-3, 1e-2), 16, 10, 400, 1000
+RATES = {"MLP": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "RNN": (3e-3, 1e-2, 3e-2), "Transformer": (3e-3, 1e-2, 3e-2)}
+BATCH, EVERY, KEPT_BACK, CHOICE_SEED = 16, 10, 400, 1000
 
 
 class Run(NamedTuple):
@@ -61,7 +62,7 @@ def trained(network: str, seeds: int, steps: int) -> Iterator[Run]:
     half = torch.arange(KEPT_BACK)
     choice, test = kept.take(half), kept.take(half + KEPT_BACK)
     for norm in NORMS if data.mask is not None else [norm for norm in NORMS if norm != "batch, masked"]:
-        tries = [train(network, norm, rate, CHOICE_SEED, steps, known, choice) for rate in RATES]
+        tries = [train(network, norm, rate, CHOICE_SEED, steps, known, choice) for rate in RATES[network]]
         best = max(tries, key=lambda run: run.accuracy).rate
         yield from (train(network, norm, best, seed, steps, known, test) for seed in range(seeds))
 

@@ -52,7 +52,7 @@ def rows_of(script: str, quick: bool, pictures: Path) -> list[dict[str, str]]:
     arguments = ["--quick"] if quick else []
     if script == "freeze_layernorm.py":  # It has an answer on each of two models, and no interval.
         demo, small = run(script, arguments).splitlines()[:2]
-        claim = "8 LayerNorm can be had for a fixed scale, which is what BatchNorm is when it is used."
+        claim = "8 A fixed scale can replace LayerNorm; after training, BatchNorm is one."
         quantity = "norms frozen and folded into the Linears after them, while the loss grows by under 1%"
         small = re.sub(r", \S+ as fast", "", small)  # A time has no interval here.
         return [
