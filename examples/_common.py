@@ -72,7 +72,8 @@ def written(number: Interval, unit: str = "{:.3g}") -> str:
 
 def row(report: WhyReport, finding: Finding, unit: str = "{:.3g}") -> Row:
     """Return the row of a claim of `normscope.why`."""
-    claim, null = f"{finding.id} {finding.claim}", f"{finding.null}; {finding.rule}"
+    source = "(ours) " if finding.source == "normscope" else ""
+    claim, null = f"{finding.id} {source}{finding.claim}", f"{finding.null}; {finding.rule}"
     sample = f"{report.kept_texts} texts"
     decided = next((each for each in finding.evidence if each.name == finding.decided_by), None)
     if decided is None:

@@ -1,9 +1,9 @@
 """LayerNorm, BatchNorm or no norm in an MLP, an RNN and a Transformer, as in the article's experiment.
 
 The same MLP (digits), GRU and Transformer (the next word of Python's documentation) learn with each norm.
-Each norm takes the learning rate, of several, with which it is best on samples kept back for this choice, with
-a seed of its own. Then all norms learn from the same starts and batches, seed by seed, and are scored on
-other samples. One seed, which gives the starting weights and the order of the batches, is one observation;
+Each norm takes the learning rate, of several, with which it is best on samples kept back for this choice,
+with a seed of its own. Then all norms learn from the same starts and batches, seed by seed, and are scored
+on other samples. One seed, which gives the starting weights and the order of the batches, is one observation;
 norms are compared within a seed. The split into samples to learn, to choose and to score is always the same.
 
 Not tried: other batch sizes, long training, deep or wide networks, warm-up, other data. Each interval is a

@@ -98,7 +98,12 @@ def picture(held: dict[str, Tensor], noise: dict[str, Interval]) -> Any:
     bars = [{"run": name, "ratio": n.value, "low": n.low, "high": n.high} for name, n in noise.items()]
     base = chart(bars).encode(y=alt.Y("run:N", title=None, sort=None, axis=alt.Axis(labelLimit=260)))
     dots = base.mark_point(filled=True, size=60).encode(
-        x=alt.X("ratio:Q", title="noise by length over random (1: none)", scale=alt.Scale(zero=False))
+        x=alt.X(
+            "ratio:Q",
+            title="noise by length over random (1: none)",
+            scale=alt.Scale(zero=False),
+            axis=alt.Axis(tickCount=5),
+        )
     )
     ends = base.mark_rule().encode(x="low:Q", x2="high:Q")
     reach = lines(counts, "position, position", f"texts, texts of {SIZE}", "batches", "Texts at a position")
@@ -113,8 +118,8 @@ def found_rows(runs: dict[str, Ratios], moved: Ratios, texts: int, padded: int) 
     on, over_one = f"{texts} texts", "1; holds when it is over 1"
     cases = (
         ("1d (ours) Most of the noise of 1c does not need the words of the texts.",
-         "share of it, (ratio^2 - 1), that stays where all tokens are shuffled across texts",
-         "0; holds when it is over 1/2", on, over_norms(stays, log=False), 0.5),
+         "1c where all tokens are shuffled across texts, (ratio^2 - 1), over the same of 1c",
+         "nothing stays: 0; holds when it is over 1/2", on, over_norms(stays, log=False), 0.5),
         ("1e (ours) A part of it comes from the model's code of positions.",
          "noise of 1c of shuffled tokens, over the same where each text gets positions at random",
          over_one, on, over_norms(code), 1.0),
