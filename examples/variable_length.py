@@ -1,8 +1,9 @@
 """Texts of different length, and padding: how noisy do they make BatchNorm's statistics, and why?
 
 Claims 1a, 1b and 1c are decided as in `normscope why` (examples/methods.md). Then the cause of 1c, by
-running the model again: with the words of all texts shuffled, and with positions that say nothing about
-the length of a text. Last, padding that is averaged in, as nn.BatchNorm1d does (pytorch issue 70529).
+running the model again: with the tokens of all texts shuffled, and with positions that say nothing about
+the length of a text. [CLS] and [SEP] run, and are left out of the numbers unless a line says otherwise.
+Last, padding that is averaged in, as nn.BatchNorm1d does (github.com/pytorch/pytorch/issues/70529).
 
 Run: python examples/variable_length.py [--quick] [--picture lengths.png]     (two minutes)
 """
