@@ -1,4 +1,4 @@
-"""What the examples share: a command line, intervals, verdicts, rows for the table in README.md, pictures."""
+"""Shared parts of the examples: command line, intervals, verdicts, rows of README.md's table, pictures."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ def verdict(numbers: Sequence[Interval], threshold: float) -> str:
 
 
 def counted_verdict(holding: int, failing: int, norms: int) -> str:
-    """Return the verdict by how many norms hold and fail, with these counts where there are several."""
+    """Return the verdict from the numbers of norms that hold and fail; with several norms, it shows them."""
     if 2 * max(holding, failing) <= norms:
         counts = f"{holding} of {norms} norms hold, {failing} fail"
         return UNDECIDED if norms == 1 else f"{UNDECIDED} ({counts})"
@@ -87,7 +87,7 @@ def row(report: WhyReport, finding: Finding, unit: str = "{:.3g}") -> Row:
 
 
 def chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
-    """Begin a chart of such rows."""
+    """Begin a chart of these rows."""
     return alt.Chart(alt.Data(values=list(rows)))  # type: ignore[no-untyped-call]
 
 
@@ -100,7 +100,7 @@ def lines(
     log: bool = False,
     **more: Any,
 ) -> Any:
-    """Draw lines; x and y are columns of the rows and, after a comma, what is written for them."""
+    """Draw lines; x and y are columns of the rows and, after a comma, their titles."""
     (x, about_x), (y, about_y) = (
         (name, said.strip()) for name, _, said in (x.partition(","), y.partition(","))
     )
@@ -114,7 +114,7 @@ def lines(
 
 
 def show(args: argparse.Namespace, answer: str, rows: Sequence[Row], numbers: str, picture: Any) -> None:
-    """Print the answer first, then the numbers; write the picture, and the rows if they are wanted."""
+    """Print the answer first, then the numbers; write the picture, and with --rows the rows."""
     print(f"{answer}\n\n{numbers}\n")
     picture.configure(**ON_PAPER).save(args.picture, scale_factor=2)
     print(f"picture: {args.picture}")

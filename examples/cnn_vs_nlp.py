@@ -104,25 +104,20 @@ def picture(found: dict[str, list[Training]]) -> Any:
     return samples | element | training
 
 
-def main() -> None:
-    """Train the three networks with each seed and compare them, seed by seed."""
-    args = options(__doc__, "cnn_vs_nlp.png")
-    seeds, steps = (2, 6) if args.quick else (8, 240)
-    loaded = {load: load() for _, load in NETWORKS.values()}
-    found = {
-        name: [train(make, loaded[load], seed, steps) for seed in range(seeds)]
-        for name, (make, load) in NETWORKS.items()
-    }
-    late = {
-        name: [np.sqrt((r.gaps[steps // 2 :] ** 2).mean(0)) for r in runs] for name, runs in found.items()
-    }
+def late_gaps(runs: list[Training]) -> list[Numbers]:
+    """Return the root mean square of the gaps of each norm (L,) over the second half of each training."""
+    return [np.sqrt((run.gaps[len(run.gaps) // 2 :] ** 2).mean(0)) for run in runs]
+
+
+def claims(found: dict[str, list[Training]], steps: int) -> list[Row]:
+    """Return the rows of claims 5 and 6."""
     image, text = found["CNN"], found["Transformer"]
     sizes, image_sizes = ([run.samples for run in runs] for runs in (text, image))
     elements, image_elements = ([run.element for run in runs] for runs in (text, image))
     samples = f"noise of the mean of {SAMPLES} samples"
     pooled = "noise of the mean at equal pooled elements, words or pixels"
-    null, on = "both alike: 1; holds when it is over 1", f"{seeds} seeds"
-    rows = [
+    null, on = "both alike: 1; holds when it is over 1", f"{len(text)} seeds"
+    return [
         Row(claim, f"{quantity}; the Transformer's norms over the CNN's {norm} norm", null, on,
             written(number), verdict(norms, 1.0))
         for claim, quantity, norm, (number, norms) in (
@@ -136,9 +131,39 @@ def main() -> None:
              pooled, "noisiest", compare(elements, image_elements, np.max)),
             ("6c In training, too: batches of text are further from BatchNorm's running means.",
              f"batch mean less running mean, {BATCH} samples, second half of {steps} steps",
-             "median", compare(late["Transformer, BN"], late["CNN"])),
+             "median", compare(late_gaps(found["Transformer, BN"]), late_gaps(image))),
         )
     ]  # fmt: skip
+
+
+def table(found: dict[str, list[Training]]) -> str:
+    """Write the numbers of each norm, averages over seeds."""
+    heads = (f"noise of {SAMPLES}", "elements", "one element", "from running")
+    rows = [f"{'average over seeds':26}" + "".join(f"{head:>14}" for head in heads)]
+    for name, runs in found.items():
+        late = late_gaps(runs)
+        for norm in range(len(runs[0].samples)):
+            noise, element, count = (
+                float(np.mean([values[norm] for values in some]))
+                for some in ([r.samples for r in runs], [r.element for r in runs], [r.elements for r in runs])
+            )
+            training = f"{np.mean([gaps[norm] for gaps in late]):.3f}" if late[0].size else "-"
+            cells = (f"{noise:.3f}", f"{count:,.0f}", f"{element:.2f}", training)
+            rows.append(f"{f'{name}, norm {norm}':26}" + "".join(f"{cell:>14}" for cell in cells))
+    rows.append("noise of one element: 1 if the words of a text, or the pixels of an image, were independent")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Train the three networks with each seed and compare them, seed by seed."""
+    args = options(__doc__, "cnn_vs_nlp.png")
+    seeds, steps = (2, 6) if args.quick else (8, 240)
+    loaded = {load: load() for _, load in NETWORKS.values()}
+    found = {
+        name: [train(make, loaded[load], seed, steps) for seed in range(seeds)]
+        for name, (make, load) in NETWORKS.items()
+    }
+    rows = claims(found, steps)
     answer = (
         f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at {SAMPLES}\n"
         f"samples: {rows[0].verdict}; {rows[2].found} times at equal numbers of words and\n"
@@ -146,21 +171,7 @@ def main() -> None:
         f"In training, batches of {BATCH} are {rows[4].found} times as far from BatchNorm's running\n"
         f"means: {rows[4].verdict}. {seeds} seeds, 95% intervals."
     )
-    heads = (f"noise of {SAMPLES}", "elements", "one element", "from running")
-    table = [f"{'average over seeds':26}" + "".join(f"{head:>14}" for head in heads)]
-    for name, runs in found.items():
-        for norm in range(len(runs[0].samples)):
-            noise, element, count = (
-                float(np.mean([values[norm] for values in some]))
-                for some in ([r.samples for r in runs], [r.element for r in runs], [r.elements for r in runs])
-            )
-            training = f"{np.mean([run[norm] for run in late[name]]):.3f}" if len(late[name][0]) else "-"
-            cells = (f"{noise:.3f}", f"{count:,.0f}", f"{element:.2f}", training)
-            table.append(f"{f'{name}, norm {norm}':26}" + "".join(f"{cell:>14}" for cell in cells))
-    table.append(
-        "noise of one element: 1 if the words of a text, or the pixels of an image, were independent"
-    )
-    show(args, answer, rows, "\n".join(table), picture(found))
+    show(args, answer, rows, table(found), picture(found))
 
 
 main()

@@ -1,6 +1,6 @@
 """Run the examples on the article's claims, and write the results into the table of examples/README.md.
 
-Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (ten minutes)
+Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (seven minutes)
 """
 
 import argparse
@@ -101,7 +101,7 @@ def table(old: str, scripts: Sequence[str], quick: bool, pictures: Path) -> str:
 
 
 def main() -> None:
-    """Put the table between its marks."""
+    """Run the examples and replace the table between its marks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
