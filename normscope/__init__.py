@@ -1,4 +1,4 @@
-"""normscope: BatchNorm-style beside LayerNorm-style statistics of every normalization layer of a model."""
+"""normscope: BatchNorm-style next to LayerNorm-style statistics of every normalization layer of a model."""
 
 from typing import TYPE_CHECKING, Any
 

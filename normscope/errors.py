@@ -9,7 +9,7 @@
     │   ├── OutOfMemoryError  for want of memory: a smaller batch may do
     │   └── CountingError     for want of memory where a batch was being counted: in part it may have been
     └── ReportError    a report file that cannot be read or written
-        └── SaveError  what goes with a report, which is kept in the error
+        └── SaveError  a file that belongs to a report, which the error holds
 
 A message says what was got, what was expected and what to do next, on one line.
 """
@@ -58,7 +58,7 @@ class ReportError(NormscopeError):
 
 
 class SaveError(ReportError):
-    """What goes with a report cannot be written; the `report` itself is not lost."""
+    """A file that belongs to a report cannot be written; the `report` itself is not lost."""
 
     def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)

@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 def _without_secrets(text: str) -> str:
     """Return `text` with "..." for the passwords and keys of URLs, and for tokens of the Hub."""
-    return _HUB_TOKENS.sub("hf_...", _SECRETS.sub(lambda found: f"{found[1] or found[2]}...", text))
+    return _HUB_TOKENS.sub("hf_...", _SECRETS.sub(lambda match: f"{match[1] or match[2]}...", text))
 
 
 def _escape(character: str) -> str:

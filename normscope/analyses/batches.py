@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normscope._version import __version__
 from normscope.capture.layer_summary import summary_of
-from normscope.capture.text_sample import Kept
+from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
@@ -63,13 +63,13 @@ def batch_noise(
     given = Inputs(texts)
     clock = Clock(progress)
     loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
-    kept = Kept(drawing.samples, drawing.table_memory, drawing.seed)
+    kept = TextSample(drawing.samples, drawing.table_memory, drawing.seed)
     watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, RunContext(kept=kept))
+    report = measure(loaded, given, batching, watcher, clock, RunContext(sample=kept))
     return _reported(report, kept, drawing)
 
 
-def _reported(report: Report, kept: Kept, drawing: Drawing) -> BatchReport:
+def _reported(report: Report, kept: TextSample, drawing: Drawing) -> BatchReport:
     counted = kept.counted()
     drawn = plans(drawing, kept.sources, [len(flags) for flags in counted])
     if not drawn:
@@ -101,7 +101,7 @@ def _reported(report: Report, kept: Kept, drawing: Drawing) -> BatchReport:
     )
 
 
-def _notes(report: Report, kept: Kept, drawing: Drawing, layers: dict[str, LayerNoise]) -> list[str]:
+def _notes(report: Report, kept: TextSample, drawing: Drawing, layers: dict[str, LayerNoise]) -> list[str]:
     notes = []
     if kept.limited and len(kept.sources) < report.run.texts:
         notes.append(
@@ -118,7 +118,7 @@ def _notes(report: Report, kept: Kept, drawing: Drawing, layers: dict[str, Layer
     return notes
 
 
-def _layer(layer: LayerReport, kept: Kept, drawn: Sequence[Plan], momentum: float | None) -> LayerNoise:
+def _layer(layer: LayerReport, kept: TextSample, drawn: Sequence[Plan], momentum: float | None) -> LayerNoise:
     samples = kept.layer(layer.name).moments()
     sizes = None
     if samples is not None:

@@ -41,7 +41,7 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     - `agreement_change` and `position_change`: the agreement with BN, and the share of variance that
       position explains (epsilon squared), in b minus in a.
 
-    A number is NaN if either report lacks it. Raises ReportError for a file that is no report.
+    A number is NaN if either report lacks it. Raises ReportError for a file that is not a report.
     """
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))

@@ -60,23 +60,24 @@ def inspect(
     how much the token's identity explains, see `watch`. With `moments` the report carries them, for
     `merge`, `write_moments` and `write_tensors`. `table_memory` is the maximum size in bytes of tables over
     positions, see `watch`. `progress` is called from time to time.
-    With a `shard` only that part of the corpus runs. With a `checkpoint` the run saves its progress from
-    time to time, and can resume there after a crash: counts are then equal, and other numbers
-    differ by no more than the rounding of float64. `stop` ends the run early, and the report says so.
+
+    With a `shard`, only that part of the corpus runs. With a `checkpoint`, the run saves its progress from
+    time to time and can resume there after a crash: counts are then equal, and other numbers differ by no
+    more than the rounding of float64. `stop` ends the run early, and the report says so.
 
     Raises ModelError when the model cannot be loaded, TextError or MediaError when there is nothing
     to measure or a file cannot be read, UsageError for invalid options or inputs that the
     model does not take, and RunError when the model fails on them.
     """
-    given = Inputs(texts, images, audio)
-    if checkpoint is not None and given.kinds != (TEXT,):
+    inputs = Inputs(texts, images, audio)
+    if checkpoint is not None and inputs.kinds != (TEXT,):
         raise UsageError("a checkpoint was asked for with images or sounds; expected texts alone; use shards")
-    if batching.unique and given.kinds != (TEXT,):
+    if batching.unique and inputs.kinds != (TEXT,):
         raise UsageError("unique was asked for with images or sounds; expected texts alone; leave it out")
     if shard is not None:
-        given = shard.of(given, batching.limit, unique=batching.unique)
+        inputs = shard.of(inputs, batching.limit, unique=batching.unique)
     clock = Clock(progress)
-    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer, processor)
+    loaded = prepare_model(model, inputs.kinds, clock, loading, tokenizer, processor)
     watcher = watch(
         loaded.model,
         layers=layers,
@@ -94,8 +95,8 @@ def inspect(
         "shard": shard,
     }
     saver = Saver(checkpoint, facts(loaded, batching, selection) if checkpoint else {})
-    course = RunContext(saver, stop or Stop(), shard=shard)
-    report = measure(loaded, given, batching, watcher, clock, course, moments=moments)
+    context = RunContext(saver, stop or Stop(), shard=shard)
+    report = measure(loaded, inputs, batching, watcher, clock, context, moments=moments)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)
     return report

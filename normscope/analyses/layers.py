@@ -15,7 +15,7 @@ from normscope.models.loading import quiet, skeleton
 from normscope.models.location import Loading
 from normscope.norms.detection import NormLayer, find
 from normscope.norms.placement import Places
-from normscope.norms.scale_invariance import ANY_WIDTH, MOST_WEIGHTS, filled, own_chance
+from normscope.norms.scale_invariance import ANY_WIDTH, MAX_WEIGHTS, preserve_random_state, random_copy
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 
 # Texts and positions of the input on which a norm is tried.
@@ -105,13 +105,13 @@ def _key(module: nn.Module) -> str:
 
 
 def _call(norm: NormLayer) -> NormLayer:
-    """Return the norm as a call of a random copy shows it, or as it is if no input works."""
+    """Return the norm with what a call of a random copy shows, or unchanged if no input works."""
     called, features = norm, norm.features or ANY_WIDTH
-    if features > MOST_WEIGHTS:
+    if features > MAX_WEIGHTS:
         return norm
     generator = torch.Generator().manual_seed(0)
     try:
-        module = filled(norm.module, generator)
+        module = random_copy(norm.module, generator)
         x = _input(features, norm, generator)
     except (Exception, SystemExit):  # A copy of an unknown class may raise anything.
         return norm
@@ -119,7 +119,7 @@ def _call(norm: NormLayer) -> NormLayer:
     for inputs in (x, channels):
         watcher = watch(module)
         try:
-            with watcher, own_chance():
+            with watcher, preserve_random_state():
                 module(inputs.clone())
         except (Exception, SystemExit):  # It needs another shape, or more inputs.
             continue

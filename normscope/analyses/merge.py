@@ -62,7 +62,7 @@ def _refuse_repeats(parts: Sequence[Report | str | os.PathLike[str]]) -> None:
 
 
 def _real_path(path: str | os.PathLike[str]) -> str:
-    """Return the real path of a file; an invalid path is returned as it is, and its reader reports it."""
+    """Return the real path of a file; an invalid path is returned unchanged, and its reader reports it."""
     try:
         return os.path.realpath(path)
     except ValueError:  # The path has a NUL.

@@ -52,13 +52,13 @@ class CellSums:
         groups = len(self.pivot)
         count[:groups] += self.count
         sums = sums[:, :groups]
-        apart = self.pivot - pivot[:groups]
-        shift = apart * self.count
+        offset = self.pivot - pivot[:groups]
+        shift = offset * self.count
         sums += self.sums
         sums[0] += shift
-        sums[1].addcmul_(apart, torch.add(shift, self.sums[0], alpha=2))
+        sums[1].addcmul_(offset, torch.add(shift, self.sums[0], alpha=2))
         if len(sums) == 4:
-            sums[3].addcmul_(apart, self.sums[2])
+            sums[3].addcmul_(offset, self.sums[2])
 
     def read(self) -> "CellStatistics":
         """Return the statistics of each cell."""
@@ -103,9 +103,10 @@ class SampleSummary(NamedTuple):
     def of(cls, cells: CellStatistics, eps: float) -> "SampleSummary":
         """Summarise the cells, in float64."""
         middle = cells.mean.mean(1, keepdim=True)
-        apart = cells.mean - middle
-        variance = cells.variance.mean(1, keepdim=True) + apart.square().mean(1, keepdim=True)
-        covariance = cells.covariance.mean(1, keepdim=True) + apart.mul_(cells.mean_y).mean(1, keepdim=True)
+        deviation = cells.mean - middle
+        variance = cells.variance.mean(1, keepdim=True) + deviation.square().mean(1, keepdim=True)
+        products = deviation.mul_(cells.mean_y)
+        covariance = cells.covariance.mean(1, keepdim=True) + products.mean(1, keepdim=True)
         return cls(
             torch.stack([_spread(cells.mean), _spread(cells.variance)]),
             torch.stack(likeness(cells.count, cells.variance, cells.covariance, eps)),

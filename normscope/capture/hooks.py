@@ -113,7 +113,7 @@ class InputCopy:
                 self._copy = hidden.detach().clone()
 
     def of(self, hidden: Tensor, output: Any) -> Tensor | None:
-        """Return `hidden` as it was before the call; None if it may be overwritten and there is no copy."""
+        """Return `hidden` from before the call; None if it may have been overwritten and there is no copy."""
         copy, self._copy = self._copy, None
         if not self.foreign or not _is_plain(hidden):
             return hidden

@@ -14,13 +14,13 @@ from normscope.statistics.token_identity import TokenRoom
 
 
 class LayerCalls:
-    """The captures of one layer: one for all its calls or, with `apart`, one for each call of a forward.
+    """The captures of one layer: one for all its calls or, with `per_call`, one for each call of a forward.
 
     A module that is used several times in a forward, as in ALBERT, gets a different input each time.
     """
 
     def __init__(
-        self, norm: NormLayer, room: TokenRoom | None, scratch: Scratch, *, apart: bool = False
+        self, norm: NormLayer, room: TokenRoom | None, scratch: Scratch, *, per_call: bool = False
     ) -> None:
         self.norm = norm
         self.captures = [LayerCapture(norm, room, scratch)]
@@ -29,12 +29,12 @@ class LayerCalls:
         self.calls = 0
         """The number of calls in the current forward, or in the last one."""
         self.skipped = 0
-        """How many calls to skip at the start of each forward."""
+        """The number of calls to skip at the start of each forward."""
         self.failure: str | None = None
-        """Why counting a call failed; later calls are left out."""
+        """The reason why counting a call failed; later calls are left out."""
         self.lost = 0
         """The number of calls that overwrote their own input, and were left out."""
-        self.apart = apart
+        self.per_call = per_call
         self._room, self._scratch = room, scratch
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class LayerCalls:
         if hidden is None:
             self.lost += 1
             return
-        # A second input of the same shape may be a gate: the capture finds out.
+        # A second input of the same shape may be a gate; the capture tests it.
         gate = next((other for other in tensors[1:] if other.shape == hidden.shape), None)
         capture.add(hidden, output, parts_of, gate=gate, probe=probe)
 
@@ -66,7 +66,7 @@ class LayerCalls:
         self.per_forward = max(self.per_forward, self.calls)
         if self.calls <= self.skipped:
             return None
-        return self.capture(self.calls - 1 if self.apart else 0)
+        return self.capture(self.calls - 1 if self.per_call else 0)
 
     def capture(self, number: int) -> LayerCapture:
         """Return capture `number`, from 0; the one after the last is created."""
@@ -99,7 +99,7 @@ class LayerCalls:
         captures, their names end in the number: "layer#1", "layer#2".
         """
         name = self.norm.name
-        if not self.apart:
+        if not self.per_call:
             return [(name, None, self.captures[0])]
         several = len(self.captures) > 1
         return [(f"{name}#{i}" if several else name, i, c) for i, c in enumerate(self.captures, start=1)]

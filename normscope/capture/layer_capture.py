@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normscope.capture.fused_sums import one_pass, suits
 from normscope.capture.streaming import OutputGap, StreamingMoments
-from normscope.capture.text_sample import BatchRows, KeptLayer
+from normscope.capture.text_sample import BatchRows, LayerTexts
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import GATES, Gate, stored_statistics, vector
 from normscope.statistics.accumulator import Accumulator
@@ -34,12 +34,12 @@ class RowTensors(NamedTuple):
     """Tensors whose rows go with those of a layer's input: (R, D), (V, D) after `take`, or None.
 
     `output` is the layer's output. If each head has its own affine, `output` is the output before the
-    affine and `whole` the output after it. `factor` is the multiplier from a gate.
+    affine and `final` the output after it. `factor` is the multiplier from a gate.
     """
 
     output: Tensor | None
     factor: Tensor | None
-    whole: Tensor | None
+    final: Tensor | None
 
     def take(self, part: Alignment, scratch: Scratch) -> "RowTensors":
         """Return only the rows that count, (V, D) each."""
@@ -68,7 +68,7 @@ class LayerCapture:
         self._state = LayerState()
         self._streaming: StreamingMoments | None = None
         self._gap = OutputGap()
-        self.kept: KeptLayer | None = None
+        self.texts: LayerTexts | None = None
         """Where the moments of single texts are stored, if they are requested."""
 
     @property
@@ -80,7 +80,7 @@ class LayerCapture:
         return self._state
 
     def take(self, state: LayerState) -> None:
-        """Continue from the state of another capture of the layer, whose `norm` is settled alike here."""
+        """Continue from the state of another capture of the layer, whose `norm` has the same formula."""
         self._state, self._streaming, self._gap = state, None, OutputGap()
 
     @property
@@ -116,7 +116,7 @@ class LayerCapture:
         if hidden.device.type == "mps":
             hidden = hidden.cpu()  # Metal has no float64.
         output = _real_output(hidden, output)
-        # Once the formula is settled, so are the axes: all calls of a layer are read alike.
+        # The axes are settled together with the formula: all calls of a layer are read the same way.
         if not self.norm.settled:
             self._choose_axis(hidden, output)
         norm, lead = self.norm, self._lead_axes(tuple(hidden.shape))
@@ -195,11 +195,11 @@ class LayerCapture:
     ) -> None:
         self._state.calls += 1
         axis, features = self.norm.feature_axis, self.norm.features
-        whole = None
+        final = None
         if self.norm.per_head and output is not None:
-            whole, output = output, _before_affine(self.norm.module, output)
+            final, output = output, _before_affine(self.norm.module, output)
         x = to_rows(hidden, axis, features)
-        extra = RowTensors(output, factor, whole).map(lambda values: to_rows(values, axis, features))
+        extra = RowTensors(output, factor, final).map(lambda values: to_rows(values, axis, features))
         # Only norms that pool several rows are affected by rows that were left out.
         left_out = len(x) > sum(len(part.sample.group) for part in parts)
         self._state.padded |= left_out and self.norm.pools
@@ -213,7 +213,7 @@ class LayerCapture:
     def _add_at_once(self, x: Tensor, extra: RowTensors, where: Alignment) -> bool:
         """Add the counted rows of x (R, D) in one compiled pass; return whether that was possible."""
         # The compiled pass does not compute these.
-        left_to_operators = (self.room, self.kept, self._state.scales, extra.factor, extra.whole)
+        left_to_operators = (self.room, self.texts, self._state.scales, extra.factor, extra.final)
         out = extra.output
         if out is None or any(part is not None for part in left_to_operators) or self._state.moments is None:
             return False
@@ -241,7 +241,7 @@ class LayerCapture:
             self._measure(rows, extra, where)
 
     def _measure(self, rows: Rows, extra: RowTensors, where: Alignment) -> None:
-        norm, (out, factor, whole) = self.norm, extra
+        norm, (out, factor, final) = self.norm, extra
         if not norm.settled:
             self._settle(rows, out, factor, where)
         self._state.unfitted = norm.settled and norm.formula is None
@@ -261,14 +261,14 @@ class LayerCapture:
             self._state.precision = torch.finfo(out.dtype).eps
             if self._state.scales is not None and norm.formula.is_plain:
                 self._state.scales.merge(Moments.of(norm.formula.row_scale(rows)).to("cpu"))
-        real = out if whole is None else whole
+        real = out if final is None else final
         sizes = None if real is None else torch.abs(real, out=self._scratch.block("first", real))
         samples = buffer.update(rows, y, where, sizes)
         # Not after each batch: on a GPU, reading a gap makes the host wait.
         if self._gap.is_full:
             self._gap.read_into(self._state, norm.features)
-        if self.kept is not None:
-            self.kept.add(BatchRows(rows.x, y, samples.moments(), where))
+        if self.texts is not None:
+            self.texts.add(BatchRows(rows.x, y, samples.moments(), where))
 
     def _buffer(self, device: torch.device) -> StreamingMoments:
         """Return the buffer for the layer's batches; it continues from the moments so far."""

@@ -121,11 +121,11 @@ def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> No
     pivot, sums = cells.pivot[cell], cells.sums
     first, square, second, both = sums[0, cell], sums[1, cell], sums[2, cell], sums[3, cell]
     for d in range(len(x)):
-        apart = x[d] - pivot[d]
-        first[d] += apart
-        square[d] += apart * apart
+        deviation = x[d] - pivot[d]
+        first[d] += deviation
+        square[d] += deviation * deviation
         second[d] += y[d]
-        both[d] += apart * y[d]
+        both[d] += deviation * y[d]
 
 
 @compiled
@@ -135,9 +135,9 @@ def add_output(y: np.ndarray, formula: Way, out: np.ndarray, buffers: OutputBuff
     largest, large, limit = buffers.largest, buffers.large, out.dtype.type(buffers.limit)
     weight, bias, square = formula.weight, formula.bias, 0.0
     for d in range(len(y)):
-        apart = np.float64(y[d] - pivot[d])
-        moved[d] += apart
-        squares[d] += apart * apart
+        deviation = np.float64(y[d] - pivot[d])
+        moved[d] += deviation
+        squares[d] += deviation * deviation
     for d in range(len(y)):
         worst[d] = max(worst[d], abs(y[d] * weight[d] + bias[d] - out[d]))
     for d in range(len(y)):
@@ -205,10 +205,10 @@ def move(
         if rows == 0:
             continue
         for d in range(pivot.shape[1]):
-            apart = own[g, d] - pivot[g, d]
-            shift = rows * apart
+            offset = own[g, d] - pivot[g, d]
+            shift = rows * offset
             sums[0, g, d] += new[0, g, d] + shift
-            sums[1, g, d] += new[1, g, d] + apart * (2.0 * new[0, g, d] + shift)
+            sums[1, g, d] += new[1, g, d] + offset * (2.0 * new[0, g, d] + shift)
         if len(sums) == 4:
             for d in range(pivot.shape[1]):
                 sums[2, g, d] += new[2, g, d]
@@ -240,11 +240,11 @@ def _sum_up(cells: CellBuffers, buffers: Samples) -> None:
         count = buffers.rows[b, 0]
         share, total = 1 / count, 0.0
         for d in range(features):
-            apart = sums[0, b, d] * share
-            mean[b, d] = pivot[b, d] + apart
-            variance[b, d] = max(sums[1, b, d] * share - apart * apart, 0.0)
+            deviation = sums[0, b, d] * share
+            mean[b, d] = pivot[b, d] + deviation
+            variance[b, d] = max(sums[1, b, d] * share - deviation * deviation, 0.0)
             mean_y[d] = sums[2, b, d] * share
-            covariance[d] = sums[3, b, d] * share - apart * mean_y[d]
+            covariance[d] = sums[3, b, d] * share - deviation * mean_y[d]
             total += mean[b, d]
         for d in range(features):
             buffers.within[0, d] += count * variance[b, d]
@@ -252,13 +252,13 @@ def _sum_up(cells: CellBuffers, buffers: Samples) -> None:
             scale = 1 / np.sqrt(variance[b, d] + eps) if variance[b, d] + eps > 0 else 0.0
             product += count * scale * covariance[d]
             square += count * scale * scale * variance[b, d]
-        middle, apart_square, alike = total / features, 0.0, 0.0
+        middle, deviation_square, covariance_sum = total / features, 0.0, 0.0
         for d in range(features):
-            apart = mean[b, d] - middle
-            apart_square += variance[b, d] + apart * apart
-            alike += covariance[d] + apart * mean_y[d]
+            deviation = mean[b, d] - middle
+            deviation_square += variance[b, d] + deviation * deviation
+            covariance_sum += covariance[d] + deviation * mean_y[d]
         sequence[b, 0], sequence[b, 1] = count, middle
-        sequence[b, 2], sequence[b, 3] = apart_square / features, alike / features
+        sequence[b, 2], sequence[b, 3] = deviation_square / features, covariance_sum / features
     buffers.likeness[0], buffers.likeness[1] = product, square
     spread(mean, buffers.spread[0])
     spread(variance, buffers.spread[1])

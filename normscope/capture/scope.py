@@ -42,21 +42,31 @@ class Scope:
         return self.mask is not None and self.mask.valid.shape == shape
 
     def parts(
-        self, lead: tuple[int, ...], feature_axis: int, size: int, device: torch.device, layout: str | None
+        self,
+        lead: tuple[int, ...],
+        feature_axis: int,
+        size: int,
+        device: torch.device,
+        layout: str | None,
+        *,
+        every: bool = False,
     ) -> list[Alignment]:
         """Return the alignment of an input with the axes `lead` in addition to its features.
 
         It comes in parts of about `size` rows. `layout` decides where sizes are ambiguous, if it is known.
+        With `every`, all rows count, also those of padding.
         """
-        key = (lead, feature_axis, size, device, layout)
+        key = (lead, feature_axis, size, device, layout, every)
         # All layers of one shape share the alignment, so it is computed once in a forward.
         if key not in self.alignments:
             enclosing = self._enclosing(lead)
             if enclosing is None:
                 mask = self._mask_of(lead)
+                if every and mask is not None:
+                    mask = replace(mask, valid=torch.ones_like(mask.valid))
                 parts = align(lead, mask, feature_axis, device, layout, self.samples).parts(size)
             else:
-                parts = enclosing.parts(lead, feature_axis, size, device, layout)
+                parts = enclosing.parts(lead, feature_axis, size, device, layout, every=every)
             self.alignments[key] = parts
         return self.alignments[key]
 

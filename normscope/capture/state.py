@@ -12,7 +12,7 @@ from normscope.escaping import quoted
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import GATES, Formula, Gate
 from normscope.norms.registry import KINDS, registered
-from normscope.results.json_codec import APART, from_plain
+from normscope.results.json_codec import NOT_IN_JSON, from_plain
 from normscope.statistics.layer_state import LayerState, load_state_dicts, state_dicts
 
 COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
@@ -79,7 +79,7 @@ class WatcherState:
     counts: Mapping[str, int]
     notes: tuple[str, ...]
     layers: tuple[_CallsState, ...]
-    tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, metadata=APART)
+    tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, metadata=NOT_IN_JSON)
 
     @classmethod
     def of(cls, watcher: Watcher, *, copy: bool = False) -> "WatcherState":
@@ -99,7 +99,7 @@ class WatcherState:
     def give(self, watcher: Watcher, *, copy: bool = False) -> None:
         """Let a watcher on the same model continue from here; ReportError if the state does not fit.
 
-        With `copy`, later forwards do not change this state, so that it can be given again.
+        With `copy`, later forwards do not change this state, so it can be used again.
         """
         ours = [layer.norm.name for layer in watcher.layers]
         if [state.name for state in self.layers] != ours:
@@ -111,7 +111,7 @@ class WatcherState:
             setattr(watcher.tally, name, count)
         watcher.scope_notes.update(dict.fromkeys(self.notes))
         for layer, state in zip(watcher.layers, self.layers, strict=True):
-            if len(state.captures) > (max(1, state.per_forward) if layer.apart else 1):
+            if len(state.captures) > (max(1, state.per_forward) if layer.per_call else 1):
                 raise ReportError(f"{quoted(state.name)} has {len(state.captures)} captures; expected fewer")
             layer.per_forward = state.per_forward
             layer.resize(len(state.captures))

@@ -99,7 +99,7 @@ class StreamingMoments:
     def _read_samples(
         self,
         spreads: tuple[Tensor, ...],
-        alike: tuple[Tensor, ...],
+        likenesses: tuple[Tensor, ...],
         sequences: tuple[Tensor, ...],
         within: tuple[Tensor, ...],
     ) -> None:
@@ -111,10 +111,10 @@ class StreamingMoments:
         cells = torch.tensor(batch_cells, dtype=torch.float64, device=mean.device)
         moments.instance.mean.merge(_pooled(cells, means))
         moments.instance.variance.merge(_pooled(cells, variances))
-        moments.instance_likeness.merge(Likeness(*torch.stack(alike).double().sum(0)))
+        moments.instance_likeness.merge(Likeness(*torch.stack(likenesses).double().sum(0)))
         moments.sequence.add(mean, variance)
-        alike_texts = likeness(count * features, variance, covariance, moments.eps)
-        moments.sequence_likeness.merge(Likeness(*alike_texts))
+        sequence_likeness = likeness(count * features, variance, covariance, moments.eps)
+        moments.sequence_likeness.merge(Likeness(*sequence_likeness))
         moments.within_samples += torch.stack(within).sum(0)
 
 

@@ -1,6 +1,6 @@
 """A bounded random sample of texts whose moments are kept at every layer.
 
-The priority of a text depends only on the random seed and on its place in the corpus, and the texts
+The priority of a text depends only on the random seed and on its position in the corpus, and the texts
 with the smallest priorities stay in the sample. So the choice does not depend on the batches.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normscope.data.batch_sampling import chance
+from normscope.data.batch_sampling import random_bits
 from normscope.data.batching import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.moments import Moments
 
 _NUMBER = 8  # bytes of a float64
-_LEAST_ROOM = 64
+_MIN_SLOTS = 64
 
 
 class BatchRows(NamedTuple):
@@ -32,12 +32,12 @@ class BatchRows(NamedTuple):
 
 
 class Choice:
-    """A random sample of at most `most` texts of a stream; each text in it has a slot below `most`."""
+    """A random sample of at most `maximum` texts of a stream; each has a slot below `maximum`."""
 
-    def __init__(self, most: int, seed: int) -> None:
-        self.most, self._seed = most, seed
+    def __init__(self, maximum: int, seed: int) -> None:
+        self.maximum, self._seed = maximum, seed
         self.slots: dict[int, int] = {}
-        """The slot of each text in the sample, by its place in the corpus."""
+        """The slot of each text in the sample, by its position in the corpus."""
         self._last: list[tuple[int, int]] = []
         self._free: list[int] = []
         self._used = 0
@@ -48,9 +48,9 @@ class Choice:
         A returned slot may be one whose earlier text has left the sample.
         """
         for source in sources:
-            heappush(self._last, (-chance(self._seed, source), source))
+            heappush(self._last, (-random_bits(self._seed, source), source))
             self.slots[source] = -1
-        while len(self._last) > self.most:
+        while len(self._last) > self.maximum:
             _, source = heappop(self._last)
             slot = self.slots.pop(source)
             self._free += [slot] if slot >= 0 else []
@@ -65,7 +65,7 @@ class Choice:
         return self._used - 1
 
 
-class Kept:
+class TextSample:
     """The texts in the sample: their places, which of their tokens count, and their moments by layer.
 
     The sample size is at most `samples`, and smaller if the moments would take over `memory` bytes.
@@ -73,7 +73,7 @@ class Kept:
 
     def __init__(self, samples: int, memory: int, seed: int) -> None:
         self.samples, self.memory = samples, memory
-        self.layers: dict[str, KeptLayer] = {}
+        self.layers: dict[str, LayerTexts] = {}
         self.slots = torch.empty(0, dtype=torch.int64)
         """The slot of each row of the current batch, (B,), -1 for a text that is not in the sample."""
         self.choice = Choice(samples, seed)
@@ -82,34 +82,33 @@ class Kept:
     @property
     def limited(self) -> bool:
         """Whether the memory limit makes the sample size smaller than `samples`."""
-        return self.choice.most < self.samples
+        return self.choice.maximum < self.samples
 
     def fit(self, features: Iterable[int]) -> None:
         """Limit the sample size to what the memory holds, for layers with these `features` (0: unknown).
 
         Raises UsageError when fewer than two texts fit, or fewer than `samples` if that is less.
         """
-        known = list(features)
-        each = sum(2 * (d or max(known)) + 1 for d in known) * _NUMBER
-        self.choice.most = min(self.samples, self.memory // max(each, 1))
-        if self.choice.most < min(2, self.samples):
+        widths = list(features)
+        text_bytes = sum(2 * (d or max(widths)) + 1 for d in widths) * _NUMBER
+        self.choice.maximum = min(self.samples, self.memory // max(text_bytes, 1))
+        if self.choice.maximum < min(2, self.samples):
             raise UsageError(
-                f"table memory of {self.memory:,} bytes; expected at least {2 * each:,}, for two texts; "
-                "raise it"
+                f"table memory of {self.memory:,} bytes; "
+                f"expected at least {2 * text_bytes:,}, for two texts; raise it"
             )
 
-    def layer(self, name: str) -> "KeptLayer":
+    def layer(self, name: str) -> "LayerTexts":
         """Return the store for the moments of a layer; it is created at the first request."""
-        return self.layers.setdefault(name, KeptLayer(self))
+        return self.layers.setdefault(name, LayerTexts(self))
 
     def choose(self, sources: Sequence[int]) -> list[int]:
         """Choose among the samples that run next, by their places; return their slots, -1 for none."""
         slots = self.choice.offer(sources)
         self.slots = torch.tensor(slots, dtype=torch.int64)
-        # A slot may be used again: its moments of an earlier text have to go.
-        again = self.slots[self.slots >= 0]
+        # A reused slot still holds the moments of an earlier text.
         for layer in self.layers.values():
-            layer.clear(again)
+            layer.clear(self.slots[self.slots >= 0])
         return slots
 
     def begin(self, batch: Batch) -> None:
@@ -121,19 +120,19 @@ class Kept:
         for source in self._counted.keys() - self.choice.slots.keys():
             del self._counted[source]
 
-    def place(self, sources: Sequence[int]) -> None:
+    def select(self, sources: Sequence[int]) -> None:
         """Set `slots` for the texts of the current batch that run next, all of them or some."""
         self.slots = torch.tensor([self.choice.slots.get(source, -1) for source in sources])
 
     def take_back(self, sources: Sequence[int]) -> None:
         """Delete the moments of texts that will run again, at all layers."""
-        self.place(sources)
+        self.select(sources)
         for layer in self.layers.values():
             layer.clear(self.slots[self.slots >= 0])
 
     @property
     def sources(self) -> list[int]:
-        """The places in the corpus of the texts in the sample, in increasing order."""
+        """The positions in the corpus of the texts in the sample, in increasing order."""
         return sorted(self.choice.slots)
 
     def counted(self) -> list[np.ndarray]:
@@ -145,28 +144,28 @@ class Kept:
         return torch.tensor([self.choice.slots[source] for source in self.sources], dtype=torch.int64)
 
 
-class KeptLayer:
+class LayerTexts:
     """The moments at one layer of each text in the sample, (slots, D), on the CPU."""
 
-    def __init__(self, kept: Kept) -> None:
-        self._kept = kept
+    def __init__(self, sample: TextSample) -> None:
+        self._sample = sample
         self._table: Moments | None = None
         self.lost = False
         """Whether some rows could not be assigned to a text."""
 
-    def add(self, seen: BatchRows) -> None:
+    def add(self, batch: BatchRows) -> None:
         """Add the moments of the samples of a batch (G, D); another call may add to the same text."""
-        where, rows = seen.where, seen.where.batch_row.cpu()
+        where, rows = batch.where, batch.where.batch_row.cpu()
         # More rows than samples: an image that is cut into crops, or rows of all samples in one axis.
-        if not where.by_text or int(rows.max()) >= len(self._kept.slots):
+        if not where.by_text or int(rows.max()) >= len(self._sample.slots):
             self.lost = True
             return
-        slots = self._kept.slots[rows]
+        slots = self._sample.slots[rows]
         chosen = (slots >= 0).nonzero().flatten()
         if not len(chosen):
             return
-        slots, new = slots[chosen], seen.samples.take(chosen.to(seen.samples.mean.device)).to("cpu")
-        table = self._room(int(slots.max()) + 1, new.mean.shape[1])
+        slots, new = slots[chosen], batch.samples.take(chosen.to(batch.samples.mean.device)).to("cpu")
+        table = self._grown(int(slots.max()) + 1, new.mean.shape[1])
         old = table.take(slots)
         old.merge(new)
         table.put(slots, old)
@@ -181,15 +180,15 @@ class KeptLayer:
         """Return the moments of the sample, (texts, D), in corpus order; None where they are unknown."""
         if self._table is None or self.lost:
             return None
-        order = self._kept.order()
-        self._room(int(order.max()) + 1, self._table.mean.shape[1])
+        order = self._sample.order()
+        self._grown(int(order.max()) + 1, self._table.mean.shape[1])
         return self._table.take(order)
 
-    def _room(self, slots: int, features: int) -> Moments:
+    def _grown(self, slots: int, features: int) -> Moments:
         if self._table is None:
             self._table = Moments.empty(0, features)
-        have = len(self._table.mean)
-        if slots > have:
-            most = self._kept.choice.most
-            self._table.grow(min(most, max(slots, 2 * have, _LEAST_ROOM)))
+        size = len(self._table.mean)
+        if slots > size:
+            maximum = self._sample.choice.maximum
+            self._table.grow(min(maximum, max(slots, 2 * size, _MIN_SLOTS)))
         return self._table

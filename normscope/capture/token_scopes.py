@@ -139,7 +139,7 @@ class Scopes:
             return inspect.signature(module.forward)
         kind = type(module)
         if kind not in self._signatures:
-            # The first parameter, `self`, is no argument of a call.
+            # The first parameter, `self`, is not an argument of a call.
             own = inspect.signature(kind.forward)
             self._signatures[kind] = own.replace(parameters=list(own.parameters.values())[1:])
         return self._signatures[kind]
@@ -249,7 +249,7 @@ class Scopes:
 
 
 def _require_masks(chosen: UserMasks, arguments: dict[str, Any]) -> None:
-    """Raise UsageError for a user's mask that is no (B, T) tensor or does not fit the decoder's tokens."""
+    """Raise UsageError for a user's mask that is not a (B, T) tensor or does not fit the decoder's tokens."""
     for name, mask in (("mask", chosen.text), ("decoder_mask", chosen.decoder)):
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
             got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__

@@ -28,7 +28,7 @@ from normscope.errors import NormscopeError, UsageError
 from normscope.escaping import reason
 from normscope.norms.detection import find, select, untried
 from normscope.norms.functional import FunctionalNorms
-from normscope.norms.module_tree import as_written, is_spread, named_modules, unwrapped
+from normscope.norms.module_tree import is_spread, named_modules, uncompiled, unwrapped
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
@@ -114,7 +114,7 @@ class Watcher:
         room = TokenRoom(len(chosen), None if words is True else words) if words else None
         # One for all layers, because only one layer is measured at a time.
         scratch = Scratch()
-        self.layers = [LayerCalls(norm, room, scratch, apart=per_call) for norm in chosen]
+        self.layers = [LayerCalls(norm, room, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
@@ -139,7 +139,7 @@ class Watcher:
         """
         model = self._reference()
         if model is None:
-            raise UsageError("the watched model is no more; expected one that is still used; watch a new one")
+            raise UsageError("the watched model was deleted; expected one in use; watch a new one")
         return model
 
     @property
@@ -183,7 +183,7 @@ class Watcher:
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
         if self._open:
             raise UsageError("this watcher is already open; leave its context before entering it again")
-        self._hooks.enter_context(as_written())
+        self._hooks.enter_context(uncompiled())
         self._open = True
         self.tally.start()
         enter = self._hooks.enter_context  # Leaving a handle's context removes its hook.
@@ -193,7 +193,7 @@ class Watcher:
             # Classes of torch itself do not overwrite their input, so they need no copy.
             if original.foreign:
                 enter(module.register_forward_pre_hook(Hook(original.keep), with_kwargs=True))
-            # Before all other hooks, so that it reads the layer's own output, not what another hook returns.
+            # Before all other hooks: it must read the layer's own output, not that of another hook.
             enter(module.register_forward_hook(self._reader(layer, original), with_kwargs=True, prepend=True))
         for handle in self._outer.hooks(self._guarded):
             enter(handle)
@@ -221,7 +221,7 @@ class Watcher:
     def report(self, *, moments: bool = False) -> Report:
         """Return the report on all forwards so far; the watcher can continue afterwards.
 
-        With `moments` the report carries a copy of the moments, so that it can be merged with others.
+        With `moments` the report carries a copy of the moments and can be merged with others.
         Raises UsageError when there is neither a layer nor a warning to report.
         """
         alive = self._reference()

@@ -35,7 +35,7 @@ def require_folder(option: str, folder: str, names: Iterable[str]) -> None:
     nearest = next((path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), Path())
     if not nearest.is_dir():
         raise ReportError(
-            f"cannot write to the folder {quoted(folder)}: {quoted(nearest)} is no folder; name another"
+            f"cannot write to the folder {quoted(folder)}: {quoted(nearest)} is not a folder; name another"
         )
     for name in names:
         if nearest == Path(folder):

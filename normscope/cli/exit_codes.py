@@ -38,7 +38,7 @@ def guard() -> Iterator[None]:
         raise typer.Exit(ENDING.announce()) from None
     except SystemExit as error:  # our own commands end by typer.Exit
         problem = f"a model's code ended Python (sys.exit({error.code!r}))"
-        say(f"error: {problem}; expected it to go on; mend that code")
+        say(f"error: {problem}; expected it to continue; fix that code")
         raise typer.Exit(1) from None
     except BrokenPipeError:
         silence()

@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,23 @@ class Output:
         import json
 
         return json.dumps(result.to_dict(), allow_nan=False) + "\n"
+
+    def text(
+        self,
+        result: Writable,
+        format: str,
+        table: Callable[..., str],
+        markdown: Callable[..., str],
+        **options: Any,
+    ) -> str:
+        """Return a result as JSON, or as `table` or `markdown` renders it with these options."""
+        if format == "json":
+            return self.json(result)
+        return (
+            markdown(result, **options)
+            if format == "markdown"
+            else table(result, screen=self.screen(), **options)
+        )
 
     def screen(self) -> "Screen":
         """Return the width, colours and characters there; a file or pipe has COLUMNS or 80 columns."""
@@ -229,7 +246,7 @@ def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
 
 
 def _terminal_columns() -> int:
-    # A terminal of unknown size reports 0, which Python before 3.11 returns as it is.
+    # A terminal of unknown size reports 0, which Python before 3.11 returns unchanged.
     return shutil.get_terminal_size((80, 24)).columns or 80
 
 

@@ -19,7 +19,7 @@ _Tensors = dict[str, "Tensor"]
 class MediaBatches:
     """The batches of samples, each an image, a sound, or one input of every kind.
 
-    The processor gets one sample at a time, so that it adds no padding between samples. Consecutive samples
+    The processor gets one sample at a time and so adds no padding between samples. Consecutive samples
     of the same shape form a batch. The samples keep their order.
 
     `texts` is the number of samples so far, `expected` that of all samples, `size` that of a full batch.

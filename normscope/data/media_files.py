@@ -63,7 +63,7 @@ def read_image(path: FilePath) -> "Image":
     Of 16 bits per channel the upper 8 are used. Raises MediaError for a file that cannot be read or holds
     several pictures.
     """
-    with _in_our_words(path, _IMAGES):
+    with _as_model_errors(path, _IMAGES):
         from PIL import Image, ImageOps
 
         with Image.open(os.fspath(path)) as file:
@@ -81,7 +81,7 @@ def read_audio(path: FilePath, rate: int | None) -> _Waveform:
     None keeps the file's own rate. Raises MediaError for a file that cannot be read, holds no sample, or
     has another rate while soxr, which resamples, is not installed.
     """
-    with _in_our_words(path, _SOUNDS):
+    with _as_model_errors(path, _SOUNDS):
         import soundfile
 
         channels, own_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)  # (N, channels)
@@ -159,7 +159,7 @@ def _require_reader(module: str, package: str, extra: str) -> None:
 
 
 @contextmanager
-def _in_our_words(path: FilePath, expected: str) -> Iterator[None]:
+def _as_model_errors(path: FilePath, expected: str) -> Iterator[None]:
     """Turn any error of a reader on a damaged or hostile file into one line."""
     try:
         yield

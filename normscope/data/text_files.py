@@ -297,7 +297,7 @@ def _next_row(rows: Iterator[list[str]], lines: Lines) -> list[str] | None:
         return next(rows, None)
     except csv.Error as error:
         if "new-line character" in str(error):
-            got = "a carriage return (CR) outside of quotes is no line end"
+            got = "a carriage return (CR) outside of quotes is not a line end"
             raise lines.error(f"{got}; expected LF or CRLF; convert the file", start) from error
         advice = "expected rows whose quoted cells are closed and double the quotes inside; correct the row"
         raise lines.error(f"in the row that starts here: {error}; {advice}", start) from error

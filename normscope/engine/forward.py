@@ -42,7 +42,7 @@ class Forward:
 
     @property
     def takes_mask(self) -> bool:
-        """Whether the model can be told which tokens are padding."""
+        """Whether the model takes a mask that marks padding."""
         return "attention_mask" in self.parameters
 
     def __call__(self, inputs: dict[str, Tensor]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normscope.capture.counters import Tally
-from normscope.capture.text_sample import Kept
+from normscope.capture.text_sample import TextSample
 from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import AUTO, Batches, Batching
@@ -47,7 +47,7 @@ class RunContext:
 
     saver: Saver = field(default_factory=Saver)
     stop: Stop = field(default_factory=Stop)
-    kept: Kept | None = None
+    sample: TextSample | None = None
     shard: Shard | None = None
 
     def resume(self, watcher: Watcher, clock: Clock) -> Position | None:
@@ -173,7 +173,7 @@ def _run_texts(
         batches.one_by_one()
     clock.plan(watcher.plan_tables(batches.max_length))
     _sample_inputs(context, watcher)
-    runner = Runner(watcher, forward, batches.batching, context.kept)
+    runner = Runner(watcher, forward, batches.batching, context.sample)
     position = _run_batches(runner, batches, watcher, clock, context, start or Position())
     run, notes = run_info(watcher.tally, batches), [*notes, *runner.notes]
     if context.stop.asked:
@@ -185,10 +185,10 @@ def _run_texts(
 
 def _sample_inputs(context: RunContext, watcher: Watcher) -> None:
     """Let every layer keep the statistics of single texts or samples, if the run samples them."""
-    if context.kept is not None:
-        context.kept.fit(capture.norm.features for capture in watcher.captures)
+    if context.sample is not None:
+        context.sample.fit(capture.norm.features for capture in watcher.captures)
         for capture in watcher.captures:
-            capture.kept = context.kept.layer(capture.norm.name)
+            capture.texts = context.sample.layer(capture.norm.name)
 
 
 def _run_batches(
@@ -237,8 +237,8 @@ def _run_media(
     batches, stop = MediaBatches(inputs, loaded.processor, batching), context.stop
     _sample_inputs(context, watcher)
     for batch in stop.until_asked(batches):
-        if context.kept is not None:
-            context.kept.choose(batches.sources)
+        if context.sample is not None:
+            context.sample.choose(batches.sources)
         forward(batch)
         clock.show("run", batches.texts, watcher.run_info().tokens, batches.expected)
     run = watcher.run_info()
@@ -271,7 +271,7 @@ def probe(
 ) -> tuple[list[str], Batching]:
     """Find the token axis of every layer's input; return notes, and the batching to use for texts.
 
-    Texts run one by one if padding cannot be told from tokens at a layer, or be masked in the model.
+    Texts run one by one if padding cannot be masked in the model, or not be recognised at a layer.
     """
     notes = _run_probe(watcher, forward, loaded.tokenizer)
     if notes or not forward.takes_mask:
@@ -280,9 +280,9 @@ def probe(
 
 
 def _run_probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
-    """Run a batch whose sizes are all different, so that every layer tells its input's axes apart.
+    """Run a batch whose sizes are all different, from which each layer identifies the axes of its input.
 
-    Returns why texts must run one by one, if they must.
+    Returns a note on why texts must run one by one, if they must.
     """
     token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
     ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normscope.capture.state import WatcherState
-from normscope.capture.text_sample import Kept
+from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batch, Batches, Batching
 from normscope.engine.batch_splitting import BatchSplitter, cut
@@ -21,8 +21,10 @@ _ROOM = 0.4
 class Runner:
     """Runs batches of texts under a watcher; `notes` says whether memory did not hold one."""
 
-    def __init__(self, watcher: Watcher, forward: Forward, batching: Batching, kept: Kept | None) -> None:
-        self._watcher, self._forward, self._batching, self._kept = watcher, forward, batching, kept
+    def __init__(
+        self, watcher: Watcher, forward: Forward, batching: Batching, sample: TextSample | None
+    ) -> None:
+        self._watcher, self._forward, self._batching, self._sample = watcher, forward, batching, sample
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
         self._largest = self._longest = 0
@@ -31,8 +33,8 @@ class Runner:
     def run(self, batch: Batch, batches: Batches) -> None:
         """Run one batch of `batches`, and adapt the size of later batches to the memory."""
         failed, snapshot = bool(self.notes), self._snapshot(batch)
-        if self._kept is not None:
-            self._kept.begin(batch)
+        if self._sample is not None:
+            self._sample.begin(batch)
         uncounted = [0] * len(self._watcher.counted_calls())
         largest = self._run_countable(batch, uncounted, snapshot)
         self._watcher.skip_calls(uncounted)
@@ -54,7 +56,7 @@ class Runner:
         return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
     def _run_countable(self, batch: Batch, uncounted: Sequence[int], snapshot: WatcherState | None) -> int:
-        """Run a batch in parts that the layers can count; return the largest number of slots run at once.
+        """Run a batch in parts that the layers can count; return the maximum of slots that ran at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
         and the batch runs in smaller parts. CountingError without a snapshot, or for a single text.
@@ -69,8 +71,8 @@ class Runner:
 
         def undo() -> None:
             snapshot.give(self._watcher, copy=True)
-            if self._kept is not None:
-                self._kept.take_back(batch.sources)
+            if self._sample is not None:
+                self._sample.take_back(batch.sources)
 
         largest = self._splitter.work(batch, run, CountingError, undo)
         if self._splitter.number > number:
@@ -88,13 +90,13 @@ class Runner:
         return number
 
     def _run(self, batch: Batch, counted: Sequence[int]) -> int:
-        """Run a batch, in halves where memory does not hold it; return the most slots run at once.
+        """Run a batch, in halves if memory runs out; return the maximum of slots that ran at once.
 
         `counted` are the calls of each layer that have counted this batch already: a forward that fails
         was counted by the layers before the failure, so these skip the same calls in both halves.
         """
-        if self._kept is not None:
-            self._kept.place(batch.sources)
+        if self._sample is not None:
+            self._sample.select(batch.sources)
         self._watcher.mask = batch.valid
         self._watcher.decoder_mask = decoder_valid(batch, self._batching)
         self._watcher.skip_calls(counted)

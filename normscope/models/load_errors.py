@@ -12,17 +12,17 @@ from normscope.models.location import DEMO, MODEL_FORMS, Source
 
 
 @contextmanager
-def in_our_words(source: Source, part: str) -> Iterator[None]:
-    """Turn any error of reading a foreign model into one line."""
+def as_model_errors(source: Source, part: str) -> Iterator[None]:
+    """Turn any error of reading a model into a ModelError of one line."""
     try:
         yield
     except NormscopeError:
         raise
     except SystemExit as error:
         got = f"the code of {quoted(source.name)} ended Python (sys.exit({error.code!r})) for its {part}"
-        raise ModelError(f"{got}; expected it to go on; fix that code") from error
+        raise ModelError(f"{got}; expected it to continue; fix that code") from error
     except Exception as error:  # A wrong checkpoint may raise KeyError, TypeError, AssertionError, ...
-        raise _explained(error, source, part) from error
+        raise _model_error(error, source, part) from error
 
 
 _NEXT_STEPS = {
@@ -30,15 +30,15 @@ _NEXT_STEPS = {
     "model class": "expected an architecture that can be imported; check transformers and torch",
     "tokenizer": "expected tokenizer files next to the weights; save them with tokenizer.save_pretrained",
     "processor": "expected preprocessor_config.json next to the weights; save it with its save_pretrained",
-    "weights": "expected whole weights and a config.json that fits them; download or save both again",
+    "weights": "expected complete weights and a config.json that fits them; download or save both again",
 }
 
 
-def _explained(error: Exception, source: Source, part: str) -> ModelError:
+def _model_error(error: Exception, source: Source, part: str) -> ModelError:
     chain, shown = list(_chain(error)), quoted(source.name)
-    words = None if source.is_folder else _hub_words(chain, source, part)
-    if words := words or _attention_words(chain, source):
-        return ModelError(words)
+    message = None if source.is_folder else _hub_message(chain, source, part)
+    if message := message or _attention_message(chain, source):
+        return ModelError(message)
     if any("trust_remote_code" in str(link) for link in chain):
         return untrusted(source)
     if packages := _missing_packages(chain):
@@ -61,7 +61,7 @@ def _explained(error: Exception, source: Source, part: str) -> ModelError:
 
 
 def _unopened(source: Source) -> str | None:
-    """Return why a file of weights cannot be opened; its reader always says that there is no file."""
+    """Return why a file of weights cannot be opened; its reader reports it as missing in every case."""
     for path in sorted(Path(source.location).glob("*")):
         try:
             if path.suffix in (".safetensors", ".bin") and path.is_file():
@@ -71,7 +71,7 @@ def _unopened(source: Source) -> str | None:
     return None
 
 
-def _attention_words(chain: list[BaseException], source: Source) -> str | None:
+def _attention_message(chain: list[BaseException], source: Source) -> str | None:
     """Return the message if the attention implementation is the cause, else None."""
     asked = source.options.attn_implementation
     if asked is None or not any(
@@ -82,57 +82,73 @@ def _attention_words(chain: list[BaseException], source: Source) -> str | None:
     return f"{got}; expected eager, sdpa or one that is installed; change --attn-implementation"
 
 
-def _hub_words(chain: list[BaseException], source: Source, part: str) -> str | None:
-    """Return the most specific message for a refusal of the Hub; None if the Hub is not the cause."""
-    from huggingface_hub import errors, is_offline_mode
-
-    shown, revision = quoted(source.name), source.options.revision
-    at = f" at revision {quoted(revision)}" if revision else ""
-    refusals: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.HFValidationError, f"{shown}{at} is not a model; expected {MODEL_FORMS}; check the spelling"),
-        (
-            errors.GatedRepoError,
-            f"{shown} is gated and this account has no access; expected a token that has; "
-            "ask for access on the model's page, then log in (hf auth login) or pass --token",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            f"the Hub has no model {shown}, or it is private; expected {MODEL_FORMS}; "
-            "check the spelling, or log in (hf auth login) or pass --token",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            f"{shown} has no revision {quoted(revision)}; expected a branch, tag or commit; look on its page",
-        ),
-        (
-            errors.RemoteEntryNotFoundError,
-            f"{shown} has no config.json{at}; expected a transformers model; look for one on its page",
-        ),
+def _hub_message(chain: list[BaseException], source: Source, part: str) -> str | None:
+    """Return the most specific message for an error of the Hub; None if the Hub is not the cause."""
+    return (
+        _refusal_message(chain, source)
+        or _status_message(chain, source, part)
+        or _cache_message(chain, source, part)
+        or _download_message(chain, source, part)
     )
-    for kind, words in refusals:
-        if any(isinstance(link, kind) for link in chain):
-            return words
+
+
+def _shown(source: Source) -> str:
+    """Return the model's name and, if one was chosen, its revision."""
+    revision = source.options.revision
+    return quoted(source.name) + (f" at revision {quoted(revision)}" if revision else "")
+
+
+def _refusal_message(chain: list[BaseException], source: Source) -> str | None:
+    """Return the message for an error that the Hub's client has a class for."""
+    from huggingface_hub import errors
+
+    name, shown, revision = quoted(source.name), _shown(source), quoted(source.options.revision)
+    messages: dict[type[BaseException], str] = {
+        errors.HFValidationError: f"{shown} is not a model; expected {MODEL_FORMS}; check the spelling",
+        errors.GatedRepoError: f"{name} is gated and this account has no access; expected a token that has; "
+        "ask for access on the model's page, then log in (hf auth login) or pass --token",
+        errors.RepositoryNotFoundError: f"the Hub has no model {name}, or it is private; "
+        f"expected {MODEL_FORMS}; check the spelling, or log in (hf auth login) or pass --token",
+        errors.RevisionNotFoundError: f"{name} has no revision {revision}; expected a branch, tag or commit; "
+        "look on its page",
+        errors.RemoteEntryNotFoundError: f"{name} has no config.json{shown.removeprefix(name)}; "
+        "expected a transformers model; look for one on its page",
+    }
+    return next((text for kind, text in messages.items() if any(isinstance(e, kind) for e in chain)), None)
+
+
+def _status_message(chain: list[BaseException], source: Source, part: str) -> str | None:
+    """Return the message for an HTTP status that refuses access."""
     statuses = (getattr(getattr(link, "response", None), "status_code", None) for link in chain)
     status = next((status for status in statuses if status in (401, 403)), None)
-    if status is not None:
-        why = reason(chain[-1], source.options.token)
-        got = f"the Hub refuses the {part} of {shown}{at} with {status} ({why})"
-        return (
-            f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
-        )
-    closed = source.options.local_files_only or is_offline_mode()
+    if status is None:
+        return None
+    why = reason(chain[-1], source.options.token)
+    got = f"the Hub refuses the {part} of {_shown(source)} with {status} ({why})"
+    return f"{got}; expected access; check --token, HF_TOKEN or the login (hf auth login), and HF_ENDPOINT"
+
+
+def _cache_message(chain: list[BaseException], source: Source, part: str) -> str | None:
+    """Return the message for files that are not in the cache and could not be downloaded."""
+    from huggingface_hub import errors, is_offline_mode
+
     # transformers has one message for weights that do not exist and weights that cannot be reached.
     absent = any("does not appear to have a file named" in str(link) for link in chain)
-    unreached = any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain)
-    if unreached or absent:
-        why = "downloads are turned off" if closed else f"none could be downloaded ({reason(chain[-1])})"
-        why = f"the Hub cannot be reached ({source.outage})" if source.outage else why
-        got = f"no {part} of {shown}{at} in the cache, and {why}"
-        return f"{got}; expected it to be cached or a connection; {go_online(source)}"
-    if any(type(link).__module__.startswith(("httpx", "huggingface_hub")) for link in chain):
-        got = f"downloading the {part} of {shown} failed ({reason(chain[0], source.options.token)})"
-        return f"{got}; expected the Hub to answer; try again later"
-    return None
+    if not absent and not any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain):
+        return None
+    is_offline = source.options.local_files_only or is_offline_mode()
+    why = "downloads are turned off" if is_offline else f"none could be downloaded ({reason(chain[-1])})"
+    why = f"the Hub cannot be reached ({source.outage})" if source.outage else why
+    got = f"no {part} of {_shown(source)} in the cache, and {why}"
+    return f"{got}; expected it to be cached or a connection; {go_online(source)}"
+
+
+def _download_message(chain: list[BaseException], source: Source, part: str) -> str | None:
+    """Return the message for any other error of the Hub's client or of the connection."""
+    if not any(type(link).__module__.startswith(("httpx", "huggingface_hub")) for link in chain):
+        return None
+    got = f"downloading the {part} of {quoted(source.name)} failed ({reason(chain[0], source.options.token)})"
+    return f"{got}; expected the Hub to answer; try again later"
 
 
 def go_online(source: Source) -> str:

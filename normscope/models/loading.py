@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from normscope.errors import ModelError
 from normscope.escaping import quoted, reason
-from normscope.models.checkpoint_checks import require_buildable, require_fit, require_shards
 from normscope.models.device_map import STRATEGIES, keep_vectors, require_accelerate
-from normscope.models.load_errors import go_online, in_our_words, untrusted
+from normscope.models.load_errors import as_model_errors, go_online, untrusted
 from normscope.models.location import Loading, Source, locate, outage_of
 from normscope.models.missing_weights import require_weights
 from normscope.models.modality import AUDIO, IMAGE, TEXT, require_kinds
+from normscope.models.weight_checks import require_buildable, require_fit, require_shards
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def load(
         network, notes = _network(source, loader, config, keywords)
         if tokenizer is not None:
             _set_padding(network, tokenizer)
-        with in_our_words(source, "weights"):
+        with as_model_errors(source, "weights"):
             network.requires_grad_(False)
             if device is None:
                 keep_vectors(network)
@@ -96,7 +96,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Loa
 def _skeleton(
     source: Source, loader: Any, config: "PreTrainedConfig", commit: str | None
 ) -> "PreTrainedModel":
-    with in_our_words(source, "configuration"):
+    with as_model_errors(source, "configuration"):
         import torch
 
         build = _builder(source, loader, config, commit)
@@ -110,7 +110,7 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
     commit = _commit(source)
     # With the commit fixed, later files match the first one and need fewer requests.
     keywords = source.keywords(commit or source.options.revision)
-    with in_our_words(source, "configuration"):
+    with as_model_errors(source, "configuration"):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(source.location, **keywords)
@@ -142,7 +142,7 @@ def _commit(source: Source) -> str | None:
     """Return the commit of a Hub model: its cached files are in snapshots/<40 hexadecimal digits>."""
     folder = Path(source.location).absolute()
     if not source.is_folder:
-        with in_our_words(source, "configuration"):
+        with as_model_errors(source, "configuration"):
             from huggingface_hub import hf_hub_download
 
             keywords = source.download_keywords(source.options.revision)
@@ -177,7 +177,7 @@ def _loader(source: Source, config: "PreTrainedConfig") -> Any:
     if own_code and source.options.trust_remote_code:
         named = [key for key, code in own_code.items() if code.endswith(f".{name}")]
         return getattr(transformers, [*named, *own_code][0], transformers.AutoModel)
-    with in_our_words(source, "model class"):
+    with as_model_errors(source, "model class"):
         head = getattr(transformers, name, None)
     if isinstance(head, type) and issubclass(head, transformers.PreTrainedModel):
         made_for = head.config_class
@@ -198,7 +198,7 @@ def _has_forward(loader: Any) -> bool:
 def _tokenizer(
     source: Source, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "PreTrainedTokenizerBase":
-    with in_our_words(source, "tokenizer"):
+    with as_model_errors(source, "tokenizer"):
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(source.location, config=config, **keywords)
@@ -225,7 +225,7 @@ def _processor(
     source: Source, config: "PreTrainedConfig", keywords: dict[str, Any], kinds: Collection[str]
 ) -> Any:
     """Load the processor for one kind of media, or the one for several kinds."""
-    with in_our_words(source, "processor"):
+    with as_model_errors(source, "processor"):
         import transformers
 
         auto: Any = transformers
@@ -244,7 +244,7 @@ def _network(
     _require_known_quantization(source, config)
     options = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
     more = {name: value for name, value in options.items() if value is not None}
-    with in_our_words(source, "weights"):
+    with as_model_errors(source, "weights"):
         network, info = loader.from_pretrained(
             source.location,
             config=config,
@@ -266,7 +266,7 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
     # Code of the repository may have a quantization of its own.
     if not isinstance(quantization, dict) or source.options.trust_remote_code:
         return
-    with in_our_words(source, "weights"):
+    with as_model_errors(source, "weights"):
         is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
     if not is_supported:
         method = quoted(quantization.get("quant_method"))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from normscope.errors import ModelError
 from normscope.escaping import printable, quoted
-from normscope.models.checkpoint_checks import left_out_note
 from normscope.models.location import Source
+from normscope.models.weight_checks import left_out_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -29,8 +29,8 @@ _CHANNEL_FIRST: tuple[tuple[type[nn.Module], str], ...] = (
 )
 # Class names of norms; GRN and CMVN are response and mean-variance normalizations.
 _NAMES = re.compile(r"norm|GRN|CMVN", re.IGNORECASE)
-# The maximum relative error, rms over rms, of the layer's formula; the rounding error is added to it.
-WORST_ERROR = 1e-3
+# The maximum relative error, rms over rms, of the layer's formula, without rounding errors.
+MAX_ERROR = 1e-3
 # If the error is below this share of the maximum, no rarer formula is tried.
 _CLEAR = 0.01
 # The rarer formulas normalise each row on its own, so a few rows are enough to compare them.
@@ -85,7 +85,7 @@ class NormLayer:
         # An output of zeros fits every formula: choose one for now, and again at the next call.
         self.settled = output is None or bool(output.any())
         error, formula = (math.inf, None) if output is None else self._best(rows, output, sample, factor)
-        if formula is not None and output is not None and error <= _worst(output):
+        if formula is not None and output is not None and error <= _max_error(output):
             self.formula = formula
             self.kind = self.kind if _is_channel_first(self.module) else formula.kind
         elif not _is_channel_first(self.module):
@@ -104,15 +104,15 @@ class NormLayer:
     ) -> tuple[float, Formula | None]:
         features, dtype = rows.x.shape[1], rows.x.dtype
         usual = formulas(self.module, features, dtype, bare=self.per_head)
-        best = _least(self._errors(usual, rows, output, sample, factor))
-        # A wrong formula may come close: one over all features does, if the groups of features are alike.
-        if best[0] <= _worst(output) * _CLEAR or self.per_head:
+        best = _smallest(self._errors(usual, rows, output, sample, factor))
+        # A wrong formula may come close: one over all features does, if its groups of features are alike.
+        if best[0] <= _max_error(output) * _CLEAR or self.per_head:
             return best
         if not _is_channel_first(self.module):
             rows, output = Rows.of(rows.x[:_FEW_ROWS]), output[:_FEW_ROWS]
             factor = None if factor is None else factor[:_FEW_ROWS]
         rarer = rarer_formulas(self.module, features, dtype)
-        return _least(iter([best, _least(self._errors(rarer, rows, output, sample, factor))]))
+        return _smallest(iter([best, _smallest(self._errors(rarer, rows, output, sample, factor))]))
 
     def _errors(
         self,
@@ -130,13 +130,13 @@ class NormLayer:
             yield float(torch.linalg.vector_norm(expected - output, dtype=torch.float64)) / scale, formula
 
 
-def _least(errors: Iterator[tuple[float, Formula | None]]) -> tuple[float, Formula | None]:
+def _smallest(errors: Iterator[tuple[float, Formula | None]]) -> tuple[float, Formula | None]:
     return min(errors, key=lambda pair: pair[0], default=(math.inf, None))
 
 
-def _worst(output: Tensor) -> float:
+def _max_error(output: Tensor) -> float:
     """Return the maximum relative error, rms over rms, of a formula, with rounding in the output's dtype."""
-    return WORST_ERROR + 2 * torch.finfo(output.dtype).eps
+    return MAX_ERROR + 2 * torch.finfo(output.dtype).eps
 
 
 def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[NormLayer]:
@@ -145,27 +145,24 @@ def find(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()
     `only` and `exclude` are shell-style globs on the layers' names, case-sensitive. A glob that matches
     nothing raises UsageError. `index` counts all layers, selected or not.
     """
-    found = [
+    layers = [
         NormLayer(name, i, m, *_kind(m), feature_axis=1 if _is_channel_first(m) else -1)
         for i, (name, m) in enumerate(_candidates(model))
     ]
-    chosen = select([layer.name for layer in found], only, exclude)
-    return [layer for layer in found if layer.name in chosen]
+    chosen = select([layer.name for layer in layers], only, exclude)
+    return [layer for layer in layers if layer.name in chosen]
 
 
 def untried(model: nn.Module) -> list[str]:
-    """Return a note, or none, on modules that could be norms but are not tried.
-
-    They are not tried because their code may do more than compute.
-    """
-    left = {
+    """Return a note, or none, on modules that could be norms but whose code may do more than compute."""
+    names = {
         type(module).__name__: name
         for name, module in named_modules(model)
         if next(module.children(), None) is None and is_untried(module) and not _is_norm(module)
     }
-    if not left:
+    if not names:
         return []
-    classes = ", ".join(list(left)[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    classes = ", ".join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
         f"classes whose code may do more than compute were not tried as norms: {classes}; "
         "normscope.register names those that are"
@@ -184,9 +181,9 @@ def select(names: Sequence[str], only: Sequence[str], exclude: Sequence[str] = (
             raise UsageError(f"layer globs are {globs!r}; expected a list of strings, as ['*.ln_1']")
     for glob in (*only, *exclude):
         if not _matches(names, [glob]):
-            known = ", ".join(repr(name) for name in names[:3]) or "none"
+            examples = ", ".join(repr(name) for name in names[:3]) or "none"
             raise UsageError(
-                f"no layer matches {glob!r}; the model's layers are {known}, ...; give a glob on those"
+                f"no layer matches {glob!r}; the model's layers are {examples}, ...; give a glob on those"
             )
     return (_matches(names, only) if only else set(names)) - _matches(names, exclude)
 
@@ -207,19 +204,19 @@ def _is_channel_first(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    known = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in _CHANNEL_FIRST))
-    if isinstance(module, known) or registered(module):
+    classes = (nn.LayerNorm, nn.RMSNorm, *(kind for kind, _ in _CHANNEL_FIRST))
+    if isinstance(module, classes) or registered(module):
         return True
-    below = [child for child in module.modules() if child is not module]
-    if any(_NAMES.search(type(child).__name__) or _holds_matrix(child) for child in below):
+    descendants = [child for child in module.modules() if child is not module]
+    if any(_NAMES.search(type(child).__name__) or _holds_matrix(child) for child in descendants):
         return False  # It only contains norms, or does more than normalise.
     if _NAMES.search(type(module).__name__) and not _holds_matrix(module):
         return True
-    return not below and normalises(module)
+    return not descendants and normalises(module)
 
 
 def is_around(module: nn.Module, norms: Collection[nn.Module]) -> bool:
-    """Whether a module has a norm's class name, contains one of `norms`, and has no weights but vectors."""
+    """Whether a module has a norm's class name, contains one of `norms`, and has only vectors as weights."""
     within = list(module.modules())
     return (
         _NAMES.search(type(module).__name__) is not None
@@ -241,7 +238,7 @@ def _kind(module: nn.Module) -> tuple[str, int]:
     features = math.prod(shape) if isinstance(shape, tuple) else 0 if weight is None else weight.numel()
     if isinstance(module, nn.LayerNorm):
         return "layernorm", features
-    known = registered(module)
-    if known is not None and known.normalise is not None:
-        return known.kind, features
+    registration = registered(module)
+    if registration is not None and registration.normalise is not None:
+        return registration.kind, features
     return ("rmsnorm" if says_rms(module) else "other"), features

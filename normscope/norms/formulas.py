@@ -17,7 +17,7 @@ from normscope.norms.registry import Normalise, registered
 from normscope.statistics.moments import Labels, Moments, Rows
 
 # The values to try if a module hard-codes its eps, as OLMo's does.
-_UNSAID_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
+_COMMON_EPS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 _ACTIVATION_NAMES = ("activation", "act", "act_fn")
 _GATE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -100,8 +100,8 @@ class Formula:
 
     def _by_row(self, rows: Rows, *, spend: bool = False) -> Tensor:
         if self.kind in ("layernorm", "rmsnorm"):
-            given = rows.centred if self.kind == "layernorm" else rows.x
-            return torch.mul(given, self.row_scale(rows), out=rows.centred if spend else None)
+            x = rows.centred if self.kind == "layernorm" else rows.x
+            return torch.mul(x, self.row_scale(rows), out=rows.centred if spend else None)
         squared = (rows.variance + rows.mean.square()) * rows.x.shape[1]
         if self.inside:
             return rows.x * (squared + self.eps).rsqrt()
@@ -125,11 +125,11 @@ class Formula:
         if self.bare or self.prescaled:
             return y
         scale, bias = self._scale(module, y), fitting(module, "bias", y.shape[1], y.dtype)
-        made = torch.mul(y, scale, out=out) if bias is None else torch.addcmul(bias, y, scale, out=out)
-        return made if self.activation is None else getattr(module, self.activation)(made)
+        output = torch.mul(y, scale, out=out) if bias is None else torch.addcmul(bias, y, scale, out=out)
+        return output if self.activation is None else getattr(module, self.activation)(output)
 
     def weight_and_bias(self, module: nn.Module, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the factor of y and the summand after it, (features,) each: 1 and 0 where there is none."""
+        """Return the affine's weight and bias, (features,) each: 1 and 0 where the module has none."""
         weight, bias = self._weight(module, features, dtype), fitting(module, "bias", features, dtype)
         return _expanded(weight, 1.0, features, dtype), _expanded(bias, 0.0, features, dtype)
 
@@ -187,8 +187,8 @@ def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iter
     """
     for name in _ACTIVATION_NAMES:
         if callable(getattr(module, name, None)):
-            for known in formulas(module, features, dtype):
-                yield Formula(known.kind, known.eps, known.offset, known.groups, activation=name)
+            for formula in formulas(module, features, dtype):
+                yield Formula(formula.kind, formula.eps, formula.offset, formula.groups, activation=name)
     if isinstance(module, nn.GroupNorm | nn.modules.batchnorm._NormBase):
         return
     choices, offsets = _eps_choices(module_eps(module, dtype)), _offsets(module)
@@ -203,7 +203,7 @@ def rarer_formulas(module: nn.Module, features: int, dtype: torch.dtype) -> Iter
 
 
 def _eps_choices(eps: float) -> tuple[float, ...]:
-    return _UNSAID_EPS if math.isnan(eps) else (eps,)
+    return _COMMON_EPS if math.isnan(eps) else (eps,)
 
 
 def _offsets(module: nn.Module) -> tuple[float, ...]:
@@ -212,9 +212,9 @@ def _offsets(module: nn.Module) -> tuple[float, ...]:
 
 def _group_counts(module: nn.Module, features: int) -> list[int]:
     """Return the numbers of equal groups that the features may have, from the module's own integers."""
-    held = [v for v in vars(module).values() if isinstance(v, int) and not isinstance(v, bool)]
-    whole = [n for n in held if 1 < n < features and features % n == 0]
-    return list(dict.fromkeys(count for n in whole for count in (n, features // n)))
+    integers = [v for v in vars(module).values() if isinstance(v, int) and not isinstance(v, bool)]
+    divisors = [n for n in integers if 1 < n < features and features % n == 0]
+    return list(dict.fromkeys(count for n in divisors for count in (n, features // n)))
 
 
 def module_eps(module: nn.Module, dtype: torch.dtype | None = None) -> float:

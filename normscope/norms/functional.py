@@ -1,8 +1,7 @@
 """Finds normalization without a module, which hooks cannot see: functional calls and inline code.
 
-While the model runs, a mode intercepts every tensor function. PyTorch's own norms are recognised by name.
-Norms that are written out in code are recognised by their degree of homogeneity, as described in
-`normscope.norms.homogeneity`.
+While the model runs, a mode intercepts every tensor function. PyTorch's own norms are recognised by name,
+and norms that are written out in code by their degree of homogeneity: see `normscope.norms.homogeneity`.
 """
 
 import os
@@ -42,7 +41,7 @@ class Place:
 
 
 class FunctionalNorms(TorchFunctionMode):
-    """A mode that records where `model`, running in it, normalises outside of `norms`, its norm modules.
+    """A mode that records where the code of `model` normalises outside of `norms`, its norm modules.
 
     `names` are the names of all its modules. The mode holds no strong reference to the model. Normalised
     weights are not recorded: they are a parametrization of a layer.
@@ -74,8 +73,8 @@ class FunctionalNorms(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         written_out = self._degrees.follow(name, args, kwargs, result)
         if name in _NAMED:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) and not self._degrees.is_weight(given):
+            x = args[0] if args else kwargs.get("input")
+            if isinstance(x, Tensor) and not self._degrees.is_weight(x):
                 self._note(f"functional {name}", sys._getframe(1))
         elif written_out:
             self._note(_WRITTEN_OUT, sys._getframe(1))
@@ -96,9 +95,9 @@ class FunctionalNorms(TorchFunctionMode):
 
     def _note(self, what: str, frame: FrameType) -> None:
         model, frames, owners = self._model(), [], []
-        for each in _outward(frame):
-            frames.append(each)
-            owner = _owner(each)
+        for outer in _outward(frame):
+            frames.append(outer)
+            owner = _owner(outer)
             owners += [] if owner is None else [owner]
             if owner is model:
                 break  # Outer frames are the caller's; reading their variables would keep these alive.
@@ -132,4 +131,4 @@ def _sentence(place: Place, modules: Sequence[str]) -> str:
     first, *others = modules
     more = f" and {len(others)} more like it" if others else ""
     where = f"{place.file}:{place.line} in {place.function}"
-    return f"{first}{more}: {place.what} at {where} is no module, so it is not measured"
+    return f"{first}{more}: {place.what} at {where} is not a module, so it is not measured"

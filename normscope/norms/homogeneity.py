@@ -1,8 +1,8 @@
 """Tracks each tensor's degree of homogeneity in the activation.
 
-A tensor has degree k if it is multiplied by c^k when x is multiplied by c. x / sqrt(mean(x^2)) and (x -
-mean) / sqrt(var) have degree 0. A product of x and a statistic of x with degree 0 is a norm, however the
-code writes it. A softmax, a scale of attention, a rotary embedding and a gate have no such statistic.
+A tensor has degree k if scaling x by c scales it by c^k: x / sqrt(mean(x^2)) and (x - mean) / sqrt(var)
+have degree 0. The product of x and a statistic of x is a norm if its degree is 0, whichever way the code
+writes it. Softmax, attention scaling, rotary embeddings and gates use no such statistic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ _EUCLIDEAN = (None, 2, "fro")
 
 @dataclass(frozen=True)
 class _Term:
-    """A tensor that grows as x ** `degree`, where x is the activation number `origin`.
+    """The degree of a tensor in the activation x that has the number `origin`.
 
-    It is `reduced` if it is a statistic of x.
+    `reduced` says that the tensor is a statistic of x.
     """
 
     origin: int
@@ -45,7 +45,7 @@ class _Term:
 
 
 class Degrees:
-    """The terms of the tensors that are alive, and the set of those made of weights alone."""
+    """The terms of all live tensors, and the set of tensors that were computed from weights only."""
 
     def __init__(self) -> None:
         self._terms: Any = WeakIdKeyDictionary()
@@ -53,7 +53,7 @@ class Degrees:
         self._origins = 0
 
     def is_weight(self, value: Any) -> bool:
-        """Whether a tensor is a weight or made of weights alone."""
+        """Whether a tensor is a weight or was computed from weights only."""
         return isinstance(value, nn.Parameter) or value in self._weights
 
     def follow(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> bool:
@@ -66,12 +66,12 @@ class Degrees:
         if not isinstance(result, Tensor):
             return False
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        made_of_weights = bool(tensors) and all(map(self.is_weight, tensors))
-        term = self._step(name, args, kwargs) if tensors and not made_of_weights and args else None
-        # A function in place returns its argument, whose old entry is wrong now.
-        for kept in (self._terms, self._weights):
-            kept.pop(result, None)
-        if made_of_weights:
+        from_weights = bool(tensors) and all(map(self.is_weight, tensors))
+        term = self._step(name, args, kwargs) if tensors and not from_weights and args else None
+        # An in-place function returns its argument, whose old entry is now wrong.
+        for entries in (self._terms, self._weights):
+            entries.pop(result, None)
+        if from_weights:
             self._weights[result] = True
         elif term is not None and term.degree != 0:
             self._terms[result] = term
@@ -89,28 +89,28 @@ class Degrees:
         elif name in _POWERS:
             term = self._power(first, _POWERS[name])
         elif name in ("mean", "sum"):
-            known = self._known(first)
-            term = replace(known, reduced=True) if known and known.degree == 2 else None
+            square = self._recorded(first)
+            term = replace(square, reduced=True) if square and square.degree == 2 else None
         elif name in _STATISTICS:
             order = kwargs.get("p", kwargs.get("ord", second if name.endswith("norm") else None))
             term = self._statistic(first, _STATISTICS[name]) if order in _EUCLIDEAN else None
         elif name == "sub":
-            term = self._less(first, second)
+            term = self._difference(first, second)
         elif name in _RESHAPING:
             term = self._term(first)
         return term
 
     def _product(self, first: Any, second: Any, sign: float) -> _Term | None:
-        one, two = self._term(first), self._term(second)
-        if one is None or two is None:  # Scaled by a number or a weight.
-            return one or (two and two.power(sign))
-        if one.origin != two.origin:
+        left, right = self._term(first), self._term(second)
+        if left is None or right is None:  # Scaled by a number or a weight.
+            return left or (right and right.power(sign))
+        if left.origin != right.origin:
             return None
-        degree = one.degree + sign * two.degree
-        # Degree 0 is a norm only if exactly one factor is a statistic and one has degree 1, as x has.
-        if degree == 0 and (one.reduced == two.reduced or 1 not in (one.degree, two.degree)):
+        degree = left.degree + sign * right.degree
+        # Degree 0 is a norm only if exactly one factor is a statistic, and one has degree 1 like x itself.
+        if degree == 0 and (left.reduced == right.reduced or 1 not in (left.degree, right.degree)):
             return None
-        return _Term(one.origin, degree, one.reduced and two.reduced)
+        return _Term(left.origin, degree, left.reduced and right.reduced)
 
     def _power(self, value: Any, exponent: float) -> _Term | None:
         term = self._term(value)
@@ -121,24 +121,24 @@ class Degrees:
         return _Term(term.origin, degree, reduced=True) if term and term.degree == 1 else None
 
     def _guarded(self, values: Sequence[Any]) -> _Term | None:
-        """Return the statistic's term if all other arguments are numbers, weights or have the same term."""
+        """Return a statistic's term if the other arguments are numbers, weights or tensors of that term."""
         terms = {self._term(value) for value in values if isinstance(value, Tensor)} - {None}
         return next(iter(terms)) if len(terms) == 1 and all(t and t.reduced for t in terms) else None
 
-    def _less(self, value: Tensor, other: Any) -> _Term | None:
-        """Return the term of x for x minus its mean; x minus another activation has no term."""
+    def _difference(self, value: Tensor, other: Any) -> _Term | None:
+        """Return x's term for x minus its mean; x minus another activation has no term."""
         term = self._term(value)
         smaller = not isinstance(other, Tensor) or other.numel() < value.numel()
         return term if term and (smaller or term.reduced) else None
 
-    def _known(self, value: Any) -> _Term | None:
+    def _recorded(self, value: Any) -> _Term | None:
         return self._terms.get(value) if isinstance(value, Tensor) else None
 
     def _term(self, value: Any) -> _Term | None:
-        """Return the tensor's term; without one it is a new activation. None for numbers and weights."""
+        """Return the tensor's term, None for numbers and weights; an unknown tensor starts an activation."""
         if not isinstance(value, Tensor) or self.is_weight(value):
             return None
-        term = self._known(value)
+        term = self._recorded(value)
         if term is None and value.dim() and value.is_floating_point():
             self._origins += 1
             term = self._terms[value] = _Term(self._origins)

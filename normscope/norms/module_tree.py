@@ -1,29 +1,23 @@
 """Module trees: names and submodules behind torch.compile, data parallelism and device maps."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 
 from normscope.errors import UsageError
 
+# The names that wrappers give to the module inside them.
+_INNER_NAMES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
-def is_spread(model: "nn.Module") -> bool:
+
+def is_spread(model: nn.Module) -> bool:
     """Whether the library accelerate has put its hooks on modules, to move weights between devices."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
-
-
-# The names that wrappers give to the module inside them.
-_WITHIN = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-
-
-_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -51,14 +45,14 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     names, modules = {"": ""}, {"": model}
     for path, module in model.named_modules():
         parent, _, last = path.rpartition(".")
-        hidden = last in _WITHIN or (last == "module" and isinstance(modules[parent], _PARALLEL))
+        hidden = last in _INNER_NAMES or (last == "module" and isinstance(modules[parent], _PARALLEL))
         names[path] = names[parent] if hidden or not path else f"{names[parent]}.{last}".lstrip(".")
         modules[path] = module
         yield names[path], module
 
 
-def as_written() -> AbstractContextManager[Any]:
-    """Return a context in which compiled code runs uncompiled."""
+def uncompiled() -> AbstractContextManager[Any]:
+    """Return a context in which compiled models run their original Python code, which calls hooks."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # Nothing has been compiled.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")

@@ -17,7 +17,7 @@ _HEAD_SIZES = re.compile(r"head_dim|head_size|d_kv$|kv_channels$")
 
 
 class Places:
-    """Tells the place of each norm of a model.
+    """Finds the place of each norm of a model.
 
     Blocks are the modules in the model's ModuleLists. A norm outside of blocks belongs to the
     "embeddings" if the code calls it before the blocks, and is "final" if the code calls it after them.
@@ -33,7 +33,8 @@ class Places:
         self._stacks = [name for name, module in self._modules.items() if _is_stack(module)]
         self._base = getattr(model, "base_model_prefix", "")
         self._head_sizes = head_sizes(getattr(model, "config", None))
-        widths = [size for said in _members(getattr(model, "config", None)) for size in _sizes(said, _WIDTHS)]
+        configs = _members(getattr(model, "config", None))
+        widths = [size for members in configs for size in _sizes(members, _WIDTHS)]
         self._width = max(widths, default=math.inf)
 
     def of(self, name: str, features: int) -> str:
@@ -58,11 +59,11 @@ class Places:
         return self._modules[above], attribute
 
     def _is_per_head(self, owner: nn.Module, attribute: str, features: int) -> bool:
-        is_one = bool(_QUERY_OR_KEY.fullmatch(attribute.lower()))
+        is_named = bool(_QUERY_OR_KEY.fullmatch(attribute.lower()))
         in_attention = "attention" in type(owner).__name__.lower()
         if not features or not self._head_sizes:
-            return is_one
-        return features in self._head_sizes and (is_one or (in_attention and features < self._width))
+            return is_named
+        return features in self._head_sizes and (is_named or (in_attention and features < self._width))
 
     def _outside(self, name: str) -> str:
         """Compare with the blocks of the nearest module that contains the norm and has blocks."""
@@ -98,11 +99,11 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _order(module: nn.Module) -> list[str]:
-    """Return a module's children as `forward` first names them; the others follow their registration."""
+    """Return a module's children in the order in which `forward` first names them."""
     children = [name for name, _ in module.named_children()]
     names = inspect.unwrap(type(module).forward).__code__.co_names
     order = [name for name in names if name in children]
-    # A child without a name in `forward` comes after the child that was registered before it.
+    # A child that `forward` does not name comes after the child that was registered before it.
     for i, name in enumerate(children):
         if name not in order:
             order.insert(order.index(children[i - 1]) + 1 if i else 0, name)
@@ -111,12 +112,12 @@ def _order(module: nn.Module) -> list[str]:
 
 def head_sizes(config: Any) -> set[int]:
     """Return every size of an attention head in a configuration and in those nested in it."""
-    found = set()
+    sizes = set()
     for members in _members(config):
-        found |= {value for name, value in members.items() if _HEAD_SIZES.search(name) and _is_size(value)}
+        sizes |= {value for name, value in members.items() if _HEAD_SIZES.search(name) and _is_size(value)}
         heads = _sizes(members, ("num_attention_heads", "n_head", "num_heads"))
-        found |= {width // count for width in _sizes(members, _WIDTHS) for count in heads}
-    return found
+        sizes |= {width // count for width in _sizes(members, _WIDTHS) for count in heads}
+    return sizes
 
 
 def _sizes(members: dict[str, Any], names: tuple[str, ...]) -> list[int]:

@@ -22,7 +22,7 @@ class _Registered:
     normalise: Normalise | None
 
 
-_KNOWN: dict[type[nn.Module], _Registered] = {}
+_CLASSES: dict[type[nn.Module], _Registered] = {}
 
 
 def register(module_class: Class, normalise: Normalise | None = None, *, kind: str = "other") -> Class:
@@ -39,13 +39,15 @@ def register(module_class: Class, normalise: Normalise | None = None, *, kind: s
     it also serves as a decorator. Raises UsageError if it is not a module class, or the kind is unknown.
     """
     if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
-        raise UsageError(f"{module_class!r} is no class of modules; expected a subclass of torch.nn.Module")
+        raise UsageError(
+            f"{module_class!r} is not a class of modules; expected a subclass of torch.nn.Module"
+        )
     if kind not in KINDS:
         raise UsageError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    _KNOWN[module_class] = _Registered(kind, normalise)
+    _CLASSES[module_class] = _Registered(kind, normalise)
     return module_class
 
 
 def registered(module: nn.Module) -> _Registered | None:
     """Return the registration of the module's class or of its nearest base class, None if there is none."""
-    return next((_KNOWN[base] for base in type(module).__mro__ if base in _KNOWN), None)
+    return next((_CLASSES[base] for base in type(module).__mro__ if base in _CLASSES), None)

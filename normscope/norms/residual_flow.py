@@ -1,7 +1,7 @@
 """Classifies residual blocks from their code: x + f(norm(x)), norm(x + f(x)), or neither.
 
-The statements of a method are read in order, with a symbol for every value. An `if` on a flag of the
-module is read only on the side that the flag selects. Nothing is run, so the cost does not depend on the
+The statements of a method are read in order, with a symbol for every value. Of an `if` on a flag of the
+module, only the branch that the flag selects is read. No code runs, so the cost does not depend on the
 size of the model.
 """
 
@@ -15,33 +15,34 @@ from typing import Any
 
 from torch import nn
 
-# Parts of the names of calls, such as dropout, whose one argument is taken as their result.
+# Parts of the names of functions, such as dropout, that are read as returning their one argument.
 _PASSING = ("drop", "scale")
-# Tensor methods that return the same numbers in another form; tensor attributes that are no numbers of it.
+# Tensor methods that return the same numbers in another form.
 _RESHAPING = ("contiguous", "expand", "flatten", "permute", "reshape", "to", "transpose", "type_as", "view")
-_ABOUT = ("device", "dim", "dtype", "shape", "size")
+# Tensor attributes that hold none of its numbers.
+_METADATA = ("device", "dim", "dtype", "shape", "size")
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
     """The value of an expression.
 
-    `kind` is norm, add, pass (one value passed on), tuple, call, or given (an argument of the method).
+    `kind` is norm, add, pass (the result equals its input), tuple, call, or argument (of the method).
     """
 
     kind: str
     inputs: tuple["Value", ...] = ()
 
     def bare(self) -> "Value":
-        """Return the value that was passed on to give this one."""
+        """Return the value behind any functions that only pass a value on."""
         return self.inputs[0].bare() if self.kind == "pass" else self
 
     def terms(self) -> "list[Value]":
-        """List the terms of a sum; a sum among them is listed together with its own terms."""
-        found = []
+        """List the terms of a sum; a term that is a sum itself is followed by its own terms."""
+        terms = []
         for term in (value.bare() for value in self.inputs):
-            found += [term, *(term.terms() if term.kind == "add" else ())]
-        return found
+            terms += [term, *(term.terms() if term.kind == "add" else ())]
+        return terms
 
     def comes_from(self, other: "Value") -> bool:
         """Whether this value is `other` or was computed from it."""
@@ -57,55 +58,57 @@ class Value:
 
 
 def side_of(module: nn.Module, name: str) -> str:
-    """Return the side of a residual addition on which `module` applies its norm `self.name`, "" if unknown.
+    """Return whether `module` applies its norm `self.name` before or after a residual addition.
 
-    "pre-norm": the input of the norm is also added to a result of its output, x + f(norm(x)).
-    "post-norm": the input of the norm is a sum, norm(x + f(x)), or its output is a term of a sum, x +
-    norm(f(x)).
+    "pre-norm": the norm's input is also added to a value computed from its output, x + f(norm(x)).
+    "post-norm": the norm's input is a sum, norm(x + f(x)), or its output is a term of one, x +
+    norm(f(x)). "" is for neither.
     """
     kind: Any = type(module)
-    sides = (_Reading(module, name).side(method) for method in _methods(kind))
+    sides = (_Reader(module, name).side(method) for method in _methods(kind))
     return next(filter(None, sides), "")
 
 
 @lru_cache(maxsize=512)
 def _methods(kind: type[nn.Module]) -> tuple[ast.FunctionDef, ...]:
-    """Parse the methods that a class adds to torch's, `forward` first; those without source are left out."""
+    """Parse the methods that a class adds to torch's, `forward` first; skip those without source code."""
     own = {
         name: function
         for name, function in inspect.getmembers(kind, inspect.isfunction)
         # `__init__` creates the parts and calls none of them.
         if name != "__init__" and not (function.__module__ or "").startswith("torch.")
     }
-    parsed = (_parsed(own[name]) for name in sorted(own, key=lambda name: name != "forward"))
+    parsed = (_parse(own[name]) for name in sorted(own, key=lambda name: name != "forward"))
     return tuple(code for code in parsed if isinstance(code, ast.FunctionDef))
 
 
-def _parsed(function: Callable[..., Any]) -> ast.stmt | None:
+def _parse(function: Callable[..., Any]) -> ast.stmt | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, SyntaxError):
         return None
 
 
-class _Reading:
-    """One method, read from top to bottom.
+class _Reader:
+    """Reads one method from top to bottom.
 
-    Loops are read once; of an `if` that cannot be decided, both sides are read.
+    The body of a loop is read once. If a test cannot be decided, both branches are read.
     """
 
     def __init__(self, module: nn.Module, norm: str) -> None:
         self.module, self.norm = module, norm
-        self.known: dict[str, Value] = {}
-        self.made: list[Value] = []
+        self.variables: dict[str, Value] = {}
+        self.values: list[Value] = []
 
     def side(self, code: ast.FunctionDef) -> str:
         """Return the side that the first use of the norm in a method shows, "" if no use shows one."""
         arguments = [*code.args.posonlyargs, *code.args.args, *code.args.kwonlyargs]
-        self.known = {argument.arg: self._make("given") for argument in arguments if argument.arg != "self"}
+        self.variables = {
+            argument.arg: self._make("argument") for argument in arguments if argument.arg != "self"
+        }
         self._block(code.body)
-        sums = [value for value in self.made if value.kind in ("add", "call")]
-        return next((side for n in self.made if n.kind == "norm" and (side := _side(n, sums))), "")
+        sums = [value for value in self.values if value.kind in ("add", "call")]
+        return next((side for n in self.values if n.kind == "norm" and (side := _side(n, sums))), "")
 
     def _block(self, statements: Sequence[ast.stmt]) -> None:
         for statement in statements:
@@ -122,7 +125,7 @@ class _Reading:
         elif isinstance(node, ast.AugAssign):
             value = self._binary(node.target, node.op, node.value)
             if isinstance(node.target, ast.Name) and value:
-                self.known[node.target.id] = value
+                self.variables[node.target.id] = value
         elif isinstance(node, ast.AnnAssign) and node.value:
             self._bind(node.target, self._value(node.value))
         elif isinstance(node, ast.Return | ast.Expr) and node.value:
@@ -150,13 +153,13 @@ class _Reading:
             for item in target.elts:
                 self._bind(item, value)
         elif isinstance(target, ast.Name):
-            self.known.pop(target.id, None)
+            self.variables.pop(target.id, None)
             if value:
-                self.known[target.id] = value
+                self.variables[target.id] = value
 
     def _value(self, node: ast.expr) -> Value | None:
         if isinstance(node, ast.Name):
-            return self.known.get(node.id)
+            return self.variables.get(node.id)
         if isinstance(node, ast.Call):
             return self._call(node)
         if isinstance(node, ast.BinOp):
@@ -166,14 +169,14 @@ class _Reading:
             first, second = (node.orelse, node.body) if flag is False else (node.body, node.orelse)
             return self._value(first) or (self._value(second) if flag is None else None)
         if isinstance(node, ast.Attribute | ast.Subscript):
-            about = isinstance(node, ast.Attribute) and node.attr in _ABOUT
-            return None if about or _path(node) else self._value(node.value)
+            is_metadata = isinstance(node, ast.Attribute) and node.attr in _METADATA
+            return None if is_metadata or _path(node) else self._value(node.value)
         values = self._values(ast.iter_child_nodes(node))
         return self._make("tuple", values) if values else None
 
     def _values(self, nodes: "Iterator[ast.AST] | Sequence[ast.AST]") -> list[Value]:
-        found = (self._value(node) for node in nodes if isinstance(node, ast.expr))
-        return [value for value in found if value]
+        values = (self._value(node) for node in nodes if isinstance(node, ast.expr))
+        return [value for value in values if value]
 
     def _binary(self, left: ast.expr, op: ast.operator, right: ast.expr) -> Value | None:
         values = self._values([left, right])
@@ -183,32 +186,32 @@ class _Reading:
 
     def _call(self, node: ast.Call) -> Value | None:
         path = _path(node.func)
-        given = self._values([*node.args, *(keyword.value for keyword in node.keywords)])
+        inputs = self._values([*node.args, *(keyword.value for keyword in node.keywords)])
         if path == [self.norm]:
-            return self._make("norm", given[:1]) if given else None
+            return self._make("norm", inputs[:1]) if inputs else None
         name = path[-1] if path else _name(node.func)
         if isinstance(node.func, ast.Attribute) and not path and (owner := self._value(node.func.value)):
             # A method of a tensor, such as x.to(...) or x.view(...).
-            if not given or name in _RESHAPING:
+            if not inputs or name in _RESHAPING:
                 return self._make("pass", [owner])
-            given = [owner, *given]
-        passing = len(given) == 1 and any(word in name.lower() for word in _PASSING)
-        return self._make("pass" if passing else "call", given)
+            inputs = [owner, *inputs]
+        passes = len(inputs) == 1 and any(part in name.lower() for part in _PASSING)
+        return self._make("pass" if passes else "call", inputs)
 
     def _make(self, kind: str, inputs: Sequence[Value] = ()) -> Value:
         value = Value(kind, tuple(inputs))
-        self.made.append(value)
+        self.values.append(value)
         return value
 
 
 def _side(norm: Value, sums: Sequence[Value]) -> str:
-    given = norm.inputs[0].bare()
-    # A module that is called with both x and f(norm(x)) is taken to add them inside.
-    added = [value.terms() for value in sums]
-    if any(given in terms and any(t is not given and t.comes_from(norm) for t in terms) for terms in added):
+    x = norm.inputs[0].bare()
+    # A module that is called with both x and f(norm(x)) is assumed to add them inside.
+    summed = [value.terms() for value in sums]
+    if any(x in terms and any(t is not x and t.comes_from(norm) for t in terms) for terms in summed):
         return "pre-norm"
     terms_with = [value.terms() for value in sums if value.kind == "add" and norm in value.terms()]
-    if given.kind == "add" or any(not t.comes_from(norm) for terms in terms_with for t in terms):
+    if x.kind == "add" or any(not t.comes_from(norm) for terms in terms_with for t in terms):
         return "post-norm"
     return ""
 

@@ -1,4 +1,4 @@
-"""Tells from bytecode whether a module's code is tensor arithmetic alone, so that a trial run is safe."""
+"""Checks by bytecode that a module's code is only tensor arithmetic, so a trial run is safe."""
 
 import builtins
 import dis
@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Modules of these packages do nothing but compute.
-_KNOWN = frozenset(
+# The modules of these packages only compute.
+_TRUSTED_PACKAGES = frozenset(
     ("diffusers", "open_clip", "sentence_transformers", "timm", "torch", "torchvision", "transformers")
 )
+# Python modules whose attributes the code may read.
 _NAMESPACES = frozenset(
     (
         *("math", "torch", "torch.fft", "torch.functional", "torch.linalg", "torch.nn"),
         *("torch.nn.functional", "torch.special"),
     )
 )
-# The modules of functions that only compute, in C and in Python, and names of those that set something.
+# Where functions that only compute are defined, in C and in Python.
 _IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
 _IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
+# C functions whose names begin so change state, or read files.
 _SETTERS = ("_", "from_file", "set_")
 _CONTEXTS = (torch.no_grad, torch.autocast, torch.finfo)
 _PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
@@ -31,12 +33,12 @@ _BUILTINS = frozenset(
         *("isinstance", "len", "list", "max", "min", "range", "round", "slice", "str", "sum", "tuple"),
     )
 )
-# Methods of a module, a list or a number that change nothing but themselves.
+# Methods of a module, a list or a number that change nothing else.
 _METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
 # Tensor methods with effects beyond the process's memory, or that may never return.
 _REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
 # Methods that run when a module is copied or called; a class that defines one is not tried.
-OWN = frozenset(
+_COPY_OR_CALL = frozenset(
     (
         *("__call__", "__copy__", "__deepcopy__", "__getattr__", "__getattribute__", "__getstate__"),
         *("__reduce__", "__reduce_ex__", "__setattr__", "__setstate__", "_apply", "buffers", "extra_repr"),
@@ -53,21 +55,21 @@ _FORBIDDEN = (
 
 
 def may_be_tried(module: nn.Module) -> bool:
-    """Whether a copy of a leaf module may run: its package is known, or its code is only tensor arithmetic.
+    """Whether a copy of a leaf module may run: its package is trusted, or its code only computes.
 
-    Not allowed are loops, imports, stores into containers, calls of functions that are not PyTorch's, and
-    a class with its own way to be copied or called. Helpers that the module calls are checked too.
+    Loops, imports, stores into containers and calls of functions that are not PyTorch's are not allowed,
+    nor is a class with its own way to be copied or called. Helpers that the module calls are checked too.
     """
-    if type(module).__module__.split(".")[0] in _KNOWN:
+    if type(module).__module__.split(".")[0] in _TRUSTED_PACKAGES:
         return True
     classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
-    if "forward" in vars(module) or any(not OWN.isdisjoint(vars(kind)) for kind in classes[:-1]):
+    if "forward" in vars(module) or any(not _COPY_OR_CALL.isdisjoint(vars(kind)) for kind in classes[:-1]):
         return False
     return _Reading(module).is_arithmetic(type(module).forward)
 
 
 class _Reading:
-    """Reads the functions of one module, each of them once."""
+    """Checks the functions of one module; each function is read once."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -114,8 +116,8 @@ class _Reading:
         if name.startswith("__") or (isinstance(value, _CONTAINERS) and name not in vars(self._module)):
             return False  # A list of the class, for example, is not copied with the module.
         if hasattr(nn.Module, name) or value is None:
-            known = hasattr(Tensor, name) or hasattr(torch.finfo, name) or hasattr(int, name)
-            return name in _METHODS or name in vars(self._module) or (known and name not in _REACHING)
+            computes = hasattr(Tensor, name) or hasattr(torch.finfo, name) or hasattr(int, name)
+            return name in _METHODS or name in vars(self._module) or (computes and name not in _REACHING)
         if isinstance(value, MethodType):
             return value.__self__ is self._module and self.is_arithmetic(value.__func__)
         return self._is_allowed(value)
@@ -127,12 +129,12 @@ class _Reading:
             return True
         if isinstance(value, (*_CONTAINERS, tuple, frozenset)):
             return all(map(self._is_allowed, value.values() if isinstance(value, dict) else value))
-        name, place = getattr(value, "__name__", ""), getattr(value, "__module__", None)
-        if place == "builtins":
+        name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+        if home == "builtins":
             return name in _BUILTINS
-        if isinstance(value, BuiltinFunctionType) and place in _IN_C:
+        if isinstance(value, BuiltinFunctionType) and home in _IN_C:
             return not name.startswith(_SETTERS)
-        return place in _IN_PYTHON or self.is_arithmetic(value)
+        return home in _IN_PYTHON or self.is_arithmetic(value)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -144,7 +146,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _value(name: str, function: FunctionType, cells: Any) -> Any:
-    """Return the value of a name that is not local; if unknown, an object that is not allowed."""
+    """Return the value of a name that is not local; an unknown name gives an object that is not allowed."""
     if name in cells:
         try:
             return cells[name].cell_contents

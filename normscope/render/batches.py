@@ -24,7 +24,7 @@ _BAR = 20
 
 
 def render_batches(
-    report: BatchReport, *, layers: Sequence[str] = (), top: int = 10, screen: Screen | None = None
+    report: BatchReport, *, layers: Sequence[str] = (), top: int = 10, screen: Screen = Screen()
 ) -> str:
     """Return the noise of all layers, of some in detail, and what batches hold, as text with line ends.
 
@@ -32,7 +32,6 @@ def render_batches(
     table over positions. Nothing in the report is taken for markup, and no escape codes are in the
     text but the colours that `screen` asks for.
     """
-    screen = screen or Screen()
     screen = replace(screen, width=max(screen.width, MIN_WIDTH))
     return render_parts(_parts(report, list(layers) or noisiest(report), top, screen), screen)
 

@@ -57,7 +57,7 @@ def _layer_section(layer: LayerReport, top: int, medium: str, glyphs: Glyphs) ->
     tables = [
         reword_grid(grid, medium)
         if grid
-        else f"No numbers by {by}: the layer's axes could not be told apart."
+        else f"No numbers by {by}: the layer's axes could not be identified."
         for by, grid in grids.items()
     ]
     return Section([title(layer)], tables if layer.calls else [])

@@ -56,6 +56,6 @@ def join_facts(facts: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return `text` as Markdown that shows it as it is: no link, tag, code, mention or table cell."""
+    """Return `text` as Markdown that shows it unchanged: no link, tag, code, mention or table cell."""
     escaped = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", printable(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")

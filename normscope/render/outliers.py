@@ -1,4 +1,4 @@
-"""Tables of outliers: features that recur across layers, and the outliers of each layer."""
+"""Tables of outliers: features that recur across layers, and the outliers of feature layer."""
 
 import itertools
 import math
@@ -23,25 +23,25 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
     if not shown:
         return None
     layers_of_each = [
-        [layer for layer in report.layers.values() if layer.name in each.layers and layer.outliers]
-        for each in shown
+        [layer for layer in report.layers.values() if layer.name in feature.layers and layer.outliers]
+        for feature in shown
     ]
     rows = list(zip(shown, layers_of_each, strict=True))
-    widths = {each.width for each in features}
+    widths = {feature.width for feature in features}
 
     def maxima(field: str) -> list[float]:
-        return [outlier_maximum(each, layers, field) for each, layers in rows]
+        return [outlier_maximum(feature, layers, field) for feature, layers in rows]
 
     def counts(name: str) -> list[str]:
-        return align(_affine_count(each, layers, name) for each, layers in rows)
+        return align(_affine_count(feature, layers, name) for feature, layers in rows)
 
     columns = [
-        Column("feature", "", align(str(each.feature) for each in shown)),
-        *([Column("of", "", align(grouped(each.width) for each in shown))] if len(widths) > 1 else []),
-        Column("layers", "", align(_share_of_layers(each) for each in shown)),
+        Column("feature", "", align(str(feature.feature) for feature in shown)),
+        *([Column("of", "", align(grouped(feature.width) for feature in shown))] if len(widths) > 1 else []),
+        Column("layers", "", align(_share_of_layers(feature) for feature in shown)),
         Column("tokens", "at most", align(map(percent, maxima("share")))),
         Column("output", "largest", aligned(maxima("largest"))),
-        Column("sd ratio", "largest", aligned(_sd_ratio(each.feature, layers) for each, layers in rows)),
+        Column("sd ratio", "largest", aligned(_sd_ratio(f.feature, layers) for f, layers in rows)),
         Column("weight", "stands out", counts("weight"), rank=3),
         Column("bias", "stands out", counts("bias"), rank=4),
     ]
@@ -62,17 +62,17 @@ def outliers_by_layer(report: Report) -> Grid | None:
     pairs = [(layer, layer.outliers) for layer in report.layers.values() if layer.outliers]
     if not pairs:
         return None
-    outliers = [each for _, each in pairs]
+    outliers = [layer_outliers for _, layer_outliers in pairs]
 
     def counts(name: str) -> list[str]:
-        return align(_count(_affine_outliers(each, name)) for each in outliers)
+        return align(_count(_affine_outliers(o, name)) for o in outliers)
 
     columns = [
         Column("layer", "", [layer.name for layer, _ in pairs], names=True),
-        Column("6 or more", "features", [_large(each) for each in outliers]),
-        Column("sd ratio", "", aligned(each.sd_ratio for each in outliers)),
-        Column("massive", "elements", align(grouped(each.massive.count) for each in outliers), rank=1),
-        *(_massive(outliers) if any(each.massive.count for each in outliers) else []),
+        Column("6 or more", "features", [_large(o) for o in outliers]),
+        Column("sd ratio", "", aligned(o.sd_ratio for o in outliers)),
+        Column("massive", "elements", align(grouped(o.massive.count) for o in outliers), rank=1),
+        *(_massive(outliers) if any(o.massive.count for o in outliers) else []),
         Column("weight", "stands out", counts("weight"), rank=2),
         Column("bias", "stands out", counts("bias"), rank=2),
     ]
@@ -89,9 +89,9 @@ _BY_LAYER = [
 
 def _massive(outliers: Sequence[Outliers]) -> list[Column]:
     return [
-        Column("massive", "largest", aligned(each.massive.largest for each in outliers), rank=3),
-        Column("massive", "features", [_listed(each.massive.features) for each in outliers], rank=4),
-        Column("massive", "positions", [_listed(each.massive.positions) for each in outliers], rank=5),
+        Column("massive", "largest", aligned(o.massive.largest for o in outliers), rank=3),
+        Column("massive", "features", [_listed(o.massive.features) for o in outliers], rank=4),
+        Column("massive", "positions", [_listed(o.massive.positions) for o in outliers], rank=5),
     ]
 
 
@@ -113,14 +113,15 @@ def notes_on(layer: LayerReport) -> list[str]:
     return notes
 
 
-def _share_of_layers(each: OutlierFeature) -> str:
-    return f"{len(each.layers)} of {round(len(each.layers) / each.share)}" if each.share else UNKNOWN
+def _share_of_layers(feature: OutlierFeature) -> str:
+    layers = len(feature.layers)
+    return f"{layers} of {round(layers / feature.share)}" if feature.share else UNKNOWN
 
 
 def outlier_maximum(feature: OutlierFeature, layers: Iterable[LayerReport], field: str) -> float:
     """Return the maximum of a feature's `share` or `largest` over some layers, NaN where it is in none."""
     outliers = [layer.outliers.llm_int8 for layer in layers if layer.outliers and layer.outliers.llm_int8]
-    matches = [getattr(each, field)[each.features == feature.feature].tolist() for each in outliers]
+    matches = [getattr(large, field)[large.features == feature.feature].tolist() for large in outliers]
     return max(itertools.chain.from_iterable(matches), default=math.nan)
 
 
@@ -133,9 +134,9 @@ def _sd_ratio(feature: int, layers: Iterable[LayerReport]) -> float:
     return max(ratios, default=math.nan)
 
 
-def _affine_count(each: OutlierFeature, layers: Sequence[LayerReport], name: str) -> str:
+def _affine_count(feature: OutlierFeature, layers: Sequence[LayerReport], name: str) -> str:
     vectors = [_affine_outliers(layer.outliers, name) for layer in layers if layer.outliers]
-    counts = [each.feature in vector for vector in vectors if vector is not None]
+    counts = [feature.feature in vector for vector in vectors if vector is not None]
     return str(sum(counts)) if counts else UNKNOWN
 
 

@@ -98,7 +98,7 @@ def feature_map(report: Report) -> HeatMap | None:
     widths = [layer.features for layer in measured]
     if not widths:
         return None
-    width = max(set(widths), key=lambda each: (widths.count(each), each))
+    width = max(set(widths), key=lambda width: (widths.count(width), width))
     layers = [layer for layer in measured if layer.features == width]
     left_out = len(measured) - len(layers)
     notes = ["A column that stands out in many rows: a feature that is large throughout."]

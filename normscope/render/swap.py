@@ -85,7 +85,7 @@ def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
     if others:
         # These names are not cut: they say where to look.
         names = Column("layer", "", [printable(layer.name) for layer in others])
-        why = Column("not folded", "because", [printable(str(each.reason)) for each in others], wraps=True)
+        why = Column("not folded", "because", [printable(str(layer.reason)) for layer in others], wraps=True)
         yield Grid(f"{counted(len(others), 'layer')} not folded" if folded else heading, [names, why])
 
 

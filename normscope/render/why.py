@@ -19,13 +19,12 @@ _MOST_POSITIONS = 8
 _WIDEST_TOKEN = 14
 
 
-def render_why(report: WhyReport, *, screen: Screen | None = None) -> str:
+def render_why(report: WhyReport, *, screen: Screen = Screen()) -> str:
     """Return the claims with their evidence and verdicts, as text with line ends.
 
     Nothing in the report is taken for markup, and no escape codes are in the text but the colours
     that `screen` asks for.
     """
-    screen = screen or Screen()
     screen = replace(screen, width=max(screen.width, MIN_WIDTH))
     return render_parts(_parts(report, screen), screen)
 
@@ -104,7 +103,7 @@ def _line(evidence: Evidence, finding: Finding) -> str:
     layers = ""
     if decides and len(evidence.layers) > 1:
         at, of = short(finding.threshold), len(evidence.layers)
-        layers = f": {finding.above} of {of} layers over {at}, {finding.below} under"
+        layers = f": {finding.layers_above} of {of} layers over {at}, {finding.layers_below} under"
     mark = "> " if decides else "  "
     return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}{null}{layers}"
 

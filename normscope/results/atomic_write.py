@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from normscope.errors import ReportError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked, so no folder can be known as left behind
+except ImportError:  # Windows has no such locks, so folders that were left behind stay.
     fcntl = None  # type: ignore[assignment]
 
 
@@ -45,15 +45,15 @@ def write_whole(path: str | os.PathLike[str], text: str | Iterable[str]) -> None
 def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path, then rename the file that it wrote to `path`.
 
-    Otherwise as `write_whole`. Raises ReportError also for devices and pipes: `write` needs a file.
+    Apart from that it is like `write_whole`, but ReportError is also raised for devices and pipes.
     """
     if Path(path).exists() and not Path(path).is_file():
-        raise ReportError(f"cannot write {str(path)!r}: it is no file; name a file")
+        raise ReportError(f"cannot write {str(path)!r}: it is not a file; name a file")
     _write(path, write)
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Raise ReportError, before the work, if `write_whole` and `write_with` could not write to `path`."""
+    """Raise ReportError if `write_whole` and `write_with` could not write to `path`; for use before a run."""
 
     def probe(target: Path) -> None:
         if not target.exists():
@@ -70,10 +70,10 @@ def _write(path: str | os.PathLike[str], write: Callable[[Path], object], *, kee
             return
         target = _resolved(target)
         with _temporary_folder(target) as folder:
-            made = folder / target.name
-            write(made)
+            temporary = folder / target.name
+            write(temporary)
             if keep:
-                _put(made, target)
+                _move(temporary, target)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot write {str(path)!r}: {reason}; name a writable file") from error
@@ -87,29 +87,29 @@ def _resolved(path: Path) -> Path:
     return target
 
 
-def _put(made: Path, target: Path) -> None:
-    """Rename a file to its place; one that cannot be replaced, such as a mounted file, is overwritten."""
-    with made.open("rb+") as stream:
+def _move(temporary: Path, target: Path) -> None:
+    """Rename a file to `target`; a target that cannot be replaced, such as a mounted file, is overwritten."""
+    with temporary.open("rb+") as stream:
         os.fsync(stream.fileno())
-    made.chmod(_mode_for(target))
+    temporary.chmod(_mode_for(target))
     try:
-        made.replace(target)
+        temporary.replace(target)
     except OSError:
         if not target.is_file():
             raise
-        shutil.copyfile(made, target)
+        shutil.copyfile(temporary, target)
 
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the same file system; folders that killed runs left are removed."""
+    """Yield a temporary folder on the same file system, after the folders of killed runs are removed."""
     stem = f".{target.name[:50]}."
     if fcntl:
-        _remove_left(target.parent, stem)
+        _remove_abandoned(target.parent, stem)
     folder = target.with_name(f"{stem}{os.urandom(4).hex()}.part")
     lock = None
     try:
-        lock = _made_and_locked(folder)
+        lock = _create_and_lock(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,8 +117,8 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _made_and_locked(folder: Path) -> int | None:
-    """Make a folder and lock it; try again if another run removes it before it is locked."""
+def _create_and_lock(folder: Path) -> int | None:
+    """Create a folder and lock it; try again if another run removes it before it is locked."""
     while True:
         folder.mkdir(mode=0o700)
         if not fcntl:
@@ -132,11 +132,11 @@ def _made_and_locked(folder: Path) -> int | None:
             os.close(lock)
 
 
-def _remove_left(parent: Path, stem: str) -> None:
-    """Remove the folders that killed runs left behind: a run that still writes holds its folder's lock."""
+def _remove_abandoned(parent: Path, stem: str) -> None:
+    """Remove the folders of killed runs; a run that still writes holds the lock of its folder."""
     with contextlib.suppress(OSError):
-        left = [path for path in parent.iterdir() if path.name.startswith(stem)]
-        for folder in left:
+        folders = [path for path in parent.iterdir() if path.name.startswith(stem)]
+        for folder in folders:
             if re.fullmatch(r"[0-9a-f]{8}\.part", folder.name[len(stem) :]):
                 lock = os.open(folder, os.O_RDONLY)
                 try:
@@ -147,7 +147,7 @@ def _remove_left(parent: Path, stem: str) -> None:
 
 
 def _mode_for(target: Path) -> int:
-    """Return the permissions that `open` would give: those of the old file, otherwise by the umask."""
+    """Return the permissions that `open` would give: those of the old file, or else those by the umask."""
     if target.exists():
         return target.stat().st_mode & 0o777
     umask = os.umask(0)

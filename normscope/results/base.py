@@ -15,10 +15,10 @@ R = TypeVar("R", bound="Result")
 
 
 class Shown:
-    """A base for results that Jupyter shows as tables: `normscope.render.notebook` has how."""
+    """A base for results that Jupyter shows as the tables of `normscope.render.notebook`."""
 
     def _repr_html_(self) -> str:
-        # Found by name when it is asked for: what is shown does not depend on what shows it.
+        # Imported by name when a notebook needs it, since results do not depend on renderers.
         return str(import_module("normscope.render.notebook").render_html(self))
 
 
@@ -34,17 +34,17 @@ class Record:
 
 
 class Result(Record):
-    """A base for the results of commands: to plain JSON values under a schema, to JSON text, and back.
+    """A base for the results of commands: converts them to JSON under a schema, and back.
 
-    A mapping of `layers` by their names is a list in JSON.
+    A mapping of `layers` by name becomes a list in JSON.
     """
 
     SCHEMA: ClassVar[str]
-    """The name of the schema, as `normscope.report/1`."""
+    """The name of the schema, such as `normscope.report/1`."""
     EXPECTED: ClassVar[str]
-    """What a message calls such a result, as "a normscope report"."""
+    """The name of such a result in messages, such as "a normscope report"."""
     WHERE: ClassVar[str] = "report"
-    """How a message names the outermost value."""
+    """The name of the outermost value in messages."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values, in the documented schema that `SCHEMA` names."""
@@ -54,18 +54,18 @@ class Result(Record):
         return {"schema": self.SCHEMA, **plain}
 
     def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None) -> str:
-        """Return the result as strict JSON text and, given a path, write it there whole or not at all."""
+        """Return the result as strict JSON text; with a path, write it there completely or not at all."""
         return write_json(self.to_dict(), path, indent)
 
     @classmethod
     def from_dict(cls: type[R], data: Any) -> R:
-        """Build a result from what `to_dict` returns; ReportError says what does not fit."""
+        """Build a result from what `to_dict` returns; ReportError names a member that does not fit."""
         data = require_schema(data, cls.SCHEMA, cls.EXPECTED)
         kind = typing.get_type_hints(cls).get("layers")
         if typing.get_origin(kind) is not Mapping:
             return from_plain(cls, data, cls.WHERE)
-        several: Any = tuple[typing.get_args(kind)[1], ...]  # type: ignore[misc]
-        layers = from_plain(several, data.get("layers"), f"{cls.WHERE}.layers")
+        layer_list: Any = tuple[typing.get_args(kind)[1], ...]  # type: ignore[misc]
+        layers = from_plain(layer_list, data.get("layers"), f"{cls.WHERE}.layers")
         by_name = {layer.name: layer for layer in layers}
         if len(by_name) < len(layers):
             raise ReportError(f"{cls.WHERE}.layers has two layers of one name; expected each name once")

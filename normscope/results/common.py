@@ -1,9 +1,8 @@
 """Dataclasses that several results share: summaries, the model, the run.
 
 Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
-A number that is unknown, for want of data or because it does not apply, is NaN here and null
-in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
-normalise.
+A number that is unknown, because data is missing or it does not apply, is NaN here and null in
+JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
 """
 
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from normscope.results.base import Record
 
 # Written in full: readers take the element type from them, and numpy's short form has changed.
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -48,7 +45,7 @@ class ModelInfo(Record):
 class RunInfo(Record):
     """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
 
-    `medium` is the kind of the samples that `texts` counts: text, image, audio, or several side by side.
+    `medium` is the kind of the samples that `texts` counts: text, image, audio, or several together.
     `position_bins` are the first positions of the bins that late positions share, None if there are no
     bins. `batch_tokens` is the maximum number of token slots in a batch, if that number decided the batch
     size. `unknown_tokens` is the number of `tokens` that are the tokenizer's unknown token.

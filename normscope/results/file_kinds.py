@@ -19,7 +19,7 @@ _BEGINNINGS = (
 )
 
 
-def what_it_is(path: Path) -> str | None:
+def kind_of_file(path: Path) -> str | None:
     """Name the kind of a file that is not JSON; None if it is unknown, or if the path is not a file."""
     try:
         if not path.is_file():
@@ -30,16 +30,16 @@ def what_it_is(path: Path) -> str | None:
         return None
     if start[5:9] == b"\0\0\0{":
         return _safetensors(path)
-    begins = start.lstrip().lower()
-    if not begins:
+    text = start.lstrip().lower()
+    if not text:
         return "it is empty"
-    known = next((kind for beginning, kind in _BEGINNINGS if begins.startswith(beginning.lower())), None)
-    if known is None and begins[:1] not in b"[{":
-        known = "binary" if b"\0" in start else "text that is no JSON, such as a table"
+    kind = next((kind for beginning, kind in _BEGINNINGS if text.startswith(beginning.lower())), None)
+    if kind is None and text[:1] not in b"[{":
+        kind = "binary" if b"\0" in start else "text that is not JSON, such as a table"
     first, _, more = start.partition(b"\n")
-    if known is None and more.strip() and _is_json(first):
-        known = "JSON Lines"
-    return None if known is None else f"it is {known}"
+    if kind is None and more.strip() and _is_json(first):
+        kind = "JSON Lines"
+    return None if kind is None else f"it is {kind}"
 
 
 def _safetensors(path: Path) -> str | None:
@@ -49,9 +49,9 @@ def _safetensors(path: Path) -> str | None:
         with safe_open(path, framework="np") as file:
             schema = (file.metadata() or {}).get("schema")
     except (SafetensorError, OSError) as error:
-        return f"it is no whole safetensors file ({error})"
+        return f"it is not a complete safetensors file ({error})"
     if schema == MOMENTS_SCHEMA:
-        return None  # The reader says what is wrong with its report.
+        return None  # The reader of the report names its fault.
     return f"it is safetensors of {schema!r}" if schema else "it is safetensors without a report"
 
 

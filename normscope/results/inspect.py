@@ -1,9 +1,8 @@
 """Result of `inspect`: the report on a model's normalization layers.
 
 Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
-A number that is unknown, for want of data or because it does not apply, is NaN here and null
-in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
-normalise.
+A number that is unknown, because data is missing or it does not apply, is NaN here and null in
+JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Counts, Floats, ModelInfo, RunInfo, Summary
-from normscope.results.json_codec import APART
+from normscope.results.json_codec import NOT_IN_JSON
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -254,12 +253,12 @@ class Report(Result, Shown):
     layers: Mapping[str, LayerReport]
     warnings: tuple[str, ...]
     outlier_features: tuple[OutlierFeature, ...] = ()
-    moments: Any = field(default=None, metadata=APART)
+    moments: Any = field(default=None, metadata=NOT_IN_JSON)
 
     def __repr__(self) -> str:
         run = self.run
         counts = (len(self.layers), "layer"), (run.texts, "text"), (run.tokens, "token")
-        return f"<Report of {self.model.id}: {', '.join(counted(*each) for each in counts)}>"
+        return f"<Report of {self.model.id}: {', '.join(counted(*count) for count in counts)}>"
 
     @classmethod
     def from_dict(cls, data: Any) -> "Report":
@@ -271,14 +270,16 @@ class Report(Result, Shown):
 
 
 def _check_lengths(layer: LayerReport) -> None:
-    """Raise ReportError if arrays over one axis differ in length, or from the number of features."""
+    """Raise ReportError if arrays over one axis differ in length, or do not have one number per feature."""
     if layer.features < 0:
         raise ReportError(f"layer {quoted(layer.name)} has {layer.features} features; expected 0 or more")
     large = layer.outliers.llm_int8 if layer.outliers else None
     for part in (layer.feature, layer.position, layer.own_output, large):
-        known = {layer.features} if part and (part is layer.feature or part is layer.own_output) else set()
-        found = {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} if part else ()
-        if len(known.union(found)) > 1:
+        arrays = [value for value in vars(part).values() if isinstance(value, np.ndarray)] if part else []
+        lengths = {len(array) for array in arrays}
+        if part is layer.feature or part is layer.own_output:
+            lengths.add(layer.features)
+        if len(lengths) > 1:
             raise ReportError(
                 f"the arrays of layer {quoted(layer.name)} differ in length; expected one length"
             )

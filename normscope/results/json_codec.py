@@ -1,8 +1,8 @@
 """Converts frozen dataclasses to plain JSON values and back, by their field types alone.
 
 Unknown numbers are NaN in Python and null in JSON; a trailing underscore in a field name
-(`global_`) keeps it off Python's keywords and is dropped in JSON. Members that a reader
-does not know are ignored: a later minor version may have added them.
+(`global_`) avoids Python's keywords and is dropped in JSON. Members that a reader does not know
+are ignored: a later minor version may have added them.
 """
 
 import dataclasses
@@ -20,9 +20,8 @@ from normscope.escaping import printable
 
 T = TypeVar("T")
 
-
-# The metadata of a field that is left out of the plain values.
-APART = {"apart": True}
+# The metadata of fields that are not part of the plain values.
+NOT_IN_JSON = {"not_in_json": True}
 
 
 def to_plain(value: Any) -> Any:
@@ -40,7 +39,7 @@ def to_plain(value: Any) -> Any:
 
 def plain_fields(kind: Any) -> "list[dataclasses.Field[Any]]":
     """List the fields of a dataclass that are part of its plain values."""
-    return [field for field in dataclasses.fields(kind) if "apart" not in field.metadata]
+    return [field for field in dataclasses.fields(kind) if "not_in_json" not in field.metadata]
 
 
 def from_plain(kind: type[T], value: Any, where: str = "report") -> T:
@@ -50,10 +49,10 @@ def from_plain(kind: type[T], value: Any, where: str = "report") -> T:
 
 def require_schema(data: Any, schema: str, what: str) -> dict[str, Any]:
     """Return `data` if it follows `schema`; otherwise raise a ReportError that says it is not `what`."""
-    got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-    if isinstance(data, dict) and got == schema:
+    actual = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    if isinstance(data, dict) and actual == schema:
         return data
-    raise ReportError(f"not {what}: schema is {printable(repr(got)[:200])}; expected {schema!r}")
+    raise ReportError(f"not {what}: schema is {printable(repr(actual)[:200])}; expected {schema!r}")
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

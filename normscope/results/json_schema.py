@@ -1,4 +1,4 @@
-"""JSON Schema of everything that normscope writes, derived from the types of the results."""
+"""JSON Schema of all results, derived from the types of their fields."""
 
 import dataclasses
 import types
@@ -21,7 +21,7 @@ from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# What each command writes, by the name of its schema.
+# The result types and their versioned schema names, by the names that users give.
 RESULTS: dict[str, tuple[str, type[Any]]] = {
     "report": (Report.SCHEMA, Report),
     "plan": (RunPlan.SCHEMA, RunPlan),
@@ -41,14 +41,14 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, plan, layers, batches, swap, why, compare or explain. Members without which a
-    reader of this version cannot do are required; later minor versions may add others. Raises
-    UsageError for another name.
+    `name` is report, plan, layers, batches, swap, why, compare or explain. The members that a reader
+    of this version needs are required; later minor versions may add others. Raises UsageError for
+    another name.
     """
     if name is None:
-        several = {key: _result(key) for key in RESULTS}
-        definitions = {key: value for one in several.values() for key, value in one.pop("$defs").items()}
-        return {"$schema": _DIALECT, "oneOf": list(several.values()), "$defs": definitions}
+        schemas = [_result(key) for key in RESULTS]
+        definitions = {name: kind for schema in schemas for name, kind in schema.pop("$defs").items()}
+        return {"$schema": _DIALECT, "oneOf": schemas, "$defs": definitions}
     if name not in RESULTS:
         raise UsageError(f"there is no schema {quoted(name)}; expected one of {', '.join(RESULTS)}; name one")
     return {"$schema": _DIALECT, **_result(name)}
@@ -58,18 +58,18 @@ def _result(name: str) -> Schema:
     version, kind = RESULTS[name]
     definitions: dict[str, Schema] = {}
     body = _Types(definitions).record(kind)
-    own = {"schema": {"const": version}, **_EXTRA_MEMBERS.get(name, {})}
+    extra = {"schema": {"const": version}, **_EXTRA_MEMBERS.get(name, {})}
     return {
         "title": version,
         **body,
-        "properties": {**own, **body["properties"]},
-        "required": [*own, *body["required"]],
+        "properties": {**extra, **body["properties"]},
+        "required": [*extra, *body["required"]],
         "$defs": definitions,
     }
 
 
 class _Types:
-    """Types of fields -> schemas; every dataclass is defined once, under its name."""
+    """Schemas of field types; every dataclass is defined once, under its name."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
@@ -94,8 +94,8 @@ class _Types:
         if dataclasses.is_dataclass(kind):
             return self._reference(kind)
         if origin is np.ndarray:
-            whole = issubclass(typing.get_args(arguments[1])[0], np.integer)
-            return {"type": "array", "items": _SCALARS[int if whole else float]}
+            is_integer = issubclass(typing.get_args(arguments[1])[0], np.integer)
+            return {"type": "array", "items": _SCALARS[int if is_integer else float]}
         if origin is tuple:
             return {"type": "array", "items": self.of(arguments[0])}
         if origin is not None and issubclass(origin, Mapping):
@@ -103,14 +103,14 @@ class _Types:
         return _SCALARS[kind]
 
     def _mapping(self, kind: Any) -> Schema:
-        # Records know their own names, and are written as a list.
+        # A record holds its own name, so a mapping of records is written as a list.
         if dataclasses.is_dataclass(kind):
             return {"type": "array", "items": self.of(kind)}
         return {"type": "object", "additionalProperties": self.of(kind)}
 
     def _reference(self, kind: Any) -> Schema:
         if kind.__name__ not in self._definitions:
-            self._definitions[kind.__name__] = {}  # Reserves its place before its members' types.
+            self._definitions[kind.__name__] = {}  # Reserves its position before its members' types.
             self._definitions[kind.__name__].update(self.record(kind))
         return {"$ref": f"#/$defs/{kind.__name__}"}
 

@@ -1,10 +1,4 @@
-"""Reads saved results of any command back from JSON.
-
-Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
-A number that is unknown, for want of data or because it does not apply, is NaN here and null
-in JSON. All variances are biased (divided by the count), as nn.LayerNorm and nn.BatchNorm
-normalise.
-"""
+"""Reads saved results of any command back from JSON, or from a report with its moments."""
 
 import json
 import os
@@ -16,7 +10,7 @@ from normscope.errors import ReportError
 from normscope.escaping import printable, quoted
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
-from normscope.results.file_kinds import what_it_is
+from normscope.results.file_kinds import kind_of_file
 from normscope.results.inspect import MOMENTS_SCHEMA, Report
 from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
@@ -31,15 +25,15 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     try:
         return Report.from_dict(data)
     except ReportError as error:
-        raise ReportError(f"{quoted(path)}: {error}; make it anew with normscope inspect --json") from error
+        raise ReportError(f"{quoted(path)}: {error}; write it again with normscope inspect --json") from error
 
 
 def read_plain(path: str | os.PathLike[str]) -> Any:
-    """Read the plain JSON values of any result that normscope wrote; ReportError when there are none."""
+    """Read the plain JSON values of any result that normscope wrote; ReportError if they cannot be read."""
     try:
         return json.loads(_text(Path(path)), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or what_it_is(Path(path)) or str(error)
+        reason = getattr(error, "strerror", None) or kind_of_file(Path(path)) or str(error)
         raise ReportError(
             f"cannot read {quoted(path)} as a report: {printable(reason)}; expected one "
             "that normscope wrote; check the path"
@@ -47,7 +41,7 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
 
 
 def _text(path: Path) -> str:
-    """Return the JSON text of a report, also from a file that holds its moments too."""
+    """Return the JSON text of a result; a file with moments holds it as a tensor."""
     mode = path.stat().st_mode
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero has no end
         raise ValueError("it is a device")
@@ -56,7 +50,7 @@ def _text(path: Path) -> str:
         # Safetensors begin with the length of their header in eight bytes; text has no such zeros.
         if start[5:] != b"\0\0\0{":
             return str(start + stream.read(), "utf-8")
-    from safetensors import SafetensorError, safe_open  # here: few reports carry moments
+    from safetensors import SafetensorError, safe_open  # Imported late: few reports carry moments.
 
     try:
         with safe_open(path, framework="np") as file:
@@ -72,8 +66,6 @@ def _refuse(constant: str) -> None:
 
 
 Saved = Report | BatchReport | WhyReport | SwapReport | Comparison
-
-
 _KINDS: dict[str, type[Saved]] = {
     kind.SCHEMA: kind for kind in (Report, BatchReport, WhyReport, SwapReport, Comparison)
 }
@@ -95,4 +87,4 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     try:
         return kind.from_dict(data)
     except ReportError as error:
-        raise ReportError(f"{quoted(path)}: {error}; make it anew with --json") from error
+        raise ReportError(f"{quoted(path)}: {error}; write it again with --json") from error

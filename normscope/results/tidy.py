@@ -20,7 +20,7 @@ Row = tuple[str, str, int | None, int | None, str, float | int]
 def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
     """Yield the lines of a CSV of layers: a header, then one row per known number.
 
-    `view` and `statistic`, joined by a point, are the path of the number in the JSON. `position` and
+    `view` and `statistic`, joined by a dot, are the path of the number in the JSON. `position` and
     `feature` are the index of an element of a list, and are empty for other numbers. The position of a
     bin is its first position. A number of the layer as a whole has the view `layer`. A list of feature or
     position numbers gives one row per element, with the value 1.
@@ -48,7 +48,7 @@ def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
 
 
 def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:
-    # The feature numbers, or the first positions of bins, to which the lists of this part belong.
+    # The features, or the first positions of bins, that the elements of this part's lists belong to.
     keys = part.get("features") if "share" in part else part.get("first") if view in _BY_POSITION else None
     for key, value in part.items():
         statistic = f"{path}{key}"
@@ -68,9 +68,9 @@ def _elements(name: str, view: str, statistic: str, values: list[Any], keys: Any
     elif keys is not None:
         pairs = zip(keys, values, strict=True)
     by_position = axis == "position" or (axis is None and view in _BY_POSITION)
-    for at, value in pairs:
+    for index, value in pairs:
         if _is_number(value):
-            position, feature = (at, None) if by_position else (None, at)
+            position, feature = (index, None) if by_position else (None, index)
             yield name, view, position, feature, statistic, value
 
 

@@ -46,8 +46,8 @@ class Finding(Record):
     `decided_by` is the name of the evidence that the rule tests. It is None, and `threshold` is NaN, if
     no number decides. `verdict` is one of holds, fails, undecided, "not testable here". `more` is the
     command that shows more. `source` says whose claim it is, `quantity` what is measured, and `null` what
-    the number is read against. Of the layers, the intervals of `above` lie above the threshold, and those
-    of `below` lie below it.
+    the number is read against. Of the layers, the intervals of `layers_above` lie above the threshold, and
+    those of `layers_below` lie below it.
     """
 
     id: str
@@ -61,8 +61,8 @@ class Finding(Record):
     source: str = ""
     quantity: str = ""
     null: str = ""
-    above: int = 0
-    below: int = 0
+    layers_above: int = 0
+    layers_below: int = 0
 
 
 @dataclass(frozen=True, eq=False)

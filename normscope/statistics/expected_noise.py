@@ -219,7 +219,7 @@ def _log_choose(n: Tensor, k: int) -> Tensor:
     return log.where(known, -math.inf)
 
 
-def by_length(lengths: Tensor, seed: int, orders: int = 8) -> Tensor:
+def by_length(lengths: Tensor, seed: int, orders: int = 4) -> Tensor:
     """Return orders of texts by their lengths (N,), (orders, N); texts of equal length are shuffled."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.stack([torch.randperm(len(lengths), generator=generator) for _ in range(orders)])

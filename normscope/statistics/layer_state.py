@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from normscope.errors import ReportError
-from normscope.results.json_codec import APART
+from normscope.results.json_codec import NOT_IN_JSON
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.moments import Moments
 from normscope.statistics.state_dict import load_state_dict, state_dict
@@ -47,9 +47,9 @@ class LayerState:
     output_square: float = 0.0
     output_size: int = 0
     exact: int | None = None
-    moments: Accumulator | None = field(default=None, metadata=APART)
-    stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=APART)
-    scales: Moments | None = field(default=None, metadata=APART)
+    moments: Accumulator | None = field(default=None, metadata=NOT_IN_JSON)
+    stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=NOT_IN_JSON)
+    scales: Moments | None = field(default=None, metadata=NOT_IN_JSON)
 
     @property
     def layout(self) -> str | None:

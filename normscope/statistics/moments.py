@@ -158,7 +158,7 @@ class Moments:
 
 
 def grown(table: Tensor, groups: int) -> Tensor:
-    """Return `table` with zero rows appended until it has `groups` rows, or as it is."""
+    """Return `table` with zero rows appended until it has `groups` rows; a larger table stays unchanged."""
     missing = groups - table.shape[0]
     return table if missing <= 0 else torch.cat([table, table.new_zeros(missing, *table.shape[1:])])
 

@@ -52,8 +52,8 @@ class FileKind(NamedTuple):
         header = {
             key: value.encode("utf-8", "backslashreplace").decode("utf-8") for key, value in about.items()
         }
-        held = {name: values.contiguous() for name, values in tensors.items()}
-        save_tensors(held, path, {"schema": self.schema, **header})
+        contiguous = {name: values.contiguous() for name, values in tensors.items()}
+        save_tensors(contiguous, path, {"schema": self.schema, **header})
         return path
 
     def read(
@@ -68,16 +68,16 @@ class FileKind(NamedTuple):
         path = path / self.name if path.is_dir() else path
         try:
             with safe_open(path, framework="pt") as file:
-                about: dict[str, Any] = file.metadata() or {}
+                header: dict[str, Any] = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             got = f"cannot read a {self.what} from {quoted(folder)} ({reason(error)})"
             raise ReportError(f"{got}; expected what {self.wrote} wrote; check the path") from error
-        if about.get("schema") != self.schema:
-            got = f"{quoted(folder)} is not a {self.what}: schema is {about.get('schema')!r}"
+        if header.get("schema") != self.schema:
+            got = f"{quoted(folder)} is not a {self.what}: schema is {header.get('schema')!r}"
             raise ReportError(f"{got}; expected {self.schema!r}")
         try:
-            return make(tensors, about)
+            return make(tensors, header)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             got = f"{quoted(path)} is damaged ({type(error).__name__}: {reason(error)})"
             raise ReportError(f"{got}; expected what {self.wrote} wrote; write it again") from error

@@ -1,5 +1,6 @@
 """The evidence on the claims against plain references, computed anew without each group of texts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,10 @@ WEIGHTS = torch.tensor([[1, 1, 1, 1], [2, 0, 1, 1], [0, 3, 0, 1], [1, 1, 2, 0]],
 @pytest.mark.parametrize("shift", [0.0, 1e6])
 def test_epsilon_squared_without_each_group_of_texts(shift: float) -> None:
     layer, group = rows([4, 2, 5, 3, 9, 1], shift=shift), torch.tensor([0, 1, 2, 0, 1, 2])
-    by_position, by_text = explained_by_position(layer, group), explained_by_text(layer, replicates(group))
+    by_position, by_text = (
+        explained_by_position(layer, group)[0],
+        explained_by_text(layer.by_text(), replicates(group)),
+    )
     for r in range(4):
         used = (group != r - 1)[layer.text].numpy()
         x, position, text = (v.numpy()[used] for v in (layer.x, layer.position, layer.text))
@@ -55,19 +59,29 @@ def test_epsilon_squared_without_each_group_of_texts(shift: float) -> None:
         assert float(by_text[r]) == pytest.approx(epsilon2(x, text), abs=1e-9)
 
 
-def test_positions_are_summed_in_parts() -> None:
-    layer, group = rows([700, 30, 400, 300]), torch.tensor([0, 1, 0, 1])
-    found = explained_by_position(layer, group)
+def test_special_tokens_are_left_out_or_not() -> None:
+    layer, group = rows([7, 3, 4, 6]), torch.tensor([0, 1, 0, 1])
+    layer = replace(layer, special=(layer.position == 0) | (torch.arange(20) % 7 == 6))
+    without, whole = explained_by_position(layer, group)
     for r in range(3):
         used = (group != r - 1)[layer.text].numpy()
-        assert float(found[r]) == pytest.approx(
-            epsilon2(layer.x.numpy()[used], layer.position.numpy()[used]), abs=1e-9
+        x, position, ordinary = layer.x.numpy(), layer.position.numpy(), ~layer.special.numpy()
+        assert float(whole[r]) == pytest.approx(epsilon2(x[used], position[used]), abs=1e-9)
+        assert float(without[r]) == pytest.approx(
+            epsilon2(x[used & ordinary], position[used & ordinary]), abs=1e-9
         )
+
+
+def test_float32_tokens_lose_nothing_that_matters() -> None:
+    layer, group = rows([70, 30, 40, 30], shift=1e3), torch.tensor([0, 1, 0, 1])
+    single, _ = explained_by_position(replace(layer, x=layer.x.float()), group)
+    double, _ = explained_by_position(layer, group)
+    np.testing.assert_allclose(single, double, atol=2e-5)
 
 
 def test_text_vectors_are_averages_of_what_each_normalization_gives() -> None:
     layer = rows([4, 2, 5])
-    found = text_vectors(layer)
+    found = text_vectors(layer, layer.by_text())
     x = layer.x.numpy()
     scale = np.sqrt(x.var(0) + layer.eps)
     given = {"feature": (x - x.mean(0)) / scale, "feature scale": x / scale, "feature centre": x - x.mean(0)}

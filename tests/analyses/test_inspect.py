@@ -97,7 +97,7 @@ def test_a_report_comes_back_equal_from_json(minilm: Any, tmp_path: Any) -> None
     assert normscope.read_report(tmp_path / "report.json").to_dict() == report.to_dict()
 
 
-def test_a_model_by_name_says_what_it_is() -> None:
+def test_a_model_by_name_says_kind_of_file() -> None:
     report = normscope.inspect("demo", ["one sentence", "and another one"], loading=Loading(device="cpu"))
     assert (report.model.id, report.model.architecture, report.model.dtype) == (
         "demo",

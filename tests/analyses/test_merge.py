@@ -264,7 +264,7 @@ def test_a_file_is_written_whole_or_not_at_all(
     with pytest.raises(ReportError, match="No space left"):
         write_moments(parts[0], path)
     assert (path.read_text(), [p.name for p in tmp_path.iterdir()]) == ("before", ["part"])
-    with pytest.raises(ReportError, match="is no file"):
+    with pytest.raises(ReportError, match="is not a file"):
         write_moments(parts[0], "/dev/null")
 
 

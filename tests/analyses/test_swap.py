@@ -90,12 +90,22 @@ class Plain:
 
         def replace(_: nn.Module, given: Any, _out: Any) -> torch.Tensor:
             z = given[0].double()
+            centre, power = z.mean(-1, keepdim=True), z.var(-1, correction=0, keepdim=True)
+            texts = [row[mask] for row, mask in zip(z, self.mask, strict=True)]
+            text_mean, text_power = (
+                torch.stack(values)[:, None, None]
+                for values in ([t.mean() for t in texts], [t.var(correction=0) for t in texts])
+            )
             made: dict[str, Callable[[], torch.Tensor]] = {
                 "batchnorm": lambda: (z - mean) / (variance + eps).sqrt(),
                 "batchnorm-fitted": lambda: slope * z + own.mean(0) - slope * mean,
                 "batchnorm-batch": lambda: self.batch_norm(given[0], eps).double(),
                 "frozen": lambda: (z - z.mean(-1, keepdim=True)) * scale,
                 "identity": lambda: z,
+                "scale-feature": lambda: (z - centre) / (variance + eps).sqrt(),
+                "centre-feature": lambda: (z - mean) / (power + eps).sqrt(),
+                "scale-sequence": lambda: (z - centre) / (text_power + eps).sqrt(),
+                "centre-sequence": lambda: (z - text_mean) / (power + eps).sqrt(),
             }
             y = made[kind]()
             out: torch.Tensor = (y * module.weight + module.bias).float()

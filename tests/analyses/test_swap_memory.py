@@ -13,7 +13,7 @@ from torch import nn
 import normscope
 from normscope import Batching, Swapping
 from normscope.analyses.swap.batch_statistics import BatchStatistics
-from normscope.analyses.swap.options import BATCH, BATCHNORM, FITTED, FROZEN, IDENTITY
+from normscope.analyses.swap.options import BATCH, BATCHNORM, FITTED, FROZEN, IDENTITY, SCALE_SEQUENCE
 from normscope.data.batching import Batch
 from normscope.engine.batch_splitting import cut
 from normscope.errors import OutOfMemoryError, RunError
@@ -77,6 +77,7 @@ KINDS = [
     Swapping(BATCH, cumulative=True),
     Swapping(FROZEN),
     Swapping(IDENTITY),
+    Swapping(SCALE_SEQUENCE),
 ]
 
 

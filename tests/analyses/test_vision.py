@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import normscope
 from normscope import Batching, Loading
 from normscope.analyses.why import analysis
-from normscope.analyses.why.measures import SIZE, Noise
+from normscope.analyses.why.measures import ExpectedNoise
 from normscope.analyses.why.vision import ImageMoments, image_moments
 from normscope.capture.text_sample import Choice
 from normscope.errors import MediaError, RunError, UsageError
@@ -222,31 +222,39 @@ def test_a_model_object_needs_its_processor(images: list[Path]) -> None:
 # Next to a text model
 
 
-@pytest.mark.parametrize(("count", "known"), [(2 * SIZE, False), (2 * SIZE + 1, True)])
-def test_why_tries_the_claims_with_images_for_two_batches(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, known: bool
+MANY = [f"{text} {number}" for number in range(-(-200 // len(TEXTS))) for text in TEXTS][:200]
+
+
+@pytest.mark.parametrize(
+    ("texts", "count", "reason"),
+    [(200, 100, None), (200, 99, "it needs 100 images"), (199, 100, "it needs 200 texts: from fewer")],
+)
+def test_why_needs_enough_texts_and_images(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: int, count: int, reason: str | None
 ) -> None:
-    seen: list[Any] = []
+    materials: list[Any] = []
     images = [media.save_image(tmp_path / f"{number}.png", number) for number in range(count)]
 
     def findings(model: str, material: Any) -> Any:
-        seen.append(material)
+        materials.append(material)
         return ()
 
     monkeypatch.setattr(analysis, "findings", findings)
     model, processor = loaded(home / "resnet")
-    report = normscope.why("demo", TEXTS, beside=model, images=images, processor=processor)
-    alone = normscope.why("demo", TEXTS)
-    with_images, without = (material.images for material in seen)
-    want = image_moments(model, images, processor=processor).layers
-    assert list(with_images) == (list(want) if known else [])
-    assert without is None
+    given = {"beside": model, "images": images, "processor": processor, "layers": ["embeddings*"]}
+    normscope.why("demo", MANY[:texts], **given)
+    (material,) = materials
+    if reason is not None:
+        assert material.images is None
+        assert material.without["5"] == material.without["6"]
+        assert material.without["5"].startswith(reason)
+        return
+    moments = image_moments(model, images, processor=processor).layers
+    assert list(material.images) == list(moments)
     weights = replicates(groups_of(len(images)))
-    for name in with_images:
-        noise = Noise.of_samples(want[name], weights)
-        assert torch.equal(with_images[name].samples, noise.samples)
-        assert torch.equal(with_images[name].excess, noise.excess)
-    assert (report.model, report.run.texts) == (alone.model, alone.run.texts)
+    for name, noise in material.images.items():
+        assert torch.equal(noise.samples, ExpectedNoise.of_samples(moments[name], weights).samples)
+        assert torch.equal(noise.excess, ExpectedNoise.of_samples(moments[name], weights).excess)
 
 
 def test_what_is_said_of_the_images_is_in_the_report(images: list[Path]) -> None:

@@ -64,7 +64,7 @@ class Model(nn.Module):
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr(registry, "_KNOWN", dict(registry._KNOWN))
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
     normscope.register(Scaler, by_mean_size)
     return Model()
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import normscope
 from normscope import Batching, BatchReport, Drawing
-from normscope.capture.text_sample import BatchRows, Choice, Kept
-from normscope.data.batch_sampling import chance, plans
+from normscope.capture.text_sample import BatchRows, Choice, TextSample
+from normscope.data.batch_sampling import plans, random_bits
 from normscope.data.batching import Batch
 from normscope.errors import TextError, UsageError
 from normscope.statistics.alignment import TokenMask, align
@@ -51,7 +51,7 @@ def test_the_choice_is_the_smallest_priorities_in_any_order_and_batches(
         assert slots == [choice.slots.get(source, -1) for source in offered]
         assert len(set(choice.slots.values())) == len(choice.slots)
         assert all(0 <= slot < most for slot in choice.slots.values())
-    assert set(choice.slots) == set(sorted(range(count), key=lambda i: chance(3, i))[:most])
+    assert set(choice.slots) == set(sorted(range(count), key=lambda i: random_bits(3, i))[:most])
 
 
 def test_another_seed_chooses_others_and_every_text_has_its_chance() -> None:
@@ -67,12 +67,12 @@ def test_another_seed_chooses_others_and_every_text_has_its_chance() -> None:
 def test_an_evicted_texts_slot_is_given_to_another_and_starts_empty() -> None:
     dice = np.random.default_rng(0)
     texts = [1e8 * (i % 3) + dice.normal(size=(5, 4)) for i in range(30)]
-    kept = Kept(6, 1 << 30, seed=1)
+    kept = TextSample(6, 1 << 30, seed=1)
     kept.fit([4])
     layer = kept.layer("norm")
     for start in range(0, 30, 4):
         feed(kept, list(range(start, min(30, start + 4))), texts)
-    assert kept.sources == sorted(sorted(range(30), key=lambda i: chance(1, i))[:6])
+    assert kept.sources == sorted(sorted(range(30), key=lambda i: random_bits(1, i))[:6])
     found = layer.moments()
     assert found is not None
     for i, source in enumerate(kept.sources):
@@ -82,7 +82,7 @@ def test_an_evicted_texts_slot_is_given_to_another_and_starts_empty() -> None:
     assert (found.count == 5).all()
 
 
-def feed(kept: Kept, sources: list[int], texts: list[Any], layer: str = "norm") -> None:
+def feed(kept: TextSample, sources: list[int], texts: list[Any], layer: str = "norm") -> None:
     """One batch of texts of one length through one layer."""
     x = torch.from_numpy(np.stack([texts[i] for i in sources]))
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
@@ -95,8 +95,8 @@ def feed(kept: Kept, sources: list[int], texts: list[Any], layer: str = "norm") 
 
 def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:
     texts = [np.full((3, 2), float(i)) for i in range(4)]
-    kept = Kept(2, 1 << 30, seed=0)
-    first, *later = sorted(range(4), key=lambda i: -chance(0, i))  # the least wanted text comes first
+    kept = TextSample(2, 1 << 30, seed=0)
+    first, *later = sorted(range(4), key=lambda i: -random_bits(0, i))  # the least wanted text comes first
     kept.layer("seldom")
     feed(kept, [first], texts, "seldom")
     for source in later:
@@ -110,20 +110,20 @@ def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:
     ("memory", "most"), [(1 << 30, 100), (10 * 8 * (9 + 33), 10), (10 * 8 * 42 + 335, 10)]
 )
 def test_memory_bounds_how_many_are_kept(memory: int, most: int) -> None:
-    kept = Kept(100, memory, seed=0)
+    kept = TextSample(100, memory, seed=0)
     kept.fit([4, 16])
-    assert (kept.choice.most, kept.limited) == (most, most < 100)
+    assert (kept.choice.maximum, kept.limited) == (most, most < 100)
 
 
 def test_a_width_that_is_not_known_is_taken_for_the_widest() -> None:
-    kept = Kept(100, 8 * (33 + 33) * 7, seed=0)
+    kept = TextSample(100, 8 * (33 + 33) * 7, seed=0)
     kept.fit([0, 16])
-    assert kept.choice.most == 7
+    assert kept.choice.maximum == 7
 
 
 def test_too_little_memory_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="expected at least 528, for two texts; raise it"):
-        Kept(100, 300, seed=0).fit([16])
+        TextSample(100, 300, seed=0).fit([16])
 
 
 # A model's texts
@@ -232,7 +232,7 @@ def test_fewer_are_kept_whatever_the_batches(minilm: Any) -> None:
         )
         for size, order in ((1, "given"), (7, "length"), (60, "given"))
     ]  # fmt: skip
-    chosen = sorted(sorted(range(60), key=lambda i: chance(0, i))[:16])
+    chosen = sorted(sorted(range(60), key=lambda i: random_bits(0, i))[:16])
     rows = formed(model, tokenizer, ["embeddings.LayerNorm"], [SENTENCES[i] for i in chosen])
     lengths = [len(x) for x in rows["embeddings.LayerNorm"]]
     for report in reports:

@@ -314,7 +314,7 @@ def test_a_model_is_freed_when_its_user_drops_it() -> None:
     gc.collect()
     assert kept() is None
     assert watcher.report().to_dict() == before
-    with pytest.raises(UsageError, match="the watched model is no more"), watcher:
+    with pytest.raises(UsageError, match="the watched model was deleted"), watcher:
         pass
 
 

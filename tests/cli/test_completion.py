@@ -77,6 +77,7 @@ def test_each_shell_gets_what_it_asks_for(shell: str) -> None:
     assert offered(shell, "normscope inspect demo --pl") == ["--plot"]
     kinds = ["batchnorm", "batchnorm-fitted", "batchnorm-batch"]
     assert offered(shell, "normscope swap demo --kind bat") == kinds
+    assert offered(shell, "normscope swap demo --kind sc") == ["scale-feature", "scale-sequence"]
     assert offered(shell, "normscope merge report.json --layer encoder.layer.5") == MINILM[-2:]
     assert offered(shell, "normscope inspect org") == ["org/tiny-bert"]
     assert offered(shell, "normscope explain agreement.f") == ["agreement.feature"]

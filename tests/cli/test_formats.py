@@ -78,11 +78,11 @@ def write_kinds() -> dict[str, str]:
     return {
         "weights": "it is safetensors without a report;",
         "tensors": "it is safetensors of 'normscope.tensors/1';",
-        "damaged": "it is no whole safetensors file (",
+        "damaged": "it is not a complete safetensors file (",
         "lines": "it is JSON Lines;",
         "numbers": "it is CSV;",
         "marked": "it is Markdown;",
-        "shown": "it is text that is no JSON, such as a table;",
+        "shown": "it is text that is not JSON, such as a table;",
         "page": "it is a page, HTML;",
         "picture": "it is a picture, SVG;",
         "packed": "it is compressed by gzip;",

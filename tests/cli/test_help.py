@@ -130,8 +130,8 @@ def test_wrong_usage_is_one_line(line: str, said: str) -> None:
 def test_a_choice_names_every_choice() -> None:
     result = CliRunner().invoke(app, ["swap", "m", "--kind", "norm"])
     assert result.stderr == (
-        "error: --kind is 'norm'; expected batchnorm, batchnorm-fitted, batchnorm-batch, frozen or "
-        "identity; pick one\n"
+        "error: --kind is 'norm'; expected batchnorm, batchnorm-fitted, batchnorm-batch, frozen, "
+        "identity, scale-feature, centre-feature, scale-sequence or centre-sequence; pick one\n"
     )
 
 

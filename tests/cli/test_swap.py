@@ -203,7 +203,12 @@ def test_defaults_are_the_librarys(library: Library) -> None:
     [
         ["--seed", "-1"],
         ["--kind", "identity", "--recalibrate"],
+        ["--kind", "centre-sequence", "--recalibrate"],
         ["--kind", "batchnorm-batch", "--fold"],
+        ["--kind", "scale-feature", "--fold"],
+        ["--kind", "centre-feature", "--fold"],
+        ["--kind", "scale-sequence", "--fold"],
+        ["--kind", "centre-sequence", "--fold"],
         ["--kind", "batchnorm-batch", "--batch-size", "auto"],
         ["--batch-size", "0"],
         ["--max-length", "0"],

@@ -306,7 +306,7 @@ def test_a_calibration_is_written_whole(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "kept"
     (folder / "normscope-calibration.safetensors").mkdir(parents=True)
     report = reports.minilm()
-    with pytest.raises(ReportError, match="it is no file; name a file"):
+    with pytest.raises(ReportError, match="it is not a file; name a file"):
         normscope.Calibration.of_report(report).save(folder)
     assert left_in(folder) == ["normscope-calibration.safetensors"]
 

@@ -11,7 +11,7 @@ import normscope
 from normscope.capture.batch_sums import BatchSums
 from normscope.capture.counters import Tally
 from normscope.capture.streaming import PivotSums, StreamingMoments
-from normscope.capture.text_sample import KeptLayer
+from normscope.capture.text_sample import LayerTexts
 from normscope.data.batching import Batching
 from normscope.engine.checkpoint import Checkpoint
 from normscope.errors import CountingError, RunError
@@ -157,7 +157,7 @@ def test_kept_texts_are_kept_once(model: Any, monkeypatch: pytest.MonkeyPatch) -
         return normscope.batch_noise(model, TEXTS, tokenizer=TOKENIZER, batching=batching, drawing=drawing)
 
     want = drawn(ALONE)
-    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(KeptLayer, "add"))
+    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(LayerTexts, "add"))
     got = drawn(WHOLE)
     assert lacking.failures == 1
     assert same(got, want)

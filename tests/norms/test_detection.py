@@ -15,7 +15,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import normscope
 from normscope.errors import UsageError
-from normscope.norms.detection import WORST_ERROR, NormLayer, find, select
+from normscope.norms.detection import MAX_ERROR, NormLayer, find, select
 from normscope.norms.formulas import module_eps
 from normscope.results.inspect import LayerReport
 
@@ -300,7 +300,7 @@ def test_own_error_is_the_worst_miss_relative_to_the_outputs_rms() -> None:
     worst = np.abs(np.concatenate(outputs)).max() * (1 - 1 / 1.0004)
     assert layer.kind == "layernorm"
     assert layer.own_error == pytest.approx(worst / rms, rel=1e-3)
-    assert layer.own_error < WORST_ERROR
+    assert layer.own_error < MAX_ERROR
 
 
 def test_own_error_shows_a_layer_that_changes_after_it_has_settled() -> None:

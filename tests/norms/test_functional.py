@@ -38,7 +38,7 @@ def notes_of(model: nn.Module, *inputs: Any, **named: Any) -> list[str]:
     with normscope.watch(model) as watcher, torch.no_grad():
         model(*inputs, **named)
     try:
-        return [note for note in watcher.report().warnings if "is no module" in note]
+        return [note for note in watcher.report().warnings if "is not a module" in note]
     except UsageError:  # There is nothing to say of a model that does not normalise at all.
         return []
 
@@ -107,7 +107,7 @@ def test_a_functional_norm_is_seen_and_named(name: str, step: Step) -> None:
     line = step.__code__.co_firstlineno
     where = f"{HERE}:{line} in"
     assert note.startswith(f"1: functional {name} at {where}")
-    assert note.endswith("is no module, so it is not measured")
+    assert note.endswith("is not a module, so it is not measured")
 
 
 def rotary(x: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def test_a_place_is_named_once_with_the_modules_that_pass_it() -> None:
     line = own_l2norm.__code__.co_firstlineno + 1
     where = f"{HERE}:{line} in own_l2norm"
     assert notes_of(model, torch.randn(2, 4, 6)) == [
-        f"0 and 2 more like it: a norm written out at {where} is no module, so it is not measured"
+        f"0 and 2 more like it: a norm written out at {where} is not a module, so it is not measured"
     ]
 
 
@@ -272,7 +272,7 @@ def test_inspect_says_it_too() -> None:
     model, tokenizer = models.demo()
     plain = model.pooler.forward
     assert not any(
-        "is no module" in note for note in normscope.inspect(model, ["a b"], tokenizer=tokenizer).warnings
+        "is not a module" in note for note in normscope.inspect(model, ["a b"], tokenizer=tokenizer).warnings
     )
     model.pooler.forward = lambda states: functional.normalize(plain(states), dim=-1)
     report = normscope.inspect(model, ["a b"], tokenizer=tokenizer)
@@ -311,7 +311,7 @@ def test_degrees_are_those_by_which_tensors_really_grow(step: Step) -> None:
     x = torch.randn(3, 8, dtype=torch.float64)
     with Watching() as mode:
         once = step(x)
-    term = mode.degrees._known(once)
+    term = mode.degrees._recorded(once)
     assert term is not None
     torch.testing.assert_close(step(2 * x), once * 2**term.degree)
 
@@ -320,4 +320,4 @@ def test_degrees_are_those_by_which_tensors_really_grow(step: Step) -> None:
 def test_steps_that_lose_sight_of_the_activation_have_no_degree(step: Step) -> None:
     with Watching() as mode:
         out = step(torch.randn(3, 3))
-    assert mode.degrees._known(out) is None
+    assert mode.degrees._recorded(out) is None

@@ -16,7 +16,7 @@ from normscope.norms.registry import registered
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_KNOWN", dict(registry._KNOWN))
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
 
 
 class Scaler(nn.Module):
@@ -139,12 +139,12 @@ def test_the_nearest_class_and_the_last_word_on_it_count() -> None:
 
 def test_what_is_no_class_of_modules_is_refused() -> None:
     for wrong in (Scaler(), int, "Scaler", None):
-        with pytest.raises(UsageError, match=r"is no class of modules; expected a subclass"):
+        with pytest.raises(UsageError, match=r"is not a class of modules; expected a subclass"):
             normscope.register(wrong)  # type: ignore[type-var]
-    assert Scaler not in registry._KNOWN
+    assert Scaler not in registry._CLASSES
 
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="kind is 'batch'; expected one of layernorm, rmsnorm"):
         normscope.register(Scaler, kind="batch")
-    assert Scaler not in registry._KNOWN
+    assert Scaler not in registry._CLASSES

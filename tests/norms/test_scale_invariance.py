@@ -21,7 +21,7 @@ from normscope.norms.scale_invariance import normalises
 @pytest.fixture(autouse=True)
 def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     # Answers are kept by class, and these classes come again with other steps.
-    monkeypatch.setattr(trial, "_TOLD", {})
+    monkeypatch.setattr(trial, "_RESULTS", {})
 
 
 class Foo(nn.Module):
@@ -124,20 +124,20 @@ def test_what_cannot_be_tried_or_need_not_be_is_not_called_a_norm(module: nn.Mod
 
 
 def test_a_module_of_many_weights_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "MOST_WEIGHTS", 5)
+    monkeypatch.setattr(trial, "MAX_WEIGHTS", 5)
     monkeypatch.setattr(copy, "deepcopy", lambda _: pytest.fail("it was copied"))
     assert not normalises(Foo())
 
 
 def test_one_of_a_class_and_shape_is_tried_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[nn.Module] = []
-    real = trial.filled
+    real = trial.random_copy
 
     def counted(module: nn.Module, dice: torch.Generator) -> nn.Module:
         copies.append(module)
         return real(module, dice)
 
-    monkeypatch.setattr(trial, "filled", counted)
+    monkeypatch.setattr(trial, "random_copy", counted)
     assert all(normalises(Foo()) for _ in range(9))
     assert len(copies) == 1
     assert normalises(Foo(8))
@@ -254,7 +254,7 @@ def test_an_exit_of_a_known_package_ends_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def drawn(watched: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    monkeypatch.setattr(trial, "_TOLD", {})
+    monkeypatch.setattr(trial, "_RESULTS", {})
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)

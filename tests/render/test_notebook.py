@@ -56,7 +56,7 @@ class Reader(HTMLParser):
 
 def why_report() -> WhyReport:
     base = reports.minilm()
-    found = Evidence("a share", "late_share", Interval(0.25, 0.125, 0.5))
+    found = Evidence("a share", "late_reach", Interval(0.25, 0.125, 0.5))
     claims = (
         Finding("1a", "Texts differ.", (found,), "a share", 0.5, "a rule", "holds", "normscope why"),
         Finding("5", "CNNs.", (), None, float("nan"), "a rule", "not testable here", "normscope why"),

@@ -133,7 +133,7 @@ class Parsed(HTMLParser):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_result_is_read_as_what_it_is(kind: str, tmp_path: Path) -> None:
+def test_a_saved_result_is_read_as_kind_of_file(kind: str, tmp_path: Path) -> None:
     result = MAKERS[kind]()
     result.to_json(tmp_path / "x.json")
     assert type(read_saved(tmp_path / "x.json")) is type(result)

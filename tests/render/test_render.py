@@ -296,7 +296,7 @@ def test_saved_report_renders_without_torch() -> None:
 @pytest.mark.parametrize(
     ("medium", "noun"), [("text", "text"), ("image", "image"), ("audio", "sound"), ("several", "sample")]
 )
-def test_what_was_fed_is_called_what_it_is(medium: str, noun: str) -> None:
+def test_what_was_fed_is_called_kind_of_file(medium: str, noun: str) -> None:
     report = reports.worded()
     report = replace(report, run=replace(report.run, medium=medium))
     screen = Screen(300)

@@ -57,13 +57,14 @@ PLANNED: set[str] = set()
 PLANNED_COLUMNS: set[str] = set()
 PLANNED_COMMANDS: set[str] = set()
 
-# Numbers that only a table has, members of a report that are words, and what stands for a class of numbers.
+# Numbers that only a table has, members of a report that are words, and entries on several numbers.
 DERIVED = {
-    "late_share", "explained_difference", "likeness_kept", "likeness_difference",
+    "late_reach", "late_noise_ratio", "explained_difference", "explained_by_words", "likeness_kept",
+    "likeness_difference", "scale_difference", "noise_ratio",
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
-SHARED = {"summary", "estimate"}
+SHARED = {"summary", "estimate", "replacement"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"read by", "not folded because"}

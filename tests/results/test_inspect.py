@@ -659,5 +659,5 @@ def test_a_number_that_overflows_is_refused_and_the_file_named(tmp_path: Path) -
     path = tmp_path / "report.json"
     text = reports.report([reports.layer("a", features=3, positions=2)]).to_json()
     path.write_text(text.replace('"seconds":', '"seconds": 1e400, "was":'))
-    with pytest.raises(ReportError, match=r"report\.json.*seconds is too large.*make it anew"):
+    with pytest.raises(ReportError, match=r"report\.json.*seconds is too large.*write it again"):
         read_report(path)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from normscope.data.batch_sampling import Drawing, Plan, chance, plans
+from normscope.data.batch_sampling import Drawing, Plan, plans, random_bits
 from normscope.errors import UsageError
 from normscope.statistics import batch_noise as module
 from normscope.statistics.batch_composition import filling
@@ -183,10 +183,10 @@ def test_running_statistics_are_those_of_batchnorm(momentum: float) -> None:
 
 
 def test_chance_is_the_same_on_every_machine() -> None:
-    assert chance(0, 0) == 11807284506806067046
-    assert chance(1, 2, 3) == 1853286989701629226
-    assert chance(1, 23) != chance(12, 3)
-    assert np.mean([chance(7, i) / 2**64 for i in range(4000)]) == pytest.approx(0.5, abs=0.02)
+    assert random_bits(0, 0) == 11807284506806067046
+    assert random_bits(1, 2, 3) == 1853286989701629226
+    assert random_bits(1, 23) != random_bits(12, 3)
+    assert np.mean([random_bits(7, i) / 2**64 for i in range(4000)]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_draws_repeat_and_the_seed_changes_them() -> None:

@@ -24,7 +24,7 @@ from normscope.errors import ReportError, SaveError
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
 from normscope.models.modality import TEXT
-from normscope.norms.module_tree import as_written
+from normscope.norms.module_tree import uncompiled
 from normscope.results.swap import (
     CalibrationInfo,
     Effect,
@@ -78,7 +78,7 @@ def swap(
     measured = measure_calibration(loaded, batches, work, layers, exclude)
     work.finish(measured.report.run.texts, measured.report.run.tokens)
     trial = Trial(loaded, parted, batches, swapping, measured, work)
-    with quiet(), as_written(), evaluating(loaded.model), torch.no_grad():
+    with quiet(), uncompiled(), evaluating(loaded.model), torch.no_grad():
         report = _report(trial, swapping, measured, parted)
         checked = trial.fold() if swapping.fold else None
         if checked is not None:

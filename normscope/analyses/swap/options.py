@@ -8,7 +8,14 @@ from normscope.errors import UsageError
 BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY = (
     "batchnorm", "batchnorm-fitted", "batchnorm-batch", "frozen", "identity",
 )  # fmt: skip
-REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY)
+# One half of the formula, the scale or the centre, per feature or of the text; the other half is the token's.
+SCALE_FEATURE, CENTRE_FEATURE, SCALE_SEQUENCE, CENTRE_SEQUENCE = HALVES = (
+    "scale-feature", "centre-feature", "scale-sequence", "centre-sequence",
+)  # fmt: skip
+REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY, *HALVES)
+# Kinds with statistics of the text, and kinds without statistics of a corpus.
+BY_TEXT = (SCALE_SEQUENCE, CENTRE_SEQUENCE)
+_UNCALIBRATED = (BATCH, IDENTITY, *BY_TEXT)
 # Kinds that are one linear map for all tokens, so that a Linear after them can do their work.
 FIXED = (BATCHNORM, FITTED, FROZEN, IDENTITY)
 
@@ -32,7 +39,7 @@ class Swapping:
     def __post_init__(self) -> None:
         require_kind(self.kind)
         require_seed(self.seed)
-        if self.recalibrate and self.kind in (BATCH, IDENTITY):
+        if self.recalibrate and self.kind in _UNCALIBRATED:
             raise UsageError(
                 f"{self.kind} has no statistics to measure again; expected another kind with recalibrate; "
                 "drop one of them"

@@ -38,14 +38,25 @@ class Answer:
     hidden: Tensor
     logits: Tensor | None
 
+    def equals(self, other: "Answer") -> bool:
+        """Whether another answer is bit-identical."""
+        pairs = ((self.hidden, other.hidden), (self.logits, other.logits))
+        return all(b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)
+
 
 class Readout:
-    """Asks one model; its language-model `head` is "causal", "masked", "seq2seq", or None."""
+    """Asks one model; its language-model `head` is "causal", "masked", "seq2seq", or None.
 
-    def __init__(self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int) -> None:
+    Unless it `predicts`, a head is not asked, and no token is masked.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int = 0, *, predicts: bool = True
+    ) -> None:
         self._model: Any = model
         self._tokenizer, self._batching, self._seed = tokenizer, batching, seed
-        self.head = _head_of(model)
+        head = _head_of(model)
+        self.head = head if predicts else None
         self.notes: list[str] = []
         if self.head == "masked" and getattr(tokenizer, "mask_token_id", None) is None:
             self.head = None
@@ -54,7 +65,7 @@ class Readout:
         # The output of a model with a head may lack the last hidden states; its base model returns them.
         base = getattr(model, "base_model", model)
         self._base = None if base is model else base
-        if self._base is None and self.head is not None:
+        if self._base is None and head is not None:
             self._forward.extra["output_hidden_states"] = True
 
     @property

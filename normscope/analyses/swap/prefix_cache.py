@@ -4,13 +4,15 @@ A block is an item of a ModuleList, as a Transformer's layers are. A block that 
 has the same output when only that layer and later ones are replaced.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from normscope.errors import OutOfMemoryError, RunError
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Prefix:
         self._layers = layers
         self._begun: dict[str, int] = {}
         self._time = 0
+        self._exact: bool | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -56,15 +59,31 @@ class Prefix:
         self._time += 1
         self._begun.setdefault(name, self._time)
 
-    @property
-    def last(self) -> str:
-        """The name of the layer that was called last."""
-        return max(self._layers, key=lambda name: self._begun.get(name, 0))
+    def saw(self, name: str) -> bool:
+        """Whether the recorded forward called the layer of this name."""
+        return name in self._begun
+
+    def check(self, repeats: Callable[[], bool]) -> None:
+        """Test once whether the recorded forward `repeats` exactly when as many blocks as possible replay.
+
+        A model may read more than its blocks' outputs: without an exact repetition nothing is replayed.
+        """
+        if self._exact is not None or not self._layers:
+            return
+        last = max(self._layers, key=lambda name: self._begun.get(name, 0))
+        try:
+            with self.replaying([last]):
+                self._exact = repeats()
+        except OutOfMemoryError:
+            raise
+        except RunError:
+            self._exact = False
 
     @contextmanager
     def replaying(self, replaced: Collection[str]) -> Iterator[None]:
         """Replay the recorded outputs of the blocks that end before the first `replaced` layer is called."""
         first = min((self._begun.get(name, 0) for name in replaced), default=0)
+        first = 0 if self._exact is False else first
         with ExitStack() as forwards:
             for block in self._blocks:
                 # A shared block gets a different input at each call, so one output cannot stand for all.

@@ -5,7 +5,20 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from normscope.analyses.swap.options import BATCH, BATCHNORM, FITTED, FROZEN, IDENTITY
+from normscope.analyses.swap.options import (
+    BATCH,
+    BATCHNORM,
+    BY_TEXT,
+    CENTRE_FEATURE,
+    CENTRE_SEQUENCE,
+    FITTED,
+    FROZEN,
+    HALVES,
+    IDENTITY,
+    SCALE_FEATURE,
+    SCALE_SEQUENCE,
+)
+from normscope.analyses.swap.text_rows import TextRows
 from normscope.capture.layer_capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.norms.detection import NormLayer
@@ -21,6 +34,10 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     BATCH: (),
     FROZEN: ("scale",),
     IDENTITY: (),
+    SCALE_FEATURE: ("variance",),
+    CENTRE_FEATURE: ("mean",),
+    SCALE_SEQUENCE: (),
+    CENTRE_SEQUENCE: (),
 }
 
 
@@ -84,8 +101,13 @@ class Replacement:
     - "batchnorm-batch": the same with the statistics of the current rows, as nn.BatchNorm1d in training;
     - "batchnorm-fitted": y = slope x + intercept, the least-squares line per feature;
     - "frozen": the layer's own centring and one scale for all tokens;
-    - "identity": y = x.
+    - "identity": y = x;
+    - "scale-feature" and "centre-feature": y = (x - centre) / sqrt(power + eps), with the corpus's variance
+      per feature as the power, or its mean per feature as the centre; the other half is the token's own;
+    - "scale-sequence" and "centre-sequence": the same with the variance or the mean of the text, over its
+      tokens and features.
 
+    An RMSNorm's own centre is 0 and its own power is the mean square, also that of the text.
     The layer's own affine follows. The output is differentiable in x and in the affine.
     """
 
@@ -100,16 +122,26 @@ class Replacement:
                 "pass what normscope.calibrate returns"
             )
 
-    def __call__(self, x: Tensor, valid: Tensor | None = None, batch: Moments | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        batch: Moments | None = None,
+        texts: TextRows | None = None,
+    ) -> Tensor:
         """Return the layer's new output for its input x, in the shape of x and at least float32.
 
         "batchnorm-batch" takes its statistics over the rows `valid` (V, D) of x, by default over all rows,
-        or from `batch` (1, D) if x is only a part of the batch.
+        or from `batch` (1, D) if x is only a part of the batch. The kinds of BY_TEXT need the `texts` of the
+        rows.
         """
         norm, formula = self.norm, _settled_formula(self.norm)
         precise = x if x.dtype == torch.float64 else x.float()
         rows = to_rows(precise, norm.feature_axis, norm.features)
-        y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype), batch)
+        if self.kind in HALVES:
+            y = self._replace_half(_differentiable(rows), formula, texts)
+        else:
+            y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype), batch)
         out = _affine(norm, formula, y)
         if norm.feature_axis == 1 and x.dim() > 2:
             return out.reshape(x.movedim(1, -1).shape).movedim(-1, 1)
@@ -146,6 +178,22 @@ class Replacement:
             return centred * scale
         return (rows - shift) * scale if self.kind == BATCHNORM else torch.addcmul(shift, rows, scale)
 
+    def _replace_half(self, rows: Rows, formula: Formula, texts: TextRows | None) -> Tensor:
+        """Return (x - centre) / sqrt(power + eps), with one of the two from elsewhere than the token."""
+        own_scale = formula.row_scale(rows)
+        centred = rows.centred if formula.kind == "layernorm" else rows.x
+        if self.kind in BY_TEXT:
+            if texts is None:
+                raise UsageError(f"{self.norm.name}: {self.kind} needs the rows of each text; pass texts")
+            mean = texts.means(rows.mean)
+            if self.kind == CENTRE_SEQUENCE:
+                return (rows.x - mean) * own_scale
+            centre = mean if formula.kind == "layernorm" else 0
+            power = texts.means(rows.variance + (rows.mean - centre).square())
+            return centred * (power + formula.eps).rsqrt()
+        shift, scale = self._cached_constants(rows.x, formula)
+        return centred * scale if self.kind == SCALE_FEATURE else (rows.x - shift) * own_scale
+
     def _cached_constants(self, like: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
         """Return the constants in the dtype and on the device of some rows."""
         key = (like.device, like.dtype)
@@ -155,14 +203,28 @@ class Replacement:
         return self._cached[key]
 
     def _constants(self, formula: Formula) -> tuple[Tensor, Tensor]:
-        """Return shift and scale, (D,) or (); "batchnorm" subtracts the shift first, others add it last."""
+        """Return shift and scale, (D,) or ().
+
+        "batchnorm" and "centre-feature" subtract the shift first, others add it last.
+        """
         known = self.statistics.known()
+        zero = torch.zeros((), dtype=torch.float64)
+        if self.kind == CENTRE_FEATURE:
+            return known["mean"], zero + 1
+        if self.kind == SCALE_FEATURE:
+            return zero, (known["variance"] + formula.eps).rsqrt()
         if self.kind == BATCHNORM:
             return known["mean"], (known["variance"] + formula.eps).rsqrt()
         if self.kind == FITTED:
             return known["intercept"], known["slope"]
-        zero = torch.zeros((), dtype=torch.float64)
         return zero, known["scale"] if self.kind == FROZEN else zero + 1
+
+
+def _differentiable(x: Tensor) -> Rows:
+    """Return rows whose variances can be differentiated: `Rows.of` computes them in place."""
+    mean = x.mean(1, keepdim=True)
+    centred = x - mean
+    return Rows(x, mean, centred, centred.square().mean(1, keepdim=True))
 
 
 def _settled_formula(norm: NormLayer) -> Formula:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from normscope.analyses.swap.batch_statistics import BatchStatistics
 from normscope.analyses.swap.calibration import Calibration
-from normscope.analyses.swap.options import BATCH, require_kind
+from normscope.analyses.swap.options import BATCH, BY_TEXT, require_kind
 from normscope.analyses.swap.replacement import Replacement, Statistics
+from normscope.analyses.swap.text_rows import TextRows
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.hooks import shares_memory
 from normscope.capture.layer_capture import LayerCapture
@@ -26,7 +27,7 @@ from normscope.capture.token_scopes import Scopes, UserMasks
 from normscope.errors import UsageError
 from normscope.escaping import counted
 from normscope.norms.detection import NormLayer, find, select
-from normscope.norms.module_tree import as_written, unwrapped
+from normscope.norms.module_tree import uncompiled, unwrapped
 from normscope.results.inspect import Report
 from normscope.statistics.layout import lead_axes, to_rows
 
@@ -47,9 +48,9 @@ class _Layer:
 class Swap:
     """The layers of one model that can be replaced; `swapped` opens one.
 
-    A token counts for the statistics of a batch if both `mask` (B, T) and the forward's own attention
-    mask say so; without a `mask`, all tokens count that are not padding. `decoder_mask` is the mask of an
-    encoder-decoder's decoder.
+    A token counts for the statistics of a batch or a text if both `mask` (B, T) and the forward's own
+    attention mask say so; without a `mask`, all tokens count that are not padding. `decoder_mask` is the
+    mask of an encoder-decoder's decoder.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Swap:
                 got = f"{layer.norm.name} is replaced already"
                 raise UsageError(f"{got}; expected it as it was; leave that context first")
         with ExitStack() as open_contexts:
-            open_contexts.enter_context(as_written())
+            open_contexts.enter_context(uncompiled())
             open_contexts.callback(self._scopes.clear)
             for layer in layers:
                 module = layer.norm.module
@@ -119,7 +120,7 @@ class Swap:
                 open_contexts.callback(_REPLACED.discard, module)
                 hook = module.register_forward_hook(self._replacer(layer), with_kwargs=True)
                 open_contexts.enter_context(hook)
-            if self.kind == BATCH:
+            if self.kind in (BATCH, *BY_TEXT):
                 self._hook_scopes(open_contexts)
             yield self
 
@@ -146,7 +147,7 @@ class Swap:
     def settling(self) -> Iterator[None]:
         """Find the layers' formulas by their own outputs in a forward; none is replaced."""
         with ExitStack() as open_contexts:
-            open_contexts.enter_context(as_written())
+            open_contexts.enter_context(uncompiled())
             for layer in self._layers.values():
                 hook = layer.norm.module.register_forward_hook(_settler(layer), with_kwargs=True)
                 open_contexts.enter_context(hook)
@@ -170,7 +171,10 @@ class Swap:
             batch = None
             if self._batch is not None and valid is not None:
                 batch = self._batch.of(layer.norm.name, valid)
-            return layer.replacement(x, valid, batch).to(output.dtype)
+            texts = None
+            if self.kind in BY_TEXT:
+                texts = TextRows.of(layer.norm, x, scope, layer.capture.state.known_layout)
+            return layer.replacement(x, valid, batch, texts).to(output.dtype)
 
         return replace
 
@@ -191,13 +195,16 @@ def swapped(
 
     `kind` is "batchnorm", with the mean and variance per feature that `statistics` holds,
     "batchnorm-fitted", with the least-squares line per feature, "batchnorm-batch", with the statistics of
-    each batch, "frozen", with one scale for all tokens, or "identity"; see `Replacement`. `statistics`
-    may be a report for "batchnorm", and what `calibrate` or `read_calibration` returns for every kind;
-    "batchnorm-batch" and "identity" need none. `layers` and `exclude` are globs on the layers' names.
+    each batch, "frozen", with one scale for all tokens, or "identity". "scale-feature" and
+    "centre-feature" replace only the scale or only the centre by that of `statistics`, "scale-sequence"
+    and "centre-sequence" by that of the text in this forward; see `Replacement`. `statistics` may be a
+    report for "batchnorm", "scale-feature" and "centre-feature", and what `calibrate` or
+    `read_calibration` returns for every kind; "batchnorm-batch", "identity", "scale-sequence" and
+    "centre-sequence" need none. `layers` and `exclude` are globs on the layers' names.
     Layers that are no LayerNorm or RMSNorm stay as they are.
 
     A layer that is called several times in a forward is replaced at every call. The context's value has
-    a `mask`, to leave more tokens than padding out of a batch's statistics. Gradients flow.
+    a `mask`, to leave more tokens than padding out of the statistics of a batch or a text. Gradients flow.
     Contexts on different layers may be nested. Raises UsageError for another kind, when a glob matches
     no layer, when the statistics lack what the kind needs, and for a layer that is replaced already.
     """

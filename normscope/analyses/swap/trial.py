@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
@@ -23,7 +22,7 @@ from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.loop import run_info, text_batches
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.runner import decoder_valid
-from normscope.errors import OutOfMemoryError, RunError, TextError
+from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from normscope.results.swap import Baseline, Effect
 from normscope.statistics.alignment import TokenMask
@@ -88,7 +87,6 @@ class Trial:
         patterns = [glob.escape(name) for name in self.names]
         self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns)
         self._prefix = Prefix(loaded.model, self._swap.modules)
-        self._replays: bool | None = None
         source = text_batches(loaded, texts.held_out, self._batching)
         self._batches = list(source)
         if not self._batches:
@@ -129,12 +127,10 @@ class Trial:
         question = self._ask(part)
         with self._prefix.recording():
             own = self._answer(question)
-        # A model may read more than its blocks' outputs, so replays are tested once before they are used.
-        if self._replays is None:
-            self._replays = self._replays_exactly(question, own)
+        self._prefix.check(lambda: self.readout.read(question).equals(own))
         sums = []
         for variant in variants:
-            with self._swap.replacing(variant), self._prefix.replaying(variant if self._replays else ()):
+            with self._swap.replacing(variant), self._prefix.replaying(variant):
                 sums.append(effect_sums(own, self._answer(question), question))
         return sums
 
@@ -164,18 +160,6 @@ class Trial:
             return work(parts)
 
         return self.parts.work(batch, attempt)
-
-    def _replays_exactly(self, question: Question, own: Answer) -> bool:
-        """Whether the answer is bit-identical when as many blocks as possible replay their outputs."""
-        try:
-            with self._prefix.replaying([self._prefix.last]):
-                replayed = self.readout.read(question)
-        except OutOfMemoryError:
-            raise
-        except RunError:
-            return False
-        pairs = ((replayed.hidden, own.hidden), (replayed.logits, own.logits))
-        return all(b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)
 
     def _answer(self, question: Question) -> Answer:
         return self._counted(question, self.readout.read)
@@ -212,7 +196,7 @@ class Trial:
             self._counted(question, self.readout.output_tensors)
 
         def run(names: Sequence[str]) -> list[Tensor]:
-            with self._prefix.replaying(names if self._replays else ()):
+            with self._prefix.replaying(names):
                 return self._counted(question, self.readout.output_tensors)
 
         return run

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from normscope._version import __version__
-from normscope.analyses.why import nulls
+from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
-from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, Sampling, measured
+from normscope.analyses.why.measures import ExpectedNoise, LayerMeasures, Sampling, measured
 from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
-from normscope.analyses.why.vision import image_moments, options_beside, require_both
+from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.media_files import FilePath, Inputs
@@ -33,13 +34,16 @@ from normscope.models.location import Loading
 from normscope.results.inspect import Report
 from normscope.results.why import Pooled, WhyReport
 from normscope.statistics.jackknife import groups_of, replicates
-from normscope.statistics.moments import Moments
 from normscope.statistics.position_bins import MEMORY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN_TEXTS, SHOWN_TOKENS = 6, 16
+# The noise of means has a heavy tail: long texts, and odd ones, have most of it.
+_TEXTS_BESIDE, _IMAGES_BESIDE = 200, 100
+# A correlation of similarities needs three texts in each replicate.
+_LEAST_TEXTS = 8
 _VIEWS = ("feature", "position", "sequence")
 
 
@@ -75,7 +79,7 @@ def why(
 
     The texts run once, a repeated text only at its first place. The tokens of at most `samples` of them,
     chosen at random, are kept at every layer, and no more than fit `table_memory` bytes. Numbers and their
-    intervals come from those. Up to 128 texts run again for the nulls: with their words shuffled across
+    intervals come from those. Up to 256 texts run again for the nulls: with their words shuffled across
     texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
     says so. All else is as for `inspect`.
 
@@ -117,13 +121,18 @@ def why(
     known = [each.name for each in found]
     texts_again = [sampled.kept[source] for source in nulls.chosen([*sampled.kept])]
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
+    noise, without_images = _image_noise(vision, len(kept.sources))
+    scales, untrained, without = _scales(loaded, report, texts_again[: scale_effects.TEXTS], choices)
     material = Material(
         sampling.lengths,
         sampling.weights,
         found,
         {view: _agreement(report, known, view) for view in _VIEWS},
         _shuffled(loaded, shuffled, choices, known),
-        images=None if vision is None else _image_noise(vision.layers),
+        scales,
+        untrained,
+        noise,
+        {**without, **without_images},
     )
     return WhyReport(
         __version__,
@@ -145,7 +154,7 @@ def why(
 def _run(loaded: Loaded, inputs: Inputs, choices: _Choices, kept: KeptTokens, clock: Clock) -> Report:
     watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
     watcher.name_words()
-    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(kept=kept))
+    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(sample=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:
@@ -186,17 +195,43 @@ def _shuffled(
     whole = replace(choices, batching=replace(choices.batching, limit=None))
     report = _run(loaded, Inputs(texts), whole, kept, Clock(None))
     sampling = _sampling(kept, choices.seed)
-    return {rows.name: measured(rows, sampling) for rows in _rows(report, kept, names)}
+    return {rows.name: measured(rows, sampling, null=True) for rows in _rows(report, kept, names)}
 
 
-def _image_noise(layers: dict[str, Moments]) -> dict[str, Noise]:
-    """Return the noise at each layer of a vision model, where there are images for two batches."""
-    found = {}
-    for name, samples in layers.items():
-        weights = replicates(groups_of(len(samples.mean)))
-        if int(weights.sum(1).min()) >= 2 * SIZE:
-            found[name] = Noise.of_samples(samples, weights)
-    return found
+def _scales(
+    loaded: Loaded, report: Report, texts: Sequence[str], choices: _Choices
+) -> tuple[ScaleEffects | None, ScaleEffects | None, dict[str, str]]:
+    """Measure other scales in the model and in its untrained copy; say why claim 4 cannot be tested."""
+    copy = nulls.untrained(loaded, choices.seed)
+    if isinstance(copy, str):
+        return None, None, {"4": copy}
+    if len(texts) < _LEAST_TEXTS:
+        return None, None, {"4": f"it needs {_LEAST_TEXTS} texts"}
+    longest = min(scale_effects.LONGEST, choices.batching.max_length or scale_effects.LONGEST)
+    batching = replace(choices.batching, limit=None, max_length=longest)
+    own = scale_effects.scale_effects(loaded, texts, batching, report)
+    watcher = watch(copy.model, layers=choices.layers, exclude=choices.exclude)
+    of_copy = measure(copy, Inputs(texts), batching, watcher, Clock(None))
+    return own, scale_effects.scale_effects(copy, texts, batching, of_copy), {}
+
+
+def _image_noise(
+    vision: ImageMoments | None, texts: int
+) -> tuple[dict[str, ExpectedNoise] | None, dict[str, str]]:
+    """Return the noise at each layer of a vision model; say why claims 5 and 6 cannot be tested."""
+    if vision is None:
+        got = "it needs a vision model: --beside MODEL --image FILE..."
+    elif texts < _TEXTS_BESIDE:
+        got = f"it needs {_TEXTS_BESIDE} texts: from fewer, intervals of this noise cover too rarely"
+    elif min(len(samples.mean) for samples in vision.layers.values()) < _IMAGES_BESIDE:
+        got = f"it needs {_IMAGES_BESIDE} images"
+    else:
+        noise = {
+            name: ExpectedNoise.of_samples(samples, replicates(groups_of(len(samples.mean))))
+            for name, samples in vision.layers.items()
+        }
+        return noise, {}
+    return None, dict.fromkeys(("5", "6"), got)
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:

@@ -115,7 +115,7 @@ CLAIMS = (
     ),
     Claim(
         "4",
-        "A scale of each text keeps what texts mean, and BatchNorm's scale of each feature does not.",
+        "A scale of each text keeps more of what texts mean than BatchNorm's scale of each feature.",
         _ARTICLE,
         "correlation of the texts' similarities at the model's end that stays when one layer takes the "
         "text's scale, less that when it takes BatchNorm's; less the same of an untrained copy",
@@ -138,7 +138,7 @@ CLAIMS = (
     ),
     Claim(
         "6",
-        "They are noisier on text also when as many values are pooled.",
+        "Its statistics are noisier on text also when as many values are pooled.",
         "PowerNorm (Shen et al., ICML 2020, arXiv 2003.07845)",
         "the same at equal pooled elements: tokens of text, pixels of images",
         "both alike: 1",

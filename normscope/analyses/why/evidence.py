@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from normscope.statistics.expected_noise import TextSums
-from normscope.statistics.moments import Labels, Moments
+from normscope.statistics.moments import Labels, Moments, grown
 from normscope.statistics.similarity import likeness_kept
 
-# Positions whose sums are at hand at once.
-_POSITIONS = 256
 # So many late positions stand for all: each takes a matrix of all pairs of texts.
 _LATE = 8
 
@@ -43,35 +41,72 @@ class LayerRows:
         return replace(self, x=x, text=text, position=position, special=special)
 
     def by_text(self) -> Moments:
-        """Return the moments of each text per feature, (N, D)."""
-        return Moments.by_group(self.x.double(), Labels.of(self.text))
+        """Return the moments of each text per feature, (N, D); a text without a row has the count 0."""
+        found = Moments.by_group(self.x, Labels.of(self.text))
+        missing = len(self.output) - len(found.mean)
+        if missing > 0:
+            found.grow(len(self.output))
+        return found
 
 
-def explained_by_position(rows: LayerRows, group: Tensor) -> Tensor:
-    """Return epsilon squared of the position, (1 + G,): see `metrics.explained`.
+def explained_by_position(rows: LayerRows, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Return epsilon squared of the position without special tokens and with them, (1 + G,) each.
 
-    The first is that of all texts; in each other one group of texts, `group` (N,), is left out.
+    The first number is that of all texts; in each other one group of texts, `group` (N,), is left out. See
+    `metrics.explained`.
     """
-    x, groups = _centred(rows), int(group.max()) + 1
-    part = group[rows.text]
-    between, number = torch.zeros(2, 1 + groups, dtype=torch.float64)
-    for start in range(0, int(rows.position.max()) + 1, _POSITIONS):
-        here = ((rows.position >= start) & (rows.position < start + _POSITIONS)).nonzero().flatten()
-        cell = (rows.position[here] - start) * groups + part[here]
-        sums = torch.zeros(_POSITIONS * groups, x.shape[1], dtype=torch.float64)
-        sums = sums.index_add_(0, cell, x[here]).view(_POSITIONS, groups, -1)
-        count = torch.bincount(cell, minlength=_POSITIONS * groups).double().view(_POSITIONS, groups)
-        whole = sums.sum(1, keepdim=True)  # (positions, 1, D)
+    # Float32 is enough for the few rows of a cell, once they are centred.
+    x = rows.x - rows.x.mean(0, dtype=torch.float64).to(rows.x.dtype)
+    square, part = x.double().square().sum(1), group[rows.text]
+    ordinary = (~rows.special).nonzero().flatten()
+    without = _Groups.of(x[ordinary], square[ordinary], rows.position[ordinary], part[ordinary], group)
+    if len(ordinary) == len(x):
+        return without.epsilon2(), without.epsilon2()
+    special = rows.special.nonzero().flatten()
+    other = _Groups.of(x[special], square[special], rows.position[special], part[special], group)
+    return without.epsilon2(), without.plus(other).epsilon2()
+
+
+@dataclass
+class _Groups:
+    """Sums of centred rows by position and group: `sums` (T, G, D), `count` (T, G), `square` (G,)."""
+
+    sums: Tensor
+    count: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, square: Tensor, position: Tensor, part: Tensor, group: Tensor) -> "_Groups":
+        """Add up rows x (V, D) with their squares, positions, and groups `part` (V,)."""
+        groups = int(group.max()) + 1
+        positions = int(position.max()) + 1 if len(position) else 0
+        cell = position * groups + part
+        sums = torch.zeros(positions * groups, x.shape[1], dtype=x.dtype).index_add_(0, cell, x)
+        count = torch.bincount(cell, minlength=positions * groups).double()
+        whole = torch.zeros(groups, dtype=torch.float64).index_add_(0, part, square)
+        return cls(sums.view(positions, groups, -1), count.view(positions, groups), whole)
+
+    def plus(self, other: "_Groups") -> "_Groups":
+        """Return the sums of both."""
+        positions = max(len(self.sums), len(other.sums))
+
+        def both(a: Tensor, b: Tensor) -> Tensor:
+            return grown(a, positions) + grown(b, positions)
+
+        return _Groups(both(self.sums, other.sums), both(self.count, other.count), self.square + other.square)
+
+    def epsilon2(self) -> Tensor:
+        """Return epsilon squared of the position, of all rows and without each group, (1 + G,)."""
+        whole = self.sums.sum(1, keepdim=True, dtype=torch.float64)  # (T, 1, D)
+        total = whole.square().sum(2)
         # ||S - S_g||^2 of a position's sum S, without the sum S_g of one group.
-        square = whole.square().sum(2) - 2 * (sums * whole).sum(2) + sums.square().sum(2)
-        square = torch.cat([whole.square().sum(2), square], dim=1)
-        left = count.sum(1, keepdim=True) - torch.cat([torch.zeros(_POSITIONS, 1), count], dim=1)
-        between += (square / left.clamp(min=1)).where(left > 0, 0.0).sum(0)
-        number += (left > 0).sum(0)
-    sums = torch.zeros(groups, x.shape[1], dtype=torch.float64).index_add_(0, part, x)
-    squares = torch.zeros(groups, dtype=torch.float64).index_add_(0, part, x.square().sum(1))
-    count = torch.bincount(part, minlength=groups).double()
-    return _epsilon2(between, _without(sums), _without(squares), _without(count), number)
+        product = torch.einsum("tgd,tud->tg", self.sums, whole.to(self.sums.dtype)).double()
+        square = total - 2 * product + self.sums.square().sum(2, dtype=torch.float64)
+        square = torch.cat([total, square], dim=1)
+        left = self.count.sum(1, keepdim=True) - torch.cat([torch.zeros(len(total), 1), self.count], dim=1)
+        between = (square / left.clamp(min=1)).where(left > 0, 0.0).sum(0)
+        sums = _without(self.sums.sum(0, dtype=torch.float64))
+        return _epsilon2(between, sums, _without(self.square), _without(self.count.sum(0)), (left > 0).sum(0))
 
 
 def _without(parts: Tensor) -> Tensor:
@@ -80,20 +115,14 @@ def _without(parts: Tensor) -> Tensor:
     return torch.cat([whole, whole - parts])
 
 
-def explained_by_text(rows: LayerRows, weights: Tensor) -> Tensor:
-    """Return epsilon squared of the text, (R,); a text that is drawn twice counts as two texts."""
-    x, texts = _centred(rows), weights.shape[1]
-    sums = torch.zeros(texts, x.shape[1], dtype=torch.float64).index_add_(0, rows.text, x)
-    squares = torch.zeros(texts, dtype=torch.float64).index_add_(0, rows.text, x.square().sum(1))
-    count = torch.bincount(rows.text, minlength=texts).double()
-    between = weights @ (sums.square().sum(1) / count.clamp(min=1))
+def explained_by_text(by_text: Moments, weights: Tensor) -> Tensor:
+    """Return epsilon squared of the text, (R,), from the moments (N, D) of each text."""
+    sums = by_text.count * (by_text.mean - by_text.pool(0).mean)
+    count = by_text.count[:, 0]
+    between = sums.square().sum(1) / count.clamp(min=1)
     groups = weights @ (count > 0).double()
-    return _epsilon2(between, weights @ sums, weights @ squares, weights @ count, groups)
-
-
-def _centred(rows: LayerRows) -> Tensor:
-    x = rows.x.double()
-    return x - x.mean(0)
+    squares = weights @ (between + by_text.m2.sum(1))
+    return _epsilon2(weights @ between, weights @ sums, squares, weights @ count, groups)
 
 
 def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, groups: Tensor) -> Tensor:
@@ -103,15 +132,15 @@ def _epsilon2(between: Tensor, whole: Tensor, squares: Tensor, count: Tensor, gr
     return 1 - unexplained * (count - 1) / (count - groups)
 
 
-def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
+def text_vectors(rows: LayerRows, by_text: Moments) -> dict[str, Tensor]:
     """Return the mean vector (N, D) of each text that has a row, under several normalizations.
 
     "own" is the layer's own y. The others are (x - centre) / scale with the centre or the scale, or both,
     of BatchNorm's features ("feature") or of the whole text ("sequence"): "feature scale" leaves the centre
     at 0, "feature centre" the scale at 1. With one scale for a whole text, its direction does not change.
     """
-    there = torch.unique(rows.text)
-    by_text = rows.by_text().take(there)
+    there = (by_text.count[:, 0] > 0).nonzero().flatten()
+    by_text = by_text.take(there)
     feature, sequence = by_text.pool(0), by_text.pool(1)
     feature_scale = (feature.variance() + rows.eps).sqrt()
     return {
@@ -123,10 +152,10 @@ def text_vectors(rows: LayerRows) -> dict[str, Tensor]:
     }
 
 
-def likenesses_kept(rows: LayerRows, weights: Tensor) -> dict[str, Tensor]:
+def likenesses_kept(rows: LayerRows, by_text: Moments, weights: Tensor) -> dict[str, Tensor]:
     """Return how well each of `text_vectors` keeps the similarities of the layer's own ones, (R,) each."""
-    vectors = text_vectors(rows)
-    there = weights[:, torch.unique(rows.text)]
+    vectors = text_vectors(rows, by_text)
+    there = weights[:, by_text.count[:, 0] > 0]
     return {
         name: likeness_kept(vectors["own"], other, there) for name, other in vectors.items() if name != "own"
     }

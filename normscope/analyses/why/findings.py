@@ -8,25 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from normscope.analyses.why.claims import CLAIMS, Claim, sides
-from normscope.analyses.why.measures import SIZE, LayerMeasures, Noise, median
+from normscope.analyses.why.measures import SIZE, ExpectedNoise, LayerMeasures, median
+from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.results.why import Evidence, Finding, Interval, LayerNumber
 from normscope.statistics.expected_noise import late_reach
 from normscope.statistics.jackknife import difference, interval, quotient
-
-
-@dataclass(frozen=True)
-class ScaleEffects:
-    """How well the similarities of texts at the model's end stay when one layer takes another scale.
-
-    `sequence` and `feature` are (R,) by layer: the scale of the text, and BatchNorm's of each feature.
-    """
-
-    sequence: Mapping[str, Tensor]
-    feature: Mapping[str, Tensor]
-
-    def difference(self) -> dict[str, Tensor]:
-        """Return what the scale of the text keeps less what BatchNorm's keeps, by layer."""
-        return {name: self.sequence[name] - self.feature[name] for name in self.sequence}
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,7 @@ class Material:
     shuffled: Mapping[str, LayerMeasures] | None = None
     scales: ScaleEffects | None = None
     untrained: ScaleEffects | None = None
-    images: Mapping[str, Noise] | None = None
+    images: Mapping[str, ExpectedNoise] | None = None
     without: Mapping[str, str] = field(default_factory=dict)
     """Why a claim, by its id, cannot be tested here."""
 

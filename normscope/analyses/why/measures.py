@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Noise:
+class ExpectedNoise:
     """The noise of batch means of one layer, (R,) each.
 
     `samples` is that of SIZE random samples, `excess` the same against independent elements, and so the
@@ -47,7 +47,7 @@ class Noise:
     excess: Tensor
 
     @classmethod
-    def of(cls, sums: TextSums, weights: Tensor) -> "Noise":
+    def of(cls, sums: TextSums, weights: Tensor) -> "ExpectedNoise":
         """Take the noise from sums over samples."""
         return cls(
             expected_noise.random_noise(sums, weights, SIZE),
@@ -55,7 +55,7 @@ class Noise:
         )
 
     @classmethod
-    def of_samples(cls, samples: Moments, weights: Tensor) -> "Noise":
+    def of_samples(cls, samples: Moments, weights: Tensor) -> "ExpectedNoise":
         """Take the noise from the moments (N, D) of samples."""
         return cls.of(TextSums.of(samples), weights)
 
@@ -74,31 +74,36 @@ class LayerMeasures:
     position: Tensor
     with_special: Tensor
     text: Tensor
-    noise: Noise | None = None
+    noise: ExpectedNoise | None = None
     by_length: Tensor | None = None
     late: Tensor | None = None
     likeness: dict[str, Tensor] = field(default_factory=dict)
 
 
-def measured(rows: LayerRows, sampling: Sampling) -> LayerMeasures:
-    """Measure all numbers of a layer; those about batches only where there are texts for two batches."""
+def measured(rows: LayerRows, sampling: Sampling, *, null: bool = False) -> LayerMeasures:
+    """Measure all numbers of a layer; those about batches only where there are texts for two batches.
+
+    Of a `null`, those are measured that a claim subtracts or shows.
+    """
     ordinary, weights = rows.ordinary(), sampling.weights
+    by_text = ordinary.by_text()
+    position, with_special = evidence.explained_by_position(rows, sampling.group)
     noise = by_length = late = None
     # Each replicate has to hold two batches.
     if int(weights.sum(1).min()) >= 2 * SIZE:
-        sums = TextSums.of(ordinary.by_text())
-        noise = Noise.of(sums, weights)
+        sums = TextSums.of(by_text)
+        noise = ExpectedNoise.of(sums, weights)
         by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
-        late = _late(ordinary, sampling)
+        late = None if null else _late(ordinary, sampling)
     return LayerMeasures(
         rows.name,
-        evidence.explained_by_position(ordinary, sampling.group),
-        evidence.explained_by_position(rows, sampling.group),
-        evidence.explained_by_text(ordinary, weights),
+        position,
+        with_special,
+        evidence.explained_by_text(by_text, weights),
         noise,
         by_length,
         late,
-        evidence.likenesses_kept(ordinary, weights),
+        {} if null else evidence.likenesses_kept(ordinary, by_text, weights),
     )
 
 

@@ -13,7 +13,7 @@ from normscope.capture.text_sample import Choice
 from normscope.models.loading import Loaded, quiet
 
 # A null is an average over texts: so many are enough.
-NULL_TEXTS = 128
+NULL_TEXTS = 256
 # So many characters of a text are kept: far more than any model reads tokens.
 _CHARACTERS = 1 << 20
 # An untrained copy takes the memory of the model once more.
@@ -26,7 +26,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff
 class SampledTexts(Iterator[str]):
     """The same texts; of those that a random sample chooses, `kept` has the text, by its place.
 
-    It chooses as `text_sample.Kept` does with the same seed.
+    It chooses as `text_sample.TextSample` does with the same seed.
     """
 
     def __init__(self, texts: Iterable[str], samples: int, seed: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normscope.analyses.why.evidence import LayerRows
-from normscope.capture.text_sample import BatchRows, Kept, KeptLayer
+from normscope.capture.text_sample import BatchRows, LayerTexts, TextSample
 from normscope.data.batching import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
@@ -17,7 +17,7 @@ NUMBER, LABELS = 4, 17
 _LEAST_TEXTS = 2
 
 
-class KeptTokens(Kept):
+class KeptTokens(TextSample):
     """The kept texts with all their tokens at every layer, in float32.
 
     At most `samples` texts are kept, and fewer when their tokens would take over `memory` bytes: then
@@ -54,7 +54,7 @@ class KeptTokens(Kept):
         gone = torch.tensor(sorted(before - set(self.choice.slots.values())), dtype=torch.int64)
         for layer in self.layers.values():
             layer.clear(gone)
-        self.place(batch.sources)
+        self.select(batch.sources)
         self.ids = {source: self.ids[source] for source in self.choice.slots}
 
     def _drop_one(self) -> None:
@@ -63,7 +63,7 @@ class KeptTokens(Kept):
             raise UsageError(
                 f"table memory of {self.memory:,} bytes; expected at least {need:,}, for two texts; raise it"
             )
-        self.choice.most = len(self.choice.slots) - 1
+        self.choice.maximum = len(self.choice.slots) - 1
         self.choice.offer([])
 
 
@@ -76,7 +76,7 @@ class _Piece(NamedTuple):
     output: Tensor
 
 
-class TokensAtLayer(KeptLayer):
+class TokensAtLayer(LayerTexts):
     """The tokens of each kept text at one layer, in the machine's own memory."""
 
     def __init__(self, kept: KeptTokens) -> None:
@@ -90,7 +90,7 @@ class TokensAtLayer(KeptLayer):
         if not where.by_text or not where.positioned:
             self.lost = True
             return
-        slots = self._kept.slots[where.batch_row.cpu()]
+        slots = self._sample.slots[where.batch_row.cpu()]
         if not bool((slots >= 0).any()):
             return
         ends = where.sample.count[:, 0].cumsum(0).long().tolist()
@@ -119,7 +119,7 @@ class TokensAtLayer(KeptLayer):
 
     def rows(self, name: str, eps: float) -> LayerRows | None:
         """Return the tokens of the kept texts in the order of the corpus, None where they are unknown."""
-        order = self._kept.order().tolist()
+        order = self._sample.order().tolist()
         if self.lost or any(slot not in self._pieces for slot in order):
             return None
         texts = [(n, piece) for n, slot in enumerate(order) for piece in self._pieces[slot]]

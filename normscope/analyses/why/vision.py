@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from normscope.capture.text_sample import Kept
+from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import watch
 from normscope.data.batching import AUTO, Batching
 from normscope.data.media_files import FilePath, Inputs
@@ -59,8 +59,8 @@ def image_moments(
     inputs = _two_or_more(_unique(_two_or_more(images).images))
     clock = Clock(progress)
     loaded = prepare_model(model, inputs.kinds, clock, loading, None, processor)
-    kept = Kept(len(inputs.images), table_memory, seed)
-    report = measure(loaded, inputs, batching, watch(loaded.model), clock, RunContext(kept=kept))
+    kept = TextSample(len(inputs.images), table_memory, seed)
+    report = measure(loaded, inputs, batching, watch(loaded.model), clock, RunContext(sample=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
     layers = {name: moments for name, moments in found.items() if moments is not None}
     if not layers:
@@ -106,7 +106,7 @@ def _unique(images: Sequence[FilePath]) -> list[FilePath]:
     return list(first.values())
 
 
-def _notes(report: Report, kept: Kept, layers: dict[str, Moments], repeated: int) -> list[str]:
+def _notes(report: Report, kept: TextSample, layers: dict[str, Moments], repeated: int) -> list[str]:
     notes = []
     if repeated:
         repeat, were = ("repeats", "was") if repeated == 1 else ("repeat", "were")

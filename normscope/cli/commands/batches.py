@@ -34,8 +34,8 @@ all texts that are kept: a random choice of --samples when there are more.
 The noise of a mean is its TID (Training Inference Discrepancy: Wang et al.
 2022, arXiv 2210.05153). The first table has that of each layer, averaged over
 batches; by length is a multiple of it, corrected for the numbers of tokens.
-The next, by batch size, is of one layer (the noisiest, or --layer) and has the
-noise of standard deviations, too, +- over batches, and the excess noise: that
+The next, by batch size, is of one layer (the noisiest, or --layer). It has
+the noise of standard deviations, too, +- over batches, and the excess: that
 of the mean as a multiple of what independent tokens would give (its square is
 the design effect of cluster samples, Kish 1965). By feature is what the
 authors' code computes; distance is PowerNorm's (arXiv 2003.07845).

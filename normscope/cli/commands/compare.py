@@ -1,13 +1,12 @@
 """`normscope compare`: the differences of two reports, layer by layer, and a gate on them."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normscope.cli import completion, options
 from normscope.cli.destinations import checked_output
-from normscope.cli.output import Output, announce, say, warn
+from normscope.cli.output import announce, say, warn
 from normscope.cli.report_options import as_data
 from normscope.escaping import counted
 
@@ -78,7 +77,16 @@ def compare(
     gates = [Bound.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
     comparison = run(a, b)
-    destination.write(_rendered(comparison, output_format, destination, top))
+    if output_format.is_data:
+        destination.write(as_data(comparison, output_format, destination))
+    else:
+        from normscope.render.compare import render_comparison, render_comparison_markdown
+
+        destination.write(
+            destination.text(
+                comparison, output_format, render_comparison, render_comparison_markdown, top=top
+            )
+        )
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):
@@ -96,15 +104,3 @@ def _crossed(gates: "list[Bound]", comparison: "Comparison") -> bool:
     for line in crossed:
         say(f"failed: {line}")
     return bool(crossed)
-
-
-def _rendered(
-    comparison: "Comparison", format: options.DataFormat, destination: Output, top: int
-) -> str | Iterable[str]:
-    if format.is_data:
-        return as_data(comparison, format, destination)
-    from normscope.render.compare import render_comparison, render_comparison_markdown
-
-    if format is options.DataFormat.MARKDOWN:
-        return render_comparison_markdown(comparison, top=top)
-    return render_comparison(comparison, top=top, screen=destination.screen())

@@ -60,9 +60,9 @@ features of --top that it leaves furthest from BN's mean 0 and variance 1.
 Outlier features are listed where any recur: where the output is 6 or more in
 size in 6% or more of the tokens, in a quarter or more of the layers as wide
 (LLM.int8). --verbose adds tables of what each layer is, how often it ran, and
-its outliers. What position, text and word explain is epsilon squared: below 0
-is less than chance would give. The kind is shown where layers differ in it;
-a wide terminal shows their Python classes, too.
+its outliers. The shares that position, text and word explain are epsilon
+squared: below 0 is less than random groups explain. The kind is shown where
+layers differ in it; a wide terminal shows their Python classes, too.
 
 {columns}
 

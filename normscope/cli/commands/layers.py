@@ -1,16 +1,13 @@
 """`normscope layers`: list a model's normalization layers from its configuration alone."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from normscope.cli import options
 from normscope.cli.option_groups import FetchOptions, ResultOptions, grouped
-from normscope.cli.output import Output, reserve_stdout
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-
-if TYPE_CHECKING:
-    from normscope.results.layers import Outline
 
 EPILOG = """\b
 Examples:
@@ -36,7 +33,7 @@ The place, by the model's structure and its Python code, not only by names:
   post-norm   in a block that computes norm(x + f(x)) or x + norm(f(x))
   per-head    in attention, as wide as one head (of queries or keys, mostly)
   final       called after the repeated blocks
-  head        in what is put on top of the base model
+  head        in a part on top of the base model
   other       none of these is found
 
 \b
@@ -69,14 +66,8 @@ def layers(
         from normscope.analyses.layers import list_layers
 
         outline = list_layers(model, loading, layers=layer or (), exclude=exclude or ())
-    destination.write(_rendered(outline, format, destination, verbose=verbose))
-
-
-def _rendered(outline: "Outline", format: options.Format, destination: Output, *, verbose: bool) -> str:
-    if format is options.Format.JSON:
-        return destination.json(outline)
     from normscope.render.layers import render_outline, render_outline_markdown
 
-    if format is options.Format.MARKDOWN:
-        return render_outline_markdown(outline, verbose=verbose)
-    return render_outline(outline, verbose=verbose, screen=destination.screen())
+    destination.write(
+        destination.text(outline, format, render_outline, render_outline_markdown, verbose=verbose)
+    )

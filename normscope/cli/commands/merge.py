@@ -47,5 +47,5 @@ def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -
     from normscope.norms.detection import select
 
     report = merged(parts)
-    modules = [each.module_name for each in report.layers.values()]
+    modules = [measured.module_name for measured in report.layers.values()]
     result.write(report, names_of(report, select(modules, layer)) if layer else [])

@@ -1,20 +1,17 @@
 """`normscope swap`: replace LayerNorm by BatchNorm and show what breaks."""
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, reserve_stdout, warn
+from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
-
-if TYPE_CHECKING:
-    from normscope.results.swap import SwapReport
 
 EPILOG = """\b
 Examples:
@@ -39,6 +36,15 @@ out, unless --calibration names other texts for the statistics. Replacements:
   frozen            the layer's own centring, and one scale for all tokens:
                     the mean of the scales that it gives single tokens
   identity          nothing
+  scale-feature     the variance per feature over all calibration tokens for
+                    the scale alone: the token keeps its own centre
+  centre-feature    the mean per feature over all calibration tokens for the
+                    centre alone: the token keeps its own scale
+  scale-sequence    one scale for all tokens and features of a text: the
+                    token keeps its own centre
+  centre-sequence   one centre for all tokens and features of a text: the
+                    token keeps its own scale
+An RMSNorm's own centre is 0, and its own scale the root mean square.
 The layer's own weight and bias are applied after each of them.
 
 \b
@@ -48,10 +54,10 @@ that --seed masks.
 {columns}
 
 \b
-All replacements but batchnorm-batch are fixed, one linear map for all tokens.
---fold folds a replacement into the Linears that read the layer, if nothing
-else reads it: then the layer does nothing. The held-out texts prove that the
-outputs are equal; --save writes the fold for
+batchnorm, batchnorm-fitted, frozen and identity are fixed, one linear map for
+all tokens. --fold folds such a replacement into the Linears that read the
+layer, if nothing else reads it: then the layer does nothing. The held-out
+texts prove that the outputs are equal; --save writes the fold for
 normscope.read_fold("DIR").apply(model).
   read by              the modules whose weights change
   not folded because   the layer's other reader, or another obstacle
@@ -74,9 +80,16 @@ class SwapKind(str, Enum):
     BATCH = "batchnorm-batch"
     FROZEN = "frozen"
     IDENTITY = "identity"
+    SCALE_FEATURE = "scale-feature"
+    CENTRE_FEATURE = "centre-feature"
+    SCALE_SEQUENCE = "scale-sequence"
+    CENTRE_SEQUENCE = "centre-sequence"
 
 
-_KindOption = Annotated[SwapKind, typer.Option("--kind", help="The replacement of the layers.")]
+_KindOption = Annotated[
+    SwapKind,
+    typer.Option("--kind", metavar="KIND", help="The replacement of the layers, one of those listed below."),
+]
 _CalibrationFile = Annotated[
     list[str] | None,
     typer.Option(
@@ -169,18 +182,10 @@ def swap(
             )
         except SaveError as error:
             report, failure = error.report, error
-    destination.write(_rendered(report, format, destination))
+    from normscope.render.swap import render_swap, render_swap_markdown
+
+    destination.write(destination.text(report, format, render_swap, render_swap_markdown))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
     if failure is not None:
         raise failure
-
-
-def _rendered(report: "SwapReport", format: options.Format, destination: Output) -> str:
-    if format is options.Format.JSON:
-        return destination.json(report)
-    from normscope.render.swap import render_swap, render_swap_markdown
-
-    if format is options.Format.MARKDOWN:
-        return render_swap_markdown(report)
-    return render_swap(report, screen=destination.screen())

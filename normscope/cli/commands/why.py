@@ -29,13 +29,12 @@ half lie on the other side, and is UNDECIDED otherwise. What cannot be decided
 with what is given is NOT TESTABLE HERE.
 
 \b
-Numbers are medians over the layers. Intervals are by the jackknife over texts.
-A text that repeats an earlier one is left out. The tokens of at most --samples
-texts are kept, chosen at random, as many as fit --table-memory. Up to 128
-texts run again for the nulls. Few texts leave most claims undecided: a few
-hundred are better. With --beside, a vision model runs over the images of
---image, two or more, and the moments of every image are kept at each of its
-layers.
+Numbers are medians over the layers. Intervals are by the jackknife over
+texts. A text that repeats an earlier one is left out. The tokens of at most
+--samples texts are kept, chosen at random, as many as fit --table-memory. Up
+to 256 texts run again for the nulls. Few texts leave most claims undecided:
+several hundred are better. With --beside, a vision model runs over the images
+of --image; that needs 200 texts and 100 images.
 
 \b
   1a    share of 8 random texts that reach a late position of their batch

@@ -65,19 +65,19 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
 
 def features(layers: Sequence[LayerReport], who: str) -> str:
     """Say which feature is left furthest from mean 0 and variance 1, and how many are left near them."""
-    known = [(layer.name, layer.own_output) for layer in layers if layer.own_output is not None]
-    if not known:
+    outputs_by_name = [(layer.name, layer.own_output) for layer in layers if layer.own_output is not None]
+    if not outputs_by_name:
         return "No layer's own output is known."
-    outputs = [output for _, output in known]
+    outputs = [output for _, output in outputs_by_name]
     worst = [float(np.max(np.nan_to_num(distances(output), nan=-1.0))) for output in outputs]
-    name, left = known[int(np.argmax(worst))]
+    name, left = outputs_by_name[int(np.argmax(worst))]
     (feature,) = largest(distances(left), 1)
     near = np.array([share_near_bn(output) for output in outputs])
     return (
         f"{who} leaves feature {feature} of {printable(name)} furthest from BN: mean "
         f"{short(left.mean[feature])} and variance {short(left.variance[feature])}, where BN would leave 0 "
         f"and 1. In the median layer {_median(near, percent)} of the features keep a standard deviation "
-        f"within 10% of 1, {_range([name for name, _ in known], near, percent)}."
+        f"within 10% of 1, {_range([name for name, _ in outputs_by_name], near, percent)}."
     )
 
 
@@ -154,7 +154,7 @@ def outliers(features: Sequence[OutlierFeature], layers: int) -> str:
     """Say which features are outliers in many layers."""
     if not features:
         return "No feature is an outlier in many layers."
-    named = ", ".join(f"{each.feature} (in {counted(len(each.layers), 'layer')})" for each in features[:5])
+    named = ", ".join(f"{f.feature} (in {counted(len(f.layers), 'layer')})" for f in features[:5])
     more = f" and {len(features) - 5} more" if len(features) > 5 else ""
     subject = "Features that are outliers" if len(features) > 1 else "A feature that is an outlier"
     return f"{subject} in many layers, of {counted(layers, 'layer')}: {named}{more}."
@@ -175,7 +175,7 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
 def claims(report: WhyReport) -> str:
     """Say how many of the article's claims hold."""
     verdicts = [printable(finding.verdict) for finding in report.claims]
-    parts = ", ".join(_verdict(verdicts.count(each), each) for each in dict.fromkeys(verdicts))
+    parts = ", ".join(_verdict(verdicts.count(verdict), verdict) for verdict in dict.fromkeys(verdicts))
     return f"Of the {counted(len(verdicts), 'claim')}: {parts}."
 
 

@@ -79,7 +79,7 @@ def dashes(field: str, names: Sequence[str]) -> Any:
 
 def _channel(kind: Any, field: str, names: Sequence[str], title: str | None, values: Sequence[Any]) -> Any:
     scale = alt.Scale(domain=list(names), range=list(values[: len(names)]))
-    # Three names in a row are wider than a telephone.
+    # Three names in a row are wider than a phone.
     legend = alt.Legend(orient="top", columns=2 if len(names) > 2 else len(names))
     return kind(f"{field}:N", scale=scale, title=title, legend=legend)
 

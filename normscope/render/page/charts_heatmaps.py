@@ -107,7 +107,7 @@ def outliers(part: PagePart, report: Report) -> Figure | None:
     if not features:
         return None
     columns = _outlier_columns(part, report, features)
-    order = list(dict.fromkeys(str(each.feature) for each in features))
+    order = list(dict.fromkeys(str(feature.feature) for feature in features))
     heads = {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"}
     size_legend = alt.Legend(orient="bottom", format="%", tickCount=3)
     chart = (
@@ -200,14 +200,14 @@ def _outlier_columns(
 ) -> dict[str, list[Value]]:
     """Return a row for each feature in each layer in which it is an outlier."""
     cells = [
-        (number, layer, each)
+        (number, layer, feature)
         for number, layer in part.numbered(report.layers)
-        for each in features
-        if layer.name in each.layers
+        for feature in features
+        if layer.name in feature.layers
     ]
     return {
         **part.columns([number for number, _, _ in cells]),
-        "feature": [str(each.feature) for _, _, each in cells],
-        "share": positive(outlier_maximum(each, [layer], "share") for _, layer, each in cells),
-        "largest": positive(outlier_maximum(each, [layer], "largest") for _, layer, each in cells),
+        "feature": [str(feature.feature) for _, _, feature in cells],
+        "share": positive(outlier_maximum(feature, [layer], "share") for _, layer, feature in cells),
+        "largest": positive(outlier_maximum(feature, [layer], "largest") for _, layer, feature in cells),
     }

@@ -64,7 +64,7 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
         tooltip=tooltips(titles, "before", "after", "mean"),
         **series("group", names),
     )
-    # Names stand on either side in turn, so that those of neighbours do not overlap.
+    # Names alternate between the two sides: those of neighbours would overlap.
     left = base.mark_text(align="right", dx=-7).encode(x=x, y=y, text="left:N")
     right = base.mark_text(align="left", dx=7).encode(x=x, y=y, text="right:N")
     return Figure(

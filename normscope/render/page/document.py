@@ -103,7 +103,7 @@ def _data(id: str, part: PagePart, charts: Sequence[Figure]) -> dict[str, Any]:
                 "spec": figure.spec,
                 "perLayer": figure.per_layer,
                 "heads": figure.heads if figure.per_layer else {},
-                "slices": [_slice_data(figure, each) for each in figure.slices],
+                "slices": [_slice_data(figure, part) for part in figure.slices],
             }
             for figure in charts
         ],

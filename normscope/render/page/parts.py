@@ -27,7 +27,7 @@ Layer = TypeVar("Layer")
 MAX_LAYERS = 256
 MAX_MOVERS = 20
 
-_LABEL_WIDTH = 22  # characters of a layer's name next to a chart, as many as a telephone has room for
+_LABEL_WIDTH = 22  # characters of a layer's name next to a chart, as many as a phone has room for
 
 
 @dataclass
@@ -97,8 +97,8 @@ class PagePart:
         if self.wanted is not None:
             return self.layers.index(self.wanted)
         agreements = self._agreements
-        known = [number for number, name in enumerate(self.layers) if name in agreements]
-        return min(known, key=lambda number: agreements[self.layers[number]], default=0)
+        numbers = [number for number, name in enumerate(self.layers) if name in agreements]
+        return min(numbers, key=lambda number: agreements[self.layers[number]], default=0)
 
     @property
     def left_out(self) -> str:
@@ -119,7 +119,7 @@ class PagePart:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The names of the layers that are shown, cut to fit next to a chart, no two alike."""
+        """The names of the layers that are shown, cut to fit next to a chart; all are different."""
         return shorten(self.layers, _LABEL_WIDTH, "…")
 
     def numbered(self, layers: Mapping[str, Layer]) -> list[tuple[int, Layer]]:
@@ -150,7 +150,7 @@ def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[PagePart
     """Sort results, or the files that they were saved in, into parts, in the order given.
 
     A result joins the first part of its model that has none of its kind. Each comparison is a part of its
-    own, at the end. Raises ReportError for a file that is no result, UsageError without any result.
+    own, at the end. Raises ReportError for a file that is not a result, UsageError without any result.
     """
     parts: list[PagePart] = []
     for file, result in _read(results):

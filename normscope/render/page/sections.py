@@ -137,7 +137,7 @@ def _table(figure: Figure, part: Slice) -> Markup:
         tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
     ]
     what = tag("caption", figure.title)
-    head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
+    head = tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads)))
     inside = tag("table", what, head, tag("tbody", *lines))
     region = tag(
         "div", inside, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {figure.title}"
@@ -159,10 +159,10 @@ def _claim(finding: Finding) -> Markup:
     lines = [
         tag(
             "li",
-            f"{with_interval(each.number.value, each.number.low, each.number.high)}: {each.name}",
-            class_="decides" if each.name == finding.decided_by else None,
+            f"{with_interval(e.number.value, e.number.low, e.number.high)}: {e.name}",
+            class_="decides" if e.name == finding.decided_by else None,
         )
-        for each in finding.evidence
+        for e in finding.evidence
     ]
     verdict = tag("span", finding.verdict, class_="verdict")
     return tag(

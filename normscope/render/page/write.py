@@ -22,8 +22,8 @@ def write_page(results: Results, path: str | os.PathLike[str], *, layer: str | N
 
     Results of one model share a part of the page; each comparison has a part of its own. `layer` is a glob
     for the layer that is shown first, by default the one least like BatchNorm. Needs the extra `report`.
-    Raises ReportError when a file is no result, the extra is missing or `path` cannot be written, UsageError
-    without results or when `layer` does not match exactly one layer.
+    Raises ReportError when a file is not a result, the extra is missing or `path` cannot be written,
+    UsageError without results or when `layer` does not match exactly one layer.
     """
     write_whole(path, page(results, layer))
 

@@ -15,12 +15,12 @@ COMPARISON = Topic(
         _entry(
             name="own_output",
             title="what the layer leaves of each feature",
-            definition="Mean and variance of y per feature, y being what the layer's formula makes of its "
-            "input before its scale and shift.",
+            definition="Mean and variance of y per feature. y is the layer's own output before its scale "
+            "and shift.",
             formula="y = (x - mean[n,t]) / sqrt(var[n,t] + eps), in a LayerNorm",
             range="D means, D variances; null where no formula fits the layer",
-            reading="BatchNorm would leave mean 0 and variance 1 in every feature: what differs is what "
-            "LayerNorm lets through.",
+            reading="BatchNorm would leave mean 0 and variance 1 in every feature; LayerNorm lets "
+            "differences between features through.",
             see_also=("own_output.distance", "kind"),
         ),
         _entry(
@@ -29,7 +29,7 @@ COMPARISON = Topic(
             definition="The mean of y in each feature, over all valid tokens.",
             formula="mean[d] = (1/|V|) sum_V y[n,t,d]",
             range="D numbers, each within +-sqrt(D - 1) in a LayerNorm",
-            reading="BatchNorm would leave 0. Far from it, the feature is an offset that all tokens share.",
+            reading="BatchNorm would leave 0. Far from 0, the feature is an offset that all tokens share.",
             see_also=("feature.mean", "own_output.distance"),
             columns=("LN leaves mean", "RMS leaves mean", "layer leaves mean"),
             brief="of the layer's own output before its scale and shift; BN would leave 0 in every feature",
@@ -42,7 +42,7 @@ COMPARISON = Topic(
             formula="variance[d] = (1/|V|) sum_V (y[n,t,d] - mean[d])^2",
             range="D numbers, each 0 or more",
             reading="BatchNorm would leave 1. In a LayerNorm mean^2 + variance averages 1 over the "
-            "features, so one of 80 takes from all others.",
+            "features: if one has 80, the others have less.",
             see_also=("feature.variance", "own_output.near_one"),
             columns=("LN leaves variance", "RMS leaves variance", "layer leaves variance"),
             brief="of the layer's own output before its scale and shift; BN would leave 1 in every feature",
@@ -68,16 +68,16 @@ COMPARISON = Topic(
             "the table by feature only.",
             formula="share of d with |sqrt(variance_y[d]) - 1| <= 0.1",
             range="0 to 1, shown in percent",
-            reading="Near 1, LayerNorm happens to do BatchNorm's work.",
+            reading="Near 1, LayerNorm does nearly the same as BatchNorm here.",
             see_also=("own_output.variance",),
             columns=("sd within 10%",),
             brief="share of the features whose output, before scale and shift, has an sd within 10% of 1",
         ),
         _entry(
             name="agreement",
-            title="how alike the layer's output and a view's are",
-            definition="The cosine, over all valid tokens and features at once, between y, what the layer "
-            "makes of its input before scale and shift, and z, what normalising by a view would make of it, "
+            title="how close the layer's output is to a view's",
+            definition="The cosine, over all valid tokens and features together, of y and z: y is the "
+            "layer's own output before its scale and shift, and z is the same input normalised by a view, "
             "with the statistics of the whole corpus and the layer's eps.",
             formula=_COSINE + "z = (x - mean_view) / sqrt(variance_view + eps)",
             range=_SCALE,
@@ -112,11 +112,11 @@ COMPARISON = Topic(
             name="agreement.position_feature",
             title="agreement with BN over flattened sentences",
             definition="The cosine between the layer's own output and that with one mean and one variance "
-            "per position and feature, over samples alone: words at the same position taken for the same "
+            "per position and feature, over samples only: words at the same position count as the same "
             "feature.",
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[t,d]) / sqrt(variance[t,d] + eps)",
             range=_SCALE + ", or it has no positions",
-            reading="It takes away what position explains. A cell without spread, as of one sample or of "
+            reading="It removes all that position explains. A cell without spread, such as one sample or "
             "[CLS] in the first layer, gives z = 0.",
             see_also=("explained.position", "agreement.feature"),
         ),
@@ -127,8 +127,8 @@ COMPARISON = Topic(
             "per sample, over all its tokens and features.",
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[n]) / sqrt(variance[n] + eps)",
             range=_SCALE + ", or it has no positions",
-            reading="Low where tokens of one text differ in scale: then per token and per text are not the "
-            "same.",
+            reading="Low where tokens of one text differ in scale: then LayerNorm per token and per "
+            "text differ.",
             see_also=("sequence",),
             columns=("agreement text",),
         ),
@@ -139,7 +139,7 @@ COMPARISON = Topic(
             "per sample and feature, over its tokens.",
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean[n,d]) / sqrt(variance[n,d] + eps)",
             range=_SCALE + ", or it has no positions",
-            reading="It takes away what all tokens of a text share. A text of one token gives z = 0.",
+            reading="It removes all that the tokens of a text share. A text of one token gives z = 0.",
             see_also=("instance",),
         ),
         _entry(
@@ -149,8 +149,8 @@ COMPARISON = Topic(
             "over everything.",
             formula=_COSINE + "z[n,t,d] = (x[n,t,d] - mean) / sqrt(variance + eps)",
             range=_SCALE,
-            reading="The cosine of y with x itself, centred: the mark for the other views to beat. Where "
-            "agreement.feature is below it, BatchNorm's scales take the output further away.",
+            reading="The cosine of y with x itself, centred: the baseline for the other views. Where "
+            "agreement.feature is below it, BatchNorm's scales move the output further away.",
             see_also=("global", "agreement.feature"),
         ),
         _entry(
@@ -159,13 +159,13 @@ COMPARISON = Topic(
             definition="The fit of y by one fixed scale and one fixed shift per feature.",
             formula="y[n,t,d] ~ a[d] x[n,t,d] + b[d]",
             range="one number, r2",
-            reading="In evaluation every BatchNorm is such a line per feature, whatever statistics it holds.",
+            reading="In evaluation every BatchNorm is such a line per feature, with any statistics.",
             see_also=("affine_fit.r2",),
         ),
         _entry(
             name="affine_fit.r2",
             title="R^2 of the best scale and shift per feature",
-            definition="How much of the variance of y, over all features, the best line per feature "
+            definition="The share of the variance of y, over all features, that the best line per feature "
             "explains: least squares of y on x in each feature, over all valid tokens.",
             formula="r2 = 1 - SSR / SST; "
             "SSR = sum_V,d (y[n,t,d] - a[d] x[n,t,d] - b[d])^2; "
@@ -173,18 +173,18 @@ COMPARISON = Topic(
             "a[d] = cov(x_d, y_d) / var(x_d); "
             "b[d] = mean_y[d] - a[d] mean_x[d]",
             range="0 to 1; null where no formula fits the layer",
-            reading="1: a BatchNorm with the right numbers could replace this layer on these texts. Below, "
-            "the rest is out of reach for any of them.",
+            reading="1: a BatchNorm with the right numbers could replace this layer on these texts. Below 1, "
+            "no BatchNorm can give the rest.",
             see_also=("agreement.feature",),
             columns=("best BN fit r2",),
             brief="how much of the output the best fixed scale and shift per feature can give (R squared)",
         ),
         _entry(
             name="stored_gap",
-            title="how far a BatchNorm's memory is from the corpus",
-            definition="For a layer that is a BatchNorm: its running statistics against those of the texts.",
+            title="how far a BatchNorm's stored statistics are off",
+            definition="For a layer that is a BatchNorm: its running statistics compared with the texts'.",
             formula="norm ratios, relative to the stored standard deviations",
-            range="two numbers; null in layers that are no BatchNorm or store nothing",
+            range="two numbers; null in layers that are not a BatchNorm or store nothing",
             reading="The domain shift that the layer meets in evaluation.",
             source=TID + ", its norm ratio against the corpus",
             see_also=("tid", "running"),
@@ -207,8 +207,8 @@ COMPARISON = Topic(
             "features, relative to the stored ones.",
             formula="||sqrt(variance) - sqrt(running_var)||_2 / ||sqrt(running_var)||_2",
             range="0 or more",
-            reading="Above 0 the corpus varies more or less than what the layer was trained on. PyTorch "
-            "stores unbiased variances, which is next to nothing in batches of many tokens.",
+            reading="Above 0 the corpus varies more or less than the training data. PyTorch stores unbiased "
+            "variances; in batches of many tokens the difference is tiny.",
             source=TID + ", its norm ratio against the corpus",
             see_also=("feature.variance", "tid.variance"),
         ),

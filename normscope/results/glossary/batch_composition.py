@@ -17,7 +17,7 @@ FILLING = Topic(
             definition="The batches of one size and order, over all draws.",
             formula="batches = number of B",
             range="1 or more",
-            reading="What each summary over batches has as its count; few make a rough average.",
+            reading="The count of each summary over batches; few batches give a rough average.",
             see_also=("draws", "batch_size", "run.batches"),
         ),
         _entry(
@@ -26,7 +26,8 @@ FILLING = Topic(
             definition="How many times the kept texts are put into new batches.",
             formula="draws = --draws",
             range="1 or more",
-            reading="More of them steady the averages over random batches; given order has only one way.",
+            reading="More draws make the averages over random batches more precise; the given order has "
+            "only one.",
             see_also=("batches", "seed"),
         ),
         _entry(
@@ -43,7 +44,7 @@ FILLING = Topic(
         _entry(
             name="momentum",
             title="how much a batch weighs in running statistics",
-            definition="The m of BatchNorm's running statistics: what share of them each new batch is.",
+            definition="The m of BatchNorm's running statistics: the share that each new batch gets in them.",
             formula="running = (1 - m) running + m batch",
             range="0 to 1; null where it was not asked for",
             reading="PyTorch's default is 0.1. Others call 1 - m the momentum.",
@@ -54,10 +55,10 @@ FILLING = Topic(
             name="padding_share",
             title="padding in batches of that size and order",
             definition="The share of the token slots that would be padding, with each batch padded to its "
-            "longest text. Special tokens are no padding, counted or not.",
+            "longest text. Special tokens are not padding, counted or not.",
             formula="1 - sum of lengths / sum over B of b times the longest in B",
             range="0 to 1",
-            reading="Small by length, large at random: what bucketing is done for. Padding enters no "
+            reading="Small by length, large at random: the reason for bucketing. Padding enters no "
             "statistic.",
             see_also=("run.padding_share", "tid.length_ratio"),
             columns=("padding",),
@@ -68,7 +69,8 @@ FILLING = Topic(
             definition="The valid tokens of each batch, summarised over batches.",
             formula="N_B = sum of T_n over n in B; summarised over B",
             range="0 or more",
-            reading="What BatchNorm's statistics of one feature rest on. They are not independent: see tid.",
+            reading="BatchNorm's statistics of one feature are computed from these. They are not "
+            "independent: see tid.",
             see_also=("summary", "batch_size"),
             columns=("tokens",),
         ),
@@ -79,7 +81,7 @@ FILLING = Topic(
             "the batches that have any there.",
             formula="positions[t] = average of n_t over B with n_t > 0",
             range="T numbers, each 0 or more; null where no batch has any",
-            reading="It falls with t as texts end: what BatchNorm by position would have to go on with.",
+            reading="It falls with t as texts end; BatchNorm by position has only these texts there.",
             see_also=("position.count", "positions_short"),
             columns=("a batch",),
             brief="how many of its texts reach the position, in batches that have it",
@@ -125,7 +127,7 @@ FILLING = Topic(
             name="kept",
             title="the texts that batches are made of",
             definition="The texts whose statistics are kept one by one, all of them or a random choice, as "
-            "if they were one batch: what batches are compared with.",
+            "if they were one batch. Batches are compared with them.",
             formula="see positions_short, late_samples and variance_error, with one B",
             range="counts, shares and one array",
             reading="Even all texts together can be few at late positions.",
@@ -147,7 +149,7 @@ FILLING = Topic(
             definition="The valid tokens of all kept texts.",
             formula="tokens = sum of T_n over kept n",
             range="0 or more",
-            reading="What the statistics that batches are compared with rest on.",
+            reading="The statistics that batches are compared with are computed from these.",
             see_also=("run.tokens", "tokens"),
         ),
         _entry(
@@ -156,7 +158,7 @@ FILLING = Topic(
             definition="How many kept texts have a token that counts at each position.",
             formula="positions[t] = n_t over kept n",
             range="T numbers, each 0 or more; null where no text has any",
-            reading="The most that a batch could have there.",
+            reading="The maximum that a batch could have there.",
             see_also=("positions", "position.count"),
             columns=("texts in all",),
         ),

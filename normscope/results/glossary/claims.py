@@ -25,7 +25,7 @@ CLAIMS = Topic(
             title="the texts of the nulls that run the model again",
             definition="How many of the kept texts ran again: with their words shuffled across texts, and "
             "through an untrained copy of the model.",
-            formula="min(kept_texts, 128)",
+            formula="min(kept_texts, 256)",
             range="0 or more",
             reading="They are evenly spaced over the corpus.",
             source=OWN,
@@ -74,7 +74,7 @@ CLAIMS = Topic(
             definition="The interval is Student's t times the standard error of the delete-a-group "
             "jackknife: the texts are cut into 32 random groups, and the number is computed without each. "
             "Ratios have theirs on the logarithmic scale.",
-            formula="value - t(0.975, G - 1) sqrt((G - 1) / G sum over g of (number without g - mean)^2)",
+            formula="value - t(0.975, G - 1) se; se^2 = (G - 1) / G sum over g of (without_g - their mean)^2",
             range="any number; null where there is no interval",
             reading="A claim is decided only when the threshold is outside of low to high.",
             source=_JACKKNIFE,
@@ -85,7 +85,7 @@ CLAIMS = Topic(
             name="number.high",
             title="where its 95 % interval ends",
             definition="As number.low, above the value.",
-            formula="value + t(0.975, G - 1) sqrt((G - 1) / G sum over g of (number without g - mean)^2)",
+            formula="value + t(0.975, G - 1) se, as number.low",
             range="any number; null where there is no interval",
             reading="A wide interval asks for more texts.",
             source=_JACKKNIFE,
@@ -108,8 +108,7 @@ CLAIMS = Topic(
             title="what becomes of the claim",
             definition="Holds, fails, undecided, or not testable here: by the intervals of the deciding "
             "number at each layer.",
-            formula="holds: the intervals of more than half of the layers lie on the claim's side of the "
-            "threshold",
+            formula="holds: 2 #{layers on the side of the claim} > #{layers}",
             range="one of four words",
             reading="About this model and these texts, by a rule that is stated. Where nothing is there, a "
             "claim holds or fails in 5% of cases each at most.",
@@ -118,12 +117,36 @@ CLAIMS = Topic(
             see_also=("threshold", "null"),
         ),
         Entry(
+            name="layers_above",
+            title="how many layers lie above the threshold",
+            definition="The number of layers whose whole interval of the deciding number lies above the "
+            "threshold.",
+            formula="#{layers: low > threshold}",
+            range="0 or more",
+            reading="More than half of all layers decide.",
+            source=OWN,
+            commands=("why",),
+            see_also=("verdict", "layers_below"),
+        ),
+        Entry(
+            name="layers_below",
+            title="how many layers lie below the threshold",
+            definition="The number of layers whose whole interval of the deciding number lies below the "
+            "threshold.",
+            formula="#{layers: high < threshold}",
+            range="0 or more",
+            reading="More than half of all layers decide.",
+            source=OWN,
+            commands=("why",),
+            see_also=("verdict", "layers_above"),
+        ),
+        Entry(
             name="late_reach",
-            title="how many texts of a batch reach its late positions",
+            title="how many texts reach late positions",
             definition="The share of 8 random texts that reach a position of the batch's last quarter, on "
             "average over these positions and over all batches. The batch is as long as its longest text.",
-            formula="E over batches B of the average over t >= 0.75 T_B of n_t / 8; T_B = the longest of B",
-            range="1/8 to 1",
+            formula="E of the average over t >= 0.75 T_B of n_t / 8; T_B = tokens of the longest text of B",
+            range="0 to 1",
             reading="1: all texts are of one length. Under 0.5: most of what stands there is padding.",
             source=OWN,
             commands=("why",),
@@ -135,8 +158,9 @@ CLAIMS = Topic(
             definition="The noise of BatchNorm's mean per position at positions that a quarter to half of "
             "the texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions "
             "are averaged. Only batches with a token there count, special tokens left out.",
-            formula="sqrt(average over t of noise_t by length / average over t of noise_t at random); "
-            "noise_t = average over B of ||mean_B,t - mean_t||^2 / tr var_t, times (n_t - 1) / (n_t - n_B,t)",
+            formula="sqrt(average of noise_t by length / average of noise_t at random); "
+            "noise_t = E ||mean_B,t - mean_t||^2 / tr var_t, if n_B,t > 0; "
+            "times (n_t - 1) / (n_t - n_B,t)",
             range="0 or more; null without such positions",
             reading="0.5: half the noise. Long texts together fill the late positions.",
             source=OWN,
@@ -148,7 +172,7 @@ CLAIMS = Topic(
             title="what the text explains over the position",
             definition="Epsilon squared of the text less that of the position, special tokens left out; each "
             "less the same where the words are shuffled across texts and the model runs again.",
-            formula="(text - text of shuffled) - (position - position of shuffled), epsilon squared each",
+            formula="(text - text_shuffled) - (position - position_shuffled); epsilon squared each",
             range="any number from -2 to 2, near enough",
             reading="Above 0: words of one text have more in common than words at one position. What the "
             "model adds by itself, as its code of positions, is in both and cancels.",
@@ -161,7 +185,7 @@ CLAIMS = Topic(
             title="what the words of a text have in common",
             definition="Epsilon squared of the text, special tokens left out, less the same where the words "
             "are shuffled across texts and the model runs again.",
-            formula="explained.sequence.epsilon2 - explained.sequence.epsilon2 of shuffled words",
+            formula="epsilon squared of the text - the same of shuffled words",
             range="any number from -1 to 1, near enough",
             reading="A model makes the tokens of a text alike whatever its words are: attention mixes them. "
             "This is what is left beyond that.",
@@ -185,11 +209,12 @@ CLAIMS = Topic(
         ),
         Entry(
             name="likeness_difference",
-            title="whether the text's scale keeps similarities best",
+            title="whether the text's scale keeps likeness best",
             definition="One layer takes the scale of each text in place of its own, then BatchNorm's scale "
             "of each feature; its centre stays. Both times the cosines of all pairs of texts at the model's "
             "end are correlated with those of the model as it is.",
-            formula="likeness_kept at the end (scale-sequence) - likeness_kept at the end (scale-feature)",
+            formula="likeness_kept(scale-sequence) - likeness_kept(scale-feature); "
+            "v_n, w_n = mean last hidden states of a text",
             range="any number from -2 to 2",
             reading="Above 0: the scale of the text does less to which texts are alike.",
             source=OWN,
@@ -213,8 +238,9 @@ CLAIMS = Topic(
             definition="The noise of a layer's batch means per feature, special tokens left out, over that "
             "of the median norm of a vision model per channel: in batches of 8 samples, or with as many "
             "tokens as pixels pooled.",
-            formula="noise of text / noise of images; noise = sqrt(E ||s_B||^2 / tr var) / E n_B at 8 "
-            "samples, or excess_noise for equal elements",
+            formula="noise of text / noise of images; "
+            "noise = sqrt(E ||s_B||^2 / tr var) / E n_B at 8 samples; "
+            "excess_noise at equal elements",
             range="0 or more",
             reading="2: twice as noisy on text.",
             source=TID + "; the ratio is normscope's own",

@@ -25,11 +25,11 @@ POWERNORM = "Shen et al. 2020 (ICML), PowerNorm, arXiv 2003.07845, figure 2"
 class Entry:
     """What there is to know about one number of the reports.
 
-    `name` is its path in the JSON, less the lists on the way: `agreement.feature` is in each of
+    `name` is its path in the JSON, without the lists on the way: `agreement.feature` is in each of
     `layers`. `formula` is plain text in `NOTATION`, its lines parted by "; ". `source` is where the
     definition is from. `commands` are those that print it, `see_also` the names of other entries,
-    and `columns` what it is called in tables: a column's title and the line below it. `brief` says what the
-    column holds where the definition's first sentence does not serve; it is not in the JSON.
+    and `columns` its titles in tables: a column's title and the line below it. `brief` replaces the first
+    sentence of the definition in notes on columns; it is not in the JSON.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
     commands: tuple[str, ...]
     see_also: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    brief: str = field(default="", compare=False, metadata={"apart": True})
+    brief: str = field(default="", compare=False, metadata={"not_in_json": True})
 
     @property
     def column(self) -> str:
@@ -52,9 +52,9 @@ class Entry:
 
     @property
     def meaning(self) -> str:
-        """What its columns hold, in one sentence."""
-        said = self.brief or self.definition.partition(". ")[0].rstrip(".")
-        return f"{said[0].upper()}{said[1:]}."
+        """The meaning of its columns, in one sentence."""
+        text = self.brief or self.definition.partition(". ")[0].rstrip(".")
+        return f"{text[0].upper()}{text[1:]}."
 
 
 @dataclass(frozen=True)

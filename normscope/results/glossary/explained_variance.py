@@ -55,8 +55,8 @@ EXPLAINED = Topic(
             "token.",
             formula=_EPSILON2,
             range=_RANGE,
-            reading="0: position tells nothing more than chance. 1: it tells all. Below 0 is less than "
-            "chance would give. 'The same position is the same feature' is true to this extent.",
+            reading="0: position explains no more than random groups would. 1: it explains all. Below 0 is "
+            "less than random groups give. 'The same position is the same feature' is true to this extent.",
             see_also=("explained.position.eta2", "agreement.position_feature"),
             columns=("position explains",),
             brief="share of the input's variance that goes with the position",
@@ -64,10 +64,10 @@ EXPLAINED = Topic(
         _entry(
             name="explained.sequence",
             title="what the text explains",
-            definition="The groups are the samples: how far the tokens of one text are alike.",
+            definition="The groups are the samples: how similar the tokens of one text are.",
             formula="one-way ANOVA of the D-vectors x[n,t], G = samples with a token",
             range="two shares; null where a layer has no positions",
-            reading="What a text's tokens share is its topic, and what InstanceNorm would take away.",
+            reading="The tokens of a text share its topic, which InstanceNorm would remove.",
             see_also=("instance", "explained.position"),
         ),
         _entry(
@@ -89,8 +89,8 @@ EXPLAINED = Topic(
             "token, each counted again where a layer runs again.",
             formula=_EPSILON2,
             range=_RANGE,
-            reading="0: the tokens of one text are no more alike than any. 1: all tokens of a text are the "
-            "same.",
+            reading="0: the tokens of one text are as different as any tokens. 1: all tokens of a text "
+            "are the same.",
             see_also=("explained.sequence.eta2", "agreement.instance"),
             columns=("text explains",),
             brief="the same for the text that the token is in",
@@ -124,7 +124,8 @@ EXPLAINED = Topic(
             definition="eta2 corrected for the number of groups; G is the number of token ids.",
             formula=_EPSILON2,
             range=_RANGE,
-            reading="Next to explained.position.epsilon2 it says whether word or position makes the vector.",
+            reading="Compared with explained.position.epsilon2 it says whether word or position decides the "
+            "vector.",
             see_also=("explained.token.eta2", "explained.position.epsilon2"),
             columns=("word explains",),
             brief="the same for the token's id, with --words",
@@ -132,7 +133,7 @@ EXPLAINED = Topic(
         _entry(
             name="explained.token.coverage",
             title="share of the tokens that it rests on",
-            definition="Memory for token ids is bounded: the share of the valid tokens whose id was kept.",
+            definition="The share of the valid tokens whose id was kept: memory for token ids is bounded.",
             formula="coverage = valid tokens of the kept ids / |V|",
             range="0 to 1",
             reading="Below 1, what the word explains is about the kept words only.",
@@ -146,8 +147,8 @@ EXPLAINED = Topic(
             "0 and after it.",
             formula="rms = sqrt(mean over n of var[n,0])",
             range="three numbers; null where a layer has no positions",
-            reading="What works that take LayerNorm out of a model must freeze apart: the first token's "
-            "scale.",
+            reading="Methods that remove LayerNorm from a model must freeze the first token's scale "
+            "separately.",
             source=_HEIMERSHEIM,
             see_also=("position.token_variance", "outliers.massive"),
         ),
@@ -170,7 +171,7 @@ EXPLAINED = Topic(
             "over features.",
             formula="rest_rms = sqrt(mean over V with t >= 1 of var[n,t])",
             range="0 or more; null where no text has a second token",
-            reading="About what LayerNorm divides an ordinary token by.",
+            reading="LayerNorm divides an ordinary token by about this.",
             source=_HEIMERSHEIM,
             see_also=("token.variance", "first_position.rms"),
         ),
@@ -180,8 +181,8 @@ EXPLAINED = Topic(
             definition="The root mean square at position 0 over that at the positions after it.",
             formula="ratio = rms / rest_rms",
             range="0 or more; null where either is",
-            reading="Near 1: the first token is one like any. Far above: it is an attention sink, as in the "
-            "middle layers of GPT-2, and no single scale fits both.",
+            reading="Near 1: the first token is like any other. Far above: it is an attention sink, as "
+            "in the middle layers of GPT-2, and no single scale fits both.",
             source=_HEIMERSHEIM,
             see_also=("explained.position",),
             columns=("first position rms ratio",),

@@ -48,7 +48,7 @@ LAYER = Topic(
             definition="D, the number of features that each row of the layer's input has: the hidden size, "
             "the size of one head in a per-head layer, the channels of a convolution.",
             formula="D = number of d",
-            range="1 or more; null in layers where only an input will tell",
+            range="1 or more; null in layers where only an input determines it",
             reading="LayerNorm averages over D numbers, BatchNorm keeps D pairs.",
             commands=("inspect", "layers"),
             see_also=("parameters",),
@@ -56,7 +56,7 @@ LAYER = Topic(
         ),
         _entry(
             name="eps",
-            title="what is added to the variance",
+            title="the constant added to the variance",
             definition="The constant that keeps the layer's division finite. Where a module holds none, it "
             "is the one of those tried that gives its real output.",
             formula="y = (x - mean) / sqrt(variance + eps); l2norm: y = x / max(||x||_2, eps)",
@@ -65,7 +65,7 @@ LAYER = Topic(
             source="PyTorch: LayerNorm, BatchNorm1d, RMSNorm (whose None is float32's machine epsilon)",
             commands=("inspect", "layers"),
             see_also=("kind", "token.variance"),
-            brief="what is added to the variance",
+            brief="the constant added to the variance",
         ),
         _entry(
             name="affine",
@@ -73,8 +73,8 @@ LAYER = Topic(
             definition="Which learned vectors the layer applies to y, by feature.",
             formula="weight+bias: y * weight + bias; weight: y * weight; 1+weight: y * (1 + weight)",
             range="none, weight, bias, weight+bias; with 1+weight for weight where that is how it scales",
-            reading="A weight of 0 leaves a feature as it is under 1+weight (Gemma), and clears it "
-            "otherwise.",
+            reading="Under 1+weight (Gemma) a weight of 0 leaves a feature unchanged; otherwise it sets "
+            "it to 0.",
             source="PyTorch: LayerNorm (elementwise_affine); Gemma in transformers for 1+weight",
             commands=("inspect", "layers"),
             see_also=("kind", "outliers.affine_outliers"),
@@ -132,7 +132,7 @@ LAYER = Topic(
         _entry(
             name="calls_per_forward",
             title="how often one forward runs the layer",
-            definition="The most calls of this layer in one forward pass of the model.",
+            definition="The maximum number of calls of this layer in one forward pass of the model.",
             formula="calls_per_forward = max over forwards of calls in it",
             range="0 or more",
             reading="Above 1 without a call number: the statistics pool inputs from several places.",
@@ -141,8 +141,8 @@ LAYER = Topic(
         _entry(
             name="layout",
             title="the axes of the layer's input",
-            definition="Which axis is what, in order: B text, T position, H head, D feature, N the layer's "
-            "own sequence, such as pooled positions. A probe of unlike sizes tells.",
+            definition="The meaning of each axis, in order: B text, T position, H head, D feature, N the "
+            "layer's own sequence, such as pooled positions. A run on texts of different sizes shows it.",
             formula="(B, T, D): x[n,t,d] is element d of token t of text n",
             range="such as (B, T, D); null where the axes are unknown, or it never ran",
             reading="With (B, D) there are no positions; with N, padding counts where there is any.",
@@ -173,15 +173,16 @@ LAYER = Topic(
         _entry(
             name="own_error",
             title="how well the layer was understood",
-            definition="The largest gap, over all rows and features, between what our formula for the layer "
-            "gives and what the layer really put out, relative to the root mean square of that output. "
-            "Where each head has an affine of its own, both are taken before it.",
+            definition="The largest difference, over all rows and features, between the output by the "
+            "detected formula and the layer's real output, relative to the root mean square of the real "
+            "output. Where each head has its own affine, both are compared before it.",
             formula="own_error = max |affine(y) - output| / sqrt(mean of output^2)",
             range="0 or more; null where no formula fits",
             reading="1e-6 to 1e-5 in float32, 0.01 to 0.1 in bfloat16. Above 1e-3 and 64 machine epsilons "
-            "of the output's dtype a warning says that y and what is made of it are approximate.",
+            "of the output's dtype a warning says that y and all numbers from it are approximate.",
             see_also=("kind", "eps", "affine"),
-            brief="the largest gap between our formula and the module's real output, relative to its rms",
+            brief="the largest difference between our formula and the module's real output, relative to "
+            "its rms",
         ),
     ),
 )

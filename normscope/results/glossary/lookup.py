@@ -22,28 +22,28 @@ from normscope.results.glossary.views import VIEWS
 TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 
-# The parts of the reports whose names are no part of an entry's.
+# Parts of the reports that are not in the names of entries.
 _LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
-# What numbers are made of that have an entry for all of them.
+# Members of numbers that share one entry.
 _MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 
 
 def explain(name: str) -> Entry:
-    """Return what there is to know about one number of the reports.
+    """Return the glossary entry of one number of the reports.
 
     `name` is its path in the JSON, with or without the lists on the way (`agreement.feature`,
-    `.layers[0].agreement.feature`), or what it is called in a table (`LN mean`, of which there are
-    two: then the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are alike.
+    `.layers[0].agreement.feature`), or its title in a table (for `LN mean`, which is in two tables,
+    the one of the list of layers). Upper and lower case, and `_`, `-` and spaces, are equal.
     Raises UsageError when there is no such number.
     """
     return find_entries(name)[0]
 
 
 def find_entries(name: str) -> tuple[Entry, ...]:
-    """Return the entries that a name stands for: the one of that name first, then those with such a column.
+    """Return the entries for a name: the one of that name first, then those with such a column.
 
-    A member of a summary (`token.mean.std`), or of an estimate, is explained by the number that it is
-    of and by what a summary is. Raises UsageError when there is none, with the names that come near.
+    A member of a summary (`token.mean.std`), or of an estimate, gives the entry of its number and that of
+    summaries. Raises UsageError with similar names if there is no entry.
     """
     key = _key(name)
     matches = tuple(entry for entry in ENTRIES.values() if key == _key(entry.name))

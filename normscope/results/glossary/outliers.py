@@ -14,11 +14,10 @@ OUTLIERS = Topic(
         _entry(
             name="outliers",
             title="features and tokens far beyond the others",
-            definition="What three lines of work call an outlier, each by its own rule, and one ratio.",
+            definition="Outliers by the rules of three papers, and one ratio.",
             formula="three rules and one ratio, each in its entry",
             range="lists and counts; null where it was not measured",
-            reading="One scale per feature fits such features one by one; one scale per token is ruled by "
-            "them.",
+            reading="One scale per feature fits each such feature; one scale per token is dominated by them.",
             source=OWN,
             see_also=("outlier_features", "own_output.distance"),
         ),
@@ -29,7 +28,7 @@ OUTLIERS = Topic(
             "tokens or more; null where the output is not known.",
             formula="|output[n,t,d]| >= 6 in >= 6 % of V",
             range="three lists over such features; none or more",
-            reading="Quantizing a whole layer with one scale loses the other features to these.",
+            reading="One quantization scale for the whole layer fits these features and loses the others.",
             see_also=("outlier_features",),
         ),
         _entry(
@@ -53,7 +52,7 @@ OUTLIERS = Topic(
             "of 6 or more.",
             formula="share[d] = #{(n,t) in V: |output[n,t,d]| >= 6} / |V|",
             range="0 to 1",
-            reading="Near 1: the feature carries a constant more than a message.",
+            reading="Near 1: the feature is closer to a constant than to a message.",
             see_also=("outliers.llm_int8.largest",),
             columns=("tokens at most",),
             brief="share of the tokens where the feature's output is 6 or more, in the layer with the most",
@@ -64,7 +63,7 @@ OUTLIERS = Topic(
             definition="The largest magnitude of such a feature's output over all valid tokens.",
             formula="largest[d] = max over V of |output[n,t,d]|",
             range="0 or more",
-            reading="What an 8-bit scale for the whole layer must hold.",
+            reading="An 8-bit scale for the whole layer must reach this far.",
             see_also=("outliers.llm_int8.share",),
             columns=("output largest",),
         ),
@@ -110,7 +109,8 @@ OUTLIERS = Topic(
         _entry(
             name="outliers.massive.features",
             title="which features they are in",
-            definition="The features that hold massive elements, at most 16, those with most of them first.",
+            definition="The features that hold massive elements, at most 16, those with the largest "
+            "numbers of them first.",
             formula="the d with the most massive elements",
             range="0 or more",
             reading="The same few features in all layers of one stream.",
@@ -121,7 +121,8 @@ OUTLIERS = Topic(
         _entry(
             name="outliers.massive.positions",
             title="which positions they are at",
-            definition="The positions that hold massive elements, at most 16, those with most of them first.",
+            definition="The positions that hold massive elements, at most 16, those with the largest "
+            "numbers of them first.",
             formula="the t with the most massive elements",
             range="0 or more",
             reading="Position 0 above all, then separators.",
@@ -150,7 +151,7 @@ OUTLIERS = Topic(
             "layer's weights; null without a weight per feature.",
             formula="all d with |weight[d] - mean(weight)| > 3 sd(weight)",
             range="0 or more",
-            reading="Such a weight may raise a feature, or take an outlier of the input back.",
+            reading="Such a weight may raise a feature, or shrink an outlier of the input.",
             source="Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
             see_also=(
                 "outliers.affine_outliers.bias",
@@ -166,7 +167,7 @@ OUTLIERS = Topic(
             "layer's biases; null without a bias per feature.",
             formula="all d with |bias[d] - mean(bias)| > 3 sd(bias)",
             range="0 or more",
-            reading="A constant that is added whatever the token is.",
+            reading="A constant that is added to every token.",
             source="Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
             see_also=(
                 "outliers.affine_outliers.weight",
@@ -182,8 +183,8 @@ OUTLIERS = Topic(
             "all features.",
             formula="sd_ratio = max_d sqrt(variance[d]) / median_d sqrt(variance[d])",
             range="1 or more; null where the median is 0",
-            reading="Near 1: features are of one scale. At 10 or more a few features rule each token's "
-            "variance, and so what LayerNorm divides by.",
+            reading="Near 1: features are of one scale. At 10 or more a few features dominate each "
+            "token's variance, and so the divisor of LayerNorm.",
             source=OWN,
             see_also=("feature.variance",),
             columns=("sd ratio", "sd ratio largest"),
@@ -191,7 +192,7 @@ OUTLIERS = Topic(
         ),
         _entry(
             name="outlier_features",
-            title="features that are outliers in layer after layer",
+            title="features that are outliers in many layers",
             definition="The llm_int8 outliers that recur in at least 25 % of the layers of their width, and "
             "in at least two.",
             formula="by feature d: layers in which d is an outlier",

@@ -15,7 +15,7 @@ RUN = Topic(
             definition="The model's id, revision, commit, class, dtype and device, and its size.",
             formula="parameters = sum over weights of their sizes",
             range="words, and one count",
-            reading="The commit, where the Hub gave one, names the weights for good.",
+            reading="The commit, where the Hub gave one, identifies the weights permanently.",
             commands=("inspect", "layers"),
             see_also=("model.parameters",),
         ),
@@ -64,11 +64,11 @@ RUN = Topic(
             name="run.unknown_tokens",
             title="how many tokens are the unknown one",
             definition="The tokens that count and are the tokenizer's unknown token, which stands for "
-            "whatever it cannot read.",
+            "text that it cannot read.",
             formula="unknown_tokens = tokens in V whose id is the unknown token's",
             range="0 or more; null where the batches were the caller's, or of images and sounds",
-            reading="All of them are one token to the model. From 5% on a warning says so: the numbers are "
-            "then of texts that the model cannot read.",
+            reading="To the model all of them are the same token. From 5% on a warning says that the model "
+            "cannot read the texts.",
             source="transformers: unk_token_id",
             see_also=("run.tokens",),
         ),
@@ -108,7 +108,7 @@ RUN = Topic(
             name="run.positions",
             title="the longest text, in positions",
             definition="One more than the last position that holds a valid token. Real tokens are numbered "
-            "from 0, so that padding on the left shifts nothing.",
+            "from 0, so padding on the left shifts nothing.",
             formula="positions = 1 + largest t in V",
             range="0 or more",
             reading="The length of most arrays of the position view. Padding does not add to it. With "
@@ -131,8 +131,8 @@ RUN = Topic(
         _entry(
             name="run.max_length",
             title="the maximum number of tokens of a text",
-            definition="What texts were cut to: --max-length, or else the model's own limit, after its "
-            "tokenizer and its configuration.",
+            definition="Longer texts were cut to this: --max-length, or else the model's own limit, "
+            "after its tokenizer and its configuration.",
             formula="max_length = --max-length, or else the limit of the model",
             range="1 or more; null where neither is known",
             reading="Special tokens are within it.",
@@ -151,9 +151,9 @@ RUN = Topic(
         ),
         _entry(
             name="run.batch_tokens",
-            title="token slots of a batch, at most",
-            definition="With --batch-size auto: as many texts were put into a batch as have so many slots, "
-            "padding counted; after memory did not hold one, fewer.",
+            title="the maximum of token slots in a batch",
+            definition="With --batch-size auto: the maximum of token slots in a batch, padding included. It "
+            "is smaller after a batch did not fit in memory.",
             formula="B T <= batch_tokens, or B = 1",
             range="1 or more; null where the number of texts was fixed",
             reading="No statistic depends on it: it is about speed and memory.",
@@ -162,8 +162,8 @@ RUN = Topic(
         _entry(
             name="run.batches",
             title="how many forward passes there were",
-            definition="The forward passes of the model that were measured; the one that tells the axes of "
-            "the layers' inputs is not among them.",
+            definition="The forward passes of the model that were measured; the one that finds the axes of "
+            "the layers' inputs is not counted.",
             formula="batches = forward passes of the whole model",
             range="0 or more",
             reading="A generation takes one for each step.",
@@ -172,11 +172,11 @@ RUN = Topic(
         _entry(
             name="run.padding_share",
             title="share of the token slots that is padding",
-            definition="Padding over all slots of all batches, real tokens and padding alike. Special "
-            "tokens that were excluded are no padding.",
+            definition="Padding over all slots of all batches, which hold real tokens and padding. Special "
+            "tokens that were excluded are not padding.",
             formula="padding_share = 1 - real tokens / sum over batches of B T",
             range="0 to 1; null where the model has no tokens",
-            reading="Work done for nothing; padding enters no statistic. Batches by length keep it small.",
+            reading="The share of wasted work; padding enters no statistic. Batches by length keep it small.",
             see_also=("padding_share",),
             columns=("padding",),
         ),

@@ -18,14 +18,35 @@ SWAP = Topic(
     "What breaks when layers are replaced, on held-out texts",
     (
         _entry(
+            name="replacement",
+            title="what a layer is replaced by: swap --kind",
+            definition="The formula that takes the place of the layer's own; its weight and bias follow. "
+            "mean and var are those of the calibration texts' tokens; centre and power are the token's own: "
+            "its mean and variance, or 0 and the mean square for an RMSNorm. power_text is that of all valid "
+            "tokens and features of the text.",
+            formula="batchnorm: y = (x - mean[d]) / sqrt(var[d] + eps); "
+            "batchnorm-batch: the same, of the batch's tokens; "
+            "batchnorm-fitted: y = a[d] x + b[d], by least squares; "
+            "frozen: y = s (x - centre), s = mean of 1 / sqrt(power + eps); "
+            "identity: y = x; "
+            "scale-feature: y = (x - centre) / sqrt(var[d] + eps); "
+            "centre-feature: y = (x - mean[d]) / sqrt(power + eps); "
+            "scale-sequence: y = (x - centre) / sqrt(power_text + eps); "
+            "centre-sequence: y = (x - mean_text) / sqrt(power + eps)",
+            range="one of these words, in the report's kind",
+            reading="The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
+            "they tell which half of the token's own statistics the model needs.",
+            see_also=("effect", "feature", "sequence", "token"),
+        ),
+        _entry(
             name="calibration",
-            title="what the replacements' statistics are from",
+            title="the texts of the replacements' statistics",
             definition="The texts that were run to take each layer's statistics. None of them is among those "
             "that effects are measured on.",
             formula="calibration: texts 1, 3, 5, ...; held out: 2, 4, 6, ...",
             range="counts of 0 or more",
-            reading="With --calibration the statistics are of another corpus: then the effects include what "
-            "the two corpora differ in.",
+            reading="With --calibration the statistics are of another corpus: then the effects include "
+            "the differences of the two corpora.",
             see_also=("calibration.texts", "run.texts"),
         ),
         _entry(
@@ -49,9 +70,9 @@ SWAP = Topic(
         _entry(
             name="estimate",
             title="a mean and its 95% interval",
-            definition="A mean over what was held out, and where it would be for 95 of 100 other such sets "
-            "of texts: the 2.5% and 97.5% quantiles of the same mean over texts drawn with replacement, "
-            "1000 times.",
+            definition="A mean over the held-out texts, and the interval that would hold it for 95 of 100 "
+            "other such sets of texts: the 2.5% and 97.5% quantiles of the same mean over texts drawn with "
+            "replacement, 1000 times.",
             formula="mean; low, high = quantiles of the mean over resampled n",
             range="low <= high; null where there is no number",
             reading="Two layers differ where their intervals are apart. The interval says nothing of other "
@@ -64,11 +85,11 @@ SWAP = Topic(
         _entry(
             name="baseline",
             title="the untouched model on the held-out texts",
-            definition="What the model predicts as it is, where it has a language-modelling head: the next "
-            "token, masked tokens, or the text that an encoder-decoder reads.",
+            definition="The predictions of the unchanged model, where it has a language-modelling head: of "
+            "the next token, of masked tokens, or of the text that an encoder-decoder reads.",
             formula="targets, loss and perplexity with no layer replaced",
             range="a word, counts and numbers of 0 or more",
-            reading="What loss and perplexity of the replacements are to be compared with.",
+            reading="Compare the loss and perplexity of the replacements with these.",
             see_also=("effect.loss", "effect.perplexity"),
         ),
         _entry(
@@ -87,10 +108,10 @@ SWAP = Topic(
             name="baseline.loss",
             title="the untouched model's loss",
             definition="The mean over the targets of -log of the probability that the untouched model gives "
-            "to the token that comes, in nats.",
+            "to the correct token, in nats.",
             formula="mean over targets of -log p(token)",
             range="0 or more" + _MEANS + _HEAD,
-            reading="log(vocabulary) is what guessing gets.",
+            reading="Guessing gives log(vocabulary).",
             source=_DEVLIN,
             see_also=("estimate", "effect.loss"),
         ),
@@ -100,7 +121,7 @@ SWAP = Topic(
             definition="The exponential of the untouched model's loss on the held-out texts.",
             formula="exp(baseline.loss)",
             range="1 or more" + _HEAD,
-            reading="As if it guessed among so many equally likely tokens.",
+            reading="It is as uncertain as a guess among so many equally likely tokens.",
             source="Jelinek et al. 1977, Perplexity, JASA 62(S1)",
             see_also=("baseline.loss", "effect.perplexity"),
         ),
@@ -111,13 +132,13 @@ SWAP = Topic(
             "replaced: of one layer alone, of all together, or of all up to one in the cumulative order.",
             formula="the same texts, tokens and masks with and without",
             range="numbers below",
-            reading="What agreement and affine_fit only hint at, this proves: errors may grow, or be mended, "
+            reading="It proves what agreement and affine_fit only suggest: errors may grow, or shrink, "
             "on the way to the output.",
             see_also=("agreement.feature", "affine_fit.r2", "baseline"),
         ),
         _entry(
             name="effect.damage",
-            title="what layers are ordered by",
+            title="the number that orders the layers",
             definition="One number for how much breaks, drawn as a bar: KL where the model has a "
             "language-modelling head, then on a log scale, or else 1 - hidden cosine. In the tables only.",
             formula="effect.kl.mean, or 1 - effect.hidden_cosine.mean",
@@ -128,13 +149,13 @@ SWAP = Topic(
         ),
         _entry(
             name="effect.hidden_cosine",
-            title="are tokens' last states still alike",
+            title="how similar tokens' last states stay",
             definition="The cosine of a token's last hidden state with its state in the untouched model, "
             "averaged over the valid tokens.",
             formula="mean over V of h . h' / (||h|| ||h'||); " + _STATES,
             range="-1 to 1" + _MEANS,
-            reading="1: the same direction. States that share a large common part are alike from the start, "
-            "so compare layers, not models.",
+            reading="1: the same direction. States that share a large common part are always similar, so "
+            "compare layers, not models.",
             see_also=("estimate", "effect.relative_l2", "effect.sentence_cosine"),
             columns=("hidden cosine",),
         ),
@@ -151,19 +172,19 @@ SWAP = Topic(
         ),
         _entry(
             name="effect.sentence_cosine",
-            title="are sentence vectors still alike",
+            title="how similar sentence vectors stay",
             definition="The cosine of a text's mean-pooled last hidden state with that of the untouched "
             "model, averaged over the texts.",
             formula="mean over n of cos(mean_t h, mean_t h'), over valid t; " + _STATES,
             range="-1 to 1" + _MEANS,
-            reading="What models of sentence similarity give, where they pool by the mean.",
+            reading="Models of sentence similarity that pool by the mean return these vectors.",
             source="Reimers & Gurevych 2019, Sentence-BERT, arXiv 1908.10084, for the pooling",
             see_also=("estimate", "effect.similarity_correlation"),
             columns=("sentence cosine",),
         ),
         _entry(
             name="effect.similarity_correlation",
-            title="do the same texts stay alike",
+            title="whether the same texts stay similar",
             definition="Pearson's correlation, over all pairs of two held-out texts, of the cosine of their "
             "sentence vectors with that in the untouched model. Of the first 2048 texts at most.",
             formula="corr over n < m of cos(s[n], s[m]), cos(s'[n], s'[m]); s = mean_t h",
@@ -176,8 +197,8 @@ SWAP = Topic(
         _entry(
             name="effect.loss",
             title="the loss with layers replaced",
-            definition="The mean over the targets of -log of the probability that the model gives to the "
-            "token that comes once layers are replaced, in nats.",
+            definition="The mean over the targets of -log of the probability that the model with replaced "
+            "layers gives to the correct token, in nats.",
             formula="mean over targets of -log q(token); " + _PREDICTIONS,
             range="0 or more" + _MEANS + _HEAD,
             reading="Its difference to baseline.loss is what the replacement costs.",
@@ -190,7 +211,7 @@ SWAP = Topic(
             title="the perplexity with layers replaced",
             definition="The exponential of the loss once layers are replaced.",
             formula="exp(effect.loss.mean)",
-            range="1 or more; null without a language-modelling head, and where it is past all numbers",
+            range="1 or more; null without a language-modelling head, and where it is too large",
             reading="Compare baseline.perplexity: a ratio of 1.01 is hard to notice, one of 2 is not.",
             source="Jelinek et al. 1977, Perplexity, JASA 62(S1)",
             see_also=("effect.loss", "baseline.perplexity"),
@@ -216,7 +237,7 @@ SWAP = Topic(
             "find the same token the likeliest.",
             formula="share of targets with argmax p = argmax q; " + _PREDICTIONS,
             range="0 to 1" + _MEANS + _HEAD,
-            reading="What greedy generation would notice.",
+            reading="Greedy generation changes where they differ.",
             see_also=("estimate", "effect.kl"),
             columns=("top 1 agrees",),
         ),
@@ -227,13 +248,13 @@ SWAP = Topic(
             "alone, how many layers are replaced so far, and stay so.",
             formula="replaced = 1, 2, ..., number of layers",
             range="1 or more",
-            reading="Where damage jumps is how many layers the model can do without.",
+            reading="The number where damage jumps is how many layers the model can do without.",
             see_also=("effect", "effect.damage"),
             columns=("replaced",),
         ),
         _entry(
             name="largest_difference",
-            title="does folding change the outputs",
+            title="the change of the outputs by folding",
             definition="The largest difference between two numbers that the model returns for the held-out "
             "texts: with the layer replaced, and with its fixed scale and shift folded into the Linears that "
             "read it. Of one layer alone, or of all folded layers together.",
@@ -245,9 +266,9 @@ SWAP = Topic(
         ),
         _entry(
             name="relative_difference",
-            title="does folding change the outputs much",
+            title="the relative change of the outputs by folding",
             definition="The largest difference between what the model returns with the layer replaced and "
-            "with it folded, over the largest number that it returns; of the output where that is most.",
+            "with it folded, over the largest number that it returns; of the output where that is largest.",
             formula="max |z' - z| / max |z|; z, z': outputs replaced, folded",
             range="0 or more; null where nothing was folded",
             reading="Near the rounding of the model's dtype, 1e-7 in float32. Past the tolerance a layer "
@@ -257,13 +278,13 @@ SWAP = Topic(
         ),
         _entry(
             name="tolerance",
-            title="up to where outputs count as equal",
+            title="the limit up to which outputs count as equal",
             definition="The largest relative difference that a folded layer may make. A layer that makes a "
-            "larger one is not folded, and that is said.",
+            "larger one is not folded, and the reason is shown.",
             formula="sqrt(eps) of the model's dtype; 3.5e-4 in float32",
             range="0 or more",
-            reading="Half of the digits: rounding errors may grow on their way through the layers, but a "
-            "wrong fold makes far larger ones.",
+            reading="Half of the digits: rounding errors may grow through the layers, but a wrong fold makes "
+            "far larger errors.",
             see_also=("relative_difference",),
         ),
     ),

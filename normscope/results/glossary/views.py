@@ -12,7 +12,7 @@ VIEWS = Topic(
         _entry(
             name="summary",
             title="many numbers in five",
-            definition="What stands for numbers too many to list, one per token, sample or batch: how many "
+            definition="A summary of numbers too many to list, one per token, sample or batch: how many "
             "there are, their mean, their biased standard deviation, the minimum and the maximum.",
             formula="mean = (1/count) sum_i v_i; std = sqrt((1/count) sum_i (v_i - mean)^2); min, max over i",
             range="count 0 or more; min <= mean <= max, std 0 or more; null where count is 0",
@@ -29,8 +29,8 @@ VIEWS = Topic(
             "list, so each is a summary over the tokens.",
             formula="mean[n,t], var[n,t] over d",
             range="two summaries",
-            reading="What LayerNorm really uses; RMSNorm uses var + mean^2. Other texts change nothing in "
-            "it.",
+            reading="LayerNorm uses exactly these; RMSNorm uses var + mean^2. Other texts do not change "
+            "them.",
             source=LAYERNORM,
             see_also=("feature", "summary"),
         ),
@@ -40,8 +40,8 @@ VIEWS = Topic(
             definition="The mean of each token over its D features, summarised over all valid tokens.",
             formula="mean[n,t] = (1/D) sum_d x[n,t,d]; summarised over V",
             range="any number",
-            reading="Where it is small compared to the root of token.variance, taking it off changes little: "
-            "RMSNorm, which does not, would give nearly the same.",
+            reading="Where it is small compared to the root of token.variance, subtracting it changes "
+            "little: RMSNorm, which does not, would give nearly the same.",
             source=LAYERNORM,
             see_also=("summary", "position.token_mean", "feature.mean"),
             columns=("LN mean", "LN mean by token"),
@@ -88,7 +88,7 @@ VIEWS = Topic(
             formula="mean[d] = (1/|V|) sum_V x[n,t,d]",
             range="D numbers, any",
             reading="A mean that is large compared to its feature's standard deviation is an offset that "
-            "BatchNorm would take off and LayerNorm keeps.",
+            "BatchNorm would remove and LayerNorm keeps.",
             source=BATCHNORM,
             see_also=("feature.variance", "own_output.mean"),
             columns=("BN mean", "BN mean input"),
@@ -97,7 +97,7 @@ VIEWS = Topic(
             name="feature.variance",
             title="BatchNorm's variance of each feature",
             definition="The biased variance of the layer's input in each feature, over all valid tokens. In "
-            "the list of layers: the least .. the greatest.",
+            "the list of layers: minimum .. maximum.",
             formula="variance[d] = (1/|V|) sum_V (x[n,t,d] - mean[d])^2",
             range="D numbers, each 0 or more",
             reading="Ends far apart: features differ much in scale, which BatchNorm would even out and "
@@ -105,7 +105,7 @@ VIEWS = Topic(
             source=BATCHNORM,
             see_also=("feature.mean", "own_output.variance", "outliers.sd_ratio"),
             columns=("BN variance", "BN variance by feature", "BN variance input"),
-            brief="each feature's variance over all tokens, as BatchNorm takes it: least .. greatest",
+            brief="each feature's variance over all tokens, as BatchNorm takes it: minimum .. maximum",
         ),
         _entry(
             name="position",
@@ -114,7 +114,8 @@ VIEWS = Topic(
             "LN-style (each token's own, averaged).",
             formula="variance[t] = token_variance[t] + var over n of mean[n,t]",
             range="arrays of one number per position; null where a layer has no positions",
-            reading="How far the two variances are apart is how much token means differ at that position.",
+            reading="The difference of the two variances is the variance of the token means at that "
+            "position.",
             source="the article's BN, with the position as its channel; " + OWN,
             see_also=("agreement.position", "explained.position"),
         ),
@@ -164,7 +165,7 @@ VIEWS = Topic(
             "position.",
             formula="token_mean[t] = (1/n_t) sum_n mean[n,t]",
             range="T numbers, any; null where n_t is 0",
-            reading="LayerNorm uses a mean per token, so the average only says where the tokens are about.",
+            reading="LayerNorm uses a mean per token; the average only says around which value they are.",
             see_also=("position.mean", "token.mean"),
             columns=("LN mean", "LN mean average"),
         ),
@@ -175,19 +176,19 @@ VIEWS = Topic(
             "position.",
             formula="token_variance[t] = (1/n_t) sum_n var[n,t]",
             range="T numbers, each 0 or more; null where n_t is 0",
-            reading="The part of position.variance that lies within tokens; the rest is how their means "
-            "differ.",
+            reading="The part of position.variance that lies within tokens; the rest is the variance of "
+            "their means.",
             see_also=("position.variance", "token.variance", "first_position"),
             columns=("LN variance", "LN variance average"),
         ),
         _entry(
             name="position.first",
             title="the first position of each bin",
-            definition="Where late positions share bins, every array over positions has an element a bin: "
-            "this is the first position in it, and position.count has the tokens in it.",
-            formula="first[r] = least t in bin r",
+            definition="Where late positions share bins, every array over positions has one element per bin: "
+            "this is the first position in it, and position.count is the number of tokens in it.",
+            formula="first[r] = min t in bin r",
             range="T whole numbers, each 0 or more; null where every position stands alone",
-            reading="A bin ends where the next one begins; the last one seen may go on.",
+            reading="A bin ends where the next one begins; the last one may be longer than the texts.",
             see_also=("run.position_bins", "position.count"),
         ),
         _entry(
@@ -197,7 +198,7 @@ VIEWS = Topic(
             "LayerNorm over the whole sentence. Each is a summary over the samples.",
             formula="mean[n], variance[n] over t and d",
             range="two summaries; null where a layer has no positions",
-            reading="What LayerNorm is often drawn as. In a Transformer it is per token: see token.",
+            reading="LayerNorm is often drawn this way. In a Transformer it is per token: see token.",
             source=GROUPNORM,
             see_also=("token", "agreement.sequence"),
         ),
@@ -230,7 +231,7 @@ VIEWS = Topic(
             "InstanceNorm takes them. Each is a summary over samples and features.",
             formula="mean[n,d], variance[n,d] over t",
             range="two summaries; null where a layer has no positions",
-            reading="It takes away what all tokens of a sample share, and so what the sample is about.",
+            reading="It removes all that the tokens of a sample share, and so the topic of the sample.",
             source=INSTANCENORM,
             see_also=("agreement.instance", "explained.sequence"),
         ),
@@ -241,7 +242,8 @@ VIEWS = Topic(
             "of sample and feature.",
             formula="mean[n,d] = (1/T_n) sum_t x[n,t,d]; summarised over n and d",
             range="any number",
-            reading="Its count is samples times features; its mean weighs samples alike, long or short.",
+            reading="Its count is samples times features; its mean gives long and short samples equal "
+            "weight.",
             source=INSTANCENORM,
             see_also=("summary", "instance.variance"),
         ),

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from normscope.errors import ModelError
-from normscope.models.checkpoint_checks import left_out_note, require_buildable, require_fit
 from normscope.models.location import Loading, Source
+from normscope.models.weight_checks import left_out_note, require_buildable, require_fit
 from tests.support import models
 
 
