@@ -15,7 +15,7 @@ PADDING, UNKNOWN = 0, 1
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs, what is to be said of them, and for texts which words (N, T) are no padding."""
+    """Inputs, their targets, and for texts a mask (N, T) that is False at padding."""
 
     inputs: Tensor
     targets: Tensor
@@ -25,7 +25,7 @@ class Samples:
         return len(self.inputs)
 
     def take(self, chosen: Tensor) -> "Samples":
-        """Return those numbered `chosen`, cut to the longest text among them."""
+        """Return the samples `chosen` by number, cut to the longest text among them."""
         if self.mask is None:
             return Samples(self.inputs[chosen], self.targets[chosen])
         mask = self.mask[chosen]
@@ -33,31 +33,31 @@ class Samples:
         return Samples(self.inputs[chosen, :length], self.targets[chosen, :length], mask[:, :length])
 
     def batches(self, size: int, seed: int) -> Iterator["Samples"]:
-        """Yield batches of `size`, in a new random order in each round, without end."""
+        """Yield batches of `size`, in a new random order each time through the data, without end."""
         dice = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(len(self), generator=dice)
             yield from (self.take(chosen) for chosen in torch.split(order, size) if len(chosen) == size)
 
     def split(self, test: int) -> "tuple[Samples, Samples]":
-        """Return what to train on, and `test` others; the same ones every time."""
+        """Return samples to train on, and `test` others; always the same split."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         return self.take(order[test:]), self.take(order[:test])
 
 
 def digits() -> Samples:
-    """Return 1,797 handwritten digits, (N, 1, 8, 8) from 0 to 1, and which digit each is."""
+    """Return 1,797 handwritten digits, (N, 1, 8, 8) from 0 to 1, and the digit of each."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     return Samples(torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels))
 
 
-def sentences(most: int = 1 << 30) -> list[str]:
-    """Return sentences of Python's documentation, each once; at most so many, from all over it."""
+def sentences(maximum: int = 1 << 30) -> list[str]:
+    """Return different sentences of Python's documentation, at most so many, evenly spaced over all of it."""
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
     found = list(dict.fromkeys(part.strip() + "." for part in text.split(". ") if 20 < len(part) < 400))
-    return found[:: -(-len(found) // most)]
+    return found[:: -(-len(found) // maximum)]
 
 
 def next_words() -> Samples:

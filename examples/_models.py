@@ -1,16 +1,13 @@
-"""The small networks that the examples train, with the norm that they are given, and their batch noise."""
+"""Small networks that the examples train, each with a norm of choice, and the moments at their norms."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import normscope
 from _data import LONGEST, PADDING, WORDS, Samples
-from normscope.results.inspect import Report
+from normscope.statistics.moments import Moments
 
 NORMS = ("none", "batch", "batch, masked", "batch rms, masked", "layer", "rms")
 
@@ -76,12 +73,13 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two convolutions on 8 x 8 pixels, a BatchNorm after each."""
+    """Four convolutions on 8 x 8 pixels, a BatchNorm after each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3, 2, padding=1)])
-        self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(32)])
+        steps = ((1, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1))
+        self.convs = nn.ModuleList([nn.Conv2d(a, b, 3, stride, padding=1) for a, b, stride in steps])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(features) for _, features, _ in steps])
         self.last = nn.Linear(32, 10)
 
     def forward(self, inputs: Tensor, _: None) -> Tensor:
@@ -94,7 +92,7 @@ class CNN(nn.Module):
 
 
 class RNN(nn.Module):
-    """Two GRU layers that say the next word, a norm before and after each."""
+    """Two GRU layers that predict the next word, a norm before and after each."""
 
     def __init__(self, kind: str, width: int = 32) -> None:
         super().__init__()
@@ -113,7 +111,7 @@ class RNN(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Two blocks that say the next word, norms after the additions, as in the paper of 2017."""
+    """Two blocks that predict the next word, norms after the additions, as in the paper of 2017."""
 
     def __init__(self, kind: str, width: int = 32, blocks: int = 2) -> None:
         super().__init__()
@@ -157,34 +155,43 @@ def learn(model: nn.Module, rule: torch.optim.Optimizer, batch: Samples) -> floa
 
 
 def accuracy(model: nn.Module, samples: Samples) -> float:
-    """Return the share of the targets that the model says right."""
+    """Return the share of the targets that the model predicts."""
     with torch.no_grad():
         right = model.eval()(samples.inputs, samples.mask).argmax(-1) == samples.targets
     model.train()
     return float((right if samples.mask is None else right[samples.mask]).float().mean())
 
 
-def watched(model: nn.Module, batches: Sequence[Samples]) -> Report:
-    """Measure the norms' inputs in these batches, the model as it is used after training."""
-    with normscope.watch(model.eval()) as watcher, torch.no_grad():
-        for batch in batches:
-            model(batch.inputs, batch.mask)
-    model.train()
-    return watcher.report()
+def sample_moments(model: Any, samples: Samples) -> list[Moments]:
+    """Return the moments of each sample per feature or channel (N, D) at the input of each norm.
 
-
-def batch_noise(model: nn.Module, batches: Sequence[Samples]) -> dict[str, tuple[float, float]]:
-    """Return how many samples a batch pools per feature, and how far off its mean is, at each norm.
-
-    The mean of a batch against that of all: ||mu_B - mu|| / ||sd||, averaged over batches (TID of Wang et
-    al., NeurIPS 2022).
+    The model is as it is used after training. Padding is left out.
     """
-    whole, parts = watched(model, batches).layers, [watched(model, [batch]).layers for batch in batches]
-    found = {}
-    for name, layer in whole.items():
-        stats: Any = layer.feature
-        own: list[Any] = [part[name].feature for part in parts]
-        off = [np.linalg.norm(one.mean - stats.mean) for one in own]
-        pooled = float(np.mean([one.count for one in own]))
-        found[name] = pooled, float(np.mean(off) / np.sqrt(stats.variance.sum()))
+    found: list[Moments] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].double()
+        if x.ndim == 4:
+            x = x.flatten(2).transpose(1, 2)  # (N, C, H, W) -> (N, H W, C)
+        mask = torch.ones(x.shape[:2]) if samples.mask is None else samples.mask
+        weight = mask[..., None].double()
+        count = weight.sum(1)
+        mean = (x * weight).sum(1) / count
+        found.append(Moments(count, mean, ((x - mean[:, None]).square() * weight).sum(1)))
+
+    hooks = [norm.register_forward_pre_hook(keep) for norm in model.norms]
+    with torch.no_grad():
+        model.eval()(samples.inputs, samples.mask)
+    model.train()
+    for hook in hooks:
+        hook.remove()
     return found
+
+
+def running_gap(norm: Any, mean: Tensor, variance: Tensor) -> float:
+    """Return how far a batch's mean was from the running mean before it, in standard deviations (TID).
+
+    A step moves the running mean by `momentum` times the distance.
+    """
+    distance = (norm.running_mean - mean) / norm.momentum
+    return float(distance.norm() / variance.sum().sqrt())

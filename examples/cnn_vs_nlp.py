@@ -1,112 +1,177 @@
-"""Are the statistics of a CNN's batches steadier than those of a Transformer's?
+"""Batch statistics of a CNN and of Transformers: which are noisier?
 
-A CNN with BatchNorm learns digits; Transformers learn the next word, one with LayerNorm and one with
-BatchNorm (padding left out). Then the noise of batch means (TID) at each norm, at equal numbers of samples
-and at equal numbers of pooled elements: a channel pools pixels, a feature pools words. And, as in figure 2
-of PowerNorm (arXiv 2003.07845), how far batches are from BatchNorm's running statistics as it learns.
+A CNN with BatchNorm learns digits; Transformers learn to predict the next word, one with LayerNorm and one
+with BatchNorm (padding left out). Then the expected noise of a batch's mean at each norm: at equal numbers
+of samples, and at equal numbers of pooled elements (a channel pools pixels, a feature pools words). And, as
+in figure 2 of PowerNorm (arXiv 2003.07845), how far batches are from BatchNorm's running means in training.
 
-Run: python examples/cnn_vs_nlp.py [--quick] [--picture noise.png]     (under two minutes)
+One seed, which gives the starting weights and the order of the data, is one observation. The samples are
+the same in all of them: the intervals do not cover other texts or other images.
+
+Run: python examples/cnn_vs_nlp.py [--quick] [--picture noise.png]     (two minutes)
 """
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
-import altair as alt
 import numpy as np
 import torch
 from torch import nn
 
-import normscope
 from _common import Row, lines, options, over_runs, show, verdict, written
 from _data import Samples, digits, next_words
-from _models import CNN, Transformer, batch_noise, learn
+from _models import CNN, Transformer, learn, running_gap, sample_moments
+from normscope.results.why import Interval
+from normscope.statistics.expected_noise import TextSums, random_excess, random_noise
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Samples]]] = {
     "CNN": (CNN, digits),
     "Transformer": (lambda: Transformer("layer"), next_words),
     "Transformer, BN": (lambda: Transformer("batch, masked"), next_words),
 }
-SAMPLES, ELEMENTS, LAST = 16, 256, 5
-Noise = dict[int, list[tuple[float, float]]]  # by batch size: each norm's pooled elements and TID
-Gaps = list[tuple[int, float]]  # step, and the gap of the median norm
+SAMPLES, BATCH, MEASURED = 16, 32, 800
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -> tuple[nn.Module, Gaps]:
-    """Train one network; now and then, watch how far a batch is from BatchNorm's running means."""
+class Training(NamedTuple):
+    """One seed: by norm noise of SAMPLES, noise of one element, elements, and gaps (steps, norms)."""
+
+    samples: Numbers
+    element: Numbers
+    elements: Numbers
+    gaps: Numbers
+
+
+def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -> Training:
+    """Train one network; measure the batches on the way, and the norms at the end."""
     torch.manual_seed(seed)
-    model, gaps = make(), []
+    model = make()
     rule = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step, batch in enumerate(islice(data.batches(32, seed), steps)):
-        if step % max(1, steps // 20) == 0:  # before the step, which would take the batch into them
-            with normscope.watch(model.eval()) as watcher, torch.no_grad():
-                model(batch.inputs, batch.mask)
-            model.train()
-            stored = [layer.stored_gap for layer in watcher.report().layers.values()]
-            gaps += [(step, float(np.median([gap.mean for gap in stored if gap])))] if any(stored) else []
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    gaps = []
+    for batch in islice(data.batches(BATCH, seed), steps):
+        before: list[Any] = [(norm.running_mean, norm.running_var) for norm in norms]
+        before = [(mean.clone(), variance.clone()) for mean, variance in before]
         learn(model, rule, batch)
-    return model, gaps
+        gaps.append([running_gap(norm, *old) for norm, old in zip(norms, before, strict=True)])
+    moments = sample_moments(model, data.take(torch.arange(0, len(data), -(-len(data) // MEASURED))))
+    sums, weights = [TextSums.of(norm) for norm in moments], torch.ones(1, len(moments[0].mean)).double()
+    return Training(
+        np.array([float(random_noise(norm, weights, SAMPLES)) for norm in sums]),
+        np.array([float(random_excess(norm, weights, SAMPLES)) for norm in sums]),
+        np.array([SAMPLES * float(norm.count.mean()) for norm in moments]),
+        np.array(gaps),
+    )
 
 
-def alike(found: Noise) -> tuple[float, float]:
-    """Return the median norm's noise at SAMPLES, and at ELEMENTS, by a line through the logarithms."""
-    norms = [np.log(norm) for norm in zip(*found.values(), strict=True)]  # (sizes, 2) each
-    fits = [np.polyfit(norm[:, 0], norm[:, 1], 1) for norm in norms]
-    at_elements = [np.exp(np.polyval(fit, np.log(ELEMENTS))) for fit in fits]
-    return float(np.median([off for _, off in found[SAMPLES]])), float(np.median(at_elements))
+def compare(
+    text: list[Numbers], images: list[Numbers], of: Callable[[Numbers], Any] = np.median
+) -> tuple[Interval, list[Interval]]:
+    """Return text over images, seed by seed: for the median norm of the text, then for each of its norms.
+
+    `of` chooses the number of the images among their norms.
+    """
+    ratios = np.array([norms / float(of(own)) for norms, own in zip(text, images, strict=True)])
+    each = [over_runs(norm.tolist(), log=True) for norm in ratios.T]
+    return over_runs(np.median(ratios, 1).tolist(), log=True), each
 
 
-def picture(found: dict[str, list[Noise]], gaps: dict[str, list[Gaps]]) -> Any:
-    """Draw the noise against samples and against pooled elements, and the gap while training."""
-    noisy = [
-        {"network": name, "norm": f"{name} {norm}", "samples": size, "elements": pooled, "off": off}
+def picture(found: dict[str, list[Training]]) -> Any:
+    """Draw the noise by norm, and the distance from the running means in training; averages over seeds."""
+    noise = [
+        {"network": name, "norm": norm, "samples": run.samples[norm], "element": run.element[norm]}
         for name, runs in found.items()
-        for size, norms in runs[0].items()
-        for norm, (pooled, off) in enumerate(norms)
+        for run in runs
+        for norm in range(len(run.samples))
     ]
-    steps = [{"network": n, "step": step, "gap": gap} for n in gaps for step, gap in gaps[n][0]]
-    off, more = "off, noise of a batch's mean (TID)", alt.Detail("norm:N")
-    samples = lines(noisy, "samples, samples", off, "network", "By samples", True, detail=more)
-    elements = lines(noisy, "elements, elements", off, "network", "By pooled elements", True, detail=more)
-    gap = "gap, batch less running mean, in sds"
-    return samples | elements | lines(steps, "step, training step", gap, "network", "In training")
+    steps = [
+        {"network": name, "step": step, "gap": float(np.median(gaps))}
+        for name, runs in found.items()
+        for run in runs
+        for step, gaps in enumerate(run.gaps)
+        if len(gaps) and step % 4 == 0
+    ]
+    samples = lines(
+        noise, "norm, norm", f"mean(samples), noise of {SAMPLES} samples", "network", "By samples"
+    )
+    element = lines(
+        noise, "norm, norm", "mean(element), against independent elements", "network", "By elements"
+    )
+    training = lines(
+        steps, "step, step", "mean(gap), batch less running mean, in sds", "network", "In training"
+    )
+    return samples | element | training
+
+
+def late_gaps(runs: list[Training]) -> list[Numbers]:
+    """Return the root mean square of the gaps of each norm (L,) over the second half of each training."""
+    return [np.sqrt((run.gaps[len(run.gaps) // 2 :] ** 2).mean(0)) for run in runs]
+
+
+def claims(found: dict[str, list[Training]], steps: int) -> list[Row]:
+    """Return the rows of claims 5 and 6."""
+    image, text = found["CNN"], found["Transformer"]
+    sizes, image_sizes = ([run.samples for run in runs] for runs in (text, image))
+    elements, image_elements = ([run.element for run in runs] for runs in (text, image))
+    samples = f"noise of the mean of {SAMPLES} samples"
+    pooled = "noise of the mean at equal pooled elements, words or pixels"
+    null, on = "both alike: 1; holds when it is over 1", f"{len(text)} seeds"
+    return [
+        Row(claim, f"{quantity}; the Transformer's norms over the CNN's {norm} norm", null, on,
+            written(number), verdict(norms, 1.0))
+        for claim, quantity, norm, (number, norms) in (
+            ("5 BatchNorm suits images better: at as many samples, its statistics are noisier on text.",
+             samples, "median", compare(sizes, image_sizes)),
+            ("5b The same, against the noisiest norm of the CNN.",
+             samples, "noisiest", compare(sizes, image_sizes, np.max)),
+            ("6 They are noisier on text also when as many values are pooled.",
+             pooled, "median", compare(elements, image_elements)),
+            ("6b The same, against the noisiest norm of the CNN.",
+             pooled, "noisiest", compare(elements, image_elements, np.max)),
+            ("6c In training, too: batches of text are further from BatchNorm's running means.",
+             f"batch mean less running mean, {BATCH} samples, second half of {steps} steps",
+             "median", compare(late_gaps(found["Transformer, BN"]), late_gaps(image))),
+        )
+    ]  # fmt: skip
+
+
+def table(found: dict[str, list[Training]]) -> str:
+    """Write the numbers of each norm, averages over seeds."""
+    heads = (f"noise of {SAMPLES}", "elements", "one element", "from running")
+    rows = [f"{'average over seeds':26}" + "".join(f"{head:>14}" for head in heads)]
+    for name, runs in found.items():
+        late = late_gaps(runs)
+        for norm in range(len(runs[0].samples)):
+            noise, element, count = (
+                float(np.mean([values[norm] for values in some]))
+                for some in ([r.samples for r in runs], [r.element for r in runs], [r.elements for r in runs])
+            )
+            training = f"{np.mean([gaps[norm] for gaps in late]):.3f}" if late[0].size else "-"
+            cells = (f"{noise:.3f}", f"{count:,.0f}", f"{element:.2f}", training)
+            rows.append(f"{f'{name}, norm {norm}':26}" + "".join(f"{cell:>14}" for cell in cells))
+    rows.append("noise of one element: 1 if the words of a text, or the pixels of an image, were independent")
+    return "\n".join(rows)
 
 
 def main() -> None:
-    """Train the three networks a few times and compare them, seed by seed."""
+    """Train the three networks with each seed and compare them, seed by seed."""
     args = options(__doc__, "cnn_vs_nlp.png")
-    sizes: tuple[int, ...] = (4, 16) if args.quick else (2, 4, 8, 16, 32, 64)
-    seeds, steps, batches = (2, 5, 3) if args.quick else (4, 240, 16)
-    found, gaps = ({name: [] for name in NETWORKS} for _ in range(2))  # type: Any, Any
-    for name, (make, load) in NETWORKS.items():
-        for seed in range(seeds):
-            model, gap = train(make, load(), seed, steps)
-            drawn = {size: list(islice(load().batches(size, seed), batches)) for size in sizes}
-            found[name].append({size: [*batch_noise(model, some).values()] for size, some in drawn.items()})
-            gaps[name].append(gap)
-    text, image = (np.array([alike(run) for run in found[name]]) for name in ("Transformer", "CNN"))
-    samples, elements = map(over_runs, (text / image).T)
-    ends = {name: [float(np.mean([g for _, g in run[-LAST:]])) for run in gaps[name] if run] for name in gaps}
-    end = over_runs([a / b for a, b in zip(ends["Transformer, BN"], ends["CNN"], strict=True)])
+    seeds, steps = (2, 6) if args.quick else (8, 240)
+    loaded = {load: load() for _, load in NETWORKS.values()}
+    found = {
+        name: [train(make, loaded[load], seed, steps) for seed in range(seeds)]
+        for name, (make, load) in NETWORKS.items()
+    }
+    rows = claims(found, steps)
     answer = (
-        f"The Transformer's batch means are {written(samples)} times as noisy as the CNN's at {SAMPLES} "
-        f"samples,\n{written(elements)} times at {ELEMENTS} pooled pixels or words; in training, batches are "
-        f"{written(end)}\ntimes as far from BatchNorm's running means."
+        f"The Transformer's batch means are {rows[0].found} times as noisy as the CNN's at {SAMPLES}\n"
+        f"samples: {rows[0].verdict}; {rows[2].found} times at equal numbers of words and\n"
+        f"pixels: {rows[2].verdict}. Against the CNN's noisiest norm: {rows[1].found}, {rows[3].found}.\n"
+        f"In training, batches of {BATCH} are {rows[4].found} times as far from BatchNorm's running\n"
+        f"means: {rows[4].verdict}. {seeds} seeds, 95% intervals."
     )
-    about = f"Transformer over CNN, median norm, {seeds} seeds; holds over 1"
-    claims = (
-        ("5 BatchNorm suits CNNs: their statistics are steadier.", f"TID at {SAMPLES} samples", samples),
-        ("5 The same, with as many pooled elements.", f"TID at {ELEMENTS} pixels or words", elements),
-        ("6 In training, text is further from running statistics.", "32 samples less running mean", end),
-    )
-    rows = [Row(says, f"{what}: {about}", written(x), verdict(x, 1.0)) for says, what, x in claims]
-    table = [f"{'noise of means (TID)':24}" + "".join(f"{f'{size} samples':>12}" for size in sizes)]
-    for name, runs in found.items():
-        for norm in range(len(runs[0][SAMPLES])):
-            cells = [np.mean([run[size][norm] for run in runs], axis=0) for size in sizes]
-            table.append(f"{f'{name}, norm {norm}':24}" + "".join(f"{off:12.3f}" for _, off in cells))
-            table.append(f"{'  pooled elements':24}" + "".join(f"{pooled:12,.0f}" for pooled, _ in cells))
-    show(args, answer, rows, "\n".join(table), picture(found, gaps))
+    show(args, answer, rows, table(found), picture(found))
 
 
 main()

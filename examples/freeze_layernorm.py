@@ -1,4 +1,4 @@
-"""Which norms of a model can be frozen, or folded away, and what does that bring?
+"""The norms of a model that can be frozen, or folded away, and the effect on loss and speed.
 
 A frozen norm has one scale and shift per feature for all tokens, which the Linears that read it can do in
 its place. In `demo`, as in BERT, each norm feeds the residual stream too, so none can go. In a model with

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A first look at the norms of a model
 # Cells in the percent format: open it in VS Code, PyCharm or, with jupytext, in Jupyter; or run it as a
-# script, `python examples/notebook.py`. A result shows itself as a table in a notebook, and as a line in
+# script, `python examples/notebook.py`. A result is shown as a table in a notebook, and as a line in
 # a script.
 
 # %%
@@ -20,15 +20,15 @@ texts = SENTENCES[:40]
 show(normscope.list_layers("demo", layers=["embeddings*", "*.5.*"]))
 
 # %% [markdown]
-# One run over texts: LayerNorm's numbers beside BatchNorm's, at every norm.
+# One run over texts: LayerNorm's numbers next to BatchNorm's, at every norm.
 
 # %%
 report = normscope.inspect("demo", texts)
 show(report)
 
 # %% [markdown]
-# Every number is there as numpy. How much of the variance goes with the position, and which features would
-# BatchNorm find largest?
+# Every number is there as numpy. How much of the variance does the position explain, and which features have
+# the largest variance for BatchNorm?
 
 # %%
 last = report.layers["encoder.layer.5.output.LayerNorm"]
@@ -37,7 +37,7 @@ if last.explained and last.feature:
     print("largest variance: features", last.feature.variance.argsort()[:-4:-1].tolist())
 
 # %% [markdown]
-# Do other texts look alike to BatchNorm? The gap of two reports, the layers that moved most first.
+# Are BatchNorm's statistics the same on other texts? Two reports compared, the largest change first.
 
 # %%
 other = normscope.inspect("demo", [text.upper().replace(" ", "  ") + "?" for text in texts])

@@ -1,4 +1,4 @@
-"""How much of "the same position is the same feature" is [CLS] and [SEP]?
+"""The share of the variance that the position explains, with [CLS] and [SEP] and without them.
 
 Run: python examples/special_tokens.py [MODEL] [FILE]   (by default: demo, built-in sentences)
 """

@@ -1,4 +1,4 @@
-"""Which layers does position explain most of? A run's CSV and JSON Lines, by pandas, polars and DuckDB.
+"""The layers that the position explains best, from a run's CSV and JSON Lines: pandas, polars, DuckDB.
 
 Run: normscope inspect demo --moments run.safetensors --format csv -o run.csv
      normscope merge run.safetensors --format jsonl -o run.jsonl

@@ -1,6 +1,6 @@
-"""Run the examples on the article's claims, and write what came out into the table of examples/README.md.
+"""Run the examples on the article's claims, and write the results into the table of examples/README.md.
 
-Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (six minutes)
+Run: python examples/update.py [SCRIPT]... [--quick] [--readme PATH] [--pictures FOLDER]   (seven minutes)
 """
 
 import argparse
@@ -9,6 +9,7 @@ import datetime
 import io
 import json
 import platform
+import re
 import runpy
 import sys
 import tempfile
@@ -26,7 +27,10 @@ SCRIPTS = (
     "freeze_layernorm.py",
 )
 BEGIN, END = "<!-- table: begin, written by update.py -->", "<!-- table: end -->"
-HEAD = ("| claim | measured | found, 95% interval | verdict | where |", "| --- | --- | --- | --- | --- |")
+HEAD = (
+    "| claim | quantity | null, and rule | on | found, 95% interval | verdict | where |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+)
 RUNS = ("| run | on | with | CPU time |", "| --- | --- | --- | --- |")
 
 
@@ -48,12 +52,15 @@ def rows_of(script: str, quick: bool, pictures: Path) -> list[dict[str, str]]:
     arguments = ["--quick"] if quick else []
     if script == "freeze_layernorm.py":  # It has an answer on each of two models, and no interval.
         demo, small = run(script, arguments).splitlines()[:2]
-        claim = "8 LayerNorm can be had for a fixed scale, which is what BatchNorm is when it is used."
-        measured = "norms frozen and folded into the Linears after them, while the loss grows by under 1%"
+        claim = "8 A fixed scale can replace LayerNorm; after training, BatchNorm is one."
+        quantity = "norms frozen and folded into the Linears after them, while the loss grows by under 1%"
+        small = re.sub(r", \S+ as fast", "", small)  # A time has no interval here.
         return [
             {
                 "claim": claim,
-                "measured": measured,
+                "quantity": quantity,
+                "null": "-",
+                "on": "1 model each",
                 "found": f"{demo}; {small}",
                 "verdict": "depends on the model",
             }
@@ -65,8 +72,8 @@ def rows_of(script: str, quick: bool, pictures: Path) -> list[dict[str, str]]:
     return found
 
 
-def made(seconds: float, quick: bool) -> str:
-    """Say when, with what, and in which time."""
+def run_cells(seconds: float, quick: bool) -> str:
+    """Return the date, the versions and the CPU time of a run."""
     names = ("torch", "transformers", "normscope")
     versions = ", ".join(
         [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]
@@ -89,12 +96,12 @@ def table(old: str, scripts: Sequence[str], quick: bool, pictures: Path) -> str:
         for row in rows_of(script, quick, pictures):
             cells = [cell.replace("|", "\\|") for cell in row.values()]
             lines.append(f"| {' | '.join(cells)} | {where} |")
-        runs.append(f"| {where} | {made(time.process_time() - begun, quick)} |")
+        runs.append(f"| {where} | {run_cells(time.process_time() - begun, quick)} |")
     return "\n".join([*HEAD, *sorted(lines), "", *RUNS, *sorted(runs), ""])
 
 
 def main() -> None:
-    """Put the table between its marks."""
+    """Run the examples and replace the table between its marks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

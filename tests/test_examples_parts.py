@@ -1,4 +1,4 @@
-"""What the examples compute themselves, against plain twins: norms with padding, batch noise, intervals."""
+"""Parts of the examples against plain twins: norms with padding, moments, token runs, intervals."""
 
 from pathlib import Path
 
@@ -55,28 +55,65 @@ def test_running_power_is_used_after_training() -> None:
     torch.testing.assert_close(norm.eval()(rows), rows / (power + 1e-5).sqrt())
 
 
-def test_batch_noise_is_tid() -> None:
+def test_moments_of_samples_leave_padding_out() -> None:
     from _data import Samples
-    from _models import Transformer, batch_noise
+    from _models import CNN, Transformer, sample_moments
 
     torch.manual_seed(0)
     model = Transformer("layer")
-    ids = torch.randint(2, 500, (8, 10))
-    mask = torch.arange(10) < torch.tensor([10, 3, 5, 7, 10, 2, 6, 4])[:, None]
-    batches = [Samples(ids[i : i + 2], ids[i : i + 2], mask[i : i + 2]) for i in range(0, 8, 2)]
-    seen: list[np.ndarray] = []
-    norm = model.get_submodule("norms.3.norm")
-    handle = norm.register_forward_hook(lambda _, args, __: seen.append(args[0].detach().double().numpy()))
-    for batch in batches:
-        model(batch.inputs, batch.mask)
+    ids = torch.randint(2, 500, (4, 10))
+    mask = torch.arange(10) < torch.tensor([10, 3, 5, 7])[:, None]
+    inputs: list[torch.Tensor] = []
+    handle = model.get_submodule("norms.3.norm").register_forward_hook(
+        lambda _, args, __: inputs.append(args[0])
+    )
+    found = sample_moments(model, Samples(ids, ids, mask))[3]
     handle.remove()
-    parts = [x[batch.mask.numpy()] for x, batch in zip(seen, batches, strict=True) if batch.mask is not None]
-    whole = np.concatenate(parts)
-    off = [np.sqrt(((part.mean(0) - whole.mean(0)) ** 2).sum() / whole.var(0).sum()) for part in parts]
-    pooled, tid = batch_noise(model, batches)["norms.3.norm"]
-    assert pooled == len(whole) / 4
-    assert tid == pytest.approx(np.mean(off), rel=1e-5)
+    for n, own in enumerate(mask):
+        rows = inputs[0][n][own].double()
+        assert found.count[n] == own.sum()
+        torch.testing.assert_close(found.mean[n], rows.mean(0))
+        torch.testing.assert_close(found.variance()[n], rows.var(0, correction=0))
     assert model.training
+    pixels = torch.rand(5, 1, 8, 8)
+    convolutional = CNN()
+    maps = convolutional.convs[0](pixels).double()
+    channels = sample_moments(convolutional, Samples(pixels, torch.zeros(5)))[0]
+    torch.testing.assert_close(channels.mean, maps.mean((2, 3)))
+    torch.testing.assert_close(channels.variance(), maps.var((2, 3), correction=0))
+
+
+def test_tokens_are_those_of_why() -> None:
+    """The noise ratio of the texts is that of claim 1c."""
+    import normscope
+    from _tokens import ratios, run, shuffled, token_ids
+    from normscope.models.loading import load
+    from tests.support import models
+
+    demo, texts = load("demo"), models.prose(24)
+    ids = token_ids(demo, texts, 32)
+    claims = normscope.why(demo, texts, batching=normscope.Batching(max_length=32)).claims
+    known = next(claim for claim in claims if claim.id == "1c").evidence[0]
+    found = ratios(run(demo, ids, 32))
+    for layer in known.layers:
+        assert float(found[layer.layer][0]) == pytest.approx(layer.number.value, rel=1e-4)
+    mixed = shuffled(demo, ids)
+    assert [len(text) for text in mixed] == [len(text) for text in ids]
+    assert torch.equal(torch.cat(mixed).sort().values, torch.cat(ids).sort().values)
+    assert {int(text[0]) for text in mixed} == {101}
+    assert {int(text[-1]) for text in mixed} == {102}
+
+
+def test_distance_from_the_running_mean() -> None:
+    from _models import running_gap
+
+    torch.manual_seed(0)
+    norm, rows = torch.nn.BatchNorm1d(5), torch.randn(40, 5) * 2 + 1
+    norm.running_mean, norm.running_var = torch.randn(5), torch.rand(5) + 1
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    norm(rows)
+    expected = (rows.mean(0) - mean).norm() / variance.sum().sqrt()
+    assert running_gap(norm, mean, variance) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_intervals_are_students() -> None:
@@ -85,13 +122,25 @@ def test_intervals_are_students() -> None:
     number = over_runs([1.0, 2.0, 3.0, 4.0])
     half = 3.182446 * np.std([1, 2, 3, 4], ddof=1) / 2  # t of 3 degrees of freedom, from a table
     assert (number.low, number.high) == pytest.approx((2.5 - half, 2.5 + half), rel=1e-6)
-    assert [verdict(number, limit) for limit in (0.4, 0.5, 4.5, 4.6)] == [
+    assert [verdict([number], limit) for limit in (0.4, 0.5, 4.5, 4.6)] == [
         "holds",
         "undecided",
         "undecided",
         "fails",
     ]
     assert written(number, "{:.1f}") == "2.5 [0.4, 4.6]"
+    ratio, logs = over_runs([1.0, 2.0, 4.0], log=True), over_runs(np.log([1.0, 2.0, 4.0]).tolist())
+    assert [ratio.value, ratio.low] == pytest.approx(np.exp([logs.value, logs.low]))
+
+
+def test_more_than_half_of_the_norms_decide() -> None:
+    from _common import verdict
+    from normscope.results.why import Interval
+
+    above, below, between = Interval(2, 1.5, 3), Interval(0.5, 0.2, 0.9), Interval(1, 0.5, 2)
+    assert verdict([above, above, between], 1.0) == "holds (2 of 3 norms)"
+    assert verdict([below, below, above], 1.0) == "fails (2 of 3 norms)"
+    assert verdict([above, above, between, below], 1.0) == "undecided (2 of 4 norms hold, 1 fail)"
 
 
 def test_samples_are_cut_to_their_longest() -> None:
