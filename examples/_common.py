@@ -80,9 +80,10 @@ def row(report: WhyReport, finding: Finding, unit: str = "{:.3g}") -> Row:
         return Row(claim, finding.quantity, null, sample, "-", finding.verdict)
     if "shuffled" in finding.null:
         sample += f", {report.null_texts} of shuffled words"
-    sides_of = {"above": (finding.layers_above, finding.layers_below), "below": (finding.below, finding.above)}
+    above, below = finding.layers_above, finding.layers_below
     side = next(each.side for each in CLAIMS if each.id == finding.id)
-    counts = counted_verdict(*sides_of[side], max(1, len(decided.layers)))
+    sides = (above, below) if side == "above" else (below, above)
+    counts = counted_verdict(*sides, max(1, len(decided.layers)))
     return Row(claim, finding.quantity, null, sample, written(decided.number, unit), counts)
 
 
