@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from normscope.analyses.why.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, sides
+from normscope.analyses.why.scale_effects import TEXTS
 from normscope.render.page.vega import ON_PAPER
 from normscope.results.why import Finding, Interval, WhyReport
 
@@ -80,7 +81,12 @@ def row(report: WhyReport, finding: Finding, unit: str = "{:.3g}") -> Row:
         return Row(claim, finding.quantity, null, sample, "-", finding.verdict)
     if "shuffled" in finding.null:
         sample += f", {report.null_texts} of shuffled words"
-    sides_of = {"above": (finding.above, finding.below), "below": (finding.below, finding.above)}
+    if "untrained" in finding.null:
+        sample = f"{min(report.null_texts, TEXTS)} texts"
+    sides_of = {
+        "above": (finding.layers_above, finding.layers_below),
+        "below": (finding.layers_below, finding.layers_above),
+    }
     side = next(each.side for each in CLAIMS if each.id == finding.id)
     counts = counted_verdict(*sides_of[side], max(1, len(decided.layers)))
     return Row(claim, finding.quantity, null, sample, written(decided.number, unit), counts)
