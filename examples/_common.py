@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from normscope.analyses.why.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, sides
+from normscope.analyses.why.scale_effects import TEXTS
 from normscope.render.page.vega import ON_PAPER
 from normscope.results.why import Finding, Interval, WhyReport
 
@@ -80,6 +81,8 @@ def row(report: WhyReport, finding: Finding, unit: str = "{:.3g}") -> Row:
         return Row(claim, finding.quantity, null, sample, "-", finding.verdict)
     if "shuffled" in finding.null:
         sample += f", {report.null_texts} of shuffled words"
+    if finding.id == "4":
+        sample = f"{min(report.null_texts, TEXTS)} texts, once more with shuffled words"
     above, below = finding.layers_above, finding.layers_below
     side = next(each.side for each in CLAIMS if each.id == finding.id)
     sides = (above, below) if side == "above" else (below, above)

@@ -125,7 +125,7 @@ def claims(found: dict[str, list[Training]], steps: int) -> list[Row]:
              samples, "median", compare(sizes, image_sizes)),
             ("5b The same, against the noisiest norm of the CNN.",
              samples, "noisiest", compare(sizes, image_sizes, np.max)),
-            ("6 They are noisier on text also when as many values are pooled.",
+            ("6 Its statistics are noisier on text also when as many values are pooled.",
              pooled, "median", compare(elements, image_elements)),
             ("6b The same, against the noisiest norm of the CNN.",
              pooled, "noisiest", compare(elements, image_elements, np.max)),

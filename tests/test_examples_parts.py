@@ -90,7 +90,7 @@ def test_tokens_are_those_of_why() -> None:
     from normscope.models.loading import load
     from tests.support import models
 
-    demo, texts = load("demo"), models.prose(24)
+    demo, texts = load("demo"), models.prose(64)
     ids = token_ids(demo, texts, 32)
     claims = normscope.why(demo, texts, batching=normscope.Batching(max_length=32)).claims
     known = next(claim for claim in claims if claim.id == "1c").evidence[0]

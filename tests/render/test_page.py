@@ -482,7 +482,7 @@ def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
 
 def test_claims_are_in_words_with_their_verdicts() -> None:
     text = "".join(Parsed(page([why()])).texts)
-    assert "Of the article's 2 claims: 1 holds, 1 not testable here." in text
+    assert "Of the 2 claims: 1 holds, 1 not testable here." in text
     assert "1a holds: claim" in text
     assert "1.00 [0.500, 1.50]: a" in text
     assert "Rule: rule." in text

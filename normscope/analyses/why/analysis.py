@@ -144,7 +144,7 @@ def why(
         _pooled(kept, loaded.tokenizer),
         (
             *report.warnings,
-            *_notes(report, kept, len(report.layers) - len(found), unique.repeated),
+            *_notes(report, kept, len(report.layers) - len(found), 0 if batching.unique else unique.repeated),
             *(() if vision is None else vision.notes),
         ),
         len(texts_again),
