@@ -50,9 +50,9 @@ class Unique(Iterator[str]):
 
     def __next__(self) -> str:
         text = next(self._texts)
-        # Values that are not strings pass: the reader of the texts refuses them. Blank texts are no repeats.
-        repeats = isinstance(text, str) and bool(text.strip()) and self._repeats.seen(text)
-        self.repeated += repeats
+        # Values that are not strings pass: the reader of the texts refuses them.
+        repeats = isinstance(text, str) and self._repeats.seen(text)
+        self.repeated += repeats and not text.isspace() and text != ""
         return "" if repeats else text
 
     def __length_hint__(self) -> int:

@@ -69,7 +69,8 @@ def numbers(sampling: Sampling, layers: Sequence[LayerMeasures], null: Sequence[
     for i, (layer, mixed) in enumerate(zip(layers, null, strict=True)):
         beyond = difference(layer.text - layer.position, mixed.text - mixed.position)
         found |= {f"2 {i}": interval(beyond), f"3 {i}": interval(difference(layer.text, mixed.text))}
-        for claim, values in (("1b", layer.late), ("1c", layer.by_length)):
+        late = None if layer.late is None else layer.late[:, 0]
+        for claim, values in (("1b", late), ("1c", layer.by_length)):
             if values is not None:
                 found[f"{claim} {i}"] = interval(values, log=True)
         if layer.noise is not None:

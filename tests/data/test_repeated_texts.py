@@ -115,9 +115,7 @@ def test_batches_and_swap_say_so_too_and_why_leaves_repeats_out(model: Any) -> N
     assert len(notes_on_texts(report.run)) == 2
     why = normscope.why(model, TEXTS, **options)
     assert (why.run.texts, why.run.repeated_texts) == (9, 0)
-    assert any(
-        note.startswith("6 texts that repeat an earlier one exactly were left out") for note in why.warnings
-    )
+    assert any("that repeat an earlier one exactly were left out" in note for note in why.warnings)
     swapped = normscope.swap(model, TEXTS, **options)
     held_out = split_texts(TEXTS, None, None).held_out
     assert (swapped.run.unknown_tokens, swapped.run.repeated_texts) == counts(held_out)
