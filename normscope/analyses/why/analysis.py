@@ -218,7 +218,8 @@ def _scales(
     return {
         "scales": effects(loaded, texts),
         "shuffled_scales": effects(loaded, shuffled),
-        "untrained": effects(copy, texts),
+        # Shown, and subtracted nowhere: few texts are enough.
+        "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS)),
     }, {}
 
 
