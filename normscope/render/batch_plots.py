@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -15,7 +14,7 @@ from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
+from normscope.render.terminal import Screen, draw_grid, flow, render_parts
 from normscope.results.batches import BatchReport, LayerNoise
 
 _WIDEST_STAIR = 4
@@ -29,7 +28,6 @@ def render_batch_plots(report: BatchReport, *, layers: Sequence[str] = (), scree
     `layers` are the names of those drawn as bars; without any, the noisiest. Nothing in the report is
     taken for markup, and no escape codes are in the text but the colours that `screen` asks for.
     """
-    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
     return render_parts(_parts(report, list(layers) or noisiest(report), screen), screen)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from rich.console import RenderableType
@@ -15,7 +14,7 @@ from normscope.render.grid import Column, Grid
 from normscope.render.markdown import join_facts, markdown_table
 from normscope.render.numbers import UNKNOWN, align, aligned, short
 from normscope.render.summary import headline, workload
-from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
+from normscope.render.terminal import Screen, draw_grid, flow, render_parts
 from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
 from normscope.results.common import Summary
 
@@ -32,7 +31,6 @@ def render_batches(
     table over positions. Nothing in the report is taken for markup, and no escape codes are in the
     text but the colours that `screen` asks for.
     """
-    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
     return render_parts(_parts(report, list(layers) or noisiest(report), top, screen), screen)
 
 

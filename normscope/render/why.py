@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -25,7 +24,6 @@ def render_why(report: WhyReport, *, screen: Screen = Screen()) -> str:
     Nothing in the report is taken for markup, and no escape codes are in the text but the colours
     that `screen` asks for.
     """
-    screen = replace(screen, width=max(screen.width, MIN_WIDTH))
     return render_parts(_parts(report, screen), screen)
 
 

@@ -87,7 +87,7 @@ class _Centred:
         """Return ||s_B||^2 and the tokens n_B of each window B of `size` consecutive texts, (G, windows)."""
         texts, windows = len(order), len(order) - size + 1
         count, with_mean = self.sums.count[:, order], self.with_mean[:, order]
-        # partial[:, n, k] is the sum of s_n . s_m over m from n - k to n + k that lie in a window from n on.
+        # partial[:, n, k] is ||s_n||^2 and twice the sum of s_n . s_m over the k texts m after n.
         partial = torch.zeros(len(count), texts, size, dtype=torch.float64)
         for lag in range(size):
             a, b = slice(0, texts - lag), slice(lag, texts)
@@ -175,7 +175,7 @@ def _grouped_ratio(part: _Centred, size: int, orders: Tensor) -> Tensor:
         alone = alone + (1 / count).where(used, 0.0).sum(1)
         hits = hits + used.sum(1)
     texts = int(part.weights.sum())
-    random = torch.tensor([inverse_hits(texts, int(members), size) for members in part.count[:, 0]])
+    random = torch.tensor([inverse_hits(texts, int(count), size) for count in part.count[:, 0]])
     return torch.stack([(sums / hits).mean() / random.double().mean() for sums in (total, alone)]).sqrt()
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from normscope.results.why import Interval
+from normscope.statistics.bootstrap import COVERAGE
 
-COVERAGE = 0.95
 GROUPS = 32
 
 

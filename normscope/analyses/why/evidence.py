@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from normscope.analyses.why.nulls import spaced
 from normscope.statistics.expected_noise import TextSums
 from normscope.statistics.moments import Labels, Moments, grown
 from normscope.statistics.similarity import likeness_kept
@@ -43,9 +44,7 @@ class LayerRows:
     def by_text(self) -> Moments:
         """Return the moments of each text per feature, (N, D); a text without a row has the count 0."""
         found = Moments.by_group(self.x, Labels.of(self.text))
-        missing = len(self.output) - len(found.mean)
-        if missing > 0:
-            found.grow(len(self.output))
+        found.grow(len(self.output))
         return found
 
 
@@ -165,9 +164,7 @@ def late_positions(rows: LayerRows, texts: int, size: int) -> list[int]:
     """Choose positions that a quarter to half of the texts reach, and enough for two batches of `size`."""
     count = torch.bincount(rows.position)
     late = ((count >= max(2 * size, texts / 4)) & (count < texts / 2)).nonzero().flatten()
-    spaced = torch.linspace(0, max(0, len(late) - 1), min(_LATE, len(late))).round().long()
-    chosen: list[int] = late[spaced].tolist()
-    return chosen
+    return spaced(late.tolist(), _LATE)
 
 
 def noise_at(rows: LayerRows, positions: Sequence[int], texts: int) -> TextSums:

@@ -54,7 +54,7 @@ def findings(model: str, material: Material) -> tuple[Finding, ...]:
 
 def _finding(claim: Claim, model: str, material: Material) -> Finding:
     numbers = _EVIDENCE[claim.id](material)
-    first = numbers[0] if numbers else Evidence("", "", Interval(math.nan))
+    first = numbers[0]
     single = [each.number for each in first.layers] or [first.number]
     decided = not math.isnan(first.number.value)
     above, below = sides(single, claim.threshold)

@@ -21,6 +21,7 @@ from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.results.inspect import Report
 from normscope.statistics.moments import Moments
+from normscope.statistics.position_bins import MEMORY
 
 
 class ImageMoments(NamedTuple):
@@ -43,7 +44,7 @@ def image_moments(
     processor: Any = None,
     loading: Loading = Loading(),
     batching: Batching = Batching(),
-    table_memory: int = 1 << 30,
+    table_memory: int = MEMORY,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> ImageMoments:

@@ -109,7 +109,13 @@ def batches(
             **layers.selection(as_data=format is options.Format.JSON),
             progress=progress,
         )
-    place.write(_drawn(report, place, shown) if plot else _rendered(report, format, place, shown, top))
+    if plot:
+        place.write(_drawn(report, place, shown))
+    else:
+        from normscope.render.batches import render_batches, render_batches_markdown
+
+        text = place.text(report, format, render_batches, render_batches_markdown, layers=shown, top=top)
+        place.write(text)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
 
@@ -118,15 +124,3 @@ def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:
     from normscope.render.batch_plots import render_batch_plots
 
     return render_batch_plots(report, layers=shown, screen=place.screen())
-
-
-def _rendered(
-    report: "BatchReport", format: options.Format, place: Output, shown: list[str], top: int
-) -> str:
-    if format is options.Format.JSON:
-        return place.json(report)
-    from normscope.render.batches import render_batches, render_batches_markdown
-
-    if format is options.Format.MARKDOWN:
-        return render_batches_markdown(report, layers=shown, top=top)
-    return render_batches(report, layers=shown, top=top, screen=place.screen())

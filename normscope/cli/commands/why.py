@@ -1,15 +1,10 @@
 """`normscope why`: the article's claims on LayerNorm and BatchNorm, tested on this model."""
 
-from typing import TYPE_CHECKING
-
 from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, grouped
-from normscope.cli.output import Output, reserve_stdout, warn
+from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.text_options import TextOptions, readable_texts
-
-if TYPE_CHECKING:
-    from normscope.results.why import WhyReport
 
 EPILOG = """\b
 Examples:
@@ -105,16 +100,8 @@ def why(
             images=image or (),
             progress=progress,
         )
-    place.write(_rendered(report, format, place))
-    if not result.quiet:
-        warn(report.warnings, verbose=False)
-
-
-def _rendered(report: "WhyReport", format: options.Format, place: Output) -> str:
-    if format is options.Format.JSON:
-        return place.json(report)
     from normscope.render.why import render_why, render_why_markdown
 
-    if format is options.Format.MARKDOWN:
-        return render_why_markdown(report)
-    return render_why(report, screen=place.screen())
+    place.write(place.text(report, format, render_why, render_why_markdown))
+    if not result.quiet:
+        warn(report.warnings, verbose=False)
