@@ -286,13 +286,11 @@ def _run_probe(watcher: Watcher, forward: Forward, tokenizer: Any) -> list[str]:
     """
     token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
     ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)
-    watcher.probing = True
     try:
-        forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        with watcher.batch(probe=True):
+            forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     except RunError:
         return []  # If the model fails on the texts too, the run explains it.
-    finally:
-        watcher.probing = False
     names = [capture.norm.name for capture in watcher.captures if capture.unaligned]
     if not names:
         return [] if forward.takes_mask else ["the model takes no attention mask: texts were run one by one"]

@@ -35,9 +35,7 @@ class Runner:
         failed, snapshot = bool(self.notes), self._snapshot(batch)
         if self._sample is not None:
             self._sample.begin(batch)
-        uncounted = [0] * len(self._watcher.counted_calls())
-        largest = self._run_countable(batch, uncounted, snapshot)
-        self._watcher.skip_calls(uncounted)
+        largest = self._run_countable(batch, snapshot)
         self._watcher.tally.unknown += batches.unknown_in(batch)
         if largest < batch.mask.numel():
             batches.shrink(len(batch.sources), batch.mask.numel())
@@ -55,7 +53,7 @@ class Runner:
         affordable = copies_fit(self._forward.device) or not self._watcher.tally.batches
         return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
-    def _run_countable(self, batch: Batch, uncounted: Sequence[int], snapshot: WatcherState | None) -> int:
+    def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:
         """Run a batch in parts that the layers can count; return the maximum of slots that ran at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
@@ -64,7 +62,7 @@ class Runner:
         number = self._splitter.number = self._countable_parts(batch)
 
         def run(parts: list[Batch]) -> int:
-            return max(self._run(part, uncounted) for part in parts)
+            return max(self._run(part) for part in parts)
 
         if snapshot is None:
             return run(cut(batch, number))
@@ -89,7 +87,7 @@ class Runner:
             number *= 2
         return number
 
-    def _run(self, batch: Batch, counted: Sequence[int]) -> int:
+    def _run(self, batch: Batch, counted: Sequence[int] = ()) -> int:
         """Run a batch, in halves if memory runs out; return the maximum of slots that ran at once.
 
         `counted` are the calls of each layer that have counted this batch already: a forward that fails
@@ -97,11 +95,9 @@ class Runner:
         """
         if self._sample is not None:
             self._sample.select(batch.sources)
-        self._watcher.mask = batch.valid
-        self._watcher.decoder_mask = decoder_valid(batch, self._batching)
-        self._watcher.skip_calls(counted)
         try:
-            self._forward(batch.inputs)
+            with self._watcher.batch(batch.valid, decoder_valid(batch, self._batching), counted):
+                self._forward(batch.inputs)
             return batch.mask.numel()
         except OutOfMemoryError:
             if len(batch.sources) == 1:
