@@ -15,8 +15,9 @@ from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
-from normscope.engine.loop import RunContext, measure, prepare_model
+from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
@@ -60,12 +61,11 @@ def batch_noise(
 
     Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
     """
-    given = Inputs(texts)
-    clock = Clock(progress)
-    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
+    inputs = Inputs(texts)
+    session = Session.open(model, Clock(progress), loading, tokenizer)
     kept = TextSample(drawing.samples, drawing.table_memory, drawing.seed)
-    watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, RunContext(sample=kept))
+    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
+    report = session.measure(watcher, session.batches(inputs, batching), RunContext(sample=kept))
     return _reported(report, kept, drawing)
 
 

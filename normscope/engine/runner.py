@@ -9,12 +9,12 @@ from torch import Tensor
 from normscope.capture.state import WatcherState
 from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import Watcher
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batching import Batch, Batching
 from normscope.engine.batch_splitting import BatchSplitter, cut
 from normscope.engine.forward import Forward, shifted
 from normscope.errors import CountingError, OutOfMemoryError
 
-# Batches double in size while at most this share of a GPU's memory was ever in use.
+# A GPU has room for larger batches while at most this share of its memory was ever in use.
 _ROOM = 0.4
 
 
@@ -30,17 +30,21 @@ class Runner:
         self._largest = self._longest = 0
         self._countable = math.inf
 
-    def run(self, batch: Batch, batches: Batches) -> None:
-        """Run one batch of `batches`, and adapt the size of later batches to the memory."""
-        failed, snapshot = bool(self.notes), self._snapshot(batch)
+    def run(self, batch: Batch) -> int:
+        """Run one batch, in parts if memory is short; return the slots of the largest part that ran."""
+        snapshot = self._snapshot(batch)
         if self._sample is not None:
             self._sample.begin(batch)
-        largest = self._run_countable(batch, snapshot)
-        self._watcher.tally.unknown += batches.unknown_in(batch)
-        if largest < batch.mask.numel():
-            batches.shrink(len(batch.sources), batch.mask.numel())
-        elif not failed and batches.tokens is not None and fullness(self._forward.device) < _ROOM:
-            batches.grow()
+        return self._run_countable(batch, snapshot)
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self._forward.device
+
+    def has_room(self) -> bool:
+        """Tell whether memory held all batches so far, and much of a GPU's memory was never in use."""
+        return not self.notes and fullness(self.device) < _ROOM
 
     def _snapshot(self, batch: Batch) -> WatcherState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
@@ -50,7 +54,7 @@ class Runner:
         slots, longest = batch.mask.numel(), batch.mask.shape[1]
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
-        affordable = copies_fit(self._forward.device) or not self._watcher.tally.batches
+        affordable = copies_fit(self.device) or not self._watcher.tally.batches
         return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
     def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:
