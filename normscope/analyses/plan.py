@@ -46,7 +46,7 @@ def dry_run(
     session = Session(loaded)
     with session.watching(watcher):
         sample = _sample(session, watcher, iter(texts), batching)
-        timed, seconds = _time_batch(sample, Runner(watcher, session.forward, batching, None))
+        timed, seconds = _time_batch(sample, watcher, session.forward, batching)
     tables = watcher.tables
     slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
@@ -95,14 +95,17 @@ def _sample(session: Session, watcher: Watcher, texts: Iterator[str], batching: 
     return _Sample(source, batches, complete=False, scale=total / len(first) if remaining else math.nan)
 
 
-def _time_batch(sample: _Sample, runner: Runner) -> tuple[Batch, float]:
+def _time_batch(
+    sample: _Sample, watcher: Watcher, forward: Forward, batching: Batching
+) -> tuple[Batch, float]:
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
+    runner = Runner(watcher, forward, batching, None)
     batch = sample.batches[len(sample.batches) // 2]
     runner.run(batch.part(slice(0, 1)))
     begun = time.perf_counter()
     runner.run(batch)
-    if runner.device.type == "cuda":
-        torch.cuda.synchronize(runner.device)
+    if forward.device.type == "cuda":
+        torch.cuda.synchronize(forward.device)
     return batch, time.perf_counter() - begun
 
 

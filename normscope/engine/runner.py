@@ -25,6 +25,7 @@ class Runner:
         self, watcher: Watcher, forward: Forward, batching: Batching, sample: TextSample | None
     ) -> None:
         self._watcher, self._forward, self._batching, self._sample = watcher, forward, batching, sample
+        self._device = forward.device
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
         self._largest = self._longest = 0
@@ -37,14 +38,9 @@ class Runner:
             self._sample.begin(batch)
         return self._run_countable(batch, snapshot)
 
-    @property
-    def device(self) -> torch.device:
-        """The model's device."""
-        return self._forward.device
-
     def has_room(self) -> bool:
         """Tell whether memory held all batches so far, and much of a GPU's memory was never in use."""
-        return not self.notes and fullness(self.device) < _ROOM
+        return not self.notes and fullness(self._device) < _ROOM
 
     def _snapshot(self, batch: Batch) -> WatcherState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
@@ -54,7 +50,7 @@ class Runner:
         slots, longest = batch.mask.numel(), batch.mask.shape[1]
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
-        affordable = copies_fit(self.device) or not self._watcher.tally.batches
+        affordable = copies_fit(self._device) or not self._watcher.tally.batches
         return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
     def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:

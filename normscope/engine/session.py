@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,21 @@ class Session:
         Raises UsageError for an object without its tokenizer, and for kinds that the model does not take.
         """
         clock.show("load")
-        loaded = _as_loaded(model, kinds, loading, tokenizer, processor)
+        needed = "tokenizer" if kinds == (TEXT,) else "processor"
+        if isinstance(model, Loaded):
+            loaded = model
+            if getattr(loaded, needed) is None:
+                expected = " and ".join(kinds)
+                raise UsageError(f"the model was loaded without its {needed}; load it for {expected}")
+        elif not isinstance(model, nn.Module):
+            loaded = load(model, loading, kinds)
+        elif (tokenizer if needed == "tokenizer" else processor) is None:
+            raise UsageError(f"a model object came without a {needed}; pass {needed}=... or the model's id")
+        else:
+            model = unwrapped(model)
+            name = getattr(model, "name_or_path", "") or type(model).__name__
+            # A run calls only what every torch module has.
+            loaded = Loaded(model, tokenizer, name, None, None, (), processor)  # type: ignore[arg-type]
         require_kinds(loaded.model, kinds)
         return cls(loaded, clock, kinds)
 
@@ -116,37 +130,26 @@ class Session:
             yield
 
     def prepare(self, watcher: Watcher, batches: Batches) -> list[str]:
-        """Find the token axis of every layer's input, and plan the tables; return notes.
+        """Find the axes of every layer's input, and plan the tables; return notes.
 
-        Texts run one by one if padding cannot be masked in the model, or not be recognised at a layer.
-        """
-        notes = self._probe(watcher)
-        if notes or not self.forward.takes_mask:
-            batches.size.one_by_one()
-        self.clock.plan(watcher.plan_tables(batches.max_length))
-        return notes
-
-    def _probe(self, watcher: Watcher) -> list[str]:
-        """Run a batch whose sizes are all different, from which each layer identifies the axes of its input.
-
-        Returns a note on why texts must run one by one, if they must.
+        A probe runs: a batch whose sizes are all different. Texts run one by one if padding cannot be masked
+        in the model, or not be recognised at a layer.
         """
         tokenizer: Any = self.loaded.tokenizer
         token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
         ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)
-        try:
-            with watcher.batch(probe=True):
-                self.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        except RunError:
-            return []  # If the model fails on the texts too, the run explains it.
-        names = [capture.norm.name for capture in watcher.captures if capture.unaligned]
-        if names:
-            return [
-                f"{names[0]} and {len(names) - 1} more do not see one row a token: texts were run one by one"
-            ]
-        if not self.forward.takes_mask:
-            return ["the model takes no attention mask: texts were run one by one"]
-        return []
+        reason = None
+        # If the model fails on the texts too, the run explains it.
+        with suppress(RunError), watcher.batch(probe=True):
+            self.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            if names := [capture.norm.name for capture in watcher.captures if capture.unaligned]:
+                reason = f"{names[0]} and {len(names) - 1} more do not see one row a token"
+            elif not self.forward.takes_mask:
+                reason = "the model takes no attention mask"
+        if reason or not self.forward.takes_mask:
+            batches.size.one_by_one()
+        self.clock.plan(watcher.plan_tables(batches.max_length))
+        return [f"{reason}: texts were run one by one"] if reason else []
 
 
 def text_batches(
@@ -156,29 +159,6 @@ def text_batches(
     tokenizer: Any = loaded.tokenizer
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
     return Batches(texts, tokenizer, batching, max_length=limit, keep=keep, hashed=hashed)
-
-
-def _as_loaded(
-    model: str | os.PathLike[str] | nn.Module | Loaded,
-    kinds: tuple[str, ...],
-    loading: Loading,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    processor: Any,
-) -> Loaded:
-    """Load a model, unless it is loaded; UsageError for a model object without its tokenizer."""
-    needed = "tokenizer" if kinds == (TEXT,) else "processor"
-    if isinstance(model, Loaded):
-        if getattr(model, needed) is None:
-            raise UsageError(f"the model was loaded without its {needed}; load it for {' and '.join(kinds)}")
-        return model
-    if not isinstance(model, nn.Module):
-        return load(model, loading, kinds)
-    if (tokenizer if needed == "tokenizer" else processor) is None:
-        raise UsageError(f"a model object came without a {needed}; pass {needed}=... or the model's id")
-    model = unwrapped(model)
-    name = getattr(model, "name_or_path", "") or type(model).__name__
-    # A run calls only what every torch module has.
-    return Loaded(model, tokenizer, name, None, None, (), processor)  # type: ignore[arg-type]
 
 
 def _require_numbers(watcher: Watcher) -> None:
