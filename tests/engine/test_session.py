@@ -12,6 +12,7 @@ from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.session import Session, text_batches
+from normscope.errors import UsageError
 from tests.support import models
 from tests.support.hub import word_tokenizer
 
@@ -63,3 +64,8 @@ def test_preparing_sets_the_size_of_batches_where_padding_cannot_be_masked(token
             assert session.prepare(watcher, batches) == notes
         assert (batches.size.texts, batches.batching.batch_size) == (size, size)
         assert watcher.run_info().tokens == 0
+
+
+def test_a_watcher_without_a_layer_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(UsageError, match="no normalization layer of BertForMaskedLM is left to measure"):
+        normscope.inspect(models.bert(), TEXTS, tokenizer=tokenizer, exclude=["*"])
