@@ -118,9 +118,7 @@ def _notes(report: Report, sample: TextSample, drawing: Drawing, layers: dict[st
     return notes
 
 
-def _layer(
-    layer: LayerReport, sample: TextSample, drawn: Sequence[Plan], momentum: float | None
-) -> LayerNoise:
+def _layer(layer: LayerReport, sample: TextSample, drawn: list[Plan], momentum: float | None) -> LayerNoise:
     samples = sample.layer(layer.name).moments()
     sizes = None
     if samples is not None:
