@@ -15,8 +15,9 @@ from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
-from normscope.engine.loop import RunContext, measure, prepare_model
+from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
@@ -60,26 +61,25 @@ def batch_noise(
 
     Raises what `inspect` raises, and TextError when there are not two texts to put into a batch.
     """
-    given = Inputs(texts)
-    clock = Clock(progress)
-    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
-    kept = TextSample(drawing.samples, drawing.table_memory, drawing.seed)
-    watcher = watch(loaded.model, layers=layers, exclude=exclude)
-    report = measure(loaded, given, batching, watcher, clock, RunContext(sample=kept))
-    return _reported(report, kept, drawing)
+    inputs = Inputs(texts)
+    session = Session.open(model, Clock(progress), loading, tokenizer)
+    sample = TextSample(drawing.samples, drawing.table_memory, drawing.seed)
+    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
+    report = session.measure(watcher, session.batches(inputs, batching), RunContext(sample=sample))
+    return _reported(report, sample, drawing)
 
 
-def _reported(report: Report, kept: TextSample, drawing: Drawing) -> BatchReport:
-    counted = kept.counted()
-    drawn = plans(drawing, kept.sources, [len(flags) for flags in counted])
+def _reported(report: Report, sample: TextSample, drawing: Drawing) -> BatchReport:
+    counted = sample.counted()
+    drawn = plans(drawing, sample.sources, [len(flags) for flags in counted])
     if not drawn:
-        least = min(drawing.sizes, default=2)
+        smallest = min(drawing.sizes, default=2)
         texts = "1 text" if len(counted) == 1 else f"{len(counted)} texts"
         raise TextError(
-            f"{texts} to put into batches; expected at least {least}; give more texts, or smaller --sizes"
+            f"{texts} to put into batches; expected at least {smallest}; give more texts, or smaller --sizes"
         )
     whole = filling(counted, np.arange(len(counted))[None])
-    layers = {name: _layer(layer, kept, drawn, drawing.momentum) for name, layer in report.layers.items()}
+    layers = {name: _layer(layer, sample, drawn, drawing.momentum) for name, layer in report.layers.items()}
     return BatchReport(
         __version__,
         report.model,
@@ -97,47 +97,47 @@ def _reported(report: Report, kept: TextSample, drawing: Drawing) -> BatchReport
         ),
         tuple(_filled(counted, plan) for plan in drawn),
         layers,
-        (*report.warnings, *_notes(report, kept, drawing, layers)),
+        (*report.warnings, *_notes(report, sample, drawing, layers)),
     )
 
 
-def _notes(report: Report, kept: TextSample, drawing: Drawing, layers: dict[str, LayerNoise]) -> list[str]:
+def _notes(report: Report, sample: TextSample, drawing: Drawing, layers: dict[str, LayerNoise]) -> list[str]:
     notes = []
-    if kept.limited and len(kept.sources) < report.run.texts:
+    if sample.limited and len(sample.sources) < report.run.texts:
         notes.append(
-            f"{len(kept.sources):,} texts are kept, not {drawing.samples:,}: more would take over the "
+            f"{len(sample.sources):,} texts are kept, not {drawing.samples:,}: more would take over the "
             f"{drawing.table_memory:,} bytes of table memory"
         )
-    left_out = sorted(size for size in drawing.sizes if size > len(kept.sources))
+    left_out = sorted(size for size in drawing.sizes if size > len(sample.sources))
     if left_out:
         sizes = ", ".join(map(str, left_out))
-        notes.append(f"no batches of {sizes}: only {len(kept.sources):,} texts are kept")
+        notes.append(f"no batches of {sizes}: only {len(sample.sources):,} texts are kept")
     for name, layer in layers.items():
         if layer.sizes is None and report.layers[name].calls:
             notes.append(f"{name}: its rows are not known to be any text's, so no batches can be formed")
     return notes
 
 
-def _layer(layer: LayerReport, kept: TextSample, drawn: Sequence[Plan], momentum: float | None) -> LayerNoise:
-    samples = kept.layer(layer.name).moments()
+def _layer(layer: LayerReport, sample: TextSample, drawn: list[Plan], momentum: float | None) -> LayerNoise:
+    samples = sample.layer(layer.name).moments()
     sizes = None
     if samples is not None:
-        found = noise(samples, [torch.from_numpy(plan.texts) for plan in drawn], momentum)
+        noises = noise(samples, [torch.from_numpy(plan.texts) for plan in drawn], momentum)
         counts = samples.count[:, 0]
-        sizes = tuple(_measured(plan, each, counts) for plan, each in zip(drawn, found, strict=True))
+        sizes = tuple(_measured(plan, each, counts) for plan, each in zip(drawn, noises, strict=True))
     return LayerNoise(layer.name, layer.index, layer.kind, layer.features, sizes)
 
 
-def _measured(plan: Plan, found: Noise, counts: Tensor) -> BatchNoise:
+def _measured(plan: Plan, measures: Noise, counts: Tensor) -> BatchNoise:
     tokens = counts[torch.from_numpy(plan.texts)].sum(1)
     return BatchNoise(
         plan.size,
         plan.order,
-        _parts(found.tid_mean, found.tid_variance),
-        _parts(found.elementwise_mean, found.elementwise_variance),
-        _parts(found.distance_mean, found.distance_variance),
-        None if found.running is None else _running(found.running),
-        excess(found.tid_mean, tokens, float(counts.sum())),
+        _parts(measures.tid_mean, measures.tid_variance),
+        _parts(measures.elementwise_mean, measures.elementwise_variance),
+        _parts(measures.distance_mean, measures.distance_variance),
+        None if measures.running is None else _running(measures.running),
+        excess(measures.tid_mean, tokens, float(counts.sum())),
     )
 
 
@@ -146,17 +146,17 @@ def _running(drift: RunningDiscrepancy) -> Running:
 
 
 def _filled(counted: Sequence[Flags], plan: Plan) -> BatchFilling:
-    found = filling(counted, plan.texts)
+    contents = filling(counted, plan.texts)
     return BatchFilling(
         plan.size,
         plan.order,
         len(plan.texts),
-        found.padding_share,
-        _summary(torch.from_numpy(found.tokens)),
-        found.positions,
-        found.positions_short,
-        found.late_samples,
-        found.variance_error,
+        contents.padding_share,
+        _summary(torch.from_numpy(contents.tokens)),
+        contents.positions,
+        contents.positions_short,
+        contents.late_samples,
+        contents.variance_error,
     )
 
 

@@ -11,8 +11,9 @@ from normscope.data.batching import Batching
 from normscope.data.media_files import FilePath, Inputs
 from normscope.data.shards import Shard
 from normscope.engine.checkpoint import Checkpoint, Saver, facts
-from normscope.engine.loop import RunContext, measure, prepare_model
+from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session
 from normscope.engine.stop import Stop
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
@@ -76,10 +77,9 @@ def inspect(
         raise UsageError("unique was asked for with images or sounds; expected texts alone; leave it out")
     if shard is not None:
         inputs = shard.of(inputs, batching.limit, unique=batching.unique)
-    clock = Clock(progress)
-    loaded = prepare_model(model, inputs.kinds, clock, loading, tokenizer, processor)
+    session = Session.open(model, Clock(progress), loading, tokenizer, processor, inputs.kinds)
     watcher = watch(
-        loaded.model,
+        session.loaded.model,
         layers=layers,
         exclude=exclude,
         per_call=per_call,
@@ -94,9 +94,10 @@ def inspect(
         "table memory": table_memory,
         "shard": shard,
     }
-    saver = Saver(checkpoint, facts(loaded, batching, selection) if checkpoint else {})
+    saver = Saver(checkpoint, facts(session.loaded, batching, selection) if checkpoint else {})
     context = RunContext(saver, stop or Stop(), shard=shard)
-    report = measure(loaded, inputs, batching, watcher, clock, context, moments=moments)
+    batches = session.batches(inputs, batching, hashed=checkpoint is not None)
+    report = session.measure(watcher, batches, context, moments=moments)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)
     return report

@@ -4,20 +4,19 @@ import math
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from normscope._version import __version__
-from normscope.capture.watched_model import describe
 from normscope.capture.watcher import Watcher, watch
 from normscope.data.batching import Batch, Batches, Batching
 from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
-from normscope.engine.loop import measuring, probe, text_batches
 from normscope.engine.runner import Runner
+from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
 from normscope.statistics.position_bins import MEMORY
@@ -44,21 +43,20 @@ def dry_run(
     watcher = watch(
         loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
     )
-    forward = Forward(loaded.model)
-    with measuring(loaded, watcher):
-        _, batching = probe(loaded, watcher, forward, batching)
-        sample = _sample(loaded, iter(texts), batching)
-        tables = watcher.plan_tables(sample.source.max_length)
-        timed, seconds = _time_batch(sample, watcher, forward, batching)
+    session = Session(loaded)
+    with session.watching(watcher):
+        sample = _sample(session, watcher, iter(texts), batching)
+        timed, seconds = _time_batch(sample, watcher, session.forward, batching)
+    tables = watcher.tables
     slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
         __version__,
-        replace(describe(loaded.model, loaded.id), revision=loaded.revision, commit=loaded.commit),
+        session.describe(),
         len(watcher.captures),
         Tables(tables.bytes, tables.rows, tables.positions, tables.bins.exact if tables.bins else None),
         sample.corpus(),
         TimedBatch(len(timed.sources), int(timed.valid.sum()), seconds),
-        _flops(forward, timed.part(slice(0, 1))),
+        _flops(session.forward, timed.part(slice(0, 1))),
         seconds / timed.mask.numel() * slots,
     )
 
@@ -83,9 +81,10 @@ class _Sample:
         return Corpus(round(self.source.texts * self.scale), round(tokens * self.scale), self.complete)
 
 
-def _sample(loaded: Loaded, texts: Iterator[str], batching: Batching) -> _Sample:
+def _sample(session: Session, watcher: Watcher, texts: Iterator[str], batching: Batching) -> _Sample:
     first = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
-    source = text_batches(loaded, first, batching)
+    source = text_batches(session.loaded, first, batching)
+    session.prepare(watcher, source)
     batches = list(source)
     if not batches:
         raise no_text(source.skipped)
@@ -102,9 +101,9 @@ def _time_batch(
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
     runner = Runner(watcher, forward, batching, None)
     batch = sample.batches[len(sample.batches) // 2]
-    runner.run(batch.part(slice(0, 1)), sample.source)
+    runner.run(batch.part(slice(0, 1)))
     begun = time.perf_counter()
-    runner.run(batch, sample.source)
+    runner.run(batch)
     if forward.device.type == "cuda":
         torch.cuda.synchronize(forward.device)
     return batch, time.perf_counter() - begun

@@ -1,8 +1,8 @@
 """Hooks that are safe in a user's model: one thread at a time, no backward passes, no effect in copies."""
 
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,17 @@ class Hook:
     def __reduce__(self) -> tuple[Any, ...]:
         # A standard-library method that returns None: a pickled model can be loaded without normscope.
         return getattr, (nullcontext(), "__exit__")
+
+
+@contextmanager
+def attributes(owner: object, **values: Any) -> Iterator[None]:
+    """Give an object's attributes these values inside the context, and the earlier ones after it."""
+    before = {name: getattr(owner, name) for name in values}
+    vars(owner).update(values)
+    try:
+        yield
+    finally:
+        vars(owner).update(before)
 
 
 def uncounted() -> str | None:

@@ -31,14 +31,15 @@ from normscope.errors import UsageError
 from normscope.statistics.alignment import TokenMask
 from normscope.statistics.position_bins import Bins
 
+Mask = Tensor | None
 _UNLESS = "padding counts unless watcher.mask is set"
 
 
 class UserMasks(NamedTuple):
     """The user's own masks, (B, T): for the text, and for the decoder of an encoder-decoder."""
 
-    text: Tensor | None
-    decoder: Tensor | None
+    text: Mask
+    decoder: Mask
 
 
 class Scopes:

@@ -6,7 +6,7 @@ context ends, also after an exception.
 
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.counters import Tally
-from normscope.capture.hooks import BACKWARD, Hook, InputCopy, Turn, uncounted
+from normscope.capture.hooks import BACKWARD, Hook, InputCopy, Turn, attributes, uncounted
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_capture import LayerCapture
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
-from normscope.capture.token_scopes import Scopes, UserMasks
+from normscope.capture.token_scopes import Mask, Scopes, UserMasks
 from normscope.capture.watched_model import describe, require_content, require_model, require_number
 from normscope.data.max_length import length_limit
 from normscope.errors import NormscopeError, UsageError
@@ -54,10 +54,9 @@ def watch(
         report = watcher.report()
 
     Padding does not count. It is read from the forward's own `attention_mask` (B, T), which is mapped
-    through the convolutions of an audio model. For a decoder it is read from the decoder's own mask, or
-    from labels of -100 at the end of a text. For a model without a mask, or to leave out more tokens,
-    set `watcher.mask`, for the tokens or for the rows of a layer. Packed texts in one row are separated
-    where `position_ids` go back.
+    through the convolutions of an audio model. For a decoder it is read from its own mask, or from
+    labels of -100 at the end of a text. For a model without a mask, or to leave out more tokens, set
+    `watcher.mask`, for tokens or a layer's rows. Packed texts are separated where `position_ids` go back.
 
     `layers` and `exclude` are globs on layer names. All calls of a layer in one forward are pooled by
     default. With `per_call` each call is reported separately, as "name#1", "name#2". The context may
@@ -103,11 +102,11 @@ class Watcher:
         self._reference = weakref.ref(model)
         self._described: ModelInfo | None = None
         self.mask: Tensor | None = None
-        """Which tokens, or rows of a tower's layers, count in the next forwards, (B, T): true or 1."""
+        """Which tokens, or rows of a tower's layers, count outside a `batch`, (B, T): true or 1."""
         self.decoder_mask: Tensor | None = None
         """The same mask for the tokens of the decoder of an encoder-decoder."""
-        self.probing = False
-        """Whether the next forwards are probes, which only find the layouts of the layers' inputs."""
+        self._probing = False
+        self._skip: Sequence[int] = ()
         norms = find(model)
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
@@ -118,6 +117,8 @@ class Watcher:
         """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
+        self.scope_notes = self._scopes.notes
+        """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory
         self.plan_tables(length_limit(None, getattr(model, "config", None)))
         self._untried = untried(model)
@@ -147,11 +148,6 @@ class Watcher:
         """The captures of all layers, in order; one for each call if calls are reported separately."""
         return [capture for layer in self.layers for capture in layer.captures]
 
-    @property
-    def scope_notes(self) -> dict[str, None]:
-        """Notes on tokens and masks that could not be read, each note once."""
-        return self._scopes.notes
-
     def plan_tables(self, positions: int | None) -> TablePlan:
         """Choose the bins of late positions for texts of `positions` tokens, before any forward counts.
 
@@ -168,10 +164,14 @@ class Watcher:
         """Return how many calls of each layer the last forward has counted, even if it failed later."""
         return [max(layer.skipped, layer.calls) for layer in self.layers]
 
-    def skip_calls(self, skipped: Sequence[int]) -> None:
-        """Let each layer skip its number of calls in each of the next forwards: they are already counted."""
-        for layer, number in zip(self.layers, skipped, strict=True):
-            layer.skipped = number
+    def batch(
+        self, mask: Mask = None, decoder_mask: Mask = None, skip: Sequence[int] = (), *, probe: bool = False
+    ) -> AbstractContextManager[None]:
+        """Use these masks for the forwards inside, in which each layer skips its number of first calls.
+
+        A `probe` counts nothing: it only finds the layouts of the layers' inputs.
+        """
+        return attributes(self, mask=mask, decoder_mask=decoder_mask, _skip=skip, _probing=probe)
 
     def name_words(self) -> None:
         """Attach the token ids to the masks of the next forwards."""
@@ -262,7 +262,8 @@ class Watcher:
         # Held until the forward ends: scopes and call counts are of one forward at a time.
         self._turn.take()
         if self._scopes.depth == 0:
-            for layer in self.layers:
+            for layer, skipped in zip(self.layers, self._skip or [0] * len(self.layers), strict=True):
+                layer.skipped = skipped
                 layer.start()
         try:
             self._scopes.open(module, args, kwargs, UserMasks(self.mask, self.decoder_mask))
@@ -283,7 +284,7 @@ class Watcher:
         scope = self._scopes.current
         # This hook does not run after an exception, so a failed forward is not counted as one.
         self._searched |= self._scopes.depth == 1
-        if self._scopes.depth == 1 and scope is not None and not self.probing:
+        if self._scopes.depth == 1 and scope is not None and not self._probing:
             if not scope.is_empty:
                 self.tally.add(scope.mask)
             self._has_run = True
@@ -346,4 +347,4 @@ class Watcher:
             layer.start()  # A layer that is called on its own.
         # Tensors created in inference mode could not be updated by a later forward outside of it.
         with torch.inference_mode(False), torch.no_grad(), self._functional.paused():
-            layer.add(values, output, original, (scope or Scope(None)).parts, probe=self.probing)
+            layer.add(values, output, original, (scope or Scope(None)).parts, probe=self._probing)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from normscope.data.batch_size import BatchSize
 from normscope.data.corpus import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
 from normscope.data.text_lines import lone_surrogate
@@ -21,9 +22,6 @@ ORDERS = ("length", "given")
 _SPECIAL_TOKENS = ("include", "exclude")
 
 AUTO: Literal["auto"] = "auto"
-# The first size of a batch with "auto", in tokens: enough to keep a processor busy, and few enough for any.
-AUTO_TOKENS = 4096
-_MAX_AUTO_TOKENS = 64 * AUTO_TOKENS
 
 # A window of texts is tokenised and sorted together: long enough to sort well, short enough for memory.
 _WINDOW_BATCHES = 64
@@ -115,8 +113,8 @@ class Batches:
     limit that applies: this one or a smaller `batching.max_length`. The tokenizer cuts longer texts, and
     keeps a closing [SEP].
 
-    `tokens` is the maximum number of token slots in a batch with batch size "auto", else None. `ended` is
-    true when all texts, or as many as the limit allows, are read.
+    `size` is the size of the batches that come next. `ended` is true when all texts, or as many as the
+    limit allows, are read.
 
     The counts so far: `texts` were read and used, `truncated` of them were cut, `repeated` of them repeat
     an earlier one, and `pending` of them are in no batch yet. `skipped` were blank or without a token to
@@ -126,8 +124,7 @@ class Batches:
     its template puts around a text; unknown and mask tokens stay. A literal "[SEP]" in a text is excluded
     too, because it is the same token to the model.
 
-    `start` is the position of an earlier run: its texts are read again, but only its pending ones are
-    returned again. With `hashed` the position has a digest of the texts.
+    With `hashed` the position has a digest of the texts.
     """
 
     def __init__(
@@ -139,7 +136,6 @@ class Batches:
         max_length: int | None,
         keep: bool = False,
         hashed: bool = False,
-        start: Position | None = None,
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
@@ -147,13 +143,12 @@ class Batches:
         self.ended = False
         self._corpus = CorpusReader(Unique(texts) if batching.unique else texts, hashed=hashed)
         self._repeats = None if batching.unique else Repeats()
-        self._start = start
+        self._start: Position | None = None
         self._rows: list[Row] = []
-        self.batching = batching
+        self._batching = batching
         self._left = batching.limit
         self._finished: list[Batch] | None = [] if keep else None
-        self.tokens = AUTO_TOKENS if batching.batch_size == AUTO else None
-        self._max_texts = _WINDOW_TEXTS if batching.batch_size == "auto" else batching.batch_size
+        self.size = BatchSize(None if batching.batch_size == "auto" else batching.batch_size)
         excluding = batching.special_tokens == "exclude"
         self._encoder = TextEncoder(
             tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding
@@ -161,12 +156,21 @@ class Batches:
         self.max_length = self._encoder.max_length
 
     @property
+    def batching(self) -> Batching:
+        """The options of these batches; their batch size is 1 where texts have to run one by one."""
+        return replace(self._batching, batch_size=self.size.asked or AUTO)
+
+    def resume(self, start: Position) -> None:
+        """Begin at the position of an earlier run: of the texts before it, only pending ones run again."""
+        self._start = start
+
+    @property
     def expected(self) -> int | None:
         """An estimate of the number of texts; None while a source that has not ended gives no hint."""
         if self.ended:
             return self.texts
         left = operator.length_hint(self._corpus)
-        limit = math.inf if self.batching.limit is None else self.batching.limit
+        limit = math.inf if self._batching.limit is None else self._batching.limit
         return int(min(self.texts + left, limit)) if left else None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -184,7 +188,7 @@ class Batches:
             yield from self._full_batches()
         for window in self._windows():
             self._rows += self._tokenise(window)
-            if self.batching.order == "length":
+            if self._batching.order == "length":
                 self._rows.sort(key=lambda row: len(row.ids), reverse=True)
             # Texts that do not fill a batch wait for the next window: only the last batch is smaller.
             yield from self._full_batches()
@@ -200,30 +204,9 @@ class Batches:
         unknown = self._encoder.unknown
         return 0 if unknown is None else int((batch.valid & (batch.inputs["input_ids"] == unknown)).sum())
 
-    def one_by_one(self) -> None:
-        """Put one text into each batch."""
-        self.batching = replace(self.batching, batch_size=1)
-        self._max_texts, self.tokens = 1, None
-
-    def shrink(self, texts: int, tokens: int) -> None:
-        """Limit later batches to half of this many texts or, with batch size "auto", token slots."""
-        self._max_texts = max(1, texts // 2) if self.tokens is None else self._max_texts
-        self.tokens = None if self.tokens is None else max(1, tokens // 2)
-
-    def grow(self) -> None:
-        """Allow twice as many tokens in later batches, with batch size "auto"."""
-        self.tokens = None if self.tokens is None else min(2 * self.tokens, _MAX_AUTO_TOKENS)
-
     def _fill(self) -> int:
-        """Return how many of the pending rows fill a batch; one more than there are if they do not."""
-        if self.tokens is None:
-            return self._max_texts
-        longest = 0
-        for number, row in enumerate(self._rows):
-            longest = max(longest, len(row.ids))
-            if number == self._max_texts or (number and (number + 1) * longest > self.tokens):
-                return number
-        return len(self._rows) + 1
+        """Return how many of the pending rows fill a batch; more than there are if they do not."""
+        return self.size.fill(len(row.ids) for row in self._rows)
 
     def _next_batch(self, size: int) -> Batch:
         rows = self._rows[:size]
@@ -281,7 +264,7 @@ class Batches:
 
     def _windows(self) -> Iterator[list[Text]]:
         """Yield windows of texts, without blank ones, and without reading past the limit."""
-        size = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self._max_texts)
+        size = min(_WINDOW_TEXTS, _WINDOW_BATCHES * self.size.texts)
         window: list[Text] = []
         characters = 0
         while self._left is None or self._left > 0:

@@ -9,12 +9,12 @@ from torch import Tensor
 from normscope.capture.state import WatcherState
 from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import Watcher
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batching import Batch, Batching
 from normscope.engine.batch_splitting import BatchSplitter, cut
 from normscope.engine.forward import Forward, shifted
 from normscope.errors import CountingError, OutOfMemoryError
 
-# Batches double in size while at most this share of a GPU's memory was ever in use.
+# A GPU has room for larger batches while at most this share of its memory was ever in use.
 _ROOM = 0.4
 
 
@@ -25,24 +25,22 @@ class Runner:
         self, watcher: Watcher, forward: Forward, batching: Batching, sample: TextSample | None
     ) -> None:
         self._watcher, self._forward, self._batching, self._sample = watcher, forward, batching, sample
+        self._device = forward.device
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
         self._largest = self._longest = 0
         self._countable = math.inf
 
-    def run(self, batch: Batch, batches: Batches) -> None:
-        """Run one batch of `batches`, and adapt the size of later batches to the memory."""
-        failed, snapshot = bool(self.notes), self._snapshot(batch)
+    def run(self, batch: Batch) -> int:
+        """Run one batch, in parts if memory is short; return the slots of the largest part that ran."""
+        snapshot = self._snapshot(batch)
         if self._sample is not None:
             self._sample.begin(batch)
-        uncounted = [0] * len(self._watcher.counted_calls())
-        largest = self._run_countable(batch, uncounted, snapshot)
-        self._watcher.skip_calls(uncounted)
-        self._watcher.tally.unknown += batches.unknown_in(batch)
-        if largest < batch.mask.numel():
-            batches.shrink(len(batch.sources), batch.mask.numel())
-        elif not failed and batches.tokens is not None and fullness(self._forward.device) < _ROOM:
-            batches.grow()
+        return self._run_countable(batch, snapshot)
+
+    def has_room(self) -> bool:
+        """Tell whether memory held all batches so far, and much of a GPU's memory was never in use."""
+        return not self.notes and fullness(self._device) < _ROOM
 
     def _snapshot(self, batch: Batch) -> WatcherState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
@@ -52,10 +50,10 @@ class Runner:
         slots, longest = batch.mask.numel(), batch.mask.shape[1]
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
-        affordable = copies_fit(self._forward.device) or not self._watcher.tally.batches
+        affordable = copies_fit(self._device) or not self._watcher.tally.batches
         return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
 
-    def _run_countable(self, batch: Batch, uncounted: Sequence[int], snapshot: WatcherState | None) -> int:
+    def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:
         """Run a batch in parts that the layers can count; return the maximum of slots that ran at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
@@ -64,7 +62,7 @@ class Runner:
         number = self._splitter.number = self._countable_parts(batch)
 
         def run(parts: list[Batch]) -> int:
-            return max(self._run(part, uncounted) for part in parts)
+            return max(self._run(part) for part in parts)
 
         if snapshot is None:
             return run(cut(batch, number))
@@ -89,7 +87,7 @@ class Runner:
             number *= 2
         return number
 
-    def _run(self, batch: Batch, counted: Sequence[int]) -> int:
+    def _run(self, batch: Batch, counted: Sequence[int] = ()) -> int:
         """Run a batch, in halves if memory runs out; return the maximum of slots that ran at once.
 
         `counted` are the calls of each layer that have counted this batch already: a forward that fails
@@ -97,11 +95,9 @@ class Runner:
         """
         if self._sample is not None:
             self._sample.select(batch.sources)
-        self._watcher.mask = batch.valid
-        self._watcher.decoder_mask = decoder_valid(batch, self._batching)
-        self._watcher.skip_calls(counted)
         try:
-            self._forward(batch.inputs)
+            with self._watcher.batch(batch.valid, decoder_valid(batch, self._batching), counted):
+                self._forward(batch.inputs)
             return batch.mask.numel()
         except OutOfMemoryError:
             if len(batch.sources) == 1:

@@ -24,9 +24,8 @@ from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.measures import SIZE, LayerMeasures, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens
 from normscope.data.media_files import Inputs
-from normscope.engine.loop import prepare_model
 from normscope.engine.progress import Clock
-from normscope.models.location import Loading
+from normscope.engine.session import Session
 from normscope.results.why import Interval
 from normscope.statistics.expected_noise import late_reach
 from normscope.statistics.jackknife import difference, interval
@@ -42,7 +41,7 @@ class Population:
     def __init__(self, model: Any, texts: Sequence[str], max_length: int) -> None:
         choices = analysis._Choices(normscope.Batching(max_length=max_length), 0, 8 << 30, LAYERS, ())
         kept = KeptTokens(len(texts), choices.memory, 0, analysis._special(model))
-        report = analysis._run(model, Inputs(texts), choices, kept, Clock(None))
+        report = analysis._run(Session(model), Inputs(texts), choices, kept)
         self.lengths = torch.tensor([len(flags) for flags in kept.counted()])
         self.layers = list(analysis._rows(report, kept, list(report.layers)))
         self._ends = [
@@ -103,7 +102,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=64)
     options = parser.parse_args()
     texts = list(dict.fromkeys(options.file.read_text(encoding="utf-8").splitlines()))
-    model = prepare_model("demo", ("text",), Clock(None), Loading(), None)
+    model = Session.open("demo", Clock(None)).loaded
     real = Population(model, texts, options.max_length)
     random = Population(model, nulls.shuffled(texts, texts, seed=1), options.max_length)
     print(

@@ -52,10 +52,8 @@ def single_numbers(model: Any, name: str, samples: list[Inputs], rows: Rows = al
     return measure(stack([(x, norm(x, eps), np.arange(len(x))) for x in kept]), eps)
 
 
-def watched(model: Any, batch: Inputs, **masks: torch.Tensor) -> normscope.Report:
-    with normscope.watch(model) as watcher, torch.no_grad():
-        for name, mask in masks.items():
-            setattr(watcher, name, mask)
+def watched(model: Any, batch: Inputs, **masks: Any) -> normscope.Report:
+    with normscope.watch(model) as watcher, watcher.batch(**masks), torch.no_grad():
         model(**batch)
     return watcher.report()
 

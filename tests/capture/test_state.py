@@ -75,8 +75,8 @@ def run(watcher: Watcher, model: Model, seeds: range) -> Watcher:
     with watcher, torch.no_grad():
         for seed in seeds:
             # The first token does not count, as where special ones are left out.
-            watcher.mask = mask & (torch.arange(7) > 0)
-            model(torch.full((3, 7), seed), mask.long())
+            with watcher.batch(mask & (torch.arange(7) > 0)):
+                model(torch.full((3, 7), seed), mask.long())
     return watcher
 
 

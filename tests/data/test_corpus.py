@@ -26,7 +26,10 @@ WORDS = [
 
 
 def batches_of(texts: list[str], batching: Batching, start: Position | None = None) -> Batches:
-    return Batches(iter(texts), TOKENIZER, batching, max_length=None, hashed=True, start=start)
+    batches = Batches(iter(texts), TOKENIZER, batching, max_length=None, hashed=True)
+    if start is not None:
+        batches.resume(start)
+    return batches
 
 
 def plain(batch: Batch) -> list[Any]:

@@ -273,14 +273,14 @@ def test_a_rank_without_texts(forks: Forks, place: Path) -> None:
 
 FAILS = """
 import os
-from normscope.engine import loop as scan
+from normscope.engine.session import Session
 from normscope.errors import RunError
-real = scan.measure
+real = Session.measure
 def measure(*given, **named):
     if os.environ["RANK"] == "{rank}":
         {what}
     return real(*given, **named)
-scan.measure = measure
+Session.measure = measure
 """
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import normscope
-from normscope.data.batching import AUTO, AUTO_TOKENS, Batch, Batches, Batching
+from normscope.data.batch_size import AUTO_TOKENS
+from normscope.data.batching import AUTO, Batch, Batches, Batching
 from normscope.data.sample_sentences import SENTENCES
 from normscope.engine.runner import decoder_valid
 from normscope.errors import OutOfMemoryError, RunError, UsageError

@@ -13,7 +13,7 @@ from typing import Any
 SERVER = """
 import json, os, signal, sys
 import torch, transformers, safetensors.torch
-import normscope.engine.loop
+import normscope.engine.session
 import normscope.analyses.merge
 import normscope.statistics.position_tables_file
 import normscope.analyses.distributed

@@ -18,12 +18,11 @@ from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
 from normscope.data.held_out_split import SplitTexts, split_texts
 from normscope.engine.forward import evaluating
-from normscope.engine.loop import prepare_model, text_batches
 from normscope.engine.progress import Progress
+from normscope.engine.session import Session, text_batches
 from normscope.errors import ReportError, SaveError
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
-from normscope.models.modality import TEXT
 from normscope.norms.module_tree import uncompiled
 from normscope.results.swap import (
     CalibrationInfo,
@@ -69,16 +68,16 @@ def swap(
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
-    loaded = prepare_model(model, (TEXT,), work, loading, tokenizer)
+    session = Session.open(model, work, loading, tokenizer)
     parted = split_texts(texts, calibration, batching.limit, unique=batching.unique)
     # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
-    work.expected = _expected(parted, swapping, len(layer_names(loaded, layers, exclude)))
-    batches = text_batches(loaded, parted.calibration, batching, keep=swapping.recalibrate)
-    measured = measure_calibration(loaded, batches, work, layers, exclude)
+    work.expected = _expected(parted, swapping, len(layer_names(session.loaded, layers, exclude)))
+    batches = text_batches(session.loaded, parted.calibration, batching, keep=swapping.recalibrate)
+    measured = measure_calibration(session, batches, layers, exclude)
     work.finish(measured.report.run.texts, measured.report.run.tokens)
-    trial = Trial(loaded, parted, batches, swapping, measured, work)
-    with quiet(), uncompiled(), evaluating(loaded.model), torch.no_grad():
+    trial = Trial(session, parted, batches, swapping, measured, work)
+    with quiet(), uncompiled(), evaluating(session.loaded.model), torch.no_grad():
         report = _report(trial, swapping, measured, parted)
         checked = trial.fold() if swapping.fold else None
         if checked is not None:

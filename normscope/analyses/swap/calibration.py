@@ -14,8 +14,8 @@ from normscope.analyses.swap.replacement import Statistics, obstacle
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Inputs
-from normscope.engine.loop import measure, prepare_model, text_batches
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session, text_batches
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
@@ -107,11 +107,10 @@ def calibrate(
     All arguments are as for `inspect`. The result has no statistics of layers that cannot be replaced.
     Raises what `inspect` raises, and UsageError when no layer can be replaced.
     """
-    given = Inputs(texts)
-    clock = Clock(progress)
-    loaded = prepare_model(model, given.kinds, clock, loading, tokenizer)
-    batches = text_batches(loaded, given.texts or (), batching)
-    return measure_calibration(loaded, batches, clock, layers, exclude).calibration
+    inputs = Inputs(texts)
+    session = Session.open(model, Clock(progress), loading, tokenizer)
+    batches = text_batches(session.loaded, inputs.texts or (), batching)
+    return measure_calibration(session, batches, layers, exclude).calibration
 
 
 @dataclass(frozen=True)
@@ -124,18 +123,14 @@ class MeasuredCalibration:
 
 
 def measure_calibration(
-    loaded: Loaded,
-    batches: Batches,
-    clock: Clock,
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    session: Session, batches: Batches, layers: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> MeasuredCalibration:
     """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
-    watcher = watch(loaded.model, layers=layers, exclude=exclude)
+    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
         # With this the capture also averages each token's scale, which "frozen" needs.
         capture.state.scales = Moments.empty(1, 1)
-    report = measure(loaded, Inputs(()), batches.batching, watcher, clock, batches=batches)
+    report = session.measure(watcher, batches)
     measured: dict[str, Statistics] = {}
     notes = []
     for capture in watcher.captures:
@@ -146,4 +141,4 @@ def measure_calibration(
             measured[capture.norm.name] = statistics
     if not measured:
         raise UsageError(f"no layer can be replaced ({notes[0]}); expected a LayerNorm or an RMSNorm")
-    return MeasuredCalibration(Calibration(loaded.id, measured), report, tuple(notes))
+    return MeasuredCalibration(Calibration(session.loaded.id, measured), report, tuple(notes))

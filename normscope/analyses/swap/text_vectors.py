@@ -17,8 +17,8 @@ from normscope.data.corpus import no_text
 from normscope.data.tokenization import special_ids
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import Forward, evaluating
-from normscope.engine.loop import text_batches
 from normscope.engine.runner import decoder_valid
+from normscope.engine.session import text_batches
 from normscope.models.loading import Loaded, quiet
 from normscope.norms.module_tree import uncompiled
 

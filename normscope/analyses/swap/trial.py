@@ -19,11 +19,11 @@ from normscope.capture.counters import Tally
 from normscope.data.batching import Batch, Batches
 from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
-from normscope.engine.loop import run_info, text_batches
+from normscope.engine.loop import run_info
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.runner import decoder_valid
+from normscope.engine.session import Session, text_batches
 from normscope.errors import TextError
-from normscope.models.loading import Loaded
 from normscope.results.swap import Baseline, Effect
 from normscope.statistics.alignment import TokenMask
 from normscope.statistics.bootstrap import resamples
@@ -72,14 +72,15 @@ class Trial:
 
     def __init__(
         self,
-        loaded: Loaded,
+        session: Session,
         texts: SplitTexts,
         batches: Batches,
         swapping: Swapping,
         measured: MeasuredCalibration,
         work: Work,
     ) -> None:
-        self._loaded, self._calibration_batches, self._work = loaded, batches, work
+        self._session, self._calibration_batches, self._work = session, batches, work
+        loaded = session.loaded
         self._batching = batches.batching
         self.names: Variant = tuple(measured.calibration.layers)
         self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
@@ -182,7 +183,7 @@ class Trial:
 
     def _fold_readers(self, parts: Sequence[Batch]) -> Fold:
         question = self.readout.ask(parts[0])
-        return fold_readers(self._swap, self._loaded.id, lambda: self.readout.output(question))
+        return fold_readers(self._swap, self._session.loaded.id, lambda: self.readout.output(question))
 
     def _run_batches(self, work: Callable[[Run], list[Tensor]]) -> Iterator[list[Tensor]]:
         for batch in self._batches:
@@ -206,7 +207,7 @@ class Trial:
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
                 only = [glob.escape(name)]
-                measured = measure_calibration(self._loaded, self._calibration_batches, self._work, only)
+                measured = measure_calibration(self._session, self._calibration_batches, only)
             self._work.finish(measured.report.run.texts, measured.report.run.tokens)
             self.parts.hear(measured.report.warnings)
             statistics = measured.calibration.layers[name]

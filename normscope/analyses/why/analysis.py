@@ -25,8 +25,9 @@ from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.media_files import FilePath, Inputs
 from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
-from normscope.engine.loop import RunContext, measure, prepare_model
+from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session, text_batches
 from normscope.errors import TextError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
@@ -96,7 +97,8 @@ def why(
     unique = Unique(inputs.texts or ())
     sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
-    loaded = prepare_model(model, inputs.kinds, clock, loading, tokenizer)
+    session = Session.open(model, clock, loading, tokenizer)
+    loaded = session.loaded
     vision = None
     if beside is not None:
         options = options_beside(loading, batching)
@@ -111,7 +113,7 @@ def why(
         )
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    report = _run(loaded, replace(inputs, texts=sampled), choices, kept, clock)
+    report = _run(session, replace(inputs, texts=sampled), choices, kept)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
     sampling = _sampling(kept, seed)
@@ -151,10 +153,11 @@ def why(
     )
 
 
-def _run(loaded: Loaded, inputs: Inputs, choices: _Choices, kept: KeptTokens, clock: Clock) -> Report:
-    watcher = watch(loaded.model, layers=choices.layers, exclude=choices.exclude)
+def _run(session: Session, inputs: Inputs, choices: _Choices, kept: KeptTokens) -> Report:
+    watcher = watch(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
     watcher.name_words()
-    return measure(loaded, inputs, choices.batching, watcher, clock, RunContext(sample=kept))
+    batches = session.batches(inputs, choices.batching)
+    return session.measure(watcher, batches, RunContext(sample=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:
@@ -193,7 +196,7 @@ def _shuffled(
     """Measure texts of shuffled words, by layer."""
     kept = KeptTokens(len(texts), choices.memory, choices.seed, _special(loaded))
     whole = replace(choices, batching=replace(choices.batching, limit=None))
-    report = _run(loaded, Inputs(texts), whole, kept, Clock(None))
+    report = _run(Session(loaded), Inputs(texts), whole, kept)
     sampling = _sampling(kept, choices.seed)
     return {rows.name: measured(rows, sampling, null=True) for rows in _rows(report, kept, names)}
 
@@ -212,7 +215,7 @@ def _scales(
 
     def effects(model: Loaded, given: Sequence[str]) -> ScaleEffects:
         watcher = watch(model.model, layers=choices.layers, exclude=choices.exclude)
-        report = measure(model, Inputs(given), batching, watcher, Clock(None))
+        report = Session(model).measure(watcher, text_batches(model, given, batching))
         return scale_effects.scale_effects(model, given, batching, report)
 
     return {

@@ -13,8 +13,9 @@ from normscope.capture.text_sample import TextSample
 from normscope.capture.watcher import watch
 from normscope.data.batching import AUTO, Batching
 from normscope.data.media_files import FilePath, Inputs
-from normscope.engine.loop import RunContext, measure, prepare_model
+from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
+from normscope.engine.session import Session
 from normscope.errors import MediaError, RunError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
@@ -58,10 +59,10 @@ def image_moments(
     is left.
     """
     inputs = _two_or_more(_unique(_two_or_more(images).images))
-    clock = Clock(progress)
-    loaded = prepare_model(model, inputs.kinds, clock, loading, None, processor)
+    session = Session.open(model, Clock(progress), loading, None, processor, inputs.kinds)
     kept = TextSample(len(inputs.images), table_memory, seed)
-    report = measure(loaded, inputs, batching, watch(loaded.model), clock, RunContext(sample=kept))
+    batches = session.batches(inputs, batching)
+    report = session.measure(watch(session.loaded.model), batches, RunContext(sample=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
     layers = {name: moments for name, moments in found.items() if moments is not None}
     if not layers:
