@@ -279,6 +279,40 @@ def test_shared_layers_and_a_decoder_are_measured_too() -> None:
     assert not any("have no part in this" in warning for warning in report.warnings)
 
 
+class Bare(torch.nn.Module):
+    """A BERT in a module of the user's own, which no configuration makes; `states` lets its states out."""
+
+    def __init__(self, model: Any, *, states: bool = True) -> None:
+        super().__init__()
+        self.model, self.states = model, states
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.model(input_ids, attention_mask).last_hidden_state
+        return hidden if self.states else hidden[:, 0]
+
+
+def test_claim_4_needs_no_untrained_copy() -> None:
+    """It is only shown: the null is shuffled words."""
+    model = bert().bert
+    alone, bare = tried(model, texts()), tried(Bare(model), texts())
+    of_4 = [next(each for each in report.claims if each.id == "4") for report in (alone, bare)]
+    copy = "the same in an untrained copy"
+    assert [any(e.name == copy for e in claim.evidence) for claim in of_4] == [True, False]
+    assert of_4[1].verdict == of_4[0].verdict != "not testable here"
+    deciding = [[layer.number.value for layer in claim.evidence[0].layers] for claim in of_4]
+    assert deciding[1] == pytest.approx(deciding[0], abs=1e-4)
+    assert any("claim 4 is without its line on an untrained copy: the class" in w for w in bare.warnings)
+    assert not any("untrained copy" in warning for warning in alone.warnings)
+
+
+def test_a_model_without_hidden_states_leaves_only_claim_4_untested() -> None:
+    found = tried(Bare(bert().bert, states=False), texts()).claims
+    (claim,) = (each for each in found if each.id == "4")
+    assert claim.verdict == "not testable here"
+    assert "gives no last hidden state" in claim.rule
+    assert verdict(found, "3") != "not testable here"
+
+
 # The real one, and what is shown
 
 

@@ -27,7 +27,7 @@ from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
 from normscope.engine.loop import RunContext, measure, prepare_model
 from normscope.engine.progress import Clock, Progress
-from normscope.errors import TextError
+from normscope.errors import RunError, TextError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
@@ -123,7 +123,7 @@ def why(
     shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
     noise, without_images = _image_noise(vision, len(kept.sources))
     few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts_again, shuffled))
-    scales, without = _scales(loaded, few, few_shuffled, choices)
+    scales, without, scale_notes = _scales(loaded, few, few_shuffled, choices)
     material = Material(
         sampling.lengths,
         sampling.weights,
@@ -145,6 +145,7 @@ def why(
         (
             *report.warnings,
             *_notes(report, kept, len(report.layers) - len(found), 0 if batching.unique else unique.repeated),
+            *scale_notes,
             *(() if vision is None else vision.notes),
         ),
         len(texts_again),
@@ -200,13 +201,13 @@ def _shuffled(
 
 def _scales(
     loaded: Loaded, texts: Sequence[str], shuffled: Sequence[str], choices: _Choices
-) -> tuple[dict[str, ScaleEffects], dict[str, str]]:
-    """Measure other scales in the model, on both texts, and in its untrained copy; say why that cannot be."""
-    copy = nulls.untrained(loaded, choices.seed)
-    if isinstance(copy, str):
-        return {}, {"4": copy}
+) -> tuple[dict[str, ScaleEffects], dict[str, str], list[str]]:
+    """Measure other scales in the model, on both texts, and in its untrained copy.
+
+    Also say why this cannot be tested, by claim, and note a missing copy, which is only shown.
+    """
     if len(texts) < _LEAST_TEXTS:
-        return {}, {"4": f"it needs {_LEAST_TEXTS} texts"}
+        return {}, {"4": f"it needs {_LEAST_TEXTS} texts"}, []
     longest = min(scale_effects.LONGEST, choices.batching.max_length or scale_effects.LONGEST)
     batching = replace(choices.batching, limit=None, max_length=longest, special_tokens="exclude")
 
@@ -215,12 +216,15 @@ def _scales(
         report = measure(model, Inputs(given), batching, watcher, Clock(None))
         return scale_effects.scale_effects(model, given, batching, report)
 
-    return {
-        "scales": effects(loaded, texts),
-        "shuffled_scales": effects(loaded, shuffled),
-        # Shown, and subtracted nowhere: few texts are enough.
-        "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS)),
-    }, {}
+    try:
+        scales = {"scales": effects(loaded, texts), "shuffled_scales": effects(loaded, shuffled)}
+    except (RunError, UsageError) as error:  # Such as a model that returns no hidden states.
+        return {}, {"4": str(error)}, []
+    copy = nulls.untrained(loaded, choices.seed)
+    if isinstance(copy, str):
+        return scales, {}, [f"claim 4 is without its line on an untrained copy: {copy}"]
+    # Shown, and subtracted nowhere: few texts are enough.
+    return {**scales, "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS))}, {}, []
 
 
 def _image_noise(
