@@ -94,16 +94,13 @@ class TokensAtLayer(LayerTexts):
         if not bool((slots >= 0).any()):
             return
         ends = where.sample.count[:, 0].cumsum(0).long().tolist()
-        # Of the whole batch at once: a text alone is a small tensor, and there are many.
         x, position, special = seen.x.float().cpu(), where.positions.cpu(), self._special(where)
         words = (~special).to(seen.y.device, torch.float64)
-        output = seen.y.double() * words[:, None]
         for slot, start, end in zip(slots.tolist(), [0, *ends], ends, strict=False):
             if slot >= 0:
                 part = slice(start, end)
-                piece = _Piece(
-                    x[part].clone(), position[part].clone(), special[part].clone(), output[part].sum(0).cpu()
-                )
+                output = (seen.y[part].double() * words[part, None]).sum(0).cpu()
+                piece = _Piece(x[part].clone(), position[part].clone(), special[part].clone(), output)
                 self._pieces.setdefault(slot, []).append(piece)
 
     def _special(self, where: Alignment) -> Tensor:
