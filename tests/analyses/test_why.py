@@ -366,13 +366,30 @@ def test_lines_fit_and_data_is_shown_not_obeyed(report: WhyReport, width: int) -
     plain["pooled"]["texts"][0][1] = "\x1b[31m[red]|<b>"
     plain["model"]["id"] = "\x1b[2J[bold]x"
     hostile = WhyReport.from_dict(plain)
+    plain["claims"][0]["verdict"] = plain["claims"][1]["id"] = "\x1b[2J"
+    text, verbose = (
+        render_why(WhyReport.from_dict(plain), verbose=v, screen=Screen(width)) for v in (False, True)
+    )
+    assert max(map(cell_len, (text + verbose).splitlines())) <= width
     text = render_why(hostile, screen=Screen(width))
-    assert max(map(cell_len, text.splitlines())) <= width
-    for shown in (text, render_why_markdown(hostile)):
+    for shown in (text, verbose, render_why_markdown(hostile)):
         assert all(c == "\n" or c.isprintable() for c in shown)
         assert "\\x1b[2J" in shown.replace("\\\\", "\\").replace("\\[", "[")
     for finding in report.claims:
         assert finding.verdict.upper() in text
+
+
+def test_what_decides_is_shown_in_few_lines_and_all_numbers_on_demand(report: WhyReport) -> None:
+    short, long = (render_why(report, verbose=verbose, screen=Screen(100)) for verbose in (False, True))
+    assert len(short.splitlines()) < 55 < len(long.splitlines())
+    (claim,) = (finding for finding in report.claims if finding.id == "4")
+    deciding, *others = (" ".join(evidence.name.split()[:4]) for evidence in claim.evidence)
+    assert deciding in short
+    assert "of 13 layers over 0" in short
+    assert all(name in long for name in (deciding, *others))
+    assert "in an untrained copy" not in short
+    assert "--verbose" in short
+    assert "it needs a vision model: --beside MODEL --image FILE..." in short
 
 
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])
