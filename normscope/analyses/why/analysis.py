@@ -16,7 +16,7 @@ from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import ExpectedNoise, LayerMeasures, Sampling, measured
-from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.nulls import RecordedTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
@@ -94,46 +94,20 @@ def why(
     require_both(beside, images)
     inputs = Inputs(texts)
     unique = Unique(inputs.texts or ())
-    sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
     loaded = prepare_model(model, inputs.kinds, clock, loading, tokenizer)
     vision = None
     if beside is not None:
-        options = options_beside(loading, batching)
-        vision = image_moments(
-            beside,
-            images,
-            processor=processor,
-            table_memory=table_memory,
-            seed=seed,
-            progress=progress,
-            **options,
-        )
+        options = {**options_beside(loading, batching), "processor": processor, "progress": progress}
+        vision = image_moments(beside, images, table_memory=table_memory, seed=seed, **options)
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    report = _run(loaded, replace(inputs, texts=sampled), choices, kept, clock)
+    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts))
+    report = _run(loaded, recorded, choices, kept, clock)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
-    sampling = _sampling(kept, seed)
-    names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
-    found = [measured(rows, sampling) for rows in _rows(report, kept, names)]
-    kept.layers.clear()  # Before the tokens of a null take their place.
-    known = [each.name for each in found]
-    texts_again = [sampled.kept[source] for source in nulls.spaced([*sampled.kept])]
-    shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
-    noise, without_images = _image_noise(vision, len(kept.sources))
-    few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts_again, shuffled))
-    scales, without, scale_notes = _scales(loaded, few, few_shuffled, choices)
-    material = Material(
-        sampling.lengths,
-        sampling.weights,
-        found,
-        {view: _agreement(report, known, view) for view in _VIEWS},
-        _shuffled(loaded, shuffled, choices, known),
-        images=noise,
-        without={**without, **without_images},
-        **scales,
-    )
+    material = _material(loaded, report, kept, vision, choices)
+    lost = len(report.layers) - len(material.layers)
     return WhyReport(
         __version__,
         report.model,
@@ -144,11 +118,39 @@ def why(
         _pooled(kept, loaded.tokenizer),
         (
             *report.warnings,
-            *_notes(report, kept, len(report.layers) - len(found), 0 if batching.unique else unique.repeated),
-            *scale_notes,
+            *_notes(report, kept, lost, 0 if batching.unique else unique.repeated),
+            *material.notes,
             *(() if vision is None else vision.notes),
         ),
-        len(texts_again),
+        len(nulls.spaced(kept.sources)),
+    )
+
+
+def _material(
+    loaded: Loaded, report: Report, kept: KeptTokens, vision: ImageMoments | None, choices: _Choices
+) -> Material:
+    """Measure the kept tokens, then the nulls; the tokens are released in between."""
+    sampling = _sampling(kept, choices.seed)
+    names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
+    layers = [measured(rows, sampling) for rows in _rows(report, kept, names)]
+    kept.layers.clear()  # Before the tokens of a null take their place.
+    known = [each.name for each in layers]
+    pool = [kept.texts[source] for source in kept.sources]
+    texts = nulls.spaced(pool)
+    shuffled = nulls.shuffled(texts, pool, choices.seed)
+    few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts, shuffled))
+    scales, without, notes = _scales(loaded, few, few_shuffled, choices)
+    noise, without_images = _image_noise(vision, len(kept.sources))
+    return Material(
+        sampling.lengths,
+        sampling.weights,
+        layers,
+        {view: _agreement(report, known, view) for view in _VIEWS},
+        _shuffled(loaded, shuffled, choices, known),
+        images=noise,
+        without={**without, **without_images},
+        notes=notes,
+        **scales,
     )
 
 
