@@ -211,6 +211,13 @@ def test_independent_words_give_no_verdict_on_words(scale: float) -> None:
     assert (claim.evidence[2].number.value > 0.5) == (scale > 1)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_independent_words_give_no_verdict_against_the_article(seed: int) -> None:
+    found = tried(bert(), texts(seed, 96)).claims
+    assert [each.id for each in found if each.verdict == "fails"] == []
+    assert verdict(found, "1b") != "not testable here" != verdict(found, "4")
+
+
 def test_words_that_are_fixed_by_their_position_fail_claim_2() -> None:
     lengths = np.random.default_rng(0).integers(6, 24, 64)
     found = tried(bert(), [" ".join("abcdefghijklmnopqrstuvwxyz"[:n]) for n in lengths]).claims
@@ -277,6 +284,25 @@ def test_shared_layers_and_a_decoder_are_measured_too() -> None:
     report = tried(models.spread_norms(transformers.T5Model(config)), texts())
     assert [finding.id for finding in report.claims] == ["1a", "1b", "1c", "2", "3", "4", "5", "6"]
     assert not any("have no part in this" in warning for warning in report.warnings)
+
+
+def with_huge_z(model: Any) -> Any:
+    """The word z has by far the largest tokens."""
+    (z,) = Letters()("z")["input_ids"]
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[z] *= 50
+    return model
+
+
+def test_tokens_far_larger_than_the_rest_of_their_text_fail_claim_4() -> None:
+    """The scale of a text follows such a token. There are two kinds of text; each has one z."""
+    dice = np.random.default_rng(0)
+    given = []
+    for i in range(64):
+        words = dice.choice([*("abcdefghijklm" if i % 2 else "nopqrstuvwxy")], dice.integers(6, 24))
+        words[dice.integers(0, len(words))] = "z"
+        given.append(" ".join(words))
+    assert verdict(tried(with_huge_z(bert()), given).claims, "4") == "fails"
 
 
 class Bare(torch.nn.Module):
