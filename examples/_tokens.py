@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normscope.analyses.why.measures import SIZE, Sampling
 from normscope.models.loading import Loaded
-from normscope.statistics.expected_noise import TextSums, random_excess, sorted_excess
+from normscope.statistics.expected_noise import SortedPairs, TextSums, random_excess, sorted_excess
 from normscope.statistics.moments import Labels, Moments
 
 Ratios = dict[str, Tensor]
@@ -83,9 +83,9 @@ def ratios(tokens: Tokens, *, with_special: bool = False) -> Ratios:
     """Return the noise per feature of batches by length over random ones, as claim 1c takes it."""
     counted = torch.ones_like(tokens.special) if with_special else ~tokens.special
     sampling, labels = Sampling.of(torch.bincount(tokens.text), 0), Labels.of(tokens.text[counted])
+    pairs = SortedPairs.of(sampling.orders, sampling.weights, SIZE)
     found = {}
     for name, x in tokens.norms.items():
-        sums = TextSums.of(Moments.by_group(x[counted].double(), labels))
-        random = random_excess(sums, sampling.weights, SIZE)
-        found[name] = sorted_excess(sums, sampling.weights, SIZE, sampling.orders) / random
+        sums = TextSums.of(Moments.by_group(x[counted].double(), labels)).centred(sampling.weights)
+        found[name] = sorted_excess(sums, pairs) / random_excess(sums, SIZE)
     return found

@@ -56,10 +56,11 @@ def train(make: Callable[[], nn.Module], data: Samples, seed: int, steps: int) -
         learn(model, rule, batch)
         gaps.append([running_gap(norm, *old) for norm, old in zip(norms, before, strict=True)])
     moments = sample_moments(model, data.take(torch.arange(0, len(data), -(-len(data) // MEASURED))))
-    sums, weights = [TextSums.of(norm) for norm in moments], torch.ones(1, len(moments[0].mean)).double()
+    weights = torch.ones(1, len(moments[0].mean)).double()
+    sums = [TextSums.of(norm).centred(weights) for norm in moments]
     return Training(
-        np.array([float(random_noise(norm, weights, SAMPLES)) for norm in sums]),
-        np.array([float(random_excess(norm, weights, SAMPLES)) for norm in sums]),
+        np.array([float(random_noise(norm, SAMPLES)) for norm in sums]),
+        np.array([float(random_excess(norm, SAMPLES)) for norm in sums]),
         np.array([SAMPLES * float(norm.count.mean()) for norm in moments]),
         np.array(gaps),
     )

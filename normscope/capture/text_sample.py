@@ -68,11 +68,12 @@ class Choice:
 class TextSample:
     """The texts in the sample: their places, which of their tokens count, and their moments by layer.
 
-    The sample size is at most `samples`, and smaller if the moments would take over `memory` bytes.
+    The sample size is at most `samples`, and smaller if the moments would take over `memory` bytes. `kind`
+    is the word for one of them in messages.
     """
 
-    def __init__(self, samples: int, memory: int, seed: int) -> None:
-        self.samples, self.memory = samples, memory
+    def __init__(self, samples: int, memory: int, seed: int, kind: str = "text") -> None:
+        self.samples, self.memory, self.kind = samples, memory, kind
         self.layers: dict[str, LayerTexts] = {}
         self.slots = torch.empty(0, dtype=torch.int64)
         """The slot of each row of the current batch, (B,), -1 for a text that is not in the sample."""
@@ -95,7 +96,7 @@ class TextSample:
         if self.choice.maximum < min(2, self.samples):
             raise UsageError(
                 f"table memory of {self.memory:,} bytes; "
-                f"expected at least {2 * text_bytes:,}, for two texts; raise it"
+                f"expected at least {2 * text_bytes:,}, for two {self.kind}s; raise it"
             )
 
     def layer(self, name: str) -> "LayerTexts":

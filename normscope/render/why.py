@@ -18,56 +18,87 @@ _MOST_POSITIONS = 8
 _WIDEST_TOKEN = 14
 
 
-def render_why(report: WhyReport, *, screen: Screen = Screen()) -> str:
-    """Return the claims with their evidence and verdicts, as text with line ends.
+def render_why(report: WhyReport, *, verbose: bool = False, screen: Screen = Screen()) -> str:
+    """Return the claims with their verdicts and the numbers that decide, as text with line ends.
 
+    With `verbose`, all evidence, the nulls, the rules and the commands that show more are there too.
     Nothing in the report is taken for markup, and no escape codes are in the text but the colours
     that `screen` asks for.
     """
-    return render_parts(_parts(report, screen), screen)
+    return render_parts(_parts(report, screen, verbose=verbose), screen)
 
 
 def render_why_markdown(report: WhyReport) -> str:
-    """Return what `render_why` shows as GitHub-flavoured Markdown."""
+    """Return all that `render_why` can show as GitHub-flavoured Markdown."""
     parts = [f"## {join_facts(about(report))}", join_facts(workload(report))]
     for finding in report.claims:
         parts.append(f"### {escape(_heading(finding))}")
         about_it = [("Source", finding.source), ("Quantity", finding.quantity), ("Null", finding.null)]
+        lines = [f"{_mark(e, finding)}{_number(e.number)}  {_words(e, finding)}" for e in finding.evidence]
         said = [f"{word}: {text}" for word, text in (*about_it, ("Rule", finding.rule)) if text]
-        parts.append("\n".join(f"- {escape(line)}" for line in (*_evidence(finding), *said)))
+        parts.append("\n".join(f"- {escape(line)}" for line in (*lines, *said)))
         parts.append(f"More: `{printable(finding.more)}`")
     parts += markdown_table(pooled_grid(report.pooled))
     return "\n\n".join(parts) + "\n"
 
 
-def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
+def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[RenderableType]:
     yield flow(about(report), screen, "bold")
     yield flow(workload(report), screen, "")
+    width = max((len(printable(finding.verdict)) for finding in report.claims), default=0)
     for finding in report.claims:
         yield Text()
-        yield _hanging(_claim(finding), "    ", screen)
-        for line in _evidence(finding):
-            yield _hanging(Text(f"    {line}"), "      ", screen)
-        for word, said in (("null", finding.null), ("rule", finding.rule), ("more", finding.more)):
-            if not said:  # Results of earlier versions have no null.
-                continue
-            yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
+        start = Text(f"{printable(finding.id):>2}  ", "bold") + _verdict(finding, width + 2)
+        yield _hanging(start, Text(printable(finding.claim), "bold"), screen)
+        for number, words in _all_lines(finding) if verbose else _deciding_lines(finding):
+            yield _hanging(Text(f"    {number}"), words, screen)
+    if not verbose:
+        more = ["All numbers, nulls and rules: --verbose", "What a number is: normscope explain"]
+        yield from (Text(), flow(more, screen, "dim"))
     yield from draw_grid(pooled_grid(report.pooled), screen)
 
 
-def _hanging(text: Text, indent: str, screen: Screen) -> Text:
-    """Break a line between words, what follows indented."""
-    first, *rest = text.wrap(_PLAIN, screen.width - len(indent))
-    lines = [first, *(Text(indent).append_text(line) for line in rest)]
-    return Text("\n").join(lines)
+def _verdict(finding: Finding, width: int) -> Text:
+    return Text(printable(finding.verdict.upper()).ljust(width), _STYLES.get(finding.verdict, "bold"))
+
+
+# A number, and the words after it.
+_Lines = Iterator[tuple[str, Text]]
+
+
+def _deciding_lines(finding: Finding) -> _Lines:
+    """Yield the number that decides and what it is held against, or why there is none."""
+    decides = next((each for each in finding.evidence if each.name == finding.decided_by), None)
+    if decides is None:
+        _, _, reason = finding.rule.partition("; ")
+        yield "", Text(printable(reason or f"not measured here: {finding.quantity}"))
+        return
+    yield f"{_number(decides.number)}  ", Text(printable(decides.name))
+    null = "" if math.isnan(decides.null) else f"null {short(decides.null)}; "
+    rule = finding.rule.partition(":")[0].partition(";")[0]
+    yield "", Text(f"{null}{printable(rule)}{_sides(decides, finding, '; ')}", "dim")
+
+
+def _all_lines(finding: Finding) -> _Lines:
+    """Yield all evidence in columns, then the null, the rule and the command that shows more."""
+    width = max((len(_number(each.number)) for each in finding.evidence), default=0)
+    for evidence in finding.evidence:
+        number = _number(evidence.number).ljust(width)
+        yield f"{_mark(evidence, finding)}{number}  ", Text(_words(evidence, finding))
+    for word, said in (("null", finding.null), ("rule", finding.rule), ("more", finding.more)):
+        if said:  # Results of earlier versions have no null.
+            yield f"{word}: ", Text(printable(said), "dim")
+
+
+def _hanging(start: Text, words: Text, screen: Screen) -> Text:
+    """Break words into lines that all begin where the first begins, after `start`."""
+    room = max(screen.width - start.cell_len, 1)
+    first, *rest = words.wrap(_PLAIN, room) or [Text()]
+    indent = " " * start.cell_len
+    return Text("\n").join([start + first, *(Text(indent) + line for line in rest)])
 
 
 _PLAIN = Console(width=MIN_WIDTH)
-
-
-def _claim(finding: Finding) -> Text:
-    verdict = Text(finding.verdict.upper(), _STYLES.get(finding.verdict, "bold"))
-    return Text(f"{finding.id:>2}  ", "bold") + verdict + Text(f"  {printable(finding.claim)}", "bold")
 
 
 def _heading(finding: Finding) -> str:
@@ -91,19 +122,22 @@ def workload(report: WhyReport) -> list[str]:
     ]
 
 
-def _evidence(finding: Finding) -> list[str]:
-    return [_line(evidence, finding) for evidence in finding.evidence]
+def _mark(evidence: Evidence, finding: Finding) -> str:
+    return "> " if evidence.name == finding.decided_by else "  "
 
 
-def _line(evidence: Evidence, finding: Finding) -> str:
-    decides = evidence.name == finding.decided_by
+def _words(evidence: Evidence, finding: Finding) -> str:
     null = "" if math.isnan(evidence.null) else f" (null {short(evidence.null)})"
-    layers = ""
-    if decides and len(evidence.layers) > 1:
-        at, of = short(finding.threshold), len(evidence.layers)
-        layers = f": {finding.layers_above} of {of} layers over {at}, {finding.layers_below} under"
-    mark = "> " if decides else "  "
-    return f"{mark}{_number(evidence.number)}  {printable(evidence.name)}{null}{layers}"
+    sides = _sides(evidence, finding, ": ") if evidence.name == finding.decided_by else ""
+    return f"{printable(evidence.name)}{null}{sides}"
+
+
+def _sides(decides: Evidence, finding: Finding, before: str) -> str:
+    """Say how many layers lie on which side of the threshold, where there are several."""
+    if len(decides.layers) < 2:
+        return ""
+    at, of = short(finding.threshold), len(decides.layers)
+    return f"{before}{finding.layers_above} of {of} layers over {at}, {finding.layers_below} under"
 
 
 def _number(number: Interval) -> str:

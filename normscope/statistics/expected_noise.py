@@ -1,7 +1,8 @@
 """Expected noise of BatchNorm's batch means, from inner products of per-text sums, without drawing batches.
 
 Random batches have a closed form. Batches by length are averaged over all windows of consecutive texts in
-the order of their lengths: every place where a partition into batches may begin is used.
+the order of their lengths: every place where a partition into batches may begin is used. All replicates
+are computed at once, from the same products.
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from normscope.statistics.moments import Moments
 
@@ -53,21 +55,22 @@ class TextSums:
             parts.append((sums @ sums.T, count, squares))
         return cls(*(torch.stack(each) for each in zip(*parts, strict=True)))
 
-    def of_texts(self, weights: Tensor) -> "_Centred":
-        """Return the sums of the texts whose weight (N,) is 1, about their own mean."""
-        count = (self.count @ weights)[:, None]  # (G, 1)
-        with_mean = self.products @ weights / count  # (G, N): s_n . mean
-        mean_square = (with_mean @ weights)[:, None] / count
-        trace = (self.squares @ weights)[:, None] / count - mean_square
-        return _Centred(self, weights, count, with_mean, mean_square, trace)
+    def centred(self, weights: Tensor) -> "CentredSums":
+        """Return the sums of the texts of R replicates about their mean; `weights` (R, N) are 0 or 1."""
+        count = (self.count @ weights.T)[..., None]
+        with_mean = weights @ self.products / count
+        mean_square = (with_mean * weights).sum(2, keepdim=True) / count
+        trace = (self.squares @ weights.T)[..., None] / count - mean_square
+        return CentredSums(self, weights, count, with_mean, mean_square, trace)
 
 
 @dataclass(frozen=True)
-class _Centred:
-    """Some texts of `sums`, about their mean: s_n . s_m becomes (s_n - n_n mean) . (s_m - n_m mean).
+class CentredSums:
+    """The texts of R replicates of `sums`, each replicate about its own mean.
 
-    `count` is the number of tokens V, `with_mean` (G, N) the products s_n . mean, `mean_square`
-    ||mean||^2, and `trace` the variance summed over features, (G, 1) each.
+    So s_n . s_m becomes (s_n - n_n mean) . (s_m - n_m mean). `count` is the number of tokens V,
+    `with_mean` (G, R, N) the products s_n . mean, `mean_square` ||mean||^2, and `trace` the variance
+    summed over features, (G, R, 1) each. `weights` (R, N) are 0 or 1.
     """
 
     sums: TextSums
@@ -77,80 +80,89 @@ class _Centred:
     mean_square: Tensor
     trace: Tensor
 
-    def own(self) -> Tensor:
-        """Return ||s_n||^2 of each text, (G, N)."""
-        count = self.sums.count
-        diagonal = self.sums.products.diagonal(dim1=1, dim2=2)
-        return diagonal - 2 * count * self.with_mean + count.square() * self.mean_square
+    def mean_own(self) -> Tensor:
+        """Return the average of ||s_n||^2 over the texts of each replicate, (R,), in the first group."""
+        count = self.sums.count[0]
+        diagonal = self.sums.products[0].diagonal()
+        own = diagonal - 2 * count * self.with_mean[0] + count.square() * self.mean_square[0]
+        return (own * self.weights).sum(1) / self.weights.sum(1)
 
-    def windows(self, order: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def windows(self, replicate: int, order: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return ||s_B||^2 and the tokens n_B of each window B of `size` consecutive texts, (G, windows)."""
-        texts, windows = len(order), len(order) - size + 1
-        count, with_mean = self.sums.count[:, order], self.with_mean[:, order]
-        # partial[:, n, k] is ||s_n||^2 and twice the sum of s_n . s_m over the k texts m after n.
-        partial = torch.zeros(len(count), texts, size, dtype=torch.float64)
-        for lag in range(size):
-            a, b = slice(0, texts - lag), slice(lag, texts)
-            product = self.sums.products[:, order[a], order[b]]
-            product -= count[:, a] * with_mean[:, b] + count[:, b] * with_mean[:, a]
-            product += count[:, a] * count[:, b] * self.mean_square
-            partial[:, a, lag] = product if lag == 0 else 2 * product
-        partial = partial.cumsum(2)
-        squares = sum(partial[:, k : k + windows, size - 1 - k] for k in range(size))
-        assert isinstance(squares, Tensor)
-        return squares, count.unfold(1, size, 1).sum(2)
+        texts = order.unfold(0, size, 1)  # (windows, size)
+        squares = self.sums.products[:, texts[:, :, None], texts[:, None]].sum((2, 3))
+        count = self.sums.count[:, texts].sum(2)
+        with_mean = self.with_mean[:, replicate][:, texts].sum(2)
+        return squares - 2 * count * with_mean + count.square() * self.mean_square[:, replicate], count
 
 
-def random_excess(sums: TextSums, weights: Tensor, size: int) -> Tensor:
+def random_excess(part: CentredSums, size: int) -> Tensor:
     """Return the noise of random batches of `size` texts against independent tokens, (R,).
 
     sqrt(E ||s_B||^2 / E [n_B (V - n_B) / (V - 1) tr var]): the denominator is the expectation when all V
     tokens are permuted over the texts, so it is 1 under that null whatever the lengths. Its square is the
-    design effect of clusters (Kish 1965, Survey Sampling). `weights` (R, N) are 0 or 1.
+    design effect of clusters (Kish 1965, Survey Sampling).
     """
-    return torch.stack([_random_excess(sums.of_texts(row), size) for row in weights])
-
-
-def _random_excess(part: _Centred, size: int) -> Tensor:
-    texts, count = part.weights.sum(), part.sums.count[0]
+    texts, count, total = part.weights.sum(1), part.sums.count[0], part.count[0, :, 0]
     finite = (texts - size) / (texts - 1)
-    noise = size * (part.own()[0] @ part.weights) / texts * finite
-    mean, square = part.count[0, 0] / texts, (count.square() @ part.weights) / texts
+    noise = size * part.mean_own() * finite
+    mean, square = total / texts, part.weights @ count.square() / texts
     tokens = size * mean
     tokens_square = tokens.square() + size * (square - mean.square()) * finite
-    null = part.trace[0, 0] * (part.count[0, 0] * tokens - tokens_square) / (part.count[0, 0] - 1)
+    null = part.trace[0, :, 0] * (total * tokens - tokens_square) / (total - 1)
     return (noise / null).sqrt()
 
 
-def random_noise(sums: TextSums, weights: Tensor, size: int) -> Tensor:
+def random_noise(part: CentredSums, size: int) -> Tensor:
     """Return the noise of the mean of `size` texts drawn at random with replacement, (R,).
 
     sqrt(E ||s_B||^2 / tr var) / E n_B, the norm-ratio form of Wang et al. (arXiv 2210.05153).
     """
-    return torch.stack([_random_noise(sums.of_texts(row), size) for row in weights])
+    tokens = part.count[0, :, 0] / part.weights.sum(1)
+    return (part.mean_own() / size / part.trace[0, :, 0]).sqrt() / tokens
 
 
-def _random_noise(part: _Centred, size: int) -> Tensor:
-    mean_square = (part.own()[0] @ part.weights) / part.weights.sum()
-    tokens = part.count[0, 0] / part.weights.sum()
-    return (mean_square / size / part.trace[0, 0]).sqrt() / tokens
+@dataclass(frozen=True)
+class SortedPairs:
+    """The pairs of texts in the same batches by length, for R replicates: `first` and `second` (R, K).
+
+    A batch is a window of consecutive texts of an order. `windows` (R, K) is how many windows of all orders
+    hold both texts of a pair, twice that for two different texts, and 0 for what fills a row up.
+    """
+
+    first: Tensor
+    second: Tensor
+    windows: Tensor
+
+    @classmethod
+    def of(cls, orders: Tensor, weights: Tensor, size: int) -> "SortedPairs":
+        """Find the pairs of `size` texts in `orders` (O, N) of the texts whose `weights` (R, N) are 1."""
+        rows = [torch.cat([_pairs(order[row[order] > 0], size) for order in orders]) for row in weights]
+        return cls(*pad_sequence(rows, batch_first=True).unbind(2))
 
 
-def sorted_excess(sums: TextSums, weights: Tensor, size: int, orders: Tensor) -> Tensor:
-    """Return the same for batches of consecutive texts, (R,), averaged over `orders` (O, N) of the texts."""
-    return torch.stack([_sorted_excess(sums.of_texts(row), size, orders) for row in weights])
+def _pairs(order: Tensor, size: int) -> Tensor:
+    """Return first text, second text and number of windows for each pair in an order of texts, (pairs, 3)."""
+    place, parts = torch.arange(len(order)), []
+    for lag in range(min(size, len(order))):
+        first = place[: len(order) - lag]
+        starts = first.clamp(max=len(order) - size) - (first + lag - size + 1).clamp(min=0) + 1
+        parts.append(torch.stack([order[first], order[first + lag], starts * (2 if lag else 1)], dim=1))
+    return torch.cat(parts)
 
 
-def _sorted_excess(part: _Centred, size: int, orders: Tensor) -> Tensor:
-    noise = tokens = torch.zeros((), dtype=torch.float64)
-    for order in orders:
-        squares, count = part.windows(order[part.weights[order] > 0], size)
-        noise = noise + squares.sum()
-        tokens = tokens + (count * (part.count - count)).sum()
-    return (noise / (part.trace[0, 0] * tokens / (part.count[0, 0] - 1))).sqrt()
+def sorted_excess(part: CentredSums, pairs: SortedPairs) -> Tensor:
+    """Return the same as `random_excess` for batches of consecutive texts, (R,), averaged over orders."""
+    a, b, total = pairs.first, pairs.second, part.count[0, :, 0]
+    with_mean, of_a, of_b = part.with_mean[0], part.sums.count[0][a], part.sums.count[0][b]
+    products = part.sums.products[0][a, b] - of_a * with_mean.gather(1, b) - of_b * with_mean.gather(1, a)
+    both = of_a * of_b
+    noise = (pairs.windows * (products + both * part.mean_square[0])).sum(1)
+    tokens = total * (pairs.windows * of_a.where(a == b, 0.0)).sum(1) - (pairs.windows * both).sum(1)
+    return (noise / (part.trace[0, :, 0] * tokens / (total - 1))).sqrt()
 
 
-def grouped_ratio(sums: TextSums, weights: Tensor, size: int, orders: Tensor) -> Tensor:
+def grouped_ratio(part: CentredSums, size: int, orders: Tensor) -> Tensor:
     """Return the noise of sorted batches over that of random ones in groups of one token a text, (R, 2).
 
     The noise of a group is the mean of ||mu_B - mu||^2 / tr var over the batches that have a token of it,
@@ -158,24 +170,25 @@ def grouped_ratio(sums: TextSums, weights: Tensor, size: int, orders: Tensor) ->
     batches it is E[1 / n_B | n_B > 0], with n_B hypergeometric. The second number is what follows from the
     numbers of tokens n_B alone: 1 / n_B in place of the noise of sorted batches.
     """
-    return torch.stack([_grouped_ratio(sums.of_texts(row), size, orders) for row in weights])
+    return torch.stack([_grouped_ratio(part, row, size, orders) for row in range(len(part.weights))])
 
 
-def _grouped_ratio(part: _Centred, size: int, orders: Tensor) -> Tensor:
-    total, alone, hits = torch.zeros(3, len(part.count), dtype=torch.float64)
+def _grouped_ratio(part: CentredSums, row: int, size: int, orders: Tensor) -> Tensor:
+    weights, tokens, trace = part.weights[row], part.count[:, row], part.trace[:, row]
+    total, alone, hits = torch.zeros(3, len(tokens), dtype=torch.float64)
     members = part.sums.count.sum(0) > 0
     for order in orders:
-        chosen = order[part.weights[order] > 0]
+        chosen = order[weights[order] > 0]
         # Only long texts come to late positions: windows without any of them are passed over.
         first = int(members[chosen].int().argmax())
-        squares, count = part.windows(chosen[max(0, first - size + 1) :], size)
-        used = (count > 0) & (count < part.count)
-        each = squares / count.square() / part.trace * (part.count - 1) / (part.count - count)
+        squares, count = part.windows(row, chosen[max(0, first - size + 1) :], size)
+        used = (count > 0) & (count < tokens)
+        each = squares / count.square() / trace * (tokens - 1) / (tokens - count)
         total = total + each.where(used, 0.0).sum(1)
         alone = alone + (1 / count).where(used, 0.0).sum(1)
         hits = hits + used.sum(1)
-    texts = int(part.weights.sum())
-    random = torch.tensor([inverse_hits(texts, int(count), size) for count in part.count[:, 0]])
+    texts = int(weights.sum())
+    random = torch.tensor([inverse_hits(texts, int(count), size) for count in tokens[:, 0]])
     return torch.stack([(sums / hits).mean() / random.double().mean() for sums in (total, alone)]).sqrt()
 
 

@@ -14,6 +14,7 @@ from normscope.analyses.swap.text_vectors import text_vectors
 from normscope.errors import TextError
 from normscope.models.loading import Loaded
 from tests.analyses.test_swap_memory import TEXTS, TOKENIZER, lacking, too_large
+from tests.data.test_batching import WORDS
 from tests.support import models
 
 KINDS = ("scale-feature", "scale-sequence")
@@ -129,7 +130,7 @@ def test_a_trial_runs_from_the_replaced_layer_on_and_leaves_nothing() -> None:
     for handle in handles:
         handle.remove()
     # Of two batches, each kind of a layer runs its block and those after it; ln_f runs none.
-    assert calls == {0: 2 * (1 + 2 * 2), 1: 2 * (1 + 2 * 4)}
+    assert calls == {0: 1 + 2 * (1 + 2 * 2), 1: 1 + 2 * (1 + 2 * 4)}  # One more finds the axes.
     assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
 
 
@@ -143,6 +144,22 @@ def test_a_batch_that_memory_does_not_hold_runs_in_parts() -> None:
     torch.testing.assert_close(parts[0], own)
     for kind in KINDS:
         torch.testing.assert_close(parts[1][kind][layers[0]], replaced[kind][layers[0]])
+
+
+def test_a_batch_of_as_many_texts_as_tokens_is_not_mixed() -> None:
+    """XLNet's layers see (T, B, D): the sizes of such a batch do not tell its texts."""
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(vocab_size=100, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    model = models.spread_norms(transformers.XLNetModel(config)).double()
+    known, layer = calibrated(model), "layer.0.rel_attn.layer_norm"
+    words = 3 * [word for word in WORDS[5:] if len(TOKENIZER(word)["input_ids"]) == 3]
+    texts = [" ".join(words[i : i + 4]) for i in range(6)]
+    assert {len(TOKENIZER(text)["input_ids"]) for text in texts} == {len(texts)}
+    together, alone = (
+        text_vectors(loaded(model), texts, Batching(size), KINDS, [layer], known)[1] for size in (6, 1)
+    )
+    for kind in KINDS:
+        torch.testing.assert_close(together[kind][layer], alone[kind][layer], rtol=1e-6, atol=1e-6)
 
 
 def test_rows_keep_the_places_of_the_texts() -> None:

@@ -117,6 +117,33 @@ def test_channels_of_a_cnn_pool_its_pixels(home: Path, images: list[Path]) -> No
         assert_alike(moments, want[layer], 1e-5)
 
 
+def test_the_batch_norms_of_a_cnn_are_chosen(images: list[Path]) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch, self.group = nn.BatchNorm2d(3), nn.GroupNorm(1, 3)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            mixed: Tensor = self.group(self.batch(pixel_values))
+            return mixed
+
+    found = image_moments(Mixed(), images, processor=whole)
+    assert list(found.layers) == ["batch"]
+    assert list(found.report.layers) == ["batch", "group"]
+    assert "claims 5 and 6 take the inputs of 1 BatchNorm of Mixed, not of its 1 other norm" in found.notes
+
+
+def test_a_vision_model_without_batch_norm_is_told(home: Path, images: list[Path]) -> None:
+    found = image_moments(home / "vit", images)
+    (note,) = (note for note in found.notes if "BatchNorm" in note)
+    assert note.endswith(f"has no BatchNorm: claims 5 and 6 take the inputs of its {len(found.layers)} norms")
+
+
+def test_too_little_memory_for_two_images_is_said_of_images(home: Path, images: list[Path]) -> None:
+    with pytest.raises(UsageError, match="for two images; raise it"):
+        image_moments(home / "resnet", images, table_memory=9)
+
+
 def test_images_of_different_sizes_have_counts_of_their_own(home: Path, images: list[Path]) -> None:
     counts = image_moments(home / "convnext", images).layers["embeddings.layernorm"].count.flatten().tolist()
     assert counts == [(width // 4) * (height // 4) for width, height in SIZES]

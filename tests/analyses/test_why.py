@@ -211,6 +211,13 @@ def test_independent_words_give_no_verdict_on_words(scale: float) -> None:
     assert (claim.evidence[2].number.value > 0.5) == (scale > 1)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_independent_words_give_no_verdict_against_the_article(seed: int) -> None:
+    found = tried(bert(), texts(seed, 96)).claims
+    assert [each.id for each in found if each.verdict == "fails"] == []
+    assert verdict(found, "1b") != "not testable here" != verdict(found, "4")
+
+
 def test_words_that_are_fixed_by_their_position_fail_claim_2() -> None:
     lengths = np.random.default_rng(0).integers(6, 24, 64)
     found = tried(bert(), [" ".join("abcdefghijklmnopqrstuvwxyz"[:n]) for n in lengths]).claims
@@ -279,6 +286,59 @@ def test_shared_layers_and_a_decoder_are_measured_too() -> None:
     assert not any("have no part in this" in warning for warning in report.warnings)
 
 
+def with_huge_z(model: Any) -> Any:
+    """The word z has by far the largest tokens."""
+    (z,) = Letters()("z")["input_ids"]
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[z] *= 50
+    return model
+
+
+def test_tokens_far_larger_than_the_rest_of_their_text_fail_claim_4() -> None:
+    """The scale of a text follows such a token. There are two kinds of text; each has one z."""
+    dice = np.random.default_rng(0)
+    given = []
+    for i in range(64):
+        words = dice.choice([*("abcdefghijklm" if i % 2 else "nopqrstuvwxy")], dice.integers(6, 24))
+        words[dice.integers(0, len(words))] = "z"
+        given.append(" ".join(words))
+    assert verdict(tried(with_huge_z(bert()), given).claims, "4") == "fails"
+
+
+class Bare(torch.nn.Module):
+    """A BERT in a module of the user's own, which no configuration makes; `states` lets its states out."""
+
+    def __init__(self, model: Any, *, states: bool = True) -> None:
+        super().__init__()
+        self.model, self.states = model, states
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.model(input_ids, attention_mask).last_hidden_state
+        return hidden if self.states else hidden[:, 0]
+
+
+def test_claim_4_needs_no_untrained_copy() -> None:
+    """It is only shown: the null is shuffled words."""
+    model = bert().bert
+    alone, bare = tried(model, texts()), tried(Bare(model), texts())
+    of_4 = [next(each for each in report.claims if each.id == "4") for report in (alone, bare)]
+    copy = "the same in an untrained copy"
+    assert [any(e.name == copy for e in claim.evidence) for claim in of_4] == [True, False]
+    assert of_4[1].verdict == of_4[0].verdict != "not testable here"
+    deciding = [[layer.number.value for layer in claim.evidence[0].layers] for claim in of_4]
+    assert deciding[1] == pytest.approx(deciding[0], abs=1e-4)
+    assert any("claim 4 is without its line on an untrained copy: the class" in w for w in bare.warnings)
+    assert not any("untrained copy" in warning for warning in alone.warnings)
+
+
+def test_a_model_without_hidden_states_leaves_only_claim_4_untested() -> None:
+    found = tried(Bare(bert().bert, states=False), texts()).claims
+    (claim,) = (each for each in found if each.id == "4")
+    assert claim.verdict == "not testable here"
+    assert "gives no last hidden state" in claim.rule
+    assert verdict(found, "3") != "not testable here"
+
+
 # The real one, and what is shown
 
 
@@ -332,13 +392,30 @@ def test_lines_fit_and_data_is_shown_not_obeyed(report: WhyReport, width: int) -
     plain["pooled"]["texts"][0][1] = "\x1b[31m[red]|<b>"
     plain["model"]["id"] = "\x1b[2J[bold]x"
     hostile = WhyReport.from_dict(plain)
+    plain["claims"][0]["verdict"] = plain["claims"][1]["id"] = "\x1b[2J"
+    text, verbose = (
+        render_why(WhyReport.from_dict(plain), verbose=v, screen=Screen(width)) for v in (False, True)
+    )
+    assert max(map(cell_len, (text + verbose).splitlines())) <= width
     text = render_why(hostile, screen=Screen(width))
-    assert max(map(cell_len, text.splitlines())) <= width
-    for shown in (text, render_why_markdown(hostile)):
+    for shown in (text, verbose, render_why_markdown(hostile)):
         assert all(c == "\n" or c.isprintable() for c in shown)
         assert "\\x1b[2J" in shown.replace("\\\\", "\\").replace("\\[", "[")
     for finding in report.claims:
         assert finding.verdict.upper() in text
+
+
+def test_what_decides_is_shown_in_few_lines_and_all_numbers_on_demand(report: WhyReport) -> None:
+    short, long = (render_why(report, verbose=verbose, screen=Screen(100)) for verbose in (False, True))
+    assert len(short.splitlines()) < 55 < len(long.splitlines())
+    (claim,) = (finding for finding in report.claims if finding.id == "4")
+    deciding, *others = (" ".join(evidence.name.split()[:4]) for evidence in claim.evidence)
+    assert deciding in short
+    assert "of 13 layers over 0" in short
+    assert all(name in long for name in (deciding, *others))
+    assert "in an untrained copy" not in short
+    assert "--verbose" in short
+    assert "it needs a vision model: --beside MODEL --image FILE..." in short
 
 
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])

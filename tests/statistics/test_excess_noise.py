@@ -11,7 +11,7 @@ import torch
 
 from normscope.data.batch_sampling import Plan
 from normscope.statistics.batch_noise import excess, noise
-from normscope.statistics.expected_noise import TextSums, random_excess, sorted_excess
+from normscope.statistics.expected_noise import SortedPairs, TextSums, random_excess, sorted_excess
 from tests.statistics.test_batch_noise import LENGTHS, corpus, drawn, moments
 from tests.support.reference import batch_noise
 
@@ -144,8 +144,8 @@ def test_over_all_batches_of_an_order_it_is_the_expectation_in_closed_form() -> 
     every = np.array([*combinations(range(len(texts)), 3)])
     windows = order.unfold(0, 3, 1).numpy()
     for batches, want in (
-        (every, random_excess(sums, weights, 3)),
-        (windows, sorted_excess(sums, weights, 3, order[None])),
+        (every, random_excess(sums.centred(weights), 3)),
+        (windows, sorted_excess(sums.centred(weights), SortedPairs.of(order[None], weights, 3))),
     ):
         ((_, _, value),) = excesses(texts, [Plan(3, "given", batches)])
         assert value == pytest.approx(float(want), rel=1e-9)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from normscope.statistics.expected_noise import (
+    SortedPairs,
     TextSums,
     by_length,
     grouped_ratio,
@@ -58,13 +59,13 @@ def windows(used: Any) -> list[list[int]]:
 
 
 def test_random_batches_are_all_that_can_be_drawn() -> None:
-    found = random_excess(SUMS, USED, SIZE)
+    found = random_excess(SUMS.centred(USED), SIZE)
     for value, used in zip(found, USED, strict=True):
         assert float(value) == pytest.approx(excess(used, itertools.combinations(left(used), SIZE)))
 
 
 def test_batches_by_length_are_all_windows() -> None:
-    found = sorted_excess(SUMS, USED, SIZE, ORDERS)
+    found = sorted_excess(SUMS.centred(USED), SortedPairs.of(ORDERS, USED, SIZE))
     for value, used in zip(found, USED, strict=True):
         assert float(value) == pytest.approx(excess(used, windows(used)))
 
@@ -74,13 +75,13 @@ def test_noise_with_replacement_is_that_of_independent_texts() -> None:
     sums = torch.stack([(batch(x, TEXT, [n]) - x.mean(0)).sum(0) for n in range(9)])
     trace = float(((x - x.mean(0)) ** 2).sum() / len(x))
     expected = math.sqrt(float((sums**2).sum(1).mean()) / SIZE / trace) / float(tokens.mean())
-    assert float(random_noise(SUMS, USED[:1], SIZE)) == pytest.approx(expected)
+    assert float(random_noise(SUMS.centred(USED[:1]), SIZE)) == pytest.approx(expected)
 
 
 def test_groups_are_positions_with_a_mean_each() -> None:
     groups = [1, 2, 3]
     sums = TextSums.of_groups(X, TEXT, POSITION, 9, groups)
-    found = grouped_ratio(sums, USED, SIZE, ORDERS)
+    found = grouped_ratio(sums.centred(USED), SIZE, ORDERS)
     for value, used in zip(found, USED, strict=True):
         ordered, random = [], []
         for t in groups:
@@ -140,13 +141,16 @@ def test_independent_tokens_are_the_null_whatever_the_lengths() -> None:
         lengths = torch.empty(48).exponential_(1 / 12, generator=dice).long() + 1
         text = torch.repeat_interleave(torch.arange(48), lengths)
         x = torch.randn(len(text), 6, generator=dice, dtype=torch.float64)
-        sums = TextSums.of(Moments.by_group(x, Labels.of(text)))
         one, orders = torch.ones(1, 48, dtype=torch.float64), by_length(lengths, 0)
+        sums = TextSums.of(Moments.by_group(x, Labels.of(text))).centred(one)
         found.append(
             [
                 float(value) ** 2
                 for size in (4, 16)
-                for value in (random_excess(sums, one, size), sorted_excess(sums, one, size, orders))
+                for value in (
+                    random_excess(sums, size),
+                    sorted_excess(sums, SortedPairs.of(orders, one, size)),
+                )
             ]
         )
     mean, error = np.mean(found, 0), np.std(found, 0) / math.sqrt(60)

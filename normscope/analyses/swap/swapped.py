@@ -5,7 +5,7 @@ change, and the hooks are removed when the context ends, also by an error.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,6 +102,11 @@ class Swap:
         """Replace one layer by other statistics from now on."""
         layer = self._layers[name]
         layer.replacement = Replacement(layer.norm, self.kind, statistics)
+
+    def align(self, layouts: Mapping[str, str | None]) -> None:
+        """Tell the layouts of the layers' inputs, by name, where sizes alone leave a doubt."""
+        for name, layer in self._layers.items():
+            layer.capture.state.known_layout = layouts.get(name)
 
     @contextmanager
     def replacing(self, names: Collection[str]) -> Iterator["Swap"]:

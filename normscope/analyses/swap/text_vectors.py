@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from normscope.analyses.swap.calibration import Calibration
+from normscope.analyses.swap.options import BY_TEXT
 from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
+from normscope.capture.watcher import watch
 from normscope.data.batching import Batch, Batching
 from normscope.data.corpus import no_text
 from normscope.data.tokenization import special_ids
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import Forward, evaluating
 from normscope.engine.runner import decoder_valid
-from normscope.engine.session import text_batches
+from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded, quiet
 from normscope.norms.module_tree import uncompiled
+from normscope.statistics.layout import UNALIGNED
 
 # Vectors (N, D) by the kind of replacement and the name of the layer.
 ByLayer = dict[str, dict[str, Tensor]]
@@ -48,9 +51,9 @@ def text_vectors(
     base = getattr(model, "base_model", model)
     if not Forward(base).takes_mask:
         batching = replace(batching, batch_size=1)
-    trials = _Trials(
-        loaded, base, batching, {kind: _swap(model, kind, layers, calibration) for kind in kinds}
-    )
+    swaps = {kind: _swap(model, kind, layers, calibration) for kind in kinds}
+    _align(loaded, [swap for swap in swaps.values() if swap.kind in BY_TEXT])
+    trials = _Trials(loaded, base, batching, swaps)
     splitter = BatchSplitter(trials.device, "")
     batches = text_batches(loaded, texts, batching)
     rows: list[int] = []
@@ -68,6 +71,19 @@ def text_vectors(
 
 def _swap(model: nn.Module, kind: str, layers: Sequence[str], calibration: Calibration) -> Swap:
     return Swap(model, kind, calibration, [glob.escape(name) for name in layers])
+
+
+def _align(loaded: Loaded, swaps: Sequence[Swap]) -> None:
+    """Find the text axis of the layers' inputs: in a batch of as many texts as tokens, sizes do not tell."""
+    if not swaps:
+        return
+    watcher = watch(loaded.model)
+    session = Session(loaded)
+    with session.watching(watcher):
+        session.prepare(watcher, text_batches(loaded, (), Batching()))
+    layouts = {capture.norm.name: capture.state.known_layout for capture in watcher.captures}
+    for swap in swaps:
+        swap.align({name: None if layout == UNALIGNED else layout for name, layout in layouts.items()})
 
 
 def _placed(vectors: Tensor, rows: Sequence[int], count: int) -> Tensor:

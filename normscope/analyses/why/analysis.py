@@ -16,7 +16,7 @@ from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import ExpectedNoise, LayerMeasures, Sampling, measured
-from normscope.analyses.why.nulls import SampledTexts
+from normscope.analyses.why.nulls import RecordedTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
@@ -28,7 +28,7 @@ from normscope.data.tokenization import special_ids
 from normscope.engine.loop import RunContext
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.session import Session, text_batches
-from normscope.errors import TextError
+from normscope.errors import RunError, TextError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
@@ -95,47 +95,21 @@ def why(
     require_both(beside, images)
     inputs = Inputs(texts)
     unique = Unique(inputs.texts or ())
-    sampled = SampledTexts(unique, samples, seed)
     clock = Clock(progress)
     session = Session.open(model, clock, loading, tokenizer)
     loaded = session.loaded
     vision = None
     if beside is not None:
-        options = options_beside(loading, batching)
-        vision = image_moments(
-            beside,
-            images,
-            processor=processor,
-            table_memory=table_memory,
-            seed=seed,
-            progress=progress,
-            **options,
-        )
+        options = {**options_beside(loading, batching), "processor": processor, "progress": progress}
+        vision = image_moments(beside, images, table_memory=table_memory, seed=seed, **options)
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    report = _run(session, replace(inputs, texts=sampled), choices, kept)
+    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts))
+    report = _run(session, recorded, choices, kept)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
-    sampling = _sampling(kept, seed)
-    names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
-    found = [measured(rows, sampling) for rows in _rows(report, kept, names)]
-    kept.layers.clear()  # Before the tokens of a null take their place.
-    known = [each.name for each in found]
-    texts_again = [sampled.kept[source] for source in nulls.spaced([*sampled.kept])]
-    shuffled = nulls.shuffled(texts_again, sampled.kept.values(), seed)
-    noise, without_images = _image_noise(vision, len(kept.sources))
-    few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts_again, shuffled))
-    scales, without = _scales(loaded, few, few_shuffled, choices)
-    material = Material(
-        sampling.lengths,
-        sampling.weights,
-        found,
-        {view: _agreement(report, known, view) for view in _VIEWS},
-        _shuffled(loaded, shuffled, choices, known),
-        images=noise,
-        without={**without, **without_images},
-        **scales,
-    )
+    material = _material(loaded, report, kept, vision, choices)
+    lost = len(report.layers) - len(material.layers)
     return WhyReport(
         __version__,
         report.model,
@@ -146,10 +120,39 @@ def why(
         _pooled(kept, loaded.tokenizer),
         (
             *report.warnings,
-            *_notes(report, kept, len(report.layers) - len(found), 0 if batching.unique else unique.repeated),
+            *_notes(report, kept, lost, 0 if batching.unique else unique.repeated),
+            *material.notes,
             *(() if vision is None else vision.notes),
         ),
-        len(texts_again),
+        len(nulls.spaced(kept.sources)),
+    )
+
+
+def _material(
+    loaded: Loaded, report: Report, kept: KeptTokens, vision: ImageMoments | None, choices: _Choices
+) -> Material:
+    """Measure the kept tokens, then the nulls; the tokens are released in between."""
+    sampling = _sampling(kept, choices.seed)
+    names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
+    layers = [measured(rows, sampling) for rows in _rows(report, kept, names)]
+    kept.layers.clear()  # Before the tokens of a null take their place.
+    known = [each.name for each in layers]
+    pool = [kept.texts[source] for source in kept.sources]
+    texts = nulls.spaced(pool)
+    shuffled = nulls.shuffled(texts, pool, choices.seed)
+    few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts, shuffled))
+    scales, without, notes = _scales(loaded, few, few_shuffled, choices)
+    noise, without_images = _image_noise(vision, len(kept.sources))
+    return Material(
+        sampling.lengths,
+        sampling.weights,
+        layers,
+        {view: _agreement(report, known, view) for view in _VIEWS},
+        _shuffled(loaded, shuffled, choices, known),
+        images=noise,
+        without={**without, **without_images},
+        notes=notes,
+        **scales,
     )
 
 
@@ -203,13 +206,13 @@ def _shuffled(
 
 def _scales(
     loaded: Loaded, texts: Sequence[str], shuffled: Sequence[str], choices: _Choices
-) -> tuple[dict[str, ScaleEffects], dict[str, str]]:
-    """Measure other scales in the model, on both texts, and in its untrained copy; say why that cannot be."""
-    copy = nulls.untrained(loaded, choices.seed)
-    if isinstance(copy, str):
-        return {}, {"4": copy}
+) -> tuple[dict[str, ScaleEffects], dict[str, str], list[str]]:
+    """Measure other scales in the model, on both texts, and in its untrained copy.
+
+    Also say why this cannot be tested, by claim, and note a missing copy, which is only shown.
+    """
     if len(texts) < _LEAST_TEXTS:
-        return {}, {"4": f"it needs {_LEAST_TEXTS} texts"}
+        return {}, {"4": f"it needs {_LEAST_TEXTS} texts"}, []
     longest = min(scale_effects.LONGEST, choices.batching.max_length or scale_effects.LONGEST)
     batching = replace(choices.batching, limit=None, max_length=longest, special_tokens="exclude")
 
@@ -218,12 +221,15 @@ def _scales(
         report = Session(model).measure(watcher, text_batches(model, given, batching))
         return scale_effects.scale_effects(model, given, batching, report)
 
-    return {
-        "scales": effects(loaded, texts),
-        "shuffled_scales": effects(loaded, shuffled),
-        # Shown, and subtracted nowhere: few texts are enough.
-        "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS)),
-    }, {}
+    try:
+        scales = {"scales": effects(loaded, texts), "shuffled_scales": effects(loaded, shuffled)}
+    except (RunError, UsageError) as error:  # Such as a model that returns no hidden states.
+        return {}, {"4": str(error)}, []
+    copy = nulls.untrained(loaded, choices.seed)
+    if isinstance(copy, str):
+        return scales, {}, [f"claim 4 is without its line on an untrained copy: {copy}"]
+    # Shown, and subtracted nowhere: few texts are enough.
+    return {**scales, "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS))}, {}, []
 
 
 def _image_noise(

@@ -12,19 +12,22 @@ from torch import Tensor
 
 from normscope.analyses.why.nulls import spaced
 from normscope.statistics.expected_noise import TextSums
-from normscope.statistics.moments import Labels, Moments, grown
+from normscope.statistics.moments import Labels, Moments
 from normscope.statistics.similarity import likeness_kept
 
 # So many late positions stand for all: each takes a matrix of all pairs of texts.
 _LATE = 8
+# A block of so many texts or rows fits into the processor's cache.
+_TEXTS, _ROWS = 16, 1024
 
 
 @dataclass(frozen=True)
 class LayerRows:
     """The tokens of N texts at one layer: what enters it, and what its own normalization makes of a text.
 
-    `x` (V, D), the `text` (V,) from 0 to N - 1, the `position` (V,), and whether it is `special` (V,),
-    for each row; `output` (N, D) is the mean of y over each text's tokens that are not special.
+    `x` (V, D), the `text` (V,) from 0 to N - 1, which ascends, the `position` (V,), and whether it is
+    `special` (V,), for each row; `output` (N, D) is the mean of y over each text's tokens that are not
+    special.
     """
 
     name: str
@@ -35,17 +38,26 @@ class LayerRows:
     special: Tensor
     output: Tensor
 
-    def ordinary(self) -> "LayerRows":
-        """Return the rows that are not special."""
-        kept = (~self.special).nonzero().flatten()
-        x, text, position, special = (v[kept] for v in (self.x, self.text, self.position, self.special))
-        return replace(self, x=x, text=text, position=position, special=special)
-
     def by_text(self) -> Moments:
-        """Return the moments of each text per feature, (N, D); a text without a row has the count 0."""
-        found = Moments.by_group(self.x, Labels.of(self.text))
-        found.grow(len(self.output))
-        return found
+        """Return the moments of each text per feature, (N, D), special tokens left out.
+
+        A text without a row has the count 0.
+        """
+        texts = len(self.output)
+        start = [0, *torch.bincount(self.text, minlength=texts).cumsum(0).tolist()]
+        many = Labels.of(self.text[~self.special]).many  # So that sums do not depend on the blocks.
+        parts = []
+        for first in range(0, texts, _TEXTS):
+            last = min(first + _TEXTS, texts)
+            rows = slice(start[first], start[last])
+            ordinary = ~self.special[rows]
+            part = Moments.empty(0, self.x.shape[1])
+            if bool(ordinary.any()):
+                labels = replace(Labels.of(self.text[rows][ordinary] - first), many=many)
+                part = Moments.by_group(self.x[rows][ordinary], labels)
+            part.grow(last - first)
+            parts.append((part.count, part.mean, part.m2))
+        return Moments(*(torch.cat(tables) for tables in zip(*parts, strict=True)))
 
 
 def explained_by_position(rows: LayerRows, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,16 +66,9 @@ def explained_by_position(rows: LayerRows, group: Tensor) -> tuple[Tensor, Tenso
     The first number is that of all texts; in each other one group of texts, `group` (N,), is left out. See
     `metrics.explained`.
     """
-    # Float32 is enough for the few rows of a cell, once they are centred.
-    x = rows.x - rows.x.mean(0, dtype=torch.float64).to(rows.x.dtype)
-    square, part = x.double().square().sum(1), group[rows.text]
-    ordinary = (~rows.special).nonzero().flatten()
-    without = _Groups.of(x[ordinary], square[ordinary], rows.position[ordinary], part[ordinary], group)
-    if len(ordinary) == len(x):
-        return without.epsilon2(), without.epsilon2()
-    special = rows.special.nonzero().flatten()
-    other = _Groups.of(x[special], square[special], rows.position[special], part[special], group)
-    return without.epsilon2(), without.plus(other).epsilon2()
+    ordinary, special = _Groups.of(rows, group)
+    without = ordinary.epsilon2()
+    return without, ordinary.plus(special).epsilon2() if bool(special.count.any()) else without
 
 
 @dataclass
@@ -75,24 +80,28 @@ class _Groups:
     square: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, square: Tensor, position: Tensor, part: Tensor, group: Tensor) -> "_Groups":
-        """Add up rows x (V, D) with their squares, positions, and groups `part` (V,)."""
-        groups = int(group.max()) + 1
-        positions = int(position.max()) + 1 if len(position) else 0
-        cell = position * groups + part
-        sums = torch.zeros(positions * groups, x.shape[1], dtype=x.dtype).index_add_(0, cell, x)
-        count = torch.bincount(cell, minlength=positions * groups).double()
-        whole = torch.zeros(groups, dtype=torch.float64).index_add_(0, part, square)
-        return cls(sums.view(positions, groups, -1), count.view(positions, groups), whole)
+    def of(cls, rows: LayerRows, group: Tensor) -> "tuple[_Groups, _Groups]":
+        """Add up the rows that are not special, and those that are, about the mean of both."""
+        positions, groups = int(rows.position.max()) + 1, int(group.max()) + 1
+        part = rows.special * groups + group[rows.text]
+        cell = (rows.special * positions + rows.position) * groups + group[rows.text]
+        sums = torch.zeros(2 * positions * groups, rows.x.shape[1], dtype=rows.x.dtype)
+        square = torch.zeros(2 * groups, dtype=torch.float64)
+        blocks = [slice(start, start + _ROWS) for start in range(0, len(cell), _ROWS)]
+        mean = torch.stack([rows.x[block].sum(0, dtype=torch.float64) for block in blocks]).sum(0)
+        mean = (mean / len(cell)).to(rows.x.dtype)
+        for block in blocks:
+            # Float32 is enough for the few rows of a cell, once they are centred.
+            centred = rows.x[block] - mean
+            sums.index_add_(0, cell[block], centred)
+            square.index_add_(0, part[block], centred.double().square_().sum(1))
+        count = torch.bincount(cell, minlength=len(sums)).double().view(2, positions, groups)
+        tables = sums.view(2, positions, groups, -1), count, square.view(2, groups)
+        return cls(*(table[0] for table in tables)), cls(*(table[1] for table in tables))
 
     def plus(self, other: "_Groups") -> "_Groups":
         """Return the sums of both."""
-        positions = max(len(self.sums), len(other.sums))
-
-        def both(a: Tensor, b: Tensor) -> Tensor:
-            return grown(a, positions) + grown(b, positions)
-
-        return _Groups(both(self.sums, other.sums), both(self.count, other.count), self.square + other.square)
+        return _Groups(self.sums + other.sums, self.count + other.count, self.square + other.square)
 
     def epsilon2(self) -> Tensor:
         """Return epsilon squared of the position, of all rows and without each group, (1 + G,)."""
@@ -162,11 +171,12 @@ def likenesses_kept(rows: LayerRows, by_text: Moments, weights: Tensor) -> dict[
 
 def late_positions(rows: LayerRows, texts: int, size: int) -> list[int]:
     """Choose positions that a quarter to half of the texts reach, and enough for two batches of `size`."""
-    count = torch.bincount(rows.position)
+    count = torch.bincount(rows.position[~rows.special])
     late = ((count >= max(2 * size, texts / 4)) & (count < texts / 2)).nonzero().flatten()
     return spaced(late.tolist(), _LATE)
 
 
 def noise_at(rows: LayerRows, positions: Sequence[int], texts: int) -> TextSums:
-    """Return the sums of the tokens at some positions, each a group."""
-    return TextSums.of_groups(rows.x, rows.text, rows.position, texts, positions)
+    """Return the sums of the tokens at some positions, each a group, special tokens left out."""
+    position = rows.position.where(~rows.special, -1)
+    return TextSums.of_groups(rows.x, rows.text, position, texts, positions)

@@ -39,6 +39,8 @@ class Material:
     images: Mapping[str, ExpectedNoise] | None = None
     without: Mapping[str, str] = field(default_factory=dict)
     """Why a claim, by its id, cannot be tested here."""
+    notes: Sequence[str] = ()
+    """Notes on what is missing and decides nothing."""
 
 
 # So many layers of each model are compared with those of the other.

@@ -8,7 +8,7 @@ from torch import Tensor
 from normscope.analyses.why import evidence
 from normscope.analyses.why.evidence import LayerRows
 from normscope.statistics import expected_noise
-from normscope.statistics.expected_noise import TextSums
+from normscope.statistics.expected_noise import CentredSums, SortedPairs, TextSums
 from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.moments import Moments
 
@@ -22,19 +22,23 @@ _LEAST_SORTED = 64
 class Sampling:
     """The N texts of a sample: their `lengths` in tokens, their jackknife `group`, and `orders` by length.
 
-    `weights` (R, N) are those of the replicates; `orders` (O, N) shuffle texts of equal length.
+    `weights` (R, N) are those of the replicates; `orders` (O, N) shuffle texts of equal length. `pairs` are
+    in one batch by length; None where there are too few texts for such batches.
     """
 
     lengths: Tensor
     group: Tensor
     weights: Tensor
     orders: Tensor
+    pairs: SortedPairs | None
 
     @classmethod
     def of(cls, lengths: Tensor, seed: int) -> "Sampling":
         """Sample texts of these lengths."""
         group = groups_of(len(lengths))
-        return cls(lengths, group, replicates(group), expected_noise.by_length(lengths, seed))
+        weights, orders = replicates(group), expected_noise.by_length(lengths, seed)
+        pairs = SortedPairs.of(orders, weights, SIZE) if len(lengths) >= _LEAST_SORTED else None
+        return cls(lengths, group, weights, orders, pairs)
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,14 @@ class ExpectedNoise:
     excess: Tensor
 
     @classmethod
-    def of(cls, sums: TextSums, weights: Tensor) -> "ExpectedNoise":
+    def of(cls, sums: CentredSums) -> "ExpectedNoise":
         """Take the noise from sums over samples."""
-        return cls(
-            expected_noise.random_noise(sums, weights, SIZE),
-            expected_noise.random_excess(sums, weights, SIZE),
-        )
+        return cls(expected_noise.random_noise(sums, SIZE), expected_noise.random_excess(sums, SIZE))
 
     @classmethod
     def of_samples(cls, samples: Moments, weights: Tensor) -> "ExpectedNoise":
         """Take the noise from the moments (N, D) of samples."""
-        return cls.of(TextSums.of(samples), weights)
+        return cls.of(TextSums.of(samples).centred(weights))
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,16 @@ def measured(rows: LayerRows, sampling: Sampling, *, null: bool = False) -> Laye
 
     Of a `null`, those are measured that a claim subtracts or shows.
     """
-    ordinary, weights = rows.ordinary(), sampling.weights
-    by_text = ordinary.by_text()
+    by_text, weights = rows.by_text(), sampling.weights
     position, with_special = evidence.explained_by_position(rows, sampling.group)
     noise = by_length = late = None
     # Each replicate has to hold two batches.
     if int(weights.sum(1).min()) >= 2 * SIZE:
-        sums = TextSums.of(by_text)
-        noise = ExpectedNoise.of(sums, weights)
-        if len(sampling.lengths) >= _LEAST_SORTED:
-            by_length = expected_noise.sorted_excess(sums, weights, SIZE, sampling.orders) / noise.excess
-            late = None if null else _late(ordinary, sampling)
+        sums = TextSums.of(by_text).centred(weights)
+        noise = ExpectedNoise.of(sums)
+        if sampling.pairs is not None:
+            by_length = expected_noise.sorted_excess(sums, sampling.pairs) / noise.excess
+            late = None if null else _late(rows, sampling)
     return LayerMeasures(
         rows.name,
         position,
@@ -107,20 +107,20 @@ def measured(rows: LayerRows, sampling: Sampling, *, null: bool = False) -> Laye
         noise,
         by_length,
         late,
-        {} if null else evidence.likenesses_kept(ordinary, by_text, weights),
+        {} if null else evidence.likenesses_kept(rows, by_text, weights),
     )
 
 
-def _late(ordinary: LayerRows, sampling: Sampling) -> Tensor | None:
+def _late(rows: LayerRows, sampling: Sampling) -> Tensor | None:
     texts = len(sampling.lengths)
-    positions = evidence.late_positions(ordinary, texts, SIZE)
+    positions = evidence.late_positions(rows, texts, SIZE)
     if not positions:
         return None
-    sums = evidence.noise_at(ordinary, positions, texts)
+    sums = evidence.noise_at(rows, positions, texts)
     if bool((sums.count > 1).any()):  # A layer that is called several times, or head by head.
         return None
     half = sampling.orders[: len(sampling.orders) // 2]
-    return expected_noise.grouped_ratio(sums, sampling.weights, SIZE, half)
+    return expected_noise.grouped_ratio(sums.centred(sampling.weights), SIZE, half)
 
 
 def median(numbers: list[Tensor]) -> Tensor:

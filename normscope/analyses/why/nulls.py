@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from normscope.capture.text_sample import Choice
 from normscope.models.loading import Loaded, quiet
 
 # A null is an average over texts: so many are enough.
@@ -26,25 +25,18 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff
 T = TypeVar("T")
 
 
-class SampledTexts(Iterator[str]):
-    """The same texts; of those that a random sample chooses, `kept` has the text, by its place.
+class RecordedTexts(Iterator[str]):
+    """The same texts; each that is not blank is put into `record`, by its place."""
 
-    It chooses as `text_sample.TextSample` does with the same seed.
-    """
-
-    def __init__(self, texts: Iterable[str], samples: int, seed: int) -> None:
-        self._texts, self._choice = iter(texts), Choice(samples, seed)
+    def __init__(self, texts: Iterable[str], record: dict[int, str]) -> None:
+        self._texts, self._record = iter(texts), record
         self._read = 0
-        self.kept: dict[int, str] = {}
 
     def __next__(self) -> str:
         text = next(self._texts)
-        source, self._read = self._read, self._read + 1
         if isinstance(text, str) and text and not text.isspace():
-            self._choice.offer([source])
-            self.kept[source] = text[:_CHARACTERS]
-            if len(self.kept) > len(self._choice.slots):
-                self.kept = {place: self.kept[place] for place in self.kept if place in self._choice.slots}
+            self._record[self._read] = text[:_CHARACTERS]
+        self._read += 1
         return text
 
     def __length_hint__(self) -> int:

@@ -21,7 +21,8 @@ class KeptTokens(TextSample):
     """The kept texts with all their tokens at every layer, in float32.
 
     At most `samples` texts are kept, and fewer when their tokens would take over `memory` bytes: then
-    those of the largest priorities go. `special` are the ids of the tokens that a tokenizer adds.
+    those of the largest priorities go. `special` are the ids of the tokens that a tokenizer adds. `texts`
+    are the texts that were read, by their place in the corpus: those that are not kept are deleted.
     """
 
     def __init__(self, samples: int, memory: int, seed: int, special: Collection[int]) -> None:
@@ -29,6 +30,7 @@ class KeptTokens(TextSample):
         self.special = torch.tensor(sorted(special), dtype=torch.int64)
         self.ids: dict[int, list[int]] = {}
         """The token ids of every kept text, by its place in the corpus."""
+        self.texts: dict[int, str] = {}
         self._each = 0
 
     def fit(self, features: Iterable[int]) -> None:
@@ -45,6 +47,7 @@ class KeptTokens(TextSample):
 
     def begin(self, batch: Batch) -> None:
         """Choose among the texts of a batch that is about to run."""
+        earlier = self.sources
         super().begin(batch)
         for source, ids, mask in zip(batch.sources, batch.inputs["input_ids"], batch.mask, strict=True):
             self.ids[source] = ids[mask].tolist()
@@ -56,6 +59,8 @@ class KeptTokens(TextSample):
             layer.clear(gone)
         self.select(batch.sources)
         self.ids = {source: self.ids[source] for source in self.choice.slots}
+        for source in {*earlier, *batch.sources} - self.choice.slots.keys():
+            self.texts.pop(source, None)
 
     def _drop_one(self) -> None:
         if len(self.choice.slots) <= _LEAST_TEXTS:
@@ -94,16 +99,13 @@ class TokensAtLayer(LayerTexts):
         if not bool((slots >= 0).any()):
             return
         ends = where.sample.count[:, 0].cumsum(0).long().tolist()
-        # Of the whole batch at once: a text alone is a small tensor, and there are many.
         x, position, special = seen.x.float().cpu(), where.positions.cpu(), self._special(where)
         words = (~special).to(seen.y.device, torch.float64)
-        output = seen.y.double() * words[:, None]
         for slot, start, end in zip(slots.tolist(), [0, *ends], ends, strict=False):
             if slot >= 0:
                 part = slice(start, end)
-                piece = _Piece(
-                    x[part].clone(), position[part].clone(), special[part].clone(), output[part].sum(0).cpu()
-                )
+                output = (seen.y[part].double() * words[part, None]).sum(0).cpu()
+                piece = _Piece(x[part].clone(), position[part].clone(), special[part].clone(), output)
                 self._pieces.setdefault(slot, []).append(piece)
 
     def _special(self, where: Alignment) -> Tensor:

@@ -28,9 +28,9 @@ from normscope.statistics.position_bins import MEMORY
 class ImageMoments(NamedTuple):
     """A vision model's run over images: its report, and what is kept of single images.
 
-    `layers` are the moments of each layer's input, by the layer's name, one row an image and one column a
-    channel, (N, C): the count of pixels or patches, their mean and M2. Images keep their order. `notes`
-    say what is left out.
+    `layers` are the moments of each BatchNorm's input, by the layer's name, one row an image and one column
+    a channel, (N, C): the count of pixels or patches, their mean and M2; those of all norms where the model
+    has no BatchNorm. Images keep their order. `notes` say what is left out.
     """
 
     report: Report
@@ -51,16 +51,17 @@ def image_moments(
 ) -> ImageMoments:
     """Run a vision model once over images and return the moments of each image at every layer.
 
-    An image file that repeats an earlier one is left out. The moments of all other images are kept, or
-    those of a random sample where they would take over `table_memory` bytes. A layer is left out, with a
-    note, where its rows cannot be assigned to images. All other arguments are as for `inspect`.
+    The claims speak of what enters a BatchNorm: the other layers of a model that has some are left out, with
+    a note. An image file that repeats an earlier one is left out. The moments of all other images are kept,
+    or those of a random sample where they would take over `table_memory` bytes. A layer is left out, with
+    a note, where its rows cannot be assigned to images. All other arguments are as for `inspect`.
 
     Raises what `inspect` raises, MediaError when there are not two images, and RunError when no layer
     is left.
     """
     inputs = _two_or_more(_unique(_two_or_more(images).images))
     session = Session.open(model, Clock(progress), loading, None, processor, inputs.kinds)
-    kept = TextSample(len(inputs.images), table_memory, seed)
+    kept = TextSample(len(inputs.images), table_memory, seed, "image")
     batches = session.batches(inputs, batching)
     report = session.measure(watch(session.loaded.model), batches, RunContext(sample=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
@@ -70,8 +71,22 @@ def image_moments(
             f"no layer of {report.model.id} shows which image each of its rows is of; expected a layer that "
             "does; try another vision model"
         )
-    repeated = len(images) - len(inputs.images)
-    return ImageMoments(report, layers, (*_notes(report, kept, layers, repeated), *report.warnings))
+    notes = _notes(report, kept, layers, len(images) - len(inputs.images))
+    chosen, choice = _batch_norms(report, layers)
+    return ImageMoments(report, chosen, (*notes, *choice, *report.warnings))
+
+
+def _batch_norms(report: Report, layers: dict[str, Moments]) -> tuple[dict[str, Moments], list[str]]:
+    """Choose the BatchNorms among the layers, or all layers where there is none; note which were chosen."""
+    chosen = {name: moments for name, moments in layers.items() if report.layers[name].kind == "batchnorm"}
+    others = counted(len(layers) - len(chosen), "other norm")
+    if not chosen:
+        norms = counted(len(layers), "norm")
+        return layers, [f"{report.model.id} has no BatchNorm: claims 5 and 6 take the inputs of its {norms}"]
+    if len(chosen) == len(layers):
+        return layers, []
+    norms = counted(len(chosen), "BatchNorm")
+    return chosen, [f"claims 5 and 6 take the inputs of {norms} of {report.model.id}, not of its {others}"]
 
 
 def require_both(model: object, images: Sequence[FilePath]) -> None:

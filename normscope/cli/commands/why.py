@@ -1,5 +1,7 @@
 """`normscope why`: the article's claims on LayerNorm and BatchNorm, tested on this model."""
 
+from functools import partial
+
 from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.output import reserve_stdout, warn
@@ -17,11 +19,12 @@ Examples:
 \b
 A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm.
 Each of its claims is tested on the model and the texts: a number, the null
-(the number where nothing is there), a rule and a verdict. > marks the number
-that decides. The claim HOLDS when the 95% intervals of more than half of the
-layers lie on its side of the rule's threshold, FAILS when those of more than
-half lie on the other side, and is UNDECIDED otherwise. What cannot be decided
-with what is given is NOT TESTABLE HERE.
+(the number where nothing is there), a rule and a verdict. --verbose shows all
+numbers of a claim; > marks the one that decides. The claim HOLDS when the 95%
+intervals of more than half of the layers lie on its side of the rule's
+threshold, FAILS when those of more than half lie on the other side, and is
+UNDECIDED otherwise. What cannot be decided with what is given is NOT TESTABLE
+HERE.
 
 \b
 Numbers are medians over the layers. Intervals are by the jackknife over
@@ -38,7 +41,7 @@ of --image; that needs 200 texts and 100 images.
   2, 3  what text and position explain of the variance (epsilon squared),
         less the same with words shuffled across texts; no special tokens
   4     similarities of texts kept by the text's scale less BN's scale, one
-        layer replaced at a time; less the same in an untrained copy
+        layer replaced at a time; less the same with words shuffled
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
@@ -63,6 +66,7 @@ def why(
     batch: BatchOptions,
     exclude: options.Exclude = None,
     layer: options.OnlyLayer = None,
+    verbose: options.Verbose = False,
     result: ResultOptions,
     source: LoadOptions,
 ) -> None:
@@ -102,6 +106,6 @@ def why(
         )
     from normscope.render.why import render_why, render_why_markdown
 
-    place.write(place.text(report, format, render_why, render_why_markdown))
+    place.write(place.text(report, format, partial(render_why, verbose=verbose), render_why_markdown))
     if not result.quiet:
-        warn(report.warnings, verbose=False)
+        warn(report.warnings, verbose=verbose)

@@ -1,13 +1,17 @@
 """Glossary entries on the article's claims: numbers, intervals and rules."""
 
+from functools import partial
+
 from normscope.results.glossary.entry import OWN, TID, Entry, Topic
 
 _JACKKNIFE = "Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17(4)"
 
+_entry = partial(Entry, source=OWN, commands=("why",))
+
 CLAIMS = Topic(
     "The article's claims",
     (
-        Entry(
+        _entry(
             name="kept_texts",
             title="the texts that the claims are tried on",
             definition="How many texts' tokens were kept at every layer: all different texts that were run, "
@@ -16,11 +20,9 @@ CLAIMS = Topic(
             formula="min(different texts, --samples), less what memory forbids",
             range="2 or more",
             reading="A few hundred decide most claims; tens leave them undecided.",
-            source=OWN,
-            commands=("why",),
             see_also=("run.texts", "number"),
         ),
-        Entry(
+        _entry(
             name="null_texts",
             title="the texts of the nulls that run the model again",
             definition="How many of the kept texts ran again: with their words shuffled across texts, and "
@@ -28,23 +30,19 @@ CLAIMS = Topic(
             formula="min(kept_texts, 256)",
             range="0 or more",
             reading="They are evenly spaced over the corpus.",
-            source=OWN,
-            commands=("why",),
             see_also=("kept_texts", "null"),
         ),
-        Entry(
+        _entry(
             name="null",
             title="what a number is where nothing is there",
             definition="The number where what the claim speaks of is absent: tokens drawn independently, "
-            "words shuffled across texts, an untrained copy of the model, or two things that are alike.",
+            "words shuffled across texts, or two things that are alike.",
             formula="known by arithmetic: 0 or 1; what has to be measured is subtracted from the number",
             range="any number; null where none is known",
             reading="Read a number against it, not against what looks natural.",
-            source=OWN,
-            commands=("why",),
             see_also=("number", "threshold"),
         ),
-        Entry(
+        _entry(
             name="number",
             title="a number of a claim's evidence",
             definition="What this model and these texts say; each has in `metric` the name of its entry "
@@ -53,35 +51,31 @@ CLAIMS = Topic(
             range="as the metric's",
             reading="Only the number that decides is held against the threshold; the others put it in "
             "context.",
-            source=OWN,
-            commands=("why",),
             see_also=("threshold", "verdict"),
         ),
-        Entry(
+        _entry(
             name="number.value",
             title="the number itself",
             definition="The metric over the kept texts, the median over layers where there are several.",
             formula="value = median over layers of metric",
             range="any number; null where it is not known",
             reading="Read it with its interval: from few texts it may be far off.",
-            source=OWN,
-            commands=("why",),
             see_also=("number.low", "number.high"),
         ),
-        Entry(
+        _entry(
             name="number.low",
             title="where its 95 % interval begins",
             definition="The interval is Student's t times the standard error of the delete-a-group "
-            "jackknife: the texts are cut into 32 random groups, and the number is computed without each. "
+            "jackknife: the texts are cut into 32 groups of neighbours, and the number is computed without "
+            "each. "
             "Ratios have theirs on the logarithmic scale.",
             formula="value - t(0.975, G - 1) se; se^2 = (G - 1) / G sum over g of (without_g - their mean)^2",
             range="any number; null where there is no interval",
             reading="A claim is decided only when the threshold is outside of low to high.",
             source=_JACKKNIFE,
-            commands=("why",),
             see_also=("number.high", "seed"),
         ),
-        Entry(
+        _entry(
             name="number.high",
             title="where its 95 % interval ends",
             definition="As number.low, above the value.",
@@ -89,21 +83,18 @@ CLAIMS = Topic(
             range="any number; null where there is no interval",
             reading="A wide interval asks for more texts.",
             source=_JACKKNIFE,
-            commands=("why",),
             see_also=("number.low",),
         ),
-        Entry(
+        _entry(
             name="threshold",
             title="what the deciding number is held against",
             definition="The number at which the claim's rule turns.",
             formula="a constant of the rule",
             range="any number; null where no number decides",
             reading="The rule says on which side of it the claim holds.",
-            source=OWN,
-            commands=("why",),
             see_also=("verdict", "number.low"),
         ),
-        Entry(
+        _entry(
             name="verdict",
             title="what becomes of the claim",
             definition="Holds, fails, undecided, or not testable here: by the intervals of the deciding "
@@ -113,10 +104,9 @@ CLAIMS = Topic(
             reading="About this model and these texts, by a rule that is stated. Where nothing is there, a "
             "claim holds or fails in 5% of cases each at most.",
             source=OWN + "; Markov's inequality",
-            commands=("why",),
             see_also=("threshold", "null"),
         ),
-        Entry(
+        _entry(
             name="layers_above",
             title="how many layers lie above the threshold",
             definition="The number of layers whose whole interval of the deciding number lies above the "
@@ -124,11 +114,9 @@ CLAIMS = Topic(
             formula="#{layers: low > threshold}",
             range="0 or more",
             reading="More than half of all layers decide.",
-            source=OWN,
-            commands=("why",),
             see_also=("verdict", "layers_below"),
         ),
-        Entry(
+        _entry(
             name="layers_below",
             title="how many layers lie below the threshold",
             definition="The number of layers whose whole interval of the deciding number lies below the "
@@ -136,11 +124,9 @@ CLAIMS = Topic(
             formula="#{layers: high < threshold}",
             range="0 or more",
             reading="More than half of all layers decide.",
-            source=OWN,
-            commands=("why",),
             see_also=("verdict", "layers_above"),
         ),
-        Entry(
+        _entry(
             name="late_reach",
             title="how many texts reach late positions",
             definition="The share of 8 random texts that reach a position of the batch's last quarter, on "
@@ -148,11 +134,9 @@ CLAIMS = Topic(
             formula="E of the average over t >= 0.75 T_B of n_t / 8; T_B = tokens of the longest text of B",
             range="0 to 1",
             reading="1: all texts are of one length. Under 0.5: most of what stands there is padding.",
-            source=OWN,
-            commands=("why",),
             see_also=("late_samples", "position.count"),
         ),
-        Entry(
+        _entry(
             name="late_noise_ratio",
             title="what batching by length does at late positions",
             definition="The noise of BatchNorm's mean per position at positions that a quarter to half of "
@@ -163,11 +147,9 @@ CLAIMS = Topic(
             "times (n_t - 1) / (n_t - n_B,t)",
             range="0 or more; null without such positions",
             reading="0.5: half the noise. Long texts together fill the late positions.",
-            source=OWN,
-            commands=("why",),
             see_also=("tid.length_ratio", "late_reach"),
         ),
-        Entry(
+        _entry(
             name="explained_difference",
             title="what the text explains over the position",
             definition="Epsilon squared of the text less that of the position, special tokens left out; each "
@@ -176,11 +158,9 @@ CLAIMS = Topic(
             range="any number from -2 to 2, near enough",
             reading="Above 0: words of one text have more in common than words at one position. What the "
             "model adds by itself, as its code of positions, is in both and cancels.",
-            source=OWN,
-            commands=("why",),
             see_also=("explained.sequence.epsilon2", "explained.position.epsilon2", "explained_by_words"),
         ),
-        Entry(
+        _entry(
             name="explained_by_words",
             title="what the words of a text have in common",
             definition="Epsilon squared of the text, special tokens left out, less the same where the words "
@@ -189,11 +169,9 @@ CLAIMS = Topic(
             range="any number from -1 to 1, near enough",
             reading="A model makes the tokens of a text alike whatever its words are: attention mixes them. "
             "This is what is left beyond that.",
-            source=OWN,
-            commands=("why",),
             see_also=("explained.sequence.epsilon2", "explained_difference"),
         ),
-        Entry(
+        _entry(
             name="likeness_kept",
             title="how well the texts' similarities are kept",
             definition="Each text's vector is the mean over its tokens, special ones left out. The "
@@ -204,10 +182,9 @@ CLAIMS = Topic(
             range="-1 to 1",
             reading="1: which texts are alike is just as it was.",
             source="Kriegeskorte et al. 2008, Representational similarity analysis",
-            commands=("why",),
             see_also=("agreement.sequence", "agreement.feature", "likeness_difference"),
         ),
-        Entry(
+        _entry(
             name="likeness_difference",
             title="whether the text's scale keeps likeness best",
             definition="One layer takes the scale of each text in place of its own, then BatchNorm's scale "
@@ -217,11 +194,9 @@ CLAIMS = Topic(
             "v_n, w_n = mean last hidden states of a text",
             range="any number from -2 to 2",
             reading="Above 0: the scale of the text does less to which texts are alike.",
-            source=OWN,
-            commands=("why",),
             see_also=("likeness_kept", "scale_difference"),
         ),
-        Entry(
+        _entry(
             name="scale_difference",
             title="the same, less that of shuffled words",
             definition="The likeness_difference of the texts less that of texts of the same words shuffled "
@@ -229,11 +204,9 @@ CLAIMS = Topic(
             formula="likeness_difference - likeness_difference of shuffled words",
             range="any number from -4 to 4",
             reading="Above 0: the scale of the text keeps what texts say, not only what they are made of.",
-            source=OWN,
-            commands=("why",),
             see_also=("likeness_difference",),
         ),
-        Entry(
+        _entry(
             name="noise_ratio",
             title="noise of text over noise of images",
             definition="The noise of a layer's batch means per feature, special tokens left out, over that "
@@ -245,7 +218,6 @@ CLAIMS = Topic(
             range="0 or more",
             reading="2: twice as noisy on text.",
             source=TID + "; the ratio is normscope's own",
-            commands=("why",),
             see_also=("tid.mean", "excess_noise"),
         ),
     ),
