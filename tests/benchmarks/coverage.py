@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -199,21 +200,21 @@ def main() -> None:
     parser.add_argument("--population", nargs="+", choices=("real", "iid"), default=("real", "iid"))
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--run", type=int, default=1, help="texts come in runs of so many neighbours")
+    parser.add_argument(
+        "--run", type=int, nargs="+", default=[1], help="texts come in runs of so many neighbours"
+    )
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--beside", metavar="VISION_MODEL")
     parser.add_argument("--image", nargs="+", default=[])
     options = parser.parse_args()
     texts = list(dict.fromkeys(options.file.read_text(encoding="utf-8").splitlines()))
-    print(
-        f"{len(texts):,} texts, {options.draws} samples, runs of {options.run}; least to largest over layers"
-    )
+    print(f"{len(texts):,} texts, {options.draws} samples; least to largest coverage over layers")
     generator = torch.Generator().manual_seed(0)
     for name, draw in cases(options, texts).items():
-        for size in options.sizes if name in options.population else ():
-            rates = coverage([draw(size, options.run, generator) for _ in range(options.draws)])
+        for size, run in product(options.sizes, options.run) if name in options.population else ():
+            rates = coverage([draw(size, run, generator) for _ in range(options.draws)])
             cells = [f"{claim} {min(all_):.0%} to {max(all_):.0%}" for claim, all_ in sorted(rates.items())]
-            print(f"{name:5} N = {size:3}  " + "; ".join(cells), flush=True)
+            print(f"{name:4} N = {size:3}, runs of {run}  " + "; ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def row(findings: Sequence[Finding]) -> list[str]:
     counts = Counter(finding.verdict for finding in findings)
     verdicts = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
     if set(counts) == {UNTESTABLE}:
-        return [claim, verdicts, "", "", ""]
+        return [claim, verdicts, "", "", "", ""]
     values, halves = zip(*(scaled(claim, each.evidence[0].number) for each in findings), strict=True)
     margins = [margin(finding) for finding in findings]
     middle = statistics.median(each.evidence[0].number.value for each in findings)
@@ -54,13 +54,14 @@ def row(findings: Sequence[Finding]) -> list[str]:
         verdicts,
         f"{middle:.3g}",
         f"{statistics.stdev(values) / statistics.median(halves):.2f}",
-        f"{statistics.median(margins):+.2f} ({min(margins):+.2f} to {max(margins):+.2f})",
+        f"{statistics.fmean(margins):+.2f} ({min(margins):+.2f} to {max(margins):+.2f})",
+        f"{statistics.stdev(margins):.2f}",
     ]
 
 
 def table(runs: Iterable[Sequence[Finding]]) -> list[str]:
     """Return the lines of a Markdown table, one for each claim, from the findings of each seed."""
-    head = ["claim", "verdicts", "number", "spread / half-width", "margin, median (range)"]
+    head = ["claim", "verdicts", "number", "spread / half-width", "margin, mean (range)", "its spread"]
     rows = [row(findings) for findings in zip(*runs, strict=True)]
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
