@@ -92,6 +92,18 @@ def drawn(texts: int, size: int, run: int, generator: torch.Generator) -> Tensor
     return (starts[:, None] + torch.arange(run)).flatten()[:size]
 
 
+def reach_of(lengths: Tensor, share: float) -> Interval:
+    """Return the number of claim 1a of texts of these lengths."""
+    reach = late_reach(lengths, replicates(groups_of(len(lengths))), SIZE)
+    return interval(narrowed(reach, share), 1 / SIZE, 1.0)
+
+
+def lengths_alone(lengths: Tensor, size: int, run: int, generator: torch.Generator) -> Numbers:
+    """Return the number of claim 1a of a sample: it takes no model, so that many samples are cheap."""
+    sample = lengths[drawn(len(lengths), size, run, generator)]
+    return {("1a", ""): reach_of(sample, size / len(lengths))}
+
+
 def texts_alone(
     population: Population, random: Population, size: int, run: int, generator: torch.Generator
 ) -> Numbers:
@@ -99,8 +111,7 @@ def texts_alone(
     sample = population.sample(drawn(len(population.lengths), size, run, generator))
     others = drawn(len(random.lengths), min(size, nulls.NULL_TEXTS), 1, generator)
     null, share = random.sample(others), sample.share
-    reach = late_reach(sample.sampling.lengths, sample.sampling.weights, SIZE)
-    numbers: Numbers = {("1a", ""): interval(narrowed(reach, share))}
+    numbers: Numbers = {("1a", ""): reach_of(sample.sampling.lengths, share)}
     for layer, mixed in zip(sample.layers, null.layers, strict=True):
         text, both = narrowed(layer.text, share), narrowed(layer.text - layer.position, share)
         less = narrowed(mixed.text, null.share), narrowed(mixed.text - mixed.position, null.share)
@@ -176,6 +187,10 @@ def cases(options: argparse.Namespace, texts: Sequence[str]) -> dict[str, Callab
     """Return what draws a sample of a size in runs and measures it, by the name of the case."""
     model = prepare_model("demo", ("text",), Clock(None), Loading(), None)
     random = nulls.shuffled(texts, texts, seed=1)
+    if options.of == "lengths":
+        cut: Any = partial(model.tokenizer, truncation=True, max_length=options.max_length)
+        both = (torch.tensor([*map(len, cut(each)["input_ids"])]) for each in (list(texts), random))
+        return {name: partial(lengths_alone, each) for name, each in zip(("real", "iid"), both, strict=True)}
     if options.of == "scales":
         return {"real": partial(other_scales, model, texts), "iid": partial(other_scales, model, random)}
     real = Population(model, texts, options.max_length)
@@ -193,9 +208,9 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument(
         "--of",
-        choices=("texts", "scales", "images"),
+        choices=("lengths", "texts", "scales", "images"),
         default="texts",
-        help="claims 1 to 3 (texts), claim 4 (scales), or claims 5 and 6 (images, with --beside and --image)",
+        help="claim 1a (lengths), 1a to 3 (texts), 4 (scales), or 5 and 6 (images, with --beside and --image)",
     )
     parser.add_argument("--population", nargs="+", choices=("real", "iid"), default=("real", "iid"))
     parser.add_argument("--draws", type=int, default=200)
