@@ -104,6 +104,12 @@ def lengths_alone(lengths: Tensor, size: int, run: int, generator: torch.Generat
     return {("1a", ""): reach_of(sample, size / len(lengths))}
 
 
+def lengths_of(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tensor:
+    """Return how many tokens each text has, (N,)."""
+    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    return torch.tensor([*map(len, ids)])
+
+
 def texts_alone(
     population: Population, random: Population, size: int, run: int, generator: torch.Generator
 ) -> Numbers:
@@ -188,9 +194,10 @@ def cases(options: argparse.Namespace, texts: Sequence[str]) -> dict[str, Callab
     model = prepare_model("demo", ("text",), Clock(None), Loading(), None)
     random = nulls.shuffled(texts, texts, seed=1)
     if options.of == "lengths":
-        cut: Any = partial(model.tokenizer, truncation=True, max_length=options.max_length)
-        both = (torch.tensor([*map(len, cut(each)["input_ids"])]) for each in (list(texts), random))
-        return {name: partial(lengths_alone, each) for name, each in zip(("real", "iid"), both, strict=True)}
+        return {
+            name: partial(lengths_alone, lengths_of(model.tokenizer, each, options.max_length))
+            for name, each in (("real", texts), ("iid", random))
+        }
     if options.of == "scales":
         return {"real": partial(other_scales, model, texts), "iid": partial(other_scales, model, random)}
     real = Population(model, texts, options.max_length)
@@ -210,7 +217,7 @@ def main() -> None:
         "--of",
         choices=("lengths", "texts", "scales", "images"),
         default="texts",
-        help="claim 1a (lengths), 1a to 3 (texts), 4 (scales), or 5 and 6 (images, with --beside and --image)",
+        help="claim 1a (lengths), 1a to 3 (texts), 4 (scales), or 5 and 6 (images, with --beside)",
     )
     parser.add_argument("--population", nargs="+", choices=("real", "iid"), default=("real", "iid"))
     parser.add_argument("--draws", type=int, default=200)
