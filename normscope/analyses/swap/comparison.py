@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from normscope.analyses.swap.predictions import Answer, Question
 
-# The number of logits that are compared at once: few enough for a processor's cache.
-PART = 1 << 20
 # The maximum number of texts for similarities: their matrix grows with its square.
 _SIMILAR = 2048
 
@@ -38,7 +36,7 @@ class Reference:
         self._hidden = answer.hidden[question.valid].double()  # (tokens, D)
         self._parts: list[_Part] = []
         first = 0
-        for logits in answer.logits(PART):
+        for logits in answer.logits():
             self._parts.append(_Part(logits, question.target[first : first + len(logits)]))
             first += len(logits)
         self._tokens = self._by_text(torch.ones(len(self._text), dtype=torch.float64), self._text)
@@ -61,7 +59,7 @@ class Reference:
         """
         hidden = answer.hidden[self._valid].double()
         vectors = self._by_text(hidden, self._text) / self._tokens[:, None]
-        pairs = zip(self._parts, answer.logits(PART), strict=True)
+        pairs = zip(self._parts, answer.logits(), strict=True)
         loss, kl, top1 = self._target_sums([part.compare(logits) for part, logits in pairs], 3)
         cosine = functional.cosine_similarity(self._hidden, hidden, dim=1)
         return {
@@ -90,8 +88,8 @@ class _Part:
     def __init__(self, logits: Tensor, target: Tensor) -> None:
         self._logits, self._target = logits, target.to(logits.device)[:, None]
         a = _precise(logits)
-        self._peak, self._top = a.max(1, keepdim=True)
-        self._total = (a - self._peak).exp_().sum(1, dtype=torch.float64)
+        self._peak, self._top = a.max(1, keepdim=True)  # (m, 1)
+        self._total = _exponentials(a, self._peak).sum(1, dtype=torch.float64)
         self._log_sum = self._peak[:, 0].double() + self._total.log()
         self.loss = self._log_sum - a.gather(1, self._target)[:, 0].double()
 
@@ -102,15 +100,19 @@ class _Part:
         small differences keep their digits in float32.
         """
         a, b = _precise(self._logits), _precise(logits)
-        peak, top = b.max(1, keepdim=True)
-        log_sum = peak[:, 0].double() + (b - peak).exp_().sum(1, dtype=torch.float64).log()
-        own = (a - self._peak).exp_()
-        shift = torch.linalg.vecdot(own, b - a).double() / self._total
-        kl = (log_sum - self._log_sum - shift).clamp(min=0)
+        peak = b.amax(1, keepdim=True)
+        log_sum = peak[:, 0].double() + _exponentials(b, peak).sum(1, dtype=torch.float64).log()
+        weighted = torch.linalg.vecdot(_exponentials(a, self._peak), b - a)
+        kl = (log_sum - self._log_sum - weighted.double() / self._total).clamp(min=0)
         if not bool(kl.isfinite().all()):  # A logit of minus infinity gives 0 times infinity.
             kl = _divergence(a, b)
         loss = log_sum - b.gather(1, self._target)[:, 0].double()
-        return torch.stack([loss, kl, (top == self._top)[:, 0].double()], dim=1)
+        top1 = (b.gather(1, self._top) == peak)[:, 0].double()
+        return torch.stack([loss, kl, top1], dim=1)
+
+
+def _exponentials(logits: Tensor, peak: Tensor) -> Tensor:
+    return (logits - peak).exp_()
 
 
 def _precise(logits: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from normscope.errors import RunError
 
 # The share of a text's tokens that a masked language model has to predict: Devlin et al. 2018, BERT.
 _MASKED_SHARE = 0.15
+# The numbers of logits that are computed, and yielded, at once.
+_COMPUTED, _PART = 1 << 22, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ class Answer:
         pairs = ((self.hidden, other.hidden), (self.rows, other.rows))
         return all(b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)
 
-    def logits(self, size: int) -> Iterator[Tensor]:
-        """Yield the logits of all M tokens in parts (m, V) of about `size` numbers."""
+    def logits(self) -> Iterator[Tensor]:
+        """Yield the logits of all M tokens in order, in parts (m, V) that stay in a processor's cache."""
         if self.rows is None:
             return
         width = self.rows.shape[1] if self.linear is None else self.linear.out_features
-        for rows in torch.split(self.rows, max(1, size // max(1, width))):
-            yield rows if self.linear is None else self.linear(rows)
+        # A product of few rows is slow, so that a part is not computed alone.
+        for rows in self.rows.split(max(1, _COMPUTED // max(1, width))):
+            logits = rows if self.linear is None else self.linear(rows)
+            yield from logits.split(max(1, _PART // max(1, width)))
 
 
 class Readout:
