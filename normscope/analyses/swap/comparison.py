@@ -89,30 +89,26 @@ class _Part:
         self._logits, self._target = logits, target.to(logits.device)[:, None]
         a = _precise(logits)
         self._peak, self._top = a.max(1, keepdim=True)  # (m, 1)
-        self._total = _exponentials(a, self._peak).sum(1, dtype=torch.float64)
-        self._log_sum = self._peak[:, 0].double() + self._total.log()
-        self.loss = self._log_sum - a.gather(1, self._target)[:, 0].double()
+        self._total = (a - self._peak).exp_().sum(1, dtype=torch.float64)  # (m,)
+        self.loss = self._total.log() + (self._peak - a.gather(1, self._target))[:, 0].double()
 
     def compare(self, logits: Tensor) -> Tensor:
         """Return for each target, (m, 3) float64: the other loss, KL, and whether the top tokens agree.
 
-        KL is the difference of the log-sums less the mean of the logits' difference under the own softmax:
-        small differences keep their digits in float32.
+        KL is the difference of the log-sums less the mean of the logits' difference under the own softmax,
+        each from the row's peak: a small KL keeps its digits in float32.
         """
         a, b = _precise(self._logits), _precise(logits)
-        peak = b.amax(1, keepdim=True)
-        log_sum = peak[:, 0].double() + _exponentials(b, peak).sum(1, dtype=torch.float64).log()
-        weighted = torch.linalg.vecdot(_exponentials(a, self._peak), b - a)
-        kl = (log_sum - self._log_sum - weighted.double() / self._total).clamp(min=0)
+        peak = b.amax(1, keepdim=True)  # (m, 1)
+        own, other = a - self._peak, b - peak
+        log_sum = other.exp().sum(1, dtype=torch.float64).log()
+        mean = torch.linalg.vecdot(own.exp(), other.sub_(own)).double() / self._total
+        kl = (log_sum - self._total.log() - mean).clamp(min=0)
         if not bool(kl.isfinite().all()):  # A logit of minus infinity gives 0 times infinity.
             kl = _divergence(a, b)
-        loss = log_sum - b.gather(1, self._target)[:, 0].double()
+        loss = log_sum + (peak - b.gather(1, self._target))[:, 0].double()
         top1 = (b.gather(1, self._top) == peak)[:, 0].double()
         return torch.stack([loss, kl, top1], dim=1)
-
-
-def _exponentials(logits: Tensor, peak: Tensor) -> Tensor:
-    return (logits - peak).exp_()
 
 
 def _precise(logits: Tensor) -> Tensor:
