@@ -137,7 +137,7 @@ def test_logits_are_those_of_the_whole_output(make: Callable[[], Any], reads: bo
     linear = model.get_output_embeddings()
     with torch.no_grad():
         whole = model(**asked.inputs).logits[asked.text, asked.position]
-        readout.read(asked)
+        readout.prepare(asked)
         count = linear.register_forward_hook(lambda _m, _x, y: computed.append(y[..., 0].numel()))
         logits = torch.cat(list(readout.read(asked).logits()))
         count.remove()

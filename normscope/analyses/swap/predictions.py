@@ -121,11 +121,15 @@ class Readout:
             mask[row, positions[torch.randperm(len(positions), generator=generator)[:count]]] = True
         return mask
 
+    def prepare(self, question: Question) -> None:
+        """Find out once, on the untouched model and one text, whether `read` may compute few logits."""
+        if self._vocabulary is not None:
+            one = {name: values[:1] for name, values in question.inputs.items()}
+            self._vocabulary.check(lambda: self._forward(one), (1, question.valid.shape[1]))
+
     def read(self, question: Question) -> Answer:
         """Run the model; RunError when it fails, or returns no hidden state for each token."""
         vocabulary = self._vocabulary
-        if vocabulary is not None:
-            vocabulary.check(lambda: self._forward({k: v[:1] for k, v in question.inputs.items()}))
         base_outputs: list[Any] = []
         with ExitStack() as hooks:
             if self._base is not None:

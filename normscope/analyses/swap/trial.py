@@ -146,7 +146,7 @@ class Trial:
 
     def _compare_whole_batch(self, parts: Sequence[Batch], variants: Sequence[Variant]) -> list[Sums]:
         """Compare the parts of a batch whose layers use batch statistics: all parts run again per variant."""
-        questions = [self.readout.ask(part) for part in parts]
+        questions = [self._ask(part) for part in parts]
         references = [Reference(self._answer(question), question) for question in questions]
         runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
         sums = [reduce(concatenate, (reference.sums for reference in references))]
@@ -157,7 +157,9 @@ class Trial:
 
     def _ask(self, batch: Batch) -> Question:
         self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
-        return self.readout.ask(batch)
+        question = self.readout.ask(batch)
+        self.readout.prepare(question)
+        return question
 
     def _in_parts(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
         """Do some work on a batch or, without enough memory, on parts of it; a failed attempt is redone."""

@@ -1,7 +1,7 @@
 """Computes a language-model head's logits for chosen tokens alone, a part of them at a time."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,47 +11,48 @@ from normscope.errors import OutOfMemoryError, RunError
 
 
 class VocabularyHead:
-    """A model's last Linear, D features to V logits, where its output is what the model returns as logits.
+    """A model's last Linear, D features to V logits.
 
-    `linear` is None where a model has no such Linear, or changes its output, as by a cap.
+    `linear` is set by `check` if the model returns the Linear's output as its logits, and changes nothing,
+    as a cap would.
     """
 
     def __init__(self, model: nn.Module) -> None:
         get: Any = getattr(model, "get_output_embeddings", lambda: None)
-        module = get()
-        self.linear: nn.Linear | None = module if isinstance(module, nn.Linear) else None
-        self._checked = False
+        self.linear: nn.Linear | None = None
+        self._unchecked: nn.Module | None = get()
 
-    def check(self, run: Callable[[], Any]) -> None:
-        """Test once, on a forward `run`, whether the model returns the Linear's output unchanged."""
-        if self._checked or self.linear is None:
+    def check(self, run: Callable[[], Any], tokens: tuple[int, int]) -> None:
+        """Test once, on a forward `run` of (B, T) `tokens`, whether the logits are the Linear's output."""
+        linear, self._unchecked = self._unchecked, None
+        if not isinstance(linear, nn.Linear):
             return
         try:
-            with self.reading() as inputs:
+            with _reading(linear) as inputs:
                 logits = getattr(run(), "logits", None)
-            (x,) = inputs
-            returned = isinstance(logits, Tensor) and torch.equal(logits, self.linear(_first_token(x)))
         except OutOfMemoryError:
+            self._unchecked = linear
             raise
-        except (RunError, ValueError):  # It fails on one token, or calls the Linear never or twice.
-            returned = False
-        self._checked = True
-        self.linear = self.linear if returned else None
-
-    @contextmanager
-    def reading(self) -> Iterator[list[Tensor]]:
-        """Record the Linear's inputs (B, T, D) until the context ends; it computes the first token alone."""
-        inputs: list[Tensor] = []
-
-        def record(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
-            inputs.append(args[0])
-            return _first_token(args[0])
-
-        if self.linear is None:
-            yield inputs
+        except RunError:  # The model does not run with the logits of one token.
             return
-        with self.linear.register_forward_pre_hook(record):
-            yield inputs
+        if len(inputs) == 1 and inputs[0].shape[:2] == tokens and isinstance(logits, Tensor):
+            self.linear = linear if torch.equal(logits, linear(_first_token(inputs[0]))) else None
+
+    def reading(self) -> AbstractContextManager[list[Tensor]]:
+        """Record the Linear's inputs (B, T, D) until the context ends; it computes the first token alone."""
+        return nullcontext([]) if self.linear is None else _reading(self.linear)
+
+
+@contextmanager
+def _reading(linear: nn.Linear) -> Iterator[list[Tensor]]:
+    inputs: list[Tensor] = []
+
+    def record(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        inputs.append(args[0])
+        return _first_token(args[0])
+
+    with linear.register_forward_pre_hook(record):
+        yield inputs
 
 
 def _first_token(x: Tensor) -> Tensor:
