@@ -63,7 +63,7 @@ def test_sums_as_a_loop_over_tokens_has_them(
     assert own.rows is not None
     assert other.rows is not None
     for name, expected in by_hand(own.rows, other.rows, asked).items():
-        within = {"rel": 1e-11} if dtype == torch.float64 else {"rel": 1e-5, "abs": 1e-6}
+        within: Any = {"rel": 1e-11} if dtype == torch.float64 else {"rel": 1e-5, "abs": 1e-6}
         assert sums[name].tolist() == pytest.approx(expected, **within)
     assert reference.sums["targets"].tolist() == [5, 4, 2]
 
@@ -106,11 +106,17 @@ def test_sentence_vectors_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
 def gemma() -> Any:
     """A small random Gemma 2, which caps its logits."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = transformers.Gemma2Config(
-        vocab_size=100, head_dim=8, num_key_value_heads=2, final_logit_softcapping=0.5, **sizes
+        vocab_size=100,
+        head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        final_logit_softcapping=0.5,
+        **sizes,
     )
-    return transformers.Gemma2ForCausalLM(config).eval()
+    model: Any = transformers.Gemma2ForCausalLM(config)
+    return model.eval()
 
 
 def wide_bert() -> Any:

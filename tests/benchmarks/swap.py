@@ -44,12 +44,18 @@ def over_bare(threads: int) -> Callable[[], list[float]]:
 def llama() -> tuple[Any, Any]:
     """Return a random Llama of 4.5 million parameters, 4 layers of 128 features, with 30,522 tokens."""
     _, tokenizer = models.demo()
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), num_key_value_heads=2, tie_word_embeddings=True, **sizes
     )
-    return transformers.LlamaForCausalLM(config).eval(), tokenizer
+    model: Any = transformers.LlamaForCausalLM(config)
+    return model.eval(), tokenizer
 
 
 def texts_of_tokens(tokenizer: Any) -> list[str]:

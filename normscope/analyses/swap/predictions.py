@@ -58,9 +58,9 @@ class Answer:
             return
         width = self.rows.shape[1] if self.linear is None else self.linear.out_features
         # A product of few rows is slow, so that a part is not computed alone.
-        for rows in self.rows.split(max(1, _COMPUTED // max(1, width))):
+        for rows in torch.split(self.rows, max(1, _COMPUTED // max(1, width))):
             logits = rows if self.linear is None else self.linear(rows)
-            yield from logits.split(max(1, _PART // max(1, width)))
+            yield from torch.split(logits, max(1, _PART // max(1, width)))
 
 
 class Readout:
