@@ -51,14 +51,12 @@ class Forward:
             inputs = {**inputs, **_decoder_inputs(self.model, inputs)}
         arguments = self._arguments(inputs)
         try:
-            return self.model(**arguments, **self.extra)
+            with memory_errors():
+                return self.model(**arguments, **self.extra)
         except NormscopeError:
             raise
         except (Exception, SystemExit) as error:
-            ours = _passed(error.__traceback__, _OURS)
-            if _lacks_memory(error):
-                raise _lack_of_memory(error) from error
-            if ours:
+            if _passed(error.__traceback__, _OURS):
                 raise
             raise RunError(_failure(self.model, error, self.kinds)) from error
 
@@ -72,6 +70,17 @@ class Forward:
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
             for name, value in arguments.items()
         }
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise OutOfMemoryError where torch says that memory ran out, CountingError in a hook that counts."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _lacks_memory(error):
+            raise
+        raise _lack_of_memory(error) from error
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

@@ -432,6 +432,13 @@ def test_blocks_before_the_first_replaced_layer_run_once(
     assert without_time(fast) == without_time(slow)
 
 
+def test_each_batch_replays_the_blocks_before_the_last_layer(learned: tuple[Any, Any]) -> None:
+    model, tokenizer = learned
+    _, calls = counted(model, tokenizer=tokenizer, layers=["*.ln_f"])
+    # The probe of the calibration and its 3 batches, the test of the head, and the 3 held-out batches.
+    assert calls == 1 + 3 + 1 + 3
+
+
 def test_blocks_that_leave_something_to_later_ones_run_each_time(
     learned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

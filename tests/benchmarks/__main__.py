@@ -7,7 +7,7 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from tests.benchmarks import hooks, memory, others, profile, start
+from tests.benchmarks import hooks, memory, others, profile, start, swap
 
 BENCHMARKS = {
     "hooked / bare forward, MiniLM": hooks.in_one_pass(hooks.minilm),
@@ -19,6 +19,8 @@ BENCHMARKS = {
     "kept by captum, then reduced / bare": others.kept("captum"),
     "kept by nnsight, then reduced / bare": others.kept("nnsight"),
     "script by hand / inspect, 1,000 sentences": others.whole_run,
+    "swap / (layers + 2) bare, Llama, 1 thread": swap.over_bare(1),
+    "swap / (layers + 2) bare, Llama, 2 threads": swap.over_bare(2),
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
     "peak memory, 100,000 / 2,000 texts": memory.growth,

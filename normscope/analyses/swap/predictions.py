@@ -1,5 +1,6 @@
 """A model's answers to a batch: its last hidden states and, with a language-model head, its predictions."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normscope.analyses.swap.vocabulary_head import VocabularyHead
 from normscope.data.batching import Batch, Batching
 from normscope.engine.forward import Forward, tensors_in
 from normscope.engine.runner import decoder_valid
@@ -14,6 +16,8 @@ from normscope.errors import RunError
 
 # The share of a text's tokens that a masked language model has to predict: Devlin et al. 2018, BERT.
 _MASKED_SHARE = 0.15
+# The numbers of logits that are computed, and yielded, at once.
+_COMPUTED, _PART = 1 << 22, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,30 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to a question: the last hidden states (B, T, D), and the logits (M, vocabulary)."""
+    """A model's answer to a question: the last hidden states (B, T, D), and what gives the logits.
+
+    `rows` are the logits (M, V) over a vocabulary of V tokens, or the inputs (M, D) of the `linear` that
+    computes them; None without a head.
+    """
 
     hidden: Tensor
-    logits: Tensor | None
+    rows: Tensor | None = None
+    linear: nn.Linear | None = None
 
     def equals(self, other: "Answer") -> bool:
         """Whether another answer is bit-identical."""
-        pairs = ((self.hidden, other.hidden), (self.logits, other.logits))
+        pairs = ((self.hidden, other.hidden), (self.rows, other.rows))
         return all(b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)
+
+    def logits(self) -> Iterator[Tensor]:
+        """Yield the logits of all M tokens in order, in parts (m, V) that stay in a processor's cache."""
+        if self.rows is None:
+            return
+        width = self.rows.shape[1] if self.linear is None else self.linear.out_features
+        # A product of few rows is slow, so that a part is not computed alone.
+        for rows in torch.split(self.rows, max(1, _COMPUTED // max(1, width))):
+            logits = rows if self.linear is None else self.linear(rows)
+            yield from torch.split(logits, max(1, _PART // max(1, width)))
 
 
 class Readout:
@@ -61,6 +80,7 @@ class Readout:
         if self.head == "masked" and getattr(tokenizer, "mask_token_id", None) is None:
             self.head = None
             self.notes.append("the tokenizer has no mask token: what the head predicts is not measured")
+        self._vocabulary = VocabularyHead(model) if self.head is not None else None
         self._forward = Forward(model, logits=self.head is not None)
         # The output of a model with a head may lack the last hidden states; its base model returns them.
         base = getattr(model, "base_model", model)
@@ -101,13 +121,21 @@ class Readout:
             mask[row, positions[torch.randperm(len(positions), generator=generator)[:count]]] = True
         return mask
 
+    def prepare(self, question: Question) -> None:
+        """Find out once, on the untouched model and one text, whether `read` may compute few logits."""
+        if self._vocabulary is not None:
+            one = {name: values[:1] for name, values in question.inputs.items()}
+            self._vocabulary.check(lambda: self._forward(one), (1, question.valid.shape[1]))
+
     def read(self, question: Question) -> Answer:
         """Run the model; RunError when it fails, or returns no hidden state for each token."""
+        vocabulary = self._vocabulary
         base_outputs: list[Any] = []
         with ExitStack() as hooks:
             if self._base is not None:
                 record = self._base.register_forward_hook(lambda _, __, output: base_outputs.append(output))
                 hooks.enter_context(record)
+            inputs = hooks.enter_context(vocabulary.reading()) if vocabulary is not None else []
             output = self._forward(question.inputs)
         hidden = _last_hidden([*base_outputs[-1:], output], tuple(question.valid.shape))
         if hidden is None:
@@ -116,7 +144,11 @@ class Readout:
                 f"{name} gives no last hidden state of {tuple(question.valid.shape)} tokens; "
                 "expected one; use a model of text, or normscope.swapped in Python"
             )
-        return Answer(hidden, None if self.head is None else self._logits(output, question))
+        if vocabulary is None:
+            return Answer(hidden)
+        by_token = inputs[0] if vocabulary.linear is not None else self._logits(output, question)
+        rows = by_token[question.text.to(by_token.device), question.position.to(by_token.device)]
+        return Answer(hidden, rows, vocabulary.linear)
 
     def output(self, question: Question) -> Any:
         """Run the model and return its output; RunError when it fails."""
@@ -135,7 +167,7 @@ class Readout:
                 f"{type(self._model).__name__} gives no logits for each token; expected some of a model with "
                 "a language-modelling head; load it without its head"
             )
-        return logits[question.text.to(logits.device), question.position.to(logits.device)].float().cpu()
+        return logits
 
 
 def _head_of(model: nn.Module) -> str | None:

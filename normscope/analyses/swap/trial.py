@@ -1,14 +1,16 @@
 """Trials of replaced layers on held-out texts, each compared to the untouched model."""
 
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TypeVar
 
 from torch import Tensor
 
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
-from normscope.analyses.swap.effects import Sums, concatenate, effect, effect_sums, loss_of, perplexity
+from normscope.analyses.swap.comparison import Reference, Sums, concatenate
+from normscope.analyses.swap.effects import effect, mean_of, perplexity
 from normscope.analyses.swap.fold_file import Fold
 from normscope.analyses.swap.folding import CheckedFold, Run, check_fold, fold_readers
 from normscope.analyses.swap.options import BATCH, Swapping
@@ -19,6 +21,7 @@ from normscope.capture.counters import Tally
 from normscope.data.batching import Batch, Batches
 from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
+from normscope.engine.forward import memory_errors
 from normscope.engine.loop import run_info
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.runner import decoder_valid
@@ -34,6 +37,11 @@ _DRAWS = 1000
 # The names of layers that are replaced at the same time.
 Variant = tuple[str, ...]
 T = TypeVar("T")
+
+
+def _joined(parts: Iterable[list[Sums]]) -> list[Sums]:
+    """Concatenate the sums of consecutive parts, each with the same variants; an empty list is no part."""
+    return [reduce(concatenate, sums) for sums in zip(*filter(None, parts), strict=True)]
 
 
 class Work(Clock):
@@ -103,24 +111,25 @@ class Trial:
 
     def effects(self, variants: Sequence[Variant]) -> list[Effect]:
         """Measure all variants on one batch after the other: the untouched model runs once for them all."""
-        batches = [self._compare(batch, variants) for batch in self._batches]
+        totals: list[Sums] = []
+        for batch in self._batches:
+            totals = _joined([totals, self._compare(batch, variants)])
         self._prefix.clear()
-        sums = [concatenate(parts) for parts in zip(*batches, strict=True)]
-        self._own = sums[0]
-        return [effect(total, self._weights) for total in sums]
+        self._own, *others = totals
+        return [effect(self._own, other, self._weights) for other in others]
 
     def baseline(self) -> Baseline:
         """Return the loss of the untouched model; to be called after `effects`."""
-        loss = loss_of(self._own, "own_loss", self._weights)
-        targets = int(self._own["targets"].sum()) if loss is not None else 0
-        return Baseline(self.readout.head, targets, loss, perplexity(loss))
+        loss = mean_of(self._own, "loss", self._own, self._weights)
+        return Baseline(self.readout.head, int(self._own["targets"].sum()), loss, perplexity(loss))
 
     def _compare(self, batch: Batch, variants: Sequence[Variant]) -> list[Sums]:
+        """Return the untouched model's sums over a batch, then those of each variant."""
+
         def work(parts: list[Batch]) -> list[Sums]:
             if self._swap.kind == BATCH and len(parts) > 1:
                 return self._compare_whole_batch(parts, variants)
-            compared = [self._compare_part(part, variants) for part in parts]
-            return [concatenate(sums) for sums in zip(*compared, strict=True)]
+            return _joined(self._compare_part(part, variants) for part in parts)
 
         return self._in_parts(batch, work)
 
@@ -129,26 +138,29 @@ class Trial:
         with self._prefix.recording():
             own = self._answer(question)
         self._prefix.check(lambda: self.readout.read(question).equals(own))
-        sums = []
+        reference = Reference(own, question)
+        sums = [reference.sums]
         for variant in variants:
             with self._swap.replacing(variant), self._prefix.replaying(variant):
-                sums.append(effect_sums(own, self._answer(question), question))
+                sums.append(reference.compare(self._answer(question)))
         return sums
 
     def _compare_whole_batch(self, parts: Sequence[Batch], variants: Sequence[Variant]) -> list[Sums]:
         """Compare the parts of a batch whose layers use batch statistics: all parts run again per variant."""
-        questions = [self.readout.ask(part) for part in parts]
-        own = [self._answer(question) for question in questions]
+        questions = [self._ask(part) for part in parts]
+        references = [Reference(self._answer(question), question) for question in questions]
         runs = [lambda part=part: self._answer(self._ask(part)) for part in parts]
-        sums = []
+        sums = [reduce(concatenate, (reference.sums for reference in references))]
         for variant in variants:
             answers = self._swap.replace_in_parts(variant, runs)
-            sums.append(concatenate([*map(effect_sums, own, answers, questions)]))
+            sums.append(reduce(concatenate, map(Reference.compare, references, answers)))
         return sums
 
     def _ask(self, batch: Batch) -> Question:
         self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
-        return self.readout.ask(batch)
+        question = self.readout.ask(batch)
+        self.readout.prepare(question)
+        return question
 
     def _in_parts(self, batch: Batch, work: Callable[[list[Batch]], T]) -> T:
         """Do some work on a batch or, without enough memory, on parts of it; a failed attempt is redone."""
@@ -158,7 +170,8 @@ class Trial:
             nonlocal done
             self._work.redo(done)
             done = self._work.texts
-            return work(parts)
+            with memory_errors():
+                return work(parts)
 
         return self.parts.work(batch, attempt)
 
