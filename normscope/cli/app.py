@@ -13,7 +13,7 @@ from normscope._version import __version__
 from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, why
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
-from normscope.cli.help_sections import Sectioned
+from normscope.cli.help_sections import Sectioned, with_help_all
 
 
 class _Guarded(TyperGroup):
@@ -80,6 +80,7 @@ app = _App(
     # With values for the group's own flags typer does not import pydantic, half of the time of --help.
     context_settings={
         "help_option_names": ["--help", "-h"],
+        "max_content_width": 100,
         "default_map": dict.fromkeys(("help", "install_completion", "show_completion"), False),
     },
 )
@@ -116,7 +117,7 @@ for module, summary in {
     explain: "Say what a number of the reports is.",
 }.items():
     name = module.__name__.rpartition(".")[2]
-    app.command(name, short_help=summary, epilog=module.EPILOG)(getattr(module, name))
+    app.command(name, short_help=summary, epilog=module.EPILOG)(with_help_all(getattr(module, name)))
 
 
 def main() -> None:

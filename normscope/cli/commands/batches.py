@@ -43,8 +43,6 @@ authors' code computes; distance is PowerNorm's (arXiv 2003.07845).
 with PyTorch's 0 and 1, which a trained layer has long forgotten. What batches
 hold is the same at every layer.
 
-{columns}
-
 \b
 --plot draws instead: each layer's noise against the batch size, random beside
 by length, on one log scale; the noise of one layer, or --layer, and the

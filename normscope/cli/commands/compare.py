@@ -29,8 +29,6 @@ two models, two corpora, two checkpoints, or before and after quantization.
 Layers are matched by name, and the other layers by their order. The layers
 that moved most come first; no model is loaded.
 
-{columns}
-
 \b
 --fail-above METRIC=VALUE makes it a gate: if the size of METRIC is above
 VALUE in any layer, the exit code is 3, and standard error names these layers.

@@ -64,8 +64,6 @@ its outliers. The shares that position, text and word explain are epsilon
 squared: below 0 is less than random groups explain. The kind is shown where
 layers differ in it; a wide terminal shows their Python classes, too.
 
-{columns}
-
 \b
 --plot draws instead of tables, in the width of the terminal: bars of the
 agreement and of what explains the input; heat maps with a row for each layer,

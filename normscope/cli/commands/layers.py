@@ -24,8 +24,6 @@ Values that all layers share are above the table. The globs of --layer and
 by calling one layer of each class with random values, or else by its class.
 The layer's Python class is in a wide terminal's table, or with --verbose.
 
-{columns}
-
 \b
 The place, by the model's structure and its Python code, not only by names:
   embeddings  called before the repeated blocks

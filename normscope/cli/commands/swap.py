@@ -51,8 +51,6 @@ The layer's own weight and bias are applied after each of them.
 The loss is that of the token that comes, or of the 15% of a text's tokens
 that --seed masks.
 
-{columns}
-
 \b
 batchnorm, batchnorm-fitted, frozen and identity are fixed, one linear map for
 all tokens. --fold folds such a replacement into the Linears that read the
