@@ -92,16 +92,24 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog="normscope COMMAND --help shows the most used options, and --help-all shows all.")
 def normscope(
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """BatchNorm-style next to LayerNorm-style statistics of a pretrained model.
+    """Measure the normalization layers of a Hugging Face model on your texts, as LayerNorm and as BatchNorm.
 
-    Loads a Hugging Face model, feeds it text, and measures every normalization layer.
+    \b
+    What do you want to do?
+      try it              normscope inspect demo
+      understand a model  normscope inspect gpt2 -f corpus.txt
+      ask why LayerNorm   normscope why gpt2 -f corpus.txt
+      use it in a pipe    normscope inspect gpt2 --json | jq '.layers[0].token'
+      fold norms away     normscope swap gpt2 --kind frozen --fold --save DIR
+      publish a page      normscope report inspect.json -o page.html
+      watch a training    in Python: with normscope.watch(model) as watcher: ...
     """
 
 
@@ -111,10 +119,10 @@ for module, summary in {
     batches: "Show what BatchNorm would see in batches of texts.",
     swap: "Replace layers by BatchNorm and measure what breaks.",
     why: "Test the article's claims on a model and texts.",
-    compare: "Show how far two reports are apart, or fail.",
-    merge: "Make one report of the parts of a corpus.",
+    compare: "Show how far apart two reports are, or fail.",
+    merge: "Make one report from the parts of a corpus.",
     report: "Make a page or a picture of saved results.",
-    explain: "Say what a number of the reports is.",
+    explain: "Explain the numbers of the reports.",
 }.items():
     name = module.__name__.rpartition(".")[2]
     app.command(name, short_help=summary, epilog=module.EPILOG)(with_help_all(getattr(module, name)))

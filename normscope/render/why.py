@@ -1,8 +1,10 @@
 """The article's claims with a model's evidence, one paragraph each."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -35,7 +37,7 @@ def render_why_markdown(report: WhyReport) -> str:
         about_it = [("Source", finding.source), ("Quantity", finding.quantity), ("Null", finding.null)]
         said = [f"{word}: {text}" for word, text in (*about_it, ("Rule", finding.rule)) if text]
         parts.append("\n".join(f"- {escape(line)}" for line in (*_evidence(finding), *said)))
-        parts.append(f"More: `{printable(finding.more)}`")
+        parts.append(f"More: {escape(finding.more)}")
     parts += markdown_table(pooled_grid(report.pooled))
     return "\n\n".join(parts) + "\n"
 
@@ -48,10 +50,11 @@ def _parts(report: WhyReport, screen: Screen) -> Iterator[RenderableType]:
         yield _hanging(_claim(finding), "    ", screen)
         for line in _evidence(finding):
             yield _hanging(Text(f"    {line}"), "      ", screen)
-        for word, said in (("null", finding.null), ("rule", finding.rule), ("more", finding.more)):
+        for word, said in (("null", finding.null), ("rule", finding.rule)):
             if not said:  # Results of earlier versions have no null.
                 continue
             yield _hanging(Text(f"    {word}: {printable(said)}", "dim"), "      ", screen)
+        yield Text(_broken_command(f"    more: {printable(finding.more)}", "      ", screen.width), "dim")
     yield from draw_grid(pooled_grid(report.pooled), screen)
 
 
@@ -63,6 +66,19 @@ def _hanging(text: Text, indent: str, screen: Screen) -> Text:
 
 
 _PLAIN = Console(width=MIN_WIDTH)
+_WORD = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|\S)+""")
+
+
+def _broken_command(line: str, indent: str, width: int) -> str:
+    """Break a command between words; a shell reads the lines as one, since a backslash ends all but the last."""
+    lines = [""]
+    for word in _WORD.findall(line):
+        if lines[-1] and cell_len(lines[-1] + word + " \\") > width:
+            lines[-1] += " \\"
+            lines.append(indent + word.strip())
+        else:
+            lines[-1] += word
+    return "\n".join(lines)
 
 
 def _claim(finding: Finding) -> Text:
