@@ -47,7 +47,7 @@ def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
     from normscope.results.glossary.lookup import COMMANDS, ENTRIES
 
     titles = {name: entry.title for name, entry in ENTRIES.items()}
-    return [*(titles | {name: "what its tables hold" for name in COMMANDS}).items()]
+    return [*(titles | dict.fromkeys(COMMANDS, "what its tables hold")).items()]
 
 
 def gates() -> list[str]:

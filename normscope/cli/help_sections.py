@@ -61,9 +61,9 @@ class Sectioned(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and the options."""
-        arguments, options = [], []
-        for parameter in self.get_params(ctx):
-            (arguments if parameter.param_type_name == "argument" else options).append(parameter)
+        parameters = self.get_params(ctx)
+        arguments = [each for each in parameters if each.param_type_name == "argument"]
+        options = [each for each in parameters if each.param_type_name == "option"]
         _write_section(ctx, formatter, "Arguments", arguments)
         if not ctx.meta.get(_ALL):
             by_name = {option.name: option for option in options}

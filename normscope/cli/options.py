@@ -129,15 +129,16 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo, a small real model.",
+        help="A Hub id such as gpt2, a folder in Hugging Face layout, or demo: a small real model.",
         autocompletion=completion.models,
     ),
 ]
 Text = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TEXT", help="Texts, one sample each. - or a pipe reads standard input, one text a line. Without any, built-in "
-        "sentences are used."
+        metavar="TEXT",
+        help="Texts, one sample each. - or a pipe reads standard input, one text a line. The default is "
+        "built-in sentences.",
     ),
 ]
 
@@ -163,8 +164,8 @@ Beside = Annotated[
     typer.Option(
         "--beside",
         metavar="MODEL",
-        help="Also measure a vision model, such as a CNN, on the images of --image. --revision and "
-        "--attn-implementation are for MODEL only.",
+        help="Also measure a vision model, such as a CNN, on the images of --image. --revision is "
+        "for MODEL only, and so is --attn-implementation.",
         autocompletion=completion.models,
     ),
 ]
@@ -185,8 +186,8 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="ID_OR_PATH",
-        help="Read texts as a stream: from a dataset of the Hub (ID or ID:CONFIG), or from a local file or folder "
-        "of parquet, arrow or JSON lines.",
+        help="Read texts as a stream from a dataset of the Hub (ID or ID:CONFIG), or from a local file or "
+        "folder of parquet, arrow or JSON lines.",
     ),
 ]
 Split = Annotated[
@@ -196,7 +197,9 @@ Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at
 Unique = Annotated[bool, typer.Option("--unique", help="Leave out texts that repeat an earlier one exactly.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; the default is the model's limit."),
+    typer.Option(
+        "--max-length", metavar="N", help="Cut texts to N tokens; the default is the model's limit."
+    ),
 ]
 BatchSize = Annotated[
     str,
@@ -214,19 +217,16 @@ BatchOrder = Annotated[
 ]
 Special = Annotated[
     SpecialTokens,
-    typer.Option("--special-tokens", help="Count [CLS], [SEP] and the like in the statistics, or leave them out."),
+    typer.Option(
+        "--special-tokens", help="Count [CLS], [SEP] and the like in the statistics, or leave them out."
+    ),
 ]
 Layer = Annotated[
-    list[str] | None, globs("--layer", "Show these layers in detail; JSON and CSV then hold only these. Repeatable.")
+    list[str] | None,
+    globs("--layer", "Show these layers in detail; JSON and CSV then hold only these. Repeatable."),
 ]
 OnlyLayer = Annotated[list[str] | None, globs("--layer", "Measure only these layers. Repeatable.")]
 Exclude = Annotated[list[str] | None, globs("--exclude", "Do not measure these layers. Repeatable.")]
-PerCall = Annotated[
-    bool,
-    typer.Option(
-        "--per-call", help="Measure each call separately where a forward pass uses a layer several times."
-    ),
-]
 Samples = Annotated[
     int, typer.Option("--samples", metavar="N", help="Keep the statistics of at most N single texts.")
 ]
@@ -238,18 +238,10 @@ TableMemory = Annotated[
         help="Maximum memory for the tables that numbers are computed from, such as 512MiB or 2GB.",
     ),
 ]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Estimate memory and time of the run from one timed batch, and stop."),
-]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
 Top = Annotated[
     int,
     typer.Option("--top", min=1, metavar="K", help="Show at most K rows in a detailed table."),
-]
-Words = Annotated[
-    bool,
-    typer.Option("--words", help="Also measure how much the word explains; takes up to 1 GiB of memory."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of the model.")

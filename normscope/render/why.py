@@ -70,7 +70,7 @@ _WORD = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|\S)+""")
 
 
 def _broken_command(line: str, indent: str, width: int) -> str:
-    """Break a command between words; a shell reads the lines as one, since a backslash ends all but the last."""
+    """Break a command between words, with backslashes, so that a shell reads its lines as one."""
     lines = [""]
     for word in _WORD.findall(line):
         if lines[-1] and cell_len(lines[-1] + word + " \\") > width:

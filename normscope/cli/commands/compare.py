@@ -24,13 +24,14 @@ Examples:
   normscope compare a.json b.json --json | jq '.layers[0] | {name, bn_drift}'
 
 A and B are reports that normscope inspect wrote with --json or --moments: of two models, two corpora, two
-checkpoints, or before and after quantization. Layers are matched by name; layers without a match are matched by
-their order. The layers that moved most come first. No model is loaded.
+checkpoints, or before and after quantization. Layers are matched by name; layers without a match are
+matched by their order. The layers that moved most come first. No model is loaded.
 
---fail-above METRIC=VALUE makes the command a gate: if the size of METRIC is above VALUE in any layer, the exit
-code is 3, and standard error names these layers. METRIC is one of bn_drift.mean, bn_drift.variance, ln_drift.mean,
-ln_drift.variance, agreement_change and position_change. A layer that has no such number, or is in only one report,
-cannot be tested: a warning says how many there are. normscope explain bn_drift.mean has the formula and source.
+--fail-above METRIC=VALUE makes the command a gate: if the size of METRIC is above VALUE in any layer, the
+exit code is 3, and standard error names these layers. METRIC is one of bn_drift.mean, bn_drift.variance,
+ln_drift.mean, ln_drift.variance, agreement_change and position_change. A layer that has no such number, or
+is in only one report, cannot be tested: a warning says how many there are. normscope explain bn_drift.mean
+has the formula and source.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 

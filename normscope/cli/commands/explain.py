@@ -1,4 +1,4 @@
-"""`normscope explain`: what the columns of a command's tables hold; definition, formula, source of a number."""
+"""`normscope explain`: every number of the reports, and the columns of a command's tables."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -36,8 +36,8 @@ NAME is one of:
 
 Upper and lower case are the same in the name of a number, and so are spaces, - and _. No model is loaded.
 
---schema prints the JSON Schema (draft 2020-12) of a result instead. NAME is then report, plan, layers, batches,
-swap, why, compare or explain; without NAME, the schemas of all are printed.
+--schema prints the JSON Schema (draft 2020-12) of a result instead. NAME is then report, plan, layers,
+batches, swap, why, compare or explain; without NAME, the schemas of all are printed.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
@@ -52,7 +52,8 @@ _Name = Annotated[
 
 
 Schema = Annotated[
-    bool, typer.Option("--schema", help="Print the JSON Schema of the result NAME instead: report, batches, ...")
+    bool,
+    typer.Option("--schema", help="Print the JSON Schema of the result NAME instead: report, batches, ..."),
 ]
 
 

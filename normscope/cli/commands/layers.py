@@ -18,9 +18,10 @@ Examples:
 
 Only config.json is read or downloaded: no weights and no tokenizer.
 
-Values that all layers share are above the table. The globs of --layer and --exclude match the names in the table,
-here and in inspect. The kind of a layer is found by calling one layer of each class with random values, or else by
-the name of its class. A wide terminal, or --verbose, shows the Python class of each layer.
+Values that all layers share are above the table. The globs of --layer and --exclude match the names in the
+table, here and in inspect. The kind of a layer is found by calling one layer of each class with random
+values, or else by the name of its class. A wide terminal, or --verbose, shows the Python class of each
+layer.
 
 \b
 The place of a layer follows from the model's structure and its Python code,

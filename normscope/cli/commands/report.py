@@ -20,12 +20,13 @@ Examples:
   normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
   normscope report bert.json gpt2.json compared.json -o both.html
 
-A FILE is a result that inspect, batches, why, swap or compare wrote with --json, or that inspect or merge wrote with
---moments. The page is one HTML file that loads nothing. It has the findings in words, charts (each with a table
-of its numbers), and a choice of layer. It is made for light and dark screens, for print and for screen readers.
+A FILE is a result that inspect, batches, why, swap or compare wrote with --json, or that inspect or merge
+wrote with --moments. The page is one HTML file that loads nothing. It has the findings in words, charts
+(each with a table of its numbers), and a choice of layer. It is made for light and dark screens, for print
+and for screen readers.
 
-Results of one model (id, revision, commit, class, dtype, parameters) share a part of the page. Another model, or a
-second result of one command, begins a new part. Comparisons come last.
+Results of one model (id, revision, commit, class, dtype, parameters) share a part of the page. Another
+model, or a second result of one command, begins a new part. Comparisons come last.
 
 \b
 The charts, and the result that each shows:
@@ -42,7 +43,10 @@ Pages and charts need an extra: pip install 'normscope[report]'.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
-_Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Results that were saved as JSON, or reports with moments.")]
+_Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="Results that were saved as JSON, or reports with moments."),
+]
 Chart = Annotated[
     str | None,
     typer.Option(

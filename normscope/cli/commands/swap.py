@@ -22,9 +22,10 @@ Examples:
   normscope swap demo -f corpus.txt --layer '*.attention.*' --cumulative
   normscope swap demo -f corpus.txt --json | jq '.all.effect.kl'
 
-Each LayerNorm and RMSNorm is replaced, first alone, then all of them together. The model then runs on held-out
-texts, which do not take part in the statistics. One half of the texts (the first, the third, ...) gives the
-statistics and the other half is held out, unless --calibration names other texts for the statistics.
+Each LayerNorm and RMSNorm is replaced, first alone, then all of them together. The model then runs on
+held-out texts, which do not take part in the statistics. One half of the texts (the first, the third, ...)
+gives the statistics and the other half is held out, unless --calibration names other texts for the
+statistics.
 
 \b
 The kinds of replacement:
@@ -46,18 +47,18 @@ The kinds of replacement:
   centre-sequence   one centre for all tokens and features of a text: the
                     token keeps its own scale
 
-The own centre of an RMSNorm is 0, and its own scale the root mean square. The layer's own weight and bias are
-applied after each of them. The loss is that of the next token, or of the 15% of a text's tokens that --seed masks.
+The own centre of an RMSNorm is 0, and its own scale the root mean square. The layer's own weight and bias
+are applied after each of them. The loss is that of the next token, or of the 15% of a text's tokens that
+--seed masks.
 
-batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens. --fold folds such a
-replacement into the Linear layers that read its output, if nothing else reads it; the layer then does nothing. A run
-on the held-out texts checks that the outputs are equal. --save writes the fold to DIR;
-normscope.read_fold("DIR").apply(model) applies it in Python.
-In its table, "read by" names the modules whose weights change. "not folded because" names another reader of the
-layer, or another obstacle.
+batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens. --fold folds such
+a replacement into the Linear layers that read its output, if nothing else reads it; the layer then does
+nothing. A run on the held-out texts checks that the outputs are equal. --save writes the fold to DIR;
+normscope.read_fold("DIR").apply(model) applies it in Python. In its table, "read by" names the modules
+whose weights change. "not folded because" names another reader of the layer, or another obstacle.
 
-The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer, --recalibrate one
-run per layer on the calibration texts, and --fold two runs per folded layer.
+The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer,
+--recalibrate one run per layer on the calibration texts, and --fold two runs per folded layer.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
@@ -81,7 +82,11 @@ class SwapKind(str, Enum):
 
 _KindOption = Annotated[
     SwapKind,
-    typer.Option("--kind", metavar="KIND", help="The replacement: batchnorm, frozen, identity, ...; --help-all explains all."),
+    typer.Option(
+        "--kind",
+        metavar="KIND",
+        help="The replacement: batchnorm, frozen, identity, ...; --help-all explains all.",
+    ),
 ]
 _CalibrationFile = Annotated[
     list[str] | None,

@@ -20,16 +20,17 @@ Examples:
   normscope why demo -f corpus.txt --beside microsoft/resnet-18 --image *.png
   normscope why demo --json | jq -r '.claims[] | [.id, .verdict] | @tsv'
 
-A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm. Each of its claims is tested on the
-model and the texts: a number, the null (the number where nothing is there), a rule and a verdict. > marks the number
-that decides. The claim HOLDS when the 95% intervals of more than half of the layers lie on its side of the rule's
-threshold. It FAILS when those of more than half of the layers lie on the other side, and is UNDECIDED otherwise. It
-is NOT TESTABLE HERE when the model and the texts cannot decide it.
+A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm. Each of its claims is tested on
+the model and the texts: a number, the null (the number where nothing is there), a rule and a verdict. >
+marks the number that decides. The claim HOLDS when the 95% intervals of more than half of the layers lie on
+its side of the rule's threshold. It FAILS when those of more than half of the layers lie on the other side,
+and is UNDECIDED otherwise. It is NOT TESTABLE HERE when the model and the texts cannot decide it.
 
-Numbers are medians over the layers. Intervals are those of the jackknife over texts. A text that repeats an earlier
-one is left out. The tokens of at most --samples texts, chosen at random, are kept; --table-memory limits them, too.
-Up to 256 texts run again for the nulls. Few texts leave most claims undecided: several hundred are better. With
---beside, a vision model runs over the images of --image; that needs 200 texts and 100 images.
+Numbers are medians over the layers. Intervals are those of the jackknife over texts. A text that repeats an
+earlier one is left out. The tokens of at most --samples texts, chosen at random, are kept; --table-memory
+limits them, too. Up to 256 texts run again for the nulls. Few texts leave most claims undecided: several
+hundred are better. With --beside, a vision model runs over the images of --image; that needs 200 texts and
+100 images.
 
 \b
 The claims:
@@ -43,8 +44,8 @@ The claims:
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
-The table at the end has a text in a row and a position in a column: BatchNorm over flattened texts takes a column
-for one feature.
+The table at the end has a text in a row and a position in a column: BatchNorm over flattened texts takes a
+column for one feature.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
