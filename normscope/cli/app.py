@@ -99,7 +99,7 @@ def normscope(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """Measure the normalization layers of a Hugging Face model on your texts, as LayerNorm and as BatchNorm.
+    """Measure a model's normalization layers on your texts, LayerNorm-style and BatchNorm-style.
 
     \b
     What do you want to do?
@@ -118,7 +118,7 @@ for module, summary in {
     layers: "List the normalization layers; no weights are read.",
     batches: "Show what BatchNorm would see in batches of texts.",
     swap: "Replace layers by BatchNorm and measure what breaks.",
-    why: "Test the article's claims on a model and texts.",
+    why: "Test an article's claims on a model and texts.",
     compare: "Show how far apart two reports are, or fail.",
     merge: "Make one report from the parts of a corpus.",
     report: "Make a page or a picture of saved results.",

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -46,8 +46,7 @@ SECTIONS = {
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",
-        "dtype",
-        "attn_implementation", "random_weights",
+        "dtype", "attn_implementation", "random_weights",
     ),
     "Other": (),
 }  # fmt: skip
@@ -93,17 +92,16 @@ def _next_steps(ctx: Any) -> Iterator[str]:
         yield f"all options: {ctx.command_path} --help-all"
 
 
-def _write_section(ctx: Any, formatter: Any, title: str, parameters: Iterable[Any]) -> None:
-    records = [(_name(parameter, ctx), parameter.get_help_record(ctx)[1]) for parameter in parameters]
-    if records:
+def _write_section(ctx: Any, formatter: Any, title: str, parameters: list[Any]) -> None:
+    if parameters:
         with formatter.section(title):
-            formatter.write_dl(records, _NAME_WIDTH)
+            formatter.write_dl([_record(parameter, ctx) for parameter in parameters], _NAME_WIDTH)
 
 
-def _name(parameter: Any, ctx: Any) -> str:
-    """Return the name and the kind of value; typer adds an argument's type in Python, which says little."""
-    name: str = parameter.get_help_record(ctx)[0]
-    return name.partition(" <")[0] if parameter.param_type_name == "argument" else name
+def _record(parameter: Any, ctx: Any) -> tuple[str, str]:
+    """Return a parameter's name and help; typer adds an argument's type in Python, which says little."""
+    name, text = parameter.get_help_record(ctx)
+    return (name.partition(" <")[0] if parameter.param_type_name == "argument" else name), text
 
 
 def _show_all(ctx: typer.Context, wanted: bool) -> None:
