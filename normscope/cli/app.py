@@ -13,7 +13,7 @@ from normscope._version import __version__
 from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, why
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
-from normscope.cli.help_sections import Sectioned
+from normscope.cli.help_sections import Sectioned, with_help_all
 
 
 class _Guarded(TyperGroup):
@@ -80,6 +80,7 @@ app = _App(
     # With values for the group's own flags typer does not import pydantic, half of the time of --help.
     context_settings={
         "help_option_names": ["--help", "-h"],
+        "max_content_width": 100,
         "default_map": dict.fromkeys(("help", "install_completion", "show_completion"), False),
     },
 )
@@ -91,16 +92,24 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog="normscope COMMAND --help shows the most used options, and --help-all shows all.")
 def normscope(
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """BatchNorm-style next to LayerNorm-style statistics of a pretrained model.
+    """Measure a model's normalization layers on your texts, LayerNorm-style and BatchNorm-style.
 
-    Loads a Hugging Face model, feeds it text, and measures every normalization layer.
+    \b
+    What do you want to do?
+      try it              normscope inspect demo
+      understand a model  normscope inspect gpt2 -f corpus.txt
+      ask why LayerNorm   normscope why gpt2 -f corpus.txt
+      use it in a pipe    normscope inspect gpt2 --json | jq '.layers[0].token'
+      fold norms away     normscope swap gpt2 --kind frozen --fold --save DIR
+      publish a page      normscope report inspect.json -o page.html
+      watch a training    in Python: with normscope.watch(model) as watcher: ...
     """
 
 
@@ -109,14 +118,14 @@ for module, summary in {
     layers: "List the normalization layers; no weights are read.",
     batches: "Show what BatchNorm would see in batches of texts.",
     swap: "Replace layers by BatchNorm and measure what breaks.",
-    why: "Test the article's claims on a model and texts.",
-    compare: "Show how far two reports are apart, or fail.",
-    merge: "Make one report of the parts of a corpus.",
+    why: "Test an article's claims on a model and texts.",
+    compare: "Show how far apart two reports are, or fail.",
+    merge: "Make one report from the parts of a corpus.",
     report: "Make a page or a picture of saved results.",
-    explain: "Say what a number of the reports is.",
+    explain: "Explain the numbers of the reports.",
 }.items():
     name = module.__name__.rpartition(".")[2]
-    app.command(name, short_help=summary, epilog=module.EPILOG)(getattr(module, name))
+    app.command(name, short_help=summary, epilog=module.EPILOG)(with_help_all(getattr(module, name)))
 
 
 def main() -> None:

@@ -39,14 +39,15 @@ def layers(incomplete: str) -> list[str]:
 
 
 def numbers(ctx: typer.Context) -> list[tuple[str, str]]:
-    """Complete the name of a number of the reports, or with --schema the name of a schema."""
+    """Complete a command or the name of a number of the reports, or with --schema the name of a schema."""
     if ctx.params.get("schema"):
         from normscope.results.json_schema import RESULTS
 
         return [(name, version) for name, (version, _) in RESULTS.items()]
-    from normscope.results.glossary.lookup import ENTRIES
+    from normscope.results.glossary.lookup import COMMANDS, ENTRIES
 
-    return [(name, entry.title) for name, entry in ENTRIES.items()]
+    titles = {name: entry.title for name, entry in ENTRIES.items()}
+    return [*(titles | dict.fromkeys(COMMANDS, "what its tables hold")).items()]
 
 
 def gates() -> list[str]:

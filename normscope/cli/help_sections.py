@@ -1,13 +1,33 @@
-"""A command class whose --help has sections of options, as manual pages do, and columns from the glossary."""
+"""A command class with a short --help, and a --help-all with sections of options, as manual pages have."""
 
-from inspect import cleandoc
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
-# The place in an epilog where the glossary says what each column holds.
-COLUMNS = "{columns}"
-_TITLE_WIDTH = 24  # a longer title of a column gets a line of its own
+_ALL = "normscope.help_all"  # the context's note that --help-all was given
+_MAX_EXAMPLES = 4  # in --help
+_NAME_WIDTH = 26  # an option with a longer name gets a line of its own
+# The options that users of a command need first, in this order, by their names in Python.
+MOST_USED = {
+    "inspect": ("file", "image", "limit", "special_tokens", "layer", "plot", "json", "output"),
+    "layers": ("layer", "exclude", "format", "json", "output", "verbose", "revision", "trust_remote_code"),
+    "batches": ("file", "limit", "max_length", "sizes", "layer", "plot", "json", "output"),
+    "swap": ("file", "calibration", "kind", "layer", "fold", "save", "json", "output"),
+    "why": ("file", "limit", "samples", "beside", "image", "layer", "json", "output"),
+    "compare": ("fail_above", "top", "format", "json", "output", "quiet"),
+    "merge": ("layer", "top", "plot", "format", "json", "output", "moments", "quiet"),
+    "report": ("output", "chart", "layer"),
+    "explain": ("schema", "format", "json", "output"),
+}
+# What to ask `explain` for, to read what a command's numbers mean.
+EXPLAINED = {
+    **{name: name for name in ("inspect", "layers", "batches", "swap", "why", "compare")},
+    "merge": "inspect",
+}
 # The options of each section, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
@@ -26,8 +46,7 @@ SECTIONS = {
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",
-        "dtype",
-        "attn_implementation", "random_weights",
+        "dtype", "attn_implementation", "random_weights",
     ),
     "Other": (),
 }  # fmt: skip
@@ -37,43 +56,79 @@ _SECTION_OF = {name: title for title, names in SECTIONS.items() for name in name
 
 
 class Sectioned(TyperCommand):
-    """A command that lists its arguments, then its options section by section."""
+    """A command whose --help lists the most used options, and whose --help-all lists all, by section."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections; within one, options are in the order of `_in_order`."""
-        lists: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *SECTIONS)}
-        for parameter in _in_order(self.get_params(ctx)):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            name, text = record
-            if parameter.param_type_name == "argument":
-                # typer adds an argument's type in Python after its name.
-                lists["Arguments"].append((name.partition(" <")[0], text))
-            else:
-                lists[_SECTION_OF.get(parameter.name or "", "Other")].append((name, text))
-        for title, records in lists.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        """Write the arguments and the options."""
+        parameters = self.get_params(ctx)
+        arguments = [each for each in parameters if each.param_type_name == "argument"]
+        options = [each for each in parameters if each.param_type_name == "option"]
+        _write_section(ctx, formatter, "Arguments", arguments)
+        if not ctx.meta.get(_ALL):
+            by_name = {option.name: option for option in options}
+            _write_section(ctx, formatter, "Options", [by_name[name] for name in MOST_USED[ctx.info_name]])
+            return
+        for title in SECTIONS:
+            own = [option for option in _in_order(options) if _SECTION_OF.get(option.name, "Other") == title]
+            _write_section(ctx, formatter, title, own)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the epilog, with the columns of the command's tables in the place of COLUMNS."""
-        before, marker, after = cleandoc(self.epilog or "").partition(COLUMNS)
+        """Write a few examples, or the whole epilog, and the commands that say more."""
+        text = self.epilog or ""
+        if not ctx.meta.get(_ALL):
+            mark, title, *examples = text.partition("\n\n")[0].splitlines()
+            text = "\n".join([mark, title, *examples[:_MAX_EXAMPLES]])
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(before)
-            if marker:
-                from normscope.results.glossary.lookup import columns
+            formatter.write_text(text)
+        formatter.write_paragraph()
+        formatter.write("".join(f"{line}\n" for line in _next_steps(ctx)))
 
-                formatter.write_paragraph()
-                formatter.width -= 2  # its lists do not count the outer indentation
-                formatter.write_text("The columns; a wide terminal shows more, and a dash is unknown.")
-                for topic, pairs in columns(ctx.info_name).items():
-                    with formatter.section(topic.partition(":")[0]):
-                        formatter.write_dl(pairs, col_max=_TITLE_WIDTH)
-                formatter.write_paragraph()
-                formatter.write_text(after.lstrip("\n"))
+
+def _next_steps(ctx: Any) -> Iterator[str]:
+    if ctx.info_name in EXPLAINED:
+        yield f"what its numbers mean: normscope explain {EXPLAINED[ctx.info_name]}"
+    if not ctx.meta.get(_ALL):
+        yield f"all options: {ctx.command_path} --help-all"
+
+
+def _write_section(ctx: Any, formatter: Any, title: str, parameters: list[Any]) -> None:
+    if parameters:
+        with formatter.section(title):
+            formatter.write_dl([_record(parameter, ctx) for parameter in parameters], _NAME_WIDTH)
+
+
+def _record(parameter: Any, ctx: Any) -> tuple[str, str]:
+    """Return a parameter's name and help; typer adds an argument's type in Python, which says little."""
+    name, text = parameter.get_help_record(ctx)
+    return (name.partition(" <")[0] if parameter.param_type_name == "argument" else name), text
+
+
+def _show_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_ALL] = True
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+_HelpAll = Annotated[
+    bool, typer.Option("--help-all", help="Show all options and exit.", is_eager=True, callback=_show_all)
+]
+
+
+def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --help-all to a command, whose function is not called with it."""
+    signature = inspect.signature(command)
+    option = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_HelpAll)
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        del values["help_all"]
+        command(**values)
+
+    parsed: Any = wrapper  # mypy knows no __signature__ of a function
+    parsed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    return wrapper
 
 
 def _in_order(parameters: list[Any]) -> list[Any]:

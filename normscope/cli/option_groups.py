@@ -2,9 +2,13 @@
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from typer.models import ArgumentInfo
 
 from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
@@ -47,6 +51,33 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
     for option in fields(group):
         name, default = option.name, option.default
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+
+
+def command_line(*groups: Any) -> str:
+    """Return what the user gave for groups as a shell takes it: no default value, and no secret."""
+    options, arguments = [], []
+    for group in groups:
+        hints = get_type_hints(type(group), include_extras=True)
+        for option in fields(group):
+            value = getattr(group, option.name)
+            if value == option.default or not option.repr:
+                continue
+            declaration = hints[option.name].__metadata__[0]
+            if isinstance(declaration, ArgumentInfo):
+                arguments += value
+            else:
+                options += _words(declaration.default, value)
+    end = ["--"] if any(text.startswith("-") and text != "-" for text in arguments) else []
+    return shlex.join([*options, *end, *arguments])
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """Return an option and its value, or several of them, as words of a command line."""
+    if value is True:
+        return [name]
+    if isinstance(value, list):
+        return [word for each in value for word in (name, each)]
+    return [name, str(value.value if isinstance(value, Enum) else value)]
 
 
 @dataclass(frozen=True)

@@ -129,14 +129,16 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A Hub id such as bert-base-uncased, a folder in Hugging Face layout, or demo.",
+        help="A Hub id such as gpt2, a folder in Hugging Face layout, or demo: a small real model.",
         autocompletion=completion.models,
     ),
 ]
 Text = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TEXT", help="Texts to feed, one sample each; - or a pipe: standard input, one text a line."
+        metavar="TEXT",
+        help="Texts, one sample each. - or a pipe reads standard input, one text a line. The default is "
+        "built-in sentences.",
     ),
 ]
 
@@ -154,7 +156,7 @@ Image = Annotated[
     typer.Option(
         "--image",
         metavar="FILE...",
-        help="Feed images, one or more files; the model's own processor scales them. Repeatable.",
+        help="Read images, one or more files; the model's own processor scales them. Repeatable.",
     ),
 ]
 Beside = Annotated[
@@ -162,8 +164,8 @@ Beside = Annotated[
     typer.Option(
         "--beside",
         metavar="MODEL",
-        help="Measure a vision model, such as a CNN, on the images of --image, next to MODEL. Of the options "
-        "for loading, all but --revision and --attn-implementation are for both.",
+        help="Also measure a vision model, such as a CNN, on the images of --image. --revision is "
+        "for MODEL only, and so is --attn-implementation.",
         autocompletion=completion.models,
     ),
 ]
@@ -172,7 +174,7 @@ Audio = Annotated[
     typer.Option(
         "--audio",
         metavar="FILE...",
-        help="Feed sounds, one or more files, as one channel at the model's sampling rate. Repeatable.",
+        help="Read sounds, one or more files, as one channel at the model's sampling rate. Repeatable.",
     ),
 ]
 Field = Annotated[
@@ -184,18 +186,20 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="ID_OR_PATH",
-        help="Read texts as a stream from a dataset of the Hub, ID or ID:CONFIG, or a local file or "
-        "folder of parquet, arrow, JSON lines.",
+        help="Read texts as a stream from a dataset of the Hub (ID or ID:CONFIG), or from a local file or "
+        "folder of parquet, arrow or JSON lines.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="Which part of the dataset, such as train.")
+    str | None, typer.Option("--split", metavar="NAME", help="The part of the dataset, such as train.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N samples.")]
 Unique = Annotated[bool, typer.Option("--unique", help="Leave out texts that repeat an earlier one exactly.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option("--max-length", metavar="N", help="Cut texts to N tokens; by default to the model's limit."),
+    typer.Option(
+        "--max-length", metavar="N", help="Cut texts to N tokens; the default is the model's limit."
+    ),
 ]
 BatchSize = Annotated[
     str,
@@ -203,8 +207,8 @@ BatchSize = Annotated[
         "--batch-size",
         "-b",
         metavar="N|auto",
-        help="Samples per batch; auto: as many texts as make 4,096 tokens with their padding, more on a "
-        "GPU with room. A batch that does not fit in memory is run in halves.",
+        help="Samples per batch. auto takes texts of 4,096 tokens with their padding, and more on a GPU "
+        "that has room. A batch that does not fit in memory runs in halves.",
     ),
 ]
 BatchOrder = Annotated[
@@ -213,19 +217,16 @@ BatchOrder = Annotated[
 ]
 Special = Annotated[
     SpecialTokens,
-    typer.Option("--special-tokens", help="Whether [CLS], [SEP] and the like count in the statistics."),
+    typer.Option(
+        "--special-tokens", help="Count [CLS], [SEP] and the like in the statistics, or leave them out."
+    ),
 ]
 Layer = Annotated[
-    list[str] | None, globs("--layer", "Show these layers in detail; with JSON, only these. Repeatable.")
+    list[str] | None,
+    globs("--layer", "Show these layers in detail; JSON and CSV then hold only these. Repeatable."),
 ]
 OnlyLayer = Annotated[list[str] | None, globs("--layer", "Measure only these layers. Repeatable.")]
 Exclude = Annotated[list[str] | None, globs("--exclude", "Do not measure these layers. Repeatable.")]
-PerCall = Annotated[
-    bool,
-    typer.Option(
-        "--per-call", help="Measure each call separately where a forward uses a layer several times."
-    ),
-]
 Samples = Annotated[
     int, typer.Option("--samples", metavar="N", help="Keep the statistics of at most N single texts.")
 ]
@@ -237,28 +238,20 @@ TableMemory = Annotated[
         help="Maximum memory for the tables that numbers are computed from, such as 512MiB or 2GB.",
     ),
 ]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Estimate memory and time of the run from one timed batch, and stop."),
-]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
 Top = Annotated[
     int,
-    typer.Option("--top", min=1, metavar="K", help="Maximum number of rows of a detailed table."),
-]
-Words = Annotated[
-    bool,
-    typer.Option("--words", help="Also measure what the word explains; takes up to 1 GiB of memory."),
+    typer.Option("--top", min=1, metavar="K", help="Show at most K rows in a detailed table."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of the model.")
 ]
 Token = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="A Hub token; by default the one of your login."),
+    typer.Option("--token", metavar="TOKEN", help="A Hub token; the default is that of your login."),
 ]
 CacheDir = Annotated[
-    str | None, typer.Option("--cache-dir", metavar="PATH", help="Where downloaded models are kept.")
+    str | None, typer.Option("--cache-dir", metavar="PATH", help="The folder of downloaded models.")
 ]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Download nothing: use the cache.")]
 TrustRemoteCode = Annotated[
@@ -276,7 +269,7 @@ DeviceMap = Annotated[
     typer.Option(
         "--device-map",
         metavar="NAME",
-        help="auto: spread the model over all devices, and main memory; needs the extra accelerate.",
+        help="auto spreads the model over all devices and main memory; needs the extra accelerate.",
     ),
 ]
 Dtype = Annotated[
@@ -296,14 +289,14 @@ RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights, with random ones."),
 ]
-_FORMAT_HELP = "Format of the result; by default the one of --output's suffix, or a table."
+_FORMAT_HELP = "Format of the result; the default is that of the suffix of --output, or else table."
 OutputFormat = Annotated[Format | None, typer.Option("--format", help=_FORMAT_HELP)]
 OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=_FORMAT_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of the tables.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of tables.")]
 OutputPath = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="PATH", help="Write to a file; never only a part of it."),
+    typer.Option("--output", "-o", metavar="PATH", help="Write the result to a file: all of it, or nothing."),
 ]
 MomentsPath = Annotated[
     str | None,
@@ -342,7 +335,7 @@ TensorsPath = Annotated[
         "--tensors", metavar="PATH", help="Also write the position x feature tables, as safetensors."
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no warnings.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Full names, more about each layer, all warnings.")
+    bool, typer.Option("--verbose", "-v", help="Show full names, more about each layer, and all warnings.")
 ]

@@ -3,7 +3,7 @@
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,16 @@ class TextOptions:
             "standard input": [_STANDARD_INPUT] if piped else [],
         }
 
+    def explicit(self) -> "TextOptions":
+        """Return the options that read the same texts, with - for a pipe that was not named."""
+        return replace(self, text=["-"]) if self._reads_pipe else self
+
+    @property
+    def _reads_pipe(self) -> bool:
+        """Whether no texts were named, and standard input has some."""
+        named = self.text or self.file or self.dataset
+        return not (named or _is_terminal(sys.stdin) or _is_null(sys.stdin))
+
     @property
     def facts(self) -> dict[str, str | None]:
         """The options and file sizes that decide, in addition to the paths, which texts are read."""
@@ -74,7 +84,7 @@ class TextOptions:
             return _dataset_texts(self.dataset, self.split, field, token, local=local)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
-        if arguments or files or not (_is_terminal(sys.stdin) or _is_null(sys.stdin)):
+        if arguments or files or self._reads_pipe:
             return _read_texts(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
         if field is not None:
             raise UsageError("--field was given without a --file or --dataset; name the one that has it")

@@ -10,10 +10,18 @@ from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, markdown_table
 from normscope.render.terminal import Screen, draw_grid, render_parts
 from normscope.results.glossary.entry import NOTATION, Entry
-from normscope.results.glossary.lookup import ENTRIES, TOPICS
+from normscope.results.glossary.lookup import COMMANDS, ENTRIES, TOPICS, columns
 
 _MAX_WIDTH = 100  # prose in longer lines is hard to read
-_HINT = "normscope explain NAME shows one in full; NAME is one of these, or the title of a table's column."
+_HINT = (
+    "normscope explain NAME shows one in full: NAME is one of these, or the title of a table's column. "
+    "normscope explain COMMAND says what every column of a command's tables holds: COMMAND is "
+    f"{', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}."
+)
+_COLUMNS_HINT = (
+    "A wide terminal shows more columns. A dash is an unknown number. "
+    "normscope explain NAME has the formula, range and source of a number."
+)
 
 
 def render_glossary(screen: Screen = Screen()) -> str:
@@ -35,6 +43,29 @@ def render_entries(entries: Sequence[Entry], below: Sequence[Entry] = (), screen
 def render_entries_markdown(entries: Sequence[Entry], below: Sequence[Entry] = ()) -> str:
     """Return what `render_entries` shows as GitHub-flavoured Markdown."""
     return _markdown(_in_full(entries, below, UNICODE.separator, "; "), NOTATION)
+
+
+def render_columns(command: str, screen: Screen = Screen()) -> str:
+    """Return what each column of a command's tables holds, by topic, as text with line ends."""
+    screen = replace(screen, width=min(screen.width, _MAX_WIDTH))
+    return _text(_columns(command), _COLUMNS_HINT, screen)
+
+
+def render_columns_markdown(command: str) -> str:
+    """Return what `render_columns` shows as GitHub-flavoured Markdown."""
+    return _markdown(_columns(command), _COLUMNS_HINT)
+
+
+def _columns(command: str) -> Iterator[Grid]:
+    for topic, entries in columns(command).items():
+        names = Column("name", "", [entry.column for entry in entries], wraps=True)
+        yield Grid(topic, [names, Column("what it holds", "", [*map(_meaning, entries)], wraps=True)])
+
+
+def _meaning(entry: Entry) -> str:
+    """The sentence on a column; a number without one has the entry's title, as short as that."""
+    in_tables = entry.columns or entry.brief
+    return entry.meaning if in_tables else f"{entry.title[0].upper()}{entry.title[1:]}."
 
 
 def _text(grids: Iterable[Grid], note: str, screen: Screen) -> str:

@@ -1,8 +1,10 @@
 """The article's claims with a model's evidence, one paragraph each."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -37,7 +39,7 @@ def render_why_markdown(report: WhyReport) -> str:
         lines = [f"{_mark(e, finding)}{_number(e.number)}  {_words(e, finding)}" for e in finding.evidence]
         said = [f"{word}: {text}" for word, text in (*about_it, ("Rule", finding.rule)) if text]
         parts.append("\n".join(f"- {escape(line)}" for line in (*lines, *said)))
-        parts.append(f"More: `{printable(finding.more)}`")
+        parts.append(f"More: {escape(finding.more)}")
     parts += markdown_table(pooled_grid(report.pooled))
     return "\n\n".join(parts) + "\n"
 
@@ -52,6 +54,9 @@ def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[Rend
         yield _hanging(start, Text(printable(finding.claim), "bold"), screen)
         for number, words in _all_lines(finding) if verbose else _deciding_lines(finding):
             yield _hanging(Text(f"    {number}"), words, screen)
+        if verbose:
+            command = _broken_command(f"    more: {printable(finding.more)}", "          ", screen.width)
+            yield Text(command, "dim")
     if not verbose:
         more = ["All numbers, nulls and rules: --verbose", "What a number is: normscope explain"]
         yield from (Text(), flow(more, screen, "dim"))
@@ -80,12 +85,12 @@ def _deciding_lines(finding: Finding) -> _Lines:
 
 
 def _all_lines(finding: Finding) -> _Lines:
-    """Yield all evidence in columns, then the null, the rule and the command that shows more."""
+    """Yield all evidence in columns, then the null and the rule."""
     width = max((len(_number(each.number)) for each in finding.evidence), default=0)
     for evidence in finding.evidence:
         number = _number(evidence.number).ljust(width)
         yield f"{_mark(evidence, finding)}{number}  ", Text(_words(evidence, finding))
-    for word, said in (("null", finding.null), ("rule", finding.rule), ("more", finding.more)):
+    for word, said in (("null", finding.null), ("rule", finding.rule)):
         if said:  # Results of earlier versions have no null.
             yield f"{word}: ", Text(printable(said), "dim")
 
@@ -99,6 +104,19 @@ def _hanging(start: Text, words: Text, screen: Screen) -> Text:
 
 
 _PLAIN = Console(width=MIN_WIDTH)
+_WORD = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|\S)+""")
+
+
+def _broken_command(line: str, indent: str, width: int) -> str:
+    """Break a command between words, with backslashes, so that a shell reads its lines as one."""
+    lines = [""]
+    for word in _WORD.findall(line):
+        if lines[-1] and cell_len(lines[-1] + word + " \\") > width:
+            lines[-1] += " \\"
+            lines.append(indent + word.strip())
+        else:
+            lines[-1] += word
+    return "\n".join(lines)
 
 
 def _heading(finding: Finding) -> str:

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -313,12 +312,9 @@ def test_two_corpora_on_minilm_and_a_file_with_moments(tmp_path: Path) -> None:
     assert NAN not in (layer.ln_drift.mean for layer in near.layers.values())
 
 
-def test_help_is_narrow_and_its_gate_metrics_are_all() -> None:
-    text = CliRunner().invoke(app, ["compare", "--help"]).stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
+def test_help_all_names_every_metric_of_a_gate() -> None:
+    text = CliRunner().invoke(app, ["compare", "--help-all"]).stdout
     assert all(metric in text for metric in METRICS)
-    assert len(re.findall(r"^ +normscope compare .*json", text, re.MULTILINE)) == 4
 
 
 def test_a_long_read_is_announced_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -425,10 +425,3 @@ def test_the_command_refuses(tmp_path: Path) -> None:
         assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (code, "", 1)
     unknown = run("merge", tmp_path / "part", "--layer", "nope*")
     assert (unknown.exit_code, "'nope*'" in unknown.stderr) == (2, True)
-
-
-def test_help_is_narrow_and_quick_to_load() -> None:
-    text = run("merge", "--help").stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.count("normscope merge part") == 4

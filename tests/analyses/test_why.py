@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -418,6 +420,29 @@ def test_what_decides_is_shown_in_few_lines_and_all_numbers_on_demand(report: Wh
     assert "it needs a vision model: --beside MODEL --image FILE..." in short
 
 
+@pytest.mark.parametrize("width", [60, 80, 400])
+def test_a_command_on_several_lines_is_one_to_a_shell(report: WhyReport, width: int) -> None:
+    words = [
+        "normscope",
+        "batches",
+        "demo",
+        "--file",
+        "my texts.txt",
+        "--limit",
+        "7",
+        "it's",
+        'a "b"',
+        "\u4e16" * 20,
+    ]
+    long = replace(report, claims=(replace(report.claims[0], more=shlex.join(words)),))
+    text = render_why(long, verbose=True, screen=Screen(width))
+    after = text.partition("    more: ")[2]
+    (command,) = re.findall(r"\A((?:.*\\\n)*.*)\n", after)
+    assert shlex.split(command.replace("\\\n", "")) == words
+    assert (width == 400) == ("\n" not in command)
+    assert max(map(cell_len, command.splitlines())) <= width
+
+
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])
 def test_the_command(tmp_path: Path, format: str) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:40]))
@@ -429,6 +454,8 @@ def test_the_command(tmp_path: Path, format: str) -> None:
         data = json.loads(result.stdout)
         assert data["schema"] == "normscope.why/1"
         assert data["kept_texts"] == 40
+        own = shlex.join(["--file", str(tmp_path / "texts.txt")])
+        assert all(claim["more"].endswith(f" {own}") for claim in data["claims"])
     else:
         assert "HOLDS" in result.stdout
         assert "What BatchNorm pools" in result.stdout

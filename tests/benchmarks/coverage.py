@@ -201,7 +201,7 @@ def cases(options: argparse.Namespace, texts: Sequence[str]) -> dict[str, Callab
         return {"real": partial(other_scales, model, texts), "iid": partial(other_scales, model, random)}
     real = Population(model, texts, options.max_length)
     if options.of == "images":
-        by_text = {rows.name: rows.ordinary().by_text() for rows in real.layers}
+        by_text = {rows.name: rows.by_text() for rows in real.layers}
         layers = image_moments(options.beside, options.image).layers
         few = {name: layers[name] for name in nulls.spaced(list(layers), 3)}
         return {"real": partial(beside_images, by_text, few)}

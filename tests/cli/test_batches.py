@@ -272,19 +272,6 @@ def test_lists_of_numbers() -> None:
             whole_numbers("--sizes", bad)
 
 
-def test_help_is_narrow_and_explains_every_column() -> None:
-    text = run("--help").stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
-    shown = render_batches(reports.batch_report(momentum=0.1), screen=Screen(400))
-    for column in (
-        "random", "by length", "noise", "excess", "log scale", "by feature", "distance", "to running",
-        "at the end", "padding", "late texts", "late error", "under 30", "tokens", "a batch", "error",
-    ):  # fmt: skip
-        assert column in shown
-        assert column in text
-
-
 def test_a_real_model_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("\n".join(models.prose(24)), encoding="utf-8")
     command = [sys.executable, "-m", "normscope", "batches", "demo", "-f", str(tmp_path / "texts")]

@@ -28,7 +28,6 @@ from normscope.models.location import Loading
 from normscope.norms.detection import select
 from normscope.render.inspect import render_report
 from normscope.render.plots import render_plots
-from normscope.render.terminal import Screen
 from normscope.results.inspect import Report
 from normscope.results.reading import read_report
 from tests.cli.test_help import GROUP
@@ -510,7 +509,12 @@ def test_a_file_that_grows_is_another_corpus_to_a_checkpoint(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in GROUP.commands)]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, help] for name in GROUP.commands for help in ("--help", "--help-all")),
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     heavy = {"torch", "transformers", "numpy", "rich", "pydantic"}
@@ -522,25 +526,6 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
-
-
-def test_help_reads_well_at_80_columns() -> None:
-    text = run("--help").stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
-    rendered = render_report(reports.mixed(), screen=Screen(200))
-    for column in (
-        "LN mean",
-        "LN variance",
-        "BN mean",
-        "BN variance",
-        "agreement",
-        "position",
-        "text",
-        "best BN",
-    ):
-        assert column in rendered
-        assert column in text
 
 
 def test_version_and_no_command() -> None:

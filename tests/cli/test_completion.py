@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import normscope
 from normscope.cli.app import app
+from normscope.results.glossary.lookup import COMMANDS as EXPLAINED
 from normscope.results.glossary.lookup import ENTRIES
 from tests.support import reports
 from tests.support.reports import MINILM
@@ -106,7 +107,9 @@ def test_names_and_values() -> None:
         "bn_drift.mean=",
         "bn_drift.variance=",
     ]
-    assert set(offered("bash", "normscope explain ")) == set(ENTRIES)
+    assert set(offered("bash", "normscope explain ")) == {*ENTRIES, *EXPLAINED}
+    assert offered("bash", "normscope explain insp") == ["inspect"]
+    assert offered("bash", "normscope inspect demo --help") == ["--help-all", "--help"]
     assert offered("bash", "normscope explain --schema re") == ["report"]
     assert offered("bash", "normscope inspect demo --dtype f") == ["float32", "float16"]
     assert offered("bash", "normscope inspect demo --format js") == ["json", "jsonl"]

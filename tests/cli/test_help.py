@@ -1,26 +1,32 @@
-"""Every command's --help: complete, narrow, with examples that parse; and wrong usage in one line."""
+"""Every command's --help is short, --help-all complete, examples parse; and wrong usage is one line."""
 
+import io
+import os
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from normscope.cli.app import app
-from normscope.cli.help_sections import COLUMNS, SECTIONS
-from normscope.results.glossary.lookup import columns
+from normscope.cli.help_sections import EXPLAINED, MOST_USED, SECTIONS
+from normscope.results.glossary.lookup import COMMANDS as IN_GLOSSARY
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
 
 
-def help_of(name: str) -> str:
-    result = CliRunner().invoke(app, [name, "--help"])
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
+def help_of(name: str, option: str = "--help-all", width: int = 80) -> str:
+    """Return a help for a terminal of a width: typer's runner has 80 columns, whatever COLUMNS says."""
+    text = io.StringIO()
+    with redirect_stdout(text), mock.patch.dict(os.environ, COLUMNS=str(width)):
+        assert app([*name.split(), option], prog_name="normscope", standalone_mode=False) == 0
+    return text.getvalue()
 
 
 def examples(text: str) -> list[str]:
@@ -42,30 +48,75 @@ def calls(example: str) -> Iterator[list[str]]:
             words.append(word)
 
 
+def options_in(text: str) -> list[str]:
+    return re.findall(r"^  (?:-\w, )?(--[\w-]+)", text.partition("  Examples:")[0], re.MULTILINE)
+
+
+def declared(name: str) -> list[str]:
+    return [max(p.opts, key=len) for p in COMMANDS[name].params if p.param_type_name == "option"]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_complete(name: str) -> None:
+def test_help_all_is_complete(name: str) -> None:
     text = help_of(name)
-    assert text.isascii()
-    assert COLUMNS not in text
-    assert max(map(len, text.splitlines())) <= 80
     first = re.sub(r"\s+", " ", text.split("\n\n")[1]).strip()
     assert first.endswith(".")
     assert len(re.findall(r"(?<!\.\.)\. ", first)) == 0
     for parameter in COMMANDS[name].params:
         assert (parameter.help or "").rstrip().endswith((".", "...")), parameter.name
+    assert sorted(options_in(text)) == sorted([*declared(name), "--help"])
     assert re.search(r"Exit codes: 0 done, 1 failed, 2 wrong usage", text)
     titles = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
     assert titles == [title for title in ("Arguments", *SECTIONS) if title in titles]
     assert titles[-1] == "Other"
 
 
-@pytest.mark.parametrize("name", ["inspect", "layers", "batches", "swap", "compare"])
-def test_help_says_what_each_column_holds(name: str) -> None:
-    words = " ".join(help_of(name).split())
-    pairs = [pair for listed in columns(name).values() for pair in listed]
-    assert len(pairs) > 5
-    for pair in pairs:
-        assert " ".join(pair) in words
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_as_wide_as_the_terminal(name: str, option: str, width: int) -> None:
+    text = help_of(name, option, width)
+    lines = text.splitlines()
+    assert text.isascii()
+    assert max(map(len, lines)) <= max(min(width, 100), 80)  # examples and lists are never broken
+    assert width < 80 or not [line for line in lines if re.search(r"--\w[\w-]*-$", line)]
+    assert width < 100 or max(map(len, lines)) > 80 or option == "--help"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_short(name: str, width: int) -> None:
+    text = help_of(name, "--help", width)
+    assert len(text.splitlines()) <= 40
+    options = options_in(text)
+    assert len(options) == len(MOST_USED[name]) == min(8, len({*declared(name)} - {"--help-all"}))
+    assert options == [
+        max(p.opts, key=len) for used in MOST_USED[name] for p in COMMANDS[name].params if p.name == used
+    ]
+    lines = examples(text)
+    assert len(lines) == 4
+    assert lines == examples(help_of(name))[:4]
+    assert text == help_of(name, "-h", width)
+    *_, explained, last = text.splitlines()
+    assert last == f"all options: normscope {name} --help-all"
+    assert (name in EXPLAINED) == explained.startswith("what its numbers mean: normscope explain ")
+
+
+def test_the_top_says_what_to_run() -> None:
+    text = help_of("", "--help")
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 80
+    wants = re.findall(r"^    (\w.*?)  +(normscope .*)$", text, re.MULTILINE)
+    assert len(wants) == 6
+    for _, example in wants:
+        for command, *words in calls(example):
+            with COMMANDS[command].make_context(command, words) as context:
+                assert context.params
+    assert "normscope.watch(model)" in text
+
+
+def test_what_help_says_to_explain_is_explained() -> None:
+    assert set(EXPLAINED.values()) == set(IN_GLOSSARY)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -90,6 +141,7 @@ def test_an_example_that_is_wrong_is_found() -> None:
 
 def test_every_section_is_of_options_that_there_are() -> None:
     names = {parameter.name for command in COMMANDS.values() for parameter in command.params}
+    assert list(MOST_USED) == list(COMMANDS)
     listed = [name for section in SECTIONS.values() for name in section]
     assert set(listed) <= names
     assert len(listed) == len(set(listed))
@@ -100,7 +152,7 @@ def test_every_section_is_of_options_that_there_are() -> None:
 )
 def test_an_option_of_one_command_stands_where_it_belongs_among_a_groups(before: str, option: str) -> None:
     texts = [help_of(command) for command in COMMANDS]
-    lists = [re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE) for text in texts]
+    lists = [*map(options_in, texts)]
     found = [listed[listed.index(option) - 1] for listed in lists if option in listed]
     assert found
     assert set(found) == {before}

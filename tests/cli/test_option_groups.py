@@ -1,13 +1,18 @@
 """A group is one parameter to the command that takes it, and options in its place to the parser."""
 
 import inspect
+import io
+import shlex
+import sys
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from normscope.cli.app import app
 from normscope.cli.option_groups import (
     BatchOptions,
     CountedBatchOptions,
@@ -15,9 +20,11 @@ from normscope.cli.option_groups import (
     LayerOptions,
     LoadOptions,
     ResultOptions,
+    command_line,
     grouped,
 )
 from normscope.cli.options import Format, Order, SpecialTokens
+from normscope.cli.text_options import TextOptions
 from normscope.data.batching import Batching
 from normscope.errors import UsageError
 from normscope.models.location import Loading
@@ -121,3 +128,31 @@ def test_formats_that_contradict_each_other_are_refused() -> None:
         ResultOptions(Format.MARKDOWN, json=True).chosen_format()
     with pytest.raises(UsageError, match="--plot and --format json"):
         ResultOptions(json=True).chosen_format(plot=True)
+
+
+NAMED = TextOptions(text=["-x it's", "a; rm b", "*"], file=["my texts.txt", "-"], field="the text")
+BATCH = CountedBatchOptions(9, True, 8, "auto", Order.GIVEN, SpecialTokens.EXCLUDE)
+SOURCE = LoadOptions("r", None, "the cache", True, True, "cpu", "float16", "eager", True)
+
+
+def test_a_command_line_reads_as_the_options_that_were_given() -> None:
+    line = command_line(BATCH, SOURCE, NAMED)
+    commands: Any = typer.main.get_command(app)
+    context = commands.commands["batches"].make_context("batches", ["demo", *shlex.split(line)])
+    for name, value in (vars(BATCH) | vars(SOURCE) | vars(NAMED)).items():
+        assert context.params[name] == (value.value if isinstance(value, Enum) else value), name
+
+
+def test_a_command_line_has_no_default_and_no_secret() -> None:
+    assert command_line(BatchOptions(), LoadOptions(token="secret"), TextOptions()) == ""
+    assert command_line(BatchOptions(limit=0)) == "--limit 0"
+
+
+def test_a_pipe_is_named_in_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one"))
+    assert command_line(TextOptions(field="a").explicit()) == "--field a -"
+    assert TextOptions(file=["x"]).explicit() == TextOptions(file=["x"])
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert TextOptions().explicit() == TextOptions()

@@ -229,23 +229,10 @@ def test_an_empty_calibration_is_told_before_the_model_is_loaded(library: Librar
     assert not library.calls
 
 
-def test_help_is_narrow_and_explains_every_column() -> None:
-    text = run("--help").stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
-    for head in (None, "causal"):
-        for column in shown_columns(reports.swap_report(head=head, fold=True)):
-            assert any(line.startswith("    ") and column in line for line in text.splitlines()), column
+def test_help_all_explains_every_kind() -> None:
+    text = run("--help-all").stdout
     for kind in REPLACEMENTS:
         assert f"\n    {kind} " in text
-
-
-def shown_columns(report: SwapReport) -> set[str]:
-    from normscope.render.glyphs import UNICODE
-    from normscope.render.swap import grids
-
-    titles = {f"{column.title} {column.about}" for grid in grids(report, UNICODE) for column in grid.columns}
-    return {title.replace(" nats", "").strip() for title in titles} - {"layer"}
 
 
 def test_a_real_model_end_to_end(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from normscope.render.batch_composition import fillings
 from normscope.render.batches import detail, noisiest, over_layers
 from normscope.render.compare import drifts
 from normscope.render.explain import (
+    render_columns,
+    render_columns_markdown,
     render_entries,
     render_entries_markdown,
     render_glossary,
@@ -37,6 +40,7 @@ from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column
 from normscope.render.layer import feature_table, position_table
 from normscope.render.layers import outline_grid
+from normscope.render.markdown import escape
 from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
@@ -44,7 +48,7 @@ from normscope.render.terminal import Screen
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
-from normscope.results.glossary.lookup import ENTRIES, TOPICS, children, explain, find_entries
+from normscope.results.glossary.lookup import COMMANDS, ENTRIES, TOPICS, children, explain, find_entries
 from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
@@ -69,7 +73,6 @@ SHARED = {"summary", "estimate", "replacement"}
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"read by", "not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
-COMMANDS = ("inspect", "layers", "batches", "swap", "compare")
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
 KEYS = {"agreement": COMPARED}
@@ -240,9 +243,9 @@ def test_the_titles_of_an_entry_are_those_of_the_tables() -> None:
 
 def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
     listed = " ".join(
-        title for name in COMMANDS for pairs in command_columns(name).values() for title, _ in pairs
+        entry.column for name in COMMANDS for listed in command_columns(name).values() for entry in listed
     )
-    labels = {"batches", "full name", "layer of B", "module", "not folded because", "read by"}
+    labels = {"full name", "layer of B", "module", "not folded because", "read by"}
     assert {title for title in TITLES if title not in listed} == labels
 
 
@@ -411,7 +414,7 @@ def test_what_is_below_a_part() -> None:
 
 # What is shown
 
-SHOWN: list[tuple[str, Callable[[Screen], str]]] = [
+SHOWN: list[tuple[str, Callable[..., str]]] = [
     ("explain", render_glossary),
     (
         "explain-agreement",
@@ -419,6 +422,8 @@ SHOWN: list[tuple[str, Callable[[Screen], str]]] = [
             find_entries("agreement"), children(find_entries("agreement")[0]), screen
         ),
     ),
+    ("explain-inspect", functools.partial(render_columns, "inspect")),
+    ("explain-why", functools.partial(render_columns, "why")),
     ("explain-variance", lambda screen: render_entries(find_entries("BN variance"), (), screen)),
 ]
 
@@ -426,9 +431,9 @@ SHOWN: list[tuple[str, Callable[[Screen], str]]] = [
 @pytest.mark.parametrize(("name", "render"), SHOWN, ids=[name for name, _ in SHOWN])
 @pytest.mark.parametrize("width", [80, 200])
 def test_golden(
-    name: str, render: Callable[[Screen], str], width: int, golden: Callable[[str, str], None]
+    name: str, render: Callable[..., str], width: int, golden: Callable[[str, str], None]
 ) -> None:
-    golden(f"{name}-{width}.txt", render(Screen(width)))
+    golden(f"{name}-{width}.txt", render(screen=Screen(width)))
 
 
 def test_golden_markdown(golden: Callable[[str, str], None]) -> None:
@@ -442,9 +447,9 @@ def test_golden_markdown(golden: Callable[[str, str], None]) -> None:
 def test_lines_fit_and_nothing_is_cropped(width: int) -> None:
     screen = Screen(width, unicode=False)
     listed, full = render_glossary(screen), render_entries([*ENTRIES.values()], (), screen)
-    assert listed.isascii()
-    assert full.isascii()
-    assert max(map(cell_len, (listed + full).splitlines())) <= max(width, 60)
+    tables = "".join(render_columns(command, screen) for command in COMMANDS)
+    assert (listed + full + tables).isascii()
+    assert max(map(cell_len, (listed + full + tables).splitlines())) <= max(width, 60)
     words = " ".join(full.split())
     for entry in ENTRIES.values():
         assert entry.name in listed
@@ -459,6 +464,26 @@ def test_markdown_has_everything() -> None:
     assert render_glossary_markdown().count("\n| ") == len(ENTRIES) + 2 * len(TOPICS)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()} == {3}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_columns_hold(command: str) -> None:
+    text = render_columns_markdown(command)
+    entries = [*chain(*command_columns(command).values())]
+    assert len(entries) > 5
+    assert text.count("\n| ") == len(entries) + 2 * len(command_columns(command))
+    for entry in entries:
+        meaning = entry.meaning if entry.columns or entry.brief else entry.title[1:]
+        assert f"| {escape(entry.column)} | " in text
+        assert escape(meaning) in text
+    assert all(name in render_glossary() for name in COMMANDS)
+
+
+def test_a_number_with_the_name_of_a_command_is_listed_for_it() -> None:
+    named = set(COMMANDS) & set(ENTRIES)
+    assert named == {"batches"}
+    for name in named:
+        assert ENTRIES[name] in [*chain(*command_columns(name).values())]
 
 
 # The command
@@ -480,6 +505,9 @@ def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.Mon
         (["agreement", "--format", "markdown"], render_entries_markdown(entries, below)),
         (["agreement", "--json"], Glossary((*entries, *below)).to_json()),
         (["--json"], Glossary(tuple(ENTRIES.values())).to_json()),
+        (["inspect"], render_columns("inspect")),
+        (["inspect", "--format", "markdown"], render_columns_markdown("inspect")),
+        (["inspect", "--json"], Glossary(tuple(chain(*command_columns("inspect").values()))).to_json()),
     ):
         result = run(*arguments)
         assert (result.exit_code, result.stdout, result.stderr) == (0, text, "")
@@ -499,17 +527,14 @@ def test_the_command_refuses() -> None:
     assert run("--json", "--format", "markdown").exit_code == 2
 
 
-def test_help_is_narrow_and_its_examples_run() -> None:
-    text = run("--help").stdout
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 80
+def test_its_examples_run() -> None:
+    lines = run("--help-all").stdout.splitlines()
     examples = [
-        line.split("|", maxsplit=1)[0].split()[1:] for line in text.splitlines() if "  normscope " in line
+        line.split("|", maxsplit=1)[0].split()[1:] for line in lines if line.startswith("    normscope ")
     ]
     assert len(examples) >= 4
     for arguments in examples:
         assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert "normscope explain NAME" in CliRunner().invoke(app, ["inspect", "--help"]).stdout
 
 
 def test_it_starts_without_anything_heavy() -> None:

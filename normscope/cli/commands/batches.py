@@ -17,48 +17,38 @@ EPILOG = """\b
 Examples:
   normscope batches demo
   normscope batches gpt2 -f corpus.txt --max-length 128 --sizes 8,32,128
-  normscope batches bert-base-uncased -f corpus.txt --momentum 0.1
   normscope batches demo -f corpus.txt --plot
   normscope batches demo -f corpus.txt --json | jq '.layers[0].sizes[0].tid'
+  normscope batches bert-base-uncased -f corpus.txt --momentum 0.1
 
-\b
-BatchNorm takes one mean and variance per feature, over all tokens of the
-batch that it is trained on. Here the model runs once; the statistics of
-single texts are kept, and batches of any size are put together from them: of
-random texts; of texts of like length, as loaders that save padding do; and as
-given. Padding never counts. The noise is the distance to the statistics of
-all texts that are kept: a random choice of --samples when there are more.
---batch-size and --order only say how the model is run; they change no number.
+BatchNorm takes one mean and variance per feature, over all tokens of the batch that it is trained on. Here
+the model runs once, and the statistics of single texts are kept. Batches of any size are then put together
+from them: of random texts, of texts of similar length (as loaders make them to save padding), and in the
+given order. Padding never counts. The noise of a batch is the distance of its statistics to those of all
+kept texts. When there are more than --samples texts, a random choice of them is kept. --batch-size and
+--order only say how the model is run: they change no number.
 
-\b
-The noise of a mean is its TID (Training Inference Discrepancy: Wang et al.
-2022, arXiv 2210.05153). The first table has that of each layer, averaged over
-batches; by length is a multiple of it, corrected for the numbers of tokens.
-The next, by batch size, is of one layer (the noisiest, or --layer). It has
-the noise of standard deviations, too, +- over batches, and the excess: that
-of the mean as a multiple of what independent tokens would give (its square is
-the design effect of cluster samples, Kish 1965). By feature is what the
-authors' code computes; distance is PowerNorm's (arXiv 2003.07845).
---momentum adds BN's running statistics: they begin with the first batch, not
-with PyTorch's 0 and 1, which a trained layer has long forgotten. What batches
-hold is the same at every layer.
+The noise of a mean is its TID (Training Inference Discrepancy: Wang et al. 2022, arXiv 2210.05153). The
+first table has it for each layer, averaged over batches; "by length" is a multiple of it, corrected for the
+numbers of tokens. The next table, by batch size, is of one layer: the noisiest, or those of --layer. It
+also has the noise of standard deviations, +- the sd over batches, and the excess: the noise of the mean as
+a multiple of what independent tokens would give (its square is the design effect of cluster samples, Kish
+1965). "by feature" is what the authors' code computes; "distance" is that of PowerNorm (arXiv 2003.07845).
+--momentum adds BN's running statistics. They begin with the first batch, not with PyTorch's 0 and 1, which
+a trained layer forgot long ago. What batches hold is the same at every layer.
 
-{columns}
+--plot draws in place of the tables: the noise of each layer against the batch size, random next to by
+length, on one log scale; the noise of one layer, or of those of --layer, and the padding as bars; and how
+many texts reach each position.
 
-\b
---plot draws instead: each layer's noise against the batch size, random beside
-by length, on one log scale; the noise of one layer, or --layer, and the
-padding as bars; and how many texts reach each position.
-
-\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 _Sizes = Annotated[
     str | None,
-    typer.Option("--sizes", metavar="N,N", help="Texts per batch; by default 2, 4, 8, ... up to 1024."),
+    typer.Option("--sizes", metavar="N,N", help="Texts per batch; the default is 2, 4, 8, ... up to 1024."),
 ]
 Draws = Annotated[
-    int, typer.Option("--draws", metavar="N", help="How often all texts are put into batches anew.")
+    int, typer.Option("--draws", metavar="N", help="Put all texts into new random batches N times.")
 ]
 _Momentum = Annotated[
     float | None,

@@ -19,41 +19,34 @@ _CROSSED = 3
 EPILOG = """\b
 Examples:
   normscope compare before.json after.json
-  normscope compare news.json code.json --format markdown
   normscope compare fp32.json int8.json --fail-above bn_drift.mean=0.05 -q
+  normscope compare news.json code.json --format markdown
   normscope compare a.json b.json --json | jq '.layers[0] | {name, bn_drift}'
 
-\b
-A and B are reports that normscope inspect wrote with --json or --moments: of
-two models, two corpora, two checkpoints, or before and after quantization.
-Layers are matched by name, and the other layers by their order. The layers
-that moved most come first; no model is loaded.
+A and B are reports that normscope inspect wrote with --json or --moments: of two models, two corpora, two
+checkpoints, or before and after quantization. Layers are matched by name; layers without a match are
+matched by their order. The layers that moved most come first. No model is loaded.
 
-{columns}
+--fail-above METRIC=VALUE makes the command a gate: if the size of METRIC is above VALUE in any layer, the
+exit code is 3, and standard error names these layers. METRIC is one of bn_drift.mean, bn_drift.variance,
+ln_drift.mean, ln_drift.variance, agreement_change and position_change. A layer that has no such number, or
+is in only one report, cannot be tested: a warning says how many there are. normscope explain bn_drift.mean
+has the formula and source.
 
-\b
---fail-above METRIC=VALUE makes it a gate: if the size of METRIC is above
-VALUE in any layer, the exit code is 3, and standard error names these layers.
-METRIC is one of bn_drift.mean, bn_drift.variance, ln_drift.mean,
-ln_drift.variance, agreement_change, position_change. Layers without that
-number, or in only one report, cannot be tested: a warning says how many.
-
-\b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed.
-normscope explain bn_drift.mean has the formula and source."""
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 
 A = Annotated[str, typer.Argument(metavar="A", help="The first report, JSON or with moments.")]
-B = Annotated[str, typer.Argument(metavar="B", help="The report that is compared with A.")]
+B = Annotated[str, typer.Argument(metavar="B", help="The second report, which is compared with A.")]
 _FailAbove = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-above",
         metavar="METRIC=VALUE",
-        help="Exit with 3 if a layer is above VALUE. Repeatable.",
+        help="Exit with code 3 if METRIC is above VALUE in any layer. Repeatable.",
         autocompletion=completion.gates,
     ),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Maximum number of layers in the table.")]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Show at most K layers.")]
 
 
 def compare(
@@ -66,7 +59,7 @@ def compare(
     output: options.OutputPath = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show how far two reports are apart, layer by layer; or fail if it is too far."""
+    """Show how far apart two reports are, layer by layer; with --fail-above, fail if it is too far."""
     destination = checked_output(output, {"A": [a], "B": [b]})
     output_format = options.choose_format(options.DataFormat, format, json, output)
     if not quiet:

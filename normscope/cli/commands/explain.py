@@ -1,6 +1,9 @@
-"""`normscope explain`: the definition, formula and source of every number of the reports."""
+"""`normscope explain`: every number of the reports, and the columns of a command's tables."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,69 +16,63 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  normscope explain
+  normscope explain inspect
   normscope explain agreement.feature
   normscope explain BN variance
+  normscope explain --json | jq -r '.entries[] | [.name, .formula] | @tsv'
+  normscope explain
   normscope explain agreement --format markdown
   normscope explain --schema report
-  normscope explain --json | jq -r '.entries[] | [.name, .formula] | @tsv'
 
 \b
-METRIC is one of:
+NAME is one of:
+  a command             inspect, layers, batches, swap, why or compare: what
+                        each column of its tables holds
   a path in the JSON    agreement.feature, run.padding_share, with or without
                         lists: .layers[0].token.mean
   a part of a path      agreement: its definition, and all numbers below it
   a column's title      LN mean, position explains, distance: all numbers
                         that a table shows under this title
 
-\b
-Upper and lower case are the same, and so are spaces, - and _. No model is
-loaded.
+Upper and lower case are the same in the name of a number, and so are spaces, - and _. No model is loaded.
 
-\b
---schema prints a JSON Schema (draft 2020-12) instead, of the result that
-METRIC names: report, plan, layers, batches, swap, why, compare or explain;
-without METRIC, of all.
+--schema prints the JSON Schema (draft 2020-12) of a result instead. NAME is then report, plan, layers,
+batches, swap, why, compare or explain; without NAME, the schemas of all are printed.
 
-\b
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
-_Metric = Annotated[
+_Name = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="METRIC",
-        help="A path in the JSON, or a column's title; without it, all.",
+        metavar="NAME",
+        help="A command, a path in the JSON, or the title of a column; without NAME, all numbers are listed.",
         autocompletion=completion.numbers,
     ),
 ]
 
 
 Schema = Annotated[
-    bool, typer.Option("--schema", help="Print the JSON Schema of what METRIC names: report, ...")
+    bool,
+    typer.Option("--schema", help="Print the JSON Schema of the result NAME instead: report, batches, ..."),
 ]
 
 
 def explain(
-    metric: _Metric = None,
+    metric: _Name = None,
     schema: Schema = False,
     format: options.OutputFormat = None,
     json: options.Json = False,
     output: options.OutputPath = None,
 ) -> None:
-    """Say what a number of the reports is: definition, formula, range, source."""
-    from normscope.results.glossary.lookup import ENTRIES, children, find_entries
-
+    """Explain a number of the reports, or all columns of a command's tables."""
     output_format = options.choose_format(options.Format, format, json, output)
     destination = Output(output)
     destination.check()
     options.warn_of_suffix(options.Format.JSON if schema else output_format, output)
-    if schema:
-        destination.write(_schema(" ".join(metric) if metric else None, output_format))
-        return
-    entries = find_entries(" ".join(metric)) if metric else tuple(ENTRIES.values())
-    below = children(entries[0]) if metric else ()
-    below = tuple(entry for entry in below if entry not in entries)
-    destination.write(_rendered(entries, below, output_format, destination, listed=not metric))
+    name = " ".join(metric) if metric else None
+    destination.write(
+        _schema(name, output_format) if schema else _explanation(name, output_format, destination)
+    )
 
 
 def _schema(name: str | None, format: options.Format) -> str:
@@ -89,25 +86,26 @@ def _schema(name: str | None, format: options.Format) -> str:
     return write_json(json_schema(name), None, 2)
 
 
-def _rendered(
-    entries: "tuple[Entry, ...]",
-    below: "tuple[Entry, ...]",
-    format: options.Format,
-    destination: Output,
-    *,
-    listed: bool,
-) -> str:
-    if format is options.Format.JSON:
-        from normscope.results.glossary.entry import Glossary
-
-        glossary: Any = Glossary((*entries, *below))
-        return destination.json(glossary)
+def _explanation(name: str | None, format: options.Format, destination: Output) -> str:
+    """Return the list of all numbers, the columns of a command's tables, or the entries of one name."""
     from normscope.render import explain as render
+    from normscope.results.glossary.entry import Glossary
+    from normscope.results.glossary.lookup import COMMANDS, ENTRIES, children, columns, find_entries
 
-    if format is options.Format.MARKDOWN:
-        return render.render_glossary_markdown() if listed else render.render_entries_markdown(entries, below)
-    return (
-        render.render_glossary(destination.screen())
-        if listed
-        else render.render_entries(entries, below, destination.screen())
-    )
+    if name is None:
+        entries: Iterable[Entry] = ENTRIES.values()
+        table, markdown = render.render_glossary, render.render_glossary_markdown
+    elif name in COMMANDS:
+        entries = chain(*columns(name).values())
+        table = partial(render.render_columns, name)
+        markdown = partial(render.render_columns_markdown, name)
+    else:
+        first = find_entries(name)
+        below = [entry for entry in children(first[0]) if entry not in first]
+        entries = (*first, *below)
+        table = partial(render.render_entries, first, below)
+        markdown = partial(render.render_entries_markdown, first, below)
+    glossary = Glossary(tuple(entries))
+    if format is options.Format.JSON:
+        return destination.json(glossary)
+    return markdown() if format is options.Format.MARKDOWN else table(screen=destination.screen())

@@ -3,7 +3,9 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from normscope.cli import options
 from normscope.cli.interruption import handle_signals
@@ -29,80 +31,78 @@ Examples:
   normscope inspect demo
   normscope inspect bert-base-uncased "The cat sat." "It rained again."
   normscope inspect gpt2 -f corpus.txt --limit 2000 --layer "*.ln_1"
+  cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
+  normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
   normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg
   normscope inspect openai/whisper-tiny --audio speech.wav
   normscope inspect gpt2 -f corpus.txt --format csv -o gpt2.csv
+  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test
+  normscope inspect gpt2 -f corpus.txt --batch-size auto --dry-run
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
   normscope inspect gpt2 -f corpus.txt --checkpoint run.ckpt --resume
   normscope inspect gpt2 -f corpus.txt --shard 1/4 --moments 1.safetensors
-  normscope inspect gpt2 --dataset wikitext:wikitext-2-v1 --split test
-  normscope inspect gpt2 -f corpus.txt --batch-size auto --dry-run
-  normscope inspect gpt2 -f corpus.txt --plot --layer "*.0.*"
-  cat corpus.txt | normscope inspect gpt2 --json | jq '.layers[0].agreement'
+
+Layers have the names of the model's own code. -v shows the full names. The globs of --layer and --exclude
+match the full names; upper and lower case differ. With --per-call, name#2 is the second call of a layer in
+each forward pass. Without it, all calls of a layer are pooled, and a line on standard error says so.
+
+Images and sounds run in the given order, without padding, each through the model's own processor. Their
+tokens and positions are patches, positions on a feature map, or frames of sound; the tables then say image
+or sound in place of text. A model that also takes text needs one TEXT for each file, in the same order; the
+tables then say sample.
+
+The first table lists the layers. One layer then has a table by position, and a table by feature: the layer
+that agrees least with BN, or those of --layer. The table by feature has the features (--top of them) that
+the layer leaves furthest from BN's mean 0 and variance 1. Outlier features are listed when there are any:
+their output is 6 or more in size in at least 6% of the tokens, in a quarter or more of the layers of that
+width (the rule of LLM.int8). --verbose adds tables of what each layer is, how often it ran, and its
+outliers. The shares that position, text and word explain are epsilon squared: below 0, they are less than
+those of random groups. The kind of a layer is shown where layers differ in it; a wide terminal shows their
+Python classes, too.
+
+--plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
+input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
+BN's sd of each feature, divided by the layer's median); and curves of LN and BN along positions and
+features, for one layer or for those of --layer. The lines below a map say its scale, its ends, and how many
+numbers share a cell. Without colours, darker is more.
+
+--format csv has one number in a row (layer, view, position, feature, statistic, value), jsonl has one layer
+in a line. view.statistic is the name of the number in normscope explain. --tensors writes NAME/count,
+NAME/mean and NAME/variance of every layer, by position and feature.
+
+Each layer has a table over positions and features. --table-memory limits its size, for texts as long as
+--max-length or the model's limit. When the tables are too large, late positions share bins: positions 0 to
+k-1 stand alone, then come bins of 2, 4, 8, ... positions. The report says so, and run.position_bins has the
+bins. No other number depends on them. --verbose writes the size of the tables before the run; --dry-run
+estimates the whole run.
+
+Long runs: --checkpoint PATH saves the statistics and the progress every 60 seconds. --resume continues from
+there after a crash; it refuses another model, corpus or option, and names it. The file is removed when the
+result is written. Ctrl-C, SIGTERM or SIGHUP ends a run after its batch and writes the result of the texts
+so far; a second one ends it at once. With --resume, standard input must bring the same texts again. --shard
+takes texts in turn; blank lines do not count. Under torchrun each rank takes its shard by itself and has
+its own checkpoint (PATH.1-of-4), and rank 0 writes the result of all:
 
 \b
-Layers have the names of the model's own code; -v shows the full names, which
-the globs of --layer and --exclude match; upper and lower case differ.
-With --per-call, name#2 is the second call of a layer in each forward; without
-it all calls of a layer are pooled, and a line on standard error says so.
-
-\b
-Images and sounds run in the given order, each through the model's own
-processor, unpadded. Their tokens and positions are patches, positions on a
-feature map, or frames of sound; tables then say image or sound for text. A
-model that also takes text needs one TEXT for each file, in the same order,
-and then tables say sample.
-
-\b
-First comes a table of the layers. One of them, the one that agrees least with
-BN, or --layer, then has a table by position, and one by feature, of the K
-features of --top that it leaves furthest from BN's mean 0 and variance 1.
-Outlier features are listed where any recur: where the output is 6 or more in
-size in 6% or more of the tokens, in a quarter or more of the layers as wide
-(LLM.int8). --verbose adds tables of what each layer is, how often it ran, and
-its outliers. The shares that position, text and word explain are epsilon
-squared: below 0 is less than random groups explain. The kind is shown where
-layers differ in it; a wide terminal shows their Python classes, too.
-
-{columns}
-
-\b
---plot draws instead of tables, in the width of the terminal: bars of the
-agreement and of what explains the input; heat maps with a row for each layer,
-of BN's variance at each position, over the layer's own, and of BN's sd of
-each feature, over the layer's median; and for one layer, or --layer, curves
-of LN and BN along positions and features. Scales and their ends are written
-below, and how many share a cell. Without colours, darker is more.
-
-\b
---format csv has one number in a row (layer, view, position, feature,
-statistic, value), jsonl one layer in a line; view.statistic is the number's
-name in normscope explain. --tensors writes NAME/count, NAME/mean and
-NAME/variance of every layer, per position and feature.
-
-\b
-Each layer has a table over positions and features. If the tables for the
-longest texts (--max-length, or the model's limit) would take more than
---table-memory, 1 GiB by default, late positions share bins: 0 to k-1 alone,
-then bins of 2, 4, 8, ...; the report says so, and run.position_bins has them.
-No other view depends on it. --verbose writes the size of the tables before
-the run; --dry-run estimates the whole run.
-
-\b
-Long runs: --checkpoint PATH saves the statistics and the progress every 60
-seconds; --resume continues from there after a crash and refuses another
-model, corpus or option, which it names. The file is removed when the result
-is written. Ctrl-C, SIGTERM or SIGHUP ends a run after its batch and writes
-the result of the texts so far; the second time it ends at once. Standard
-input must bring the same texts again. --shard takes texts in turn, blank
-lines not counted; under torchrun each rank does so by itself, has its own
-checkpoint (PATH.1-of-4), and rank 0 writes the result of all:
   torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
 
-\b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated,
-129 hung up.
-normscope explain NAME has the formula and source of each number."""
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated, 129 hung up."""
+
+
+_PerCall = Annotated[
+    bool,
+    typer.Option(
+        "--per-call", help="Measure each call separately where a forward pass uses a layer several times."
+    ),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Estimate memory and time of the run from one timed batch, and stop."),
+]
+_Words = Annotated[
+    bool,
+    typer.Option("--words", help="Also measure how much the word explains; takes up to 1 GiB of memory."),
+]
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ def inspect(
     audio: options.Audio = None,
     batch: CountedBatchOptions,
     layers: LayerOptions,
-    per_call: options.PerCall = False,
-    words: options.Words = False,
+    per_call: _PerCall = False,
+    words: _Words = False,
     table_memory: options.TableMemory = "1GiB",
-    dry_run: options.DryRun = False,
+    dry_run: _DryRun = False,
     checkpoint: options.CheckpointPath = None,
     checkpoint_every: options.CheckpointEvery = 60.0,
     resume: options.Resume = False,
@@ -132,7 +132,7 @@ def inspect(
     result: ReportOptions,
     source: _MappedLoadOptions,
 ) -> None:
-    """Show BN-style next to LN-style statistics of every normalization layer."""
+    """Show BatchNorm-style next to LayerNorm-style statistics of every normalization layer."""
     with join_ranks() as ranks, ExitStack() as stack:
         quiet = result.quiet or not is_leader(ranks)
         saving = CheckpointOptions(checkpoint, checkpoint_every, resume)

@@ -12,31 +12,28 @@ from normscope.cli.progress_bar import ProgressBar, wanted
 EPILOG = """\b
 Examples:
   normscope layers demo
+  normscope layers gpt2 --verbose
   normscope layers meta-llama/Llama-3.1-70B --layer "*.0.*"
   normscope layers gpt2 --json | jq -r '.layers[] | [.name, .place] | @tsv'
 
-\b
-No weights and no tokenizer are read or downloaded: config.json is enough.
+Only config.json is read or downloaded: no weights and no tokenizer.
+
+Values that all layers share are above the table. The globs of --layer and --exclude match the names in the
+table, here and in inspect. The kind of a layer is found by calling one layer of each class with random
+values, or else by the name of its class. A wide terminal, or --verbose, shows the Python class of each
+layer.
 
 \b
-Values that all layers share are above the table. The globs of --layer and
---exclude match the names in the table, here and in inspect. The kind is found
-by calling one layer of each class with random values, or else by its class.
-The layer's Python class is in a wide terminal's table, or with --verbose.
-
-{columns}
-
-\b
-The place, by the model's structure and its Python code, not only by names:
+The place of a layer follows from the model's structure and its Python code,
+not only from names:
   embeddings  called before the repeated blocks
   pre-norm    in a block that computes x + f(norm(x))
   post-norm   in a block that computes norm(x + f(x)) or x + norm(f(x))
-  per-head    in attention, as wide as one head (of queries or keys, mostly)
+  per-head    in attention, as wide as one head (mostly of queries or keys)
   final       called after the repeated blocks
   head        in a part on top of the base model
   other       none of these is found
 
-\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 Layer = Annotated[list[str] | None, options.globs("--layer", "List only these layers. Repeatable.")]
@@ -44,7 +41,7 @@ Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Do not list these layers. Repeatable.")
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Full names, numbers and classes of the layers.")
+    bool, typer.Option("--verbose", "-v", help="Show full names, numbers and classes of the layers.")
 ]
 
 

@@ -17,31 +17,26 @@ Examples:
   normscope merge part*.safetensors --plot
   normscope merge part*.safetensors --moments half.safetensors -q
 
-\b
-A PART is a report that was written with --moments: it holds all counts and
-sums, in float64, so that parts in any order give the numbers of one run over
-all texts. The composition of batches changes the last digits of float32
-results, as it does in one run.
+A PART is a report that was written with --moments. It holds all counts and sums, in float64, so parts in
+any order give the numbers of one run over all texts. How texts are put into batches changes the last digits
+of float32 results, as it does in one run.
 
-\b
-Parts must have the same model (id, revision, commit, dtype, parameters), the
-same kinds of layers, the same measured layers, and the same --special-tokens,
---max-length, --per-call and --words; if not, one line names the field that
-differs. The tables are those of normscope inspect, whose --help explains the
-columns and --plot. Padding and batches are those of the parts. A --shard that
-is given twice, under any file name, causes a warning.
+All parts must have the same model (id, revision, commit, dtype, parameters), the same kinds of layers, the
+same measured layers, and the same --special-tokens, --max-length, --per-call and --words. If not, one line
+names the field that differs. The tables are those of normscope inspect; normscope inspect --help-all says
+what --plot draws. The padding and the batches are those of the parts. A --shard that is given twice, under
+any file name, causes a warning.
 
-\b
 Exit codes: 0 done, 1 failed, 2 wrong usage or parts that differ."""
 
 Parts = Annotated[
-    list[str], typer.Argument(metavar="PART...", help="Reports that inspect --moments or merge wrote.")
+    list[str], typer.Argument(metavar="PART", help="Reports that inspect --moments or merge wrote.")
 ]
 
 
 @grouped
 def merge(parts: Parts, *, layer: options.Layer = None, result: ReportOptions) -> None:
-    """Make one exact report of the parts of one corpus."""
+    """Make one exact report from the parts of one corpus."""
     result.check({"PART": parts})
     from normscope.analyses.merge import merge as merged
     from normscope.norms.detection import select

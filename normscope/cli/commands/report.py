@@ -16,20 +16,17 @@ EPILOG = """\b
 Examples:
   normscope report inspect.json -o page.html
   normscope report inspect.json batches.json why.json swap.json -o page.html
-  normscope report bert.json gpt2.json compared.json -o both.html
   normscope report inspect.json --chart features -o features.svg
   normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
+  normscope report bert.json gpt2.json compared.json -o both.html
 
-\b
-A FILE is a result that inspect, batches, why, swap or compare wrote with
---json, or inspect or merge with --moments. The page is one HTML file that
-loads nothing: the findings in words, charts each with a table of its numbers,
-and a choice of layer; light and dark, for print and for screen readers.
+A FILE is a result that inspect, batches, why, swap or compare wrote with --json, or that inspect or merge
+wrote with --moments. The page is one HTML file that loads nothing. It has the findings in words, charts
+(each with a table of its numbers), and a choice of layer. It is made for light and dark screens, for print
+and for screen readers.
 
-\b
-Results of one model (id, revision, commit, class, dtype, parameters) share a
-part of the page. Another model, or a second result of one command, begins a
-new part, and comparisons come last.
+Results of one model (id, revision, commit, class, dtype, parameters) share a part of the page. Another
+model, or a second result of one command, begins a new part. Comparisons come last.
 
 \b
 The charts, and the result that each shows:
@@ -42,17 +39,20 @@ The charts, and the result that each shows:
   outliers               features that recur as outliers (inspect)
   movers                 layers that moved most (compare)
 
-\b
-Needs the extra: pip install 'normscope[report]'.
+Pages and charts need an extra: pip install 'normscope[report]'.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
-_Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Results that were saved as JSON.")]
+_Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="Results that were saved as JSON, or reports with moments."),
+]
 Chart = Annotated[
     str | None,
     typer.Option(
         "--chart",
         metavar="NAME",
-        help="Draw this chart alone, as .svg or .png.",
+        help="Draw only this chart, as .svg or .png; --help-all names the charts.",
         autocompletion=completion.charts,
     ),
 ]
@@ -61,7 +61,7 @@ Layer = Annotated[
     typer.Option(
         "--layer",
         metavar="GLOB",
-        help="The layer shown first; by default the one least like BN.",
+        help="The layer to show first; the default is the one that is least like BN.",
         autocompletion=completion.layers,
     ),
 ]

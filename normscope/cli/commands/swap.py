@@ -18,15 +18,17 @@ Examples:
   normscope swap demo
   normscope swap gpt2 -f corpus.txt --max-length 128 --kind frozen
   normscope swap bert-base-uncased -f test.txt --calibration train.txt
-  normscope swap demo -f corpus.txt --layer '*.attention.*' --cumulative
   normscope swap gpt2 -f corpus.txt --kind batchnorm-fitted --fold --save DIR
+  normscope swap demo -f corpus.txt --layer '*.attention.*' --cumulative
   normscope swap demo -f corpus.txt --json | jq '.all.effect.kl'
 
+Each LayerNorm and RMSNorm is replaced, first alone, then all of them together. The model then runs on
+held-out texts, which do not take part in the statistics. One half of the texts (the first, the third, ...)
+gives the statistics and the other half is held out, unless --calibration names other texts for the
+statistics.
+
 \b
-Each LayerNorm and RMSNorm is replaced alone, then all together, and the model
-runs on held-out texts, which the statistics are not taken from. Half of the
-texts, the first, the third, ..., give the statistics and the others are held
-out, unless --calibration names other texts for the statistics. Replacements:
+The kinds of replacement:
   batchnorm         mean and variance per feature, over all calibration
                     tokens, as BatchNorm uses in evaluation
   batchnorm-fitted  the best line per feature, y = a x + b by least squares:
@@ -44,28 +46,20 @@ out, unless --calibration names other texts for the statistics. Replacements:
                     token keeps its own centre
   centre-sequence   one centre for all tokens and features of a text: the
                     token keeps its own scale
-An RMSNorm's own centre is 0, and its own scale the root mean square.
-The layer's own weight and bias are applied after each of them.
 
-\b
-The loss is that of the token that comes, or of the 15% of a text's tokens
-that --seed masks.
+The own centre of an RMSNorm is 0, and its own scale the root mean square. The layer's own weight and bias
+are applied after each of them. The loss is that of the next token, or of the 15% of a text's tokens that
+--seed masks.
 
-{columns}
+batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens. --fold folds such
+a replacement into the Linear layers that read its output, if nothing else reads it; the layer then does
+nothing. A run on the held-out texts checks that the outputs are equal. --save writes the fold to DIR;
+normscope.read_fold("DIR").apply(model) applies it in Python. In its table, "read by" names the modules
+whose weights change. "not folded because" names another reader of the layer, or another obstacle.
 
-\b
-batchnorm, batchnorm-fitted, frozen and identity are fixed, one linear map for
-all tokens. --fold folds such a replacement into the Linears that read the
-layer, if nothing else reads it: then the layer does nothing. The held-out
-texts prove that the outputs are equal; --save writes the fold for
-normscope.read_fold("DIR").apply(model).
-  read by              the modules whose weights change
-  not folded because   the layer's other reader, or another obstacle
+The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer,
+--recalibrate one run per layer on the calibration texts, and --fold two runs per folded layer.
 
-\b
-The model runs once per layer and batch on the held-out texts. --cumulative
-adds a run per layer, --recalibrate a run per layer on the calibration texts,
-and --fold two runs per folded layer.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
@@ -88,14 +82,18 @@ class SwapKind(str, Enum):
 
 _KindOption = Annotated[
     SwapKind,
-    typer.Option("--kind", metavar="KIND", help="The replacement of the layers, one of those listed below."),
+    typer.Option(
+        "--kind",
+        metavar="KIND",
+        help="The replacement: batchnorm, frozen, identity, ...; --help-all explains all.",
+    ),
 ]
 _CalibrationFile = Annotated[
     list[str] | None,
     typer.Option(
         "--calibration",
         metavar="PATH",
-        help="Take the statistics from a file's texts, and hold out all other texts. Repeatable.",
+        help="Take the statistics from the texts of this file, and hold out all other texts. Repeatable.",
     ),
 ]
 Layer = Annotated[list[str] | None, options.globs("--layer", "Replace only these layers. Repeatable.")]
@@ -105,7 +103,7 @@ Exclude = Annotated[
 ]
 _Cumulative = Annotated[
     bool,
-    typer.Option("--cumulative", help="Also replace layers one after the other, the most tolerant first."),
+    typer.Option("--cumulative", help="Also replace more and more layers, the most tolerant first."),
 ]
 _Recalibrate = Annotated[
     bool,
@@ -113,14 +111,14 @@ _Recalibrate = Annotated[
 ]
 Fold = Annotated[
     bool,
-    typer.Option("--fold", help="Fold replacements into the Linears that read them."),
+    typer.Option("--fold", help="Fold the replacements into the Linear layers that read them."),
 ]
 Save = Annotated[
     str | None,
     typer.Option(
         "--save",
         metavar="DIR",
-        help="Write the statistics, for normscope.read_calibration, and the fold.",
+        help="Write the statistics and the fold to a folder, for normscope.read_calibration and read_fold.",
     ),
 ]
 

@@ -1,12 +1,17 @@
 """`normscope why`: the article's claims on LayerNorm and BatchNorm, tested on this model."""
 
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from normscope.cli import options
-from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, command_line, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.text_options import TextOptions, readable_texts
+
+if TYPE_CHECKING:
+    from normscope.results.why import Finding
 
 EPILOG = """\b
 Examples:
@@ -16,40 +21,34 @@ Examples:
   normscope why demo -f corpus.txt --beside microsoft/resnet-18 --image *.png
   normscope why demo --json | jq -r '.claims[] | [.id, .verdict] | @tsv'
 
-\b
-A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm.
-Each of its claims is tested on the model and the texts: a number, the null
-(the number where nothing is there), a rule and a verdict. --verbose shows all
-numbers of a claim; > marks the one that decides. The claim HOLDS when the 95%
-intervals of more than half of the layers lie on its side of the rule's
-threshold, FAILS when those of more than half lie on the other side, and is
-UNDECIDED otherwise. What cannot be decided with what is given is NOT TESTABLE
-HERE.
+A well-known Chinese article asks why NLP uses LayerNorm and not BatchNorm. Each of its claims is tested on
+the model and the texts: a number, the null (the number where nothing is there), a rule and a verdict.
+--verbose shows all numbers of a claim; > marks the one that decides. The claim HOLDS when the 95% intervals
+of more than half of the layers lie on its side of the rule's threshold. It FAILS when those of more than
+half of the layers lie on the other side, and is UNDECIDED otherwise. It is NOT TESTABLE HERE when the model
+and the texts cannot decide it.
+
+Numbers are medians over the layers. Intervals are those of the jackknife over texts. A text that repeats an
+earlier one is left out. The tokens of at most --samples texts, chosen at random, are kept; --table-memory
+limits them, too. Up to 256 texts run again for the nulls. Few texts leave most claims undecided: several
+hundred are better. With --beside, a vision model runs over the images of --image; that needs 200 texts and
+100 images.
 
 \b
-Numbers are medians over the layers. Intervals are by the jackknife over
-texts. A text that repeats an earlier one is left out. The tokens of at most
---samples texts are kept, chosen at random, as many as fit --table-memory. Up
-to 256 texts run again for the nulls. Few texts leave most claims undecided:
-several hundred are better. With --beside, a vision model runs over the images
-of --image; that needs 200 texts and 100 images.
-
-\b
+The claims:
   1a    share of 8 random texts that reach a late position of their batch
   1b    noise at late positions (BN per position), by length over random
   1c    noise per feature, by length over random, corrected for tokens
   2, 3  what text and position explain of the variance (epsilon squared),
         less the same with words shuffled across texts; no special tokens
   4     similarities of texts kept by the text's scale less BN's scale, one
-        layer replaced at a time; less the same with words shuffled
+        layer replaced at a time; less the same with shuffled words
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
-\b
-The table at the end has a text a row and a position a column: a column is
-what BatchNorm over flattened texts takes for one feature.
+The table at the end has a text in a row and a position in a column: BatchNorm over flattened texts takes a
+column for one feature.
 
-\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
@@ -70,7 +69,7 @@ def why(
     result: ResultOptions,
     source: LoadOptions,
 ) -> None:
-    """Test the article's claims on LayerNorm and BatchNorm with this model."""
+    """Test an article's claims on LayerNorm and BatchNorm with this model and these texts."""
     from normscope.data.batch_sampling import Drawing
 
     place = result.destination({**corpus.paths(model), "--beside": [beside or ""], "--image": image or []})
@@ -104,8 +103,15 @@ def why(
             images=image or (),
             progress=progress,
         )
+    inputs = command_line(batch, source, corpus.explicit())
+    report = replace(report, claims=tuple(_with_options(finding, inputs) for finding in report.claims))
     from normscope.render.why import render_why, render_why_markdown
 
     place.write(place.text(report, format, partial(render_why, verbose=verbose), render_why_markdown))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+
+
+def _with_options(finding: "Finding", inputs: str) -> "Finding":
+    """Return a finding whose next command reads the same inputs."""
+    return replace(finding, more=f"{finding.more} {inputs}".rstrip())

@@ -21,6 +21,8 @@ from normscope.results.glossary.views import VIEWS
 
 TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
+# The commands whose tables have columns that entries explain.
+COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
 
 # Parts of the reports that are not in the names of entries.
 _LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
@@ -66,18 +68,21 @@ def children(entry: Entry) -> tuple[Entry, ...]:
     return tuple(below for below in ENTRIES.values() if below.name.startswith(entry.name + "."))
 
 
-def columns(command: str) -> dict[str, list[tuple[str, str]]]:
-    """Return what the columns of a command's tables hold: by topic, pairs of a title and a sentence."""
-    pairs = {
-        topic.title: [
-            (entry.column, entry.meaning)
-            for entry in topic.entries
-            # S, a summary, is in the documentation of the JSON and in no table.
-            if command in entry.commands and (entry.columns or entry.brief) and entry.name != "summary"
-        ]
-        for topic in TOPICS
+def columns(command: str) -> dict[str, tuple[Entry, ...]]:
+    """Return the entries of the columns of a command's tables, by topic; of `why`, which has lines, of all.
+
+    A number that has the command's name is among them, since `normscope explain` takes it for the command.
+    """
+    entries = {
+        topic.title: tuple(entry for entry in topic.entries if _is_column(entry, command)) for topic in TOPICS
     }
-    return {title: listed for title, listed in pairs.items() if listed}
+    return {title: listed for title, listed in entries.items() if listed}
+
+
+def _is_column(entry: Entry, command: str) -> bool:
+    if command not in entry.commands or entry.name == "summary":  # S is in no table
+        return False
+    return bool(entry.columns or entry.brief) or command in ("why", entry.name)
 
 
 def note(name: str, title: str = "") -> str:
