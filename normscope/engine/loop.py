@@ -20,6 +20,7 @@ from normscope.data.media_batches import MediaBatches
 from normscope.data.media_files import Inputs
 from normscope.data.shards import Shard
 from normscope.engine.checkpoint import Saver
+from normscope.engine.few_texts import FewTexts
 from normscope.engine.forward import Forward, evaluating
 from normscope.engine.progress import Clock
 from normscope.engine.runner import Runner
@@ -43,12 +44,13 @@ _PROBE = (3, 11)
 
 @dataclass(frozen=True)
 class RunContext:
-    """The context of a run: its checkpoints, its early stop, its sample of single texts, its shard."""
+    """The context of a run: its checkpoints, early stop, sample of single texts, shard, and few texts."""
 
     saver: Saver = field(default_factory=Saver)
     stop: Stop = field(default_factory=Stop)
     sample: TextSample | None = None
     shard: Shard | None = None
+    few: FewTexts = field(default_factory=FewTexts)
 
     def resume(self, watcher: Watcher, clock: Clock) -> Position | None:
         """Restore the watcher from the checkpoint, if there is one, and return its position."""
@@ -145,13 +147,14 @@ def measure(
             run, notes = _run_media(loaded, inputs, batching, watcher, forward, clock, context)
     _require_numbers(watcher)
     model = describe(loaded.model, loaded.id)
-    return watcher.report_as(
+    report = watcher.report_as(
         replace(model, revision=loaded.revision, commit=loaded.commit),
         replace(run, seconds=clock.seconds()),
         (*loaded.warnings, *notes),
         moments=moments,
         last=True,
     )
+    return replace(report, pooled=context.few.pooled(run.texts, loaded.tokenizer))
 
 
 def _run_texts(
@@ -199,6 +202,7 @@ def _run_batches(
     try:
         for batch in context.stop.until_asked(batches):
             runner.run(batch, batches)
+            context.few.add(batch)
             position = batches.position()
             done += len(batch.sources)
             clock.show("run", done, watcher.tally.tokens, batches.expected)

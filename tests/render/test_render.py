@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from normscope.escaping import printable, quoted, reason
+from normscope.render.axis_downsampling import spaced_rows
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.inspect import render_report, render_report_markdown
-from normscope.render.layer import distances, least_agreeing, spaced_rows
+from normscope.render.layer import distances, least_agreeing
 from normscope.render.markdown import escape
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.plots import render_plots
