@@ -146,17 +146,12 @@ class ReportOptions:
             return render_report_markdown(report, **self._shown(layers))
         from normscope.render.inspect import render_report
 
-        return render_report(report, **self._shown(layers), screen=self.destination.screen())
+        every, screen = self.rows is Rows.ALL, self.destination.screen()
+        return render_report(report, **self._shown(layers), every_layer=every, screen=screen)
 
     def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
-        """Return which parts of the report the tables have, as arguments of the renderers."""
-        return {
-            "layers": layers,
-            "top": self.top,
-            "detailed": self.details,
-            "every_layer": self.rows is Rows.ALL,
-            "verbose": self.verbose,
-        }
+        """Return which parts of the report its tables have."""
+        return {"layers": layers, "top": self.top, "detailed": self.details, "verbose": self.verbose}
 
 
 def names_of(report: "Report", modules: Collection[str]) -> list[str]:

@@ -35,7 +35,9 @@ def render_report(
     with BN. `top` is the maximum number of rows of the detailed tables. Of many layers the table has a
     few, or `every_layer`.
     """
-    parts = list(sections(report, screen, layers, top, detailed, every_layer, verbose))
+    parts = list(
+        sections(report, screen, layers, top, detailed=detailed, every_layer=every_layer, verbose=verbose)
+    )
     last = parts[-1]
     parts[-1] = replace(last, grids=[*last.grids, *_next_steps(last, detailed=detailed or bool(layers))])
     return render_sections(parts, screen)
@@ -47,11 +49,10 @@ def render_report_markdown(
     layers: Sequence[str] = (),
     top: int = 10,
     detailed: bool = False,
-    every_layer: bool = True,
     verbose: bool = False,
 ) -> str:
-    """Return what `render_report` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    return markdown_sections(sections(report, WIDE, layers, top, detailed, every_layer, verbose))
+    """Return what `render_report` shows as GitHub-flavoured Markdown: every layer and column, no name cut."""
+    return markdown_sections(sections(report, WIDE, layers, top, detailed=detailed, verbose=verbose))
 
 
 def sections(
@@ -59,15 +60,15 @@ def sections(
     screen: Screen,
     layers: Sequence[str] = (),
     top: int = 10,
+    *,
     detailed: bool = False,
     every_layer: bool = True,
     verbose: bool = False,
 ) -> Iterator[Section]:
     """Yield the section of all layers, then one for each layer in detail."""
-    detailed = detailed or bool(layers)
-    shown = chosen_layers(report, layers) if detailed else {}
+    detailed, chosen = detailed or bool(layers), chosen_layers(report, layers)
     grids = [
-        *_overview(report, [*shown], screen, every=every_layer),
+        *_overview(report, [*chosen], screen, every=every_layer),
         details(report) if verbose else None,
         recurring_outliers(report, top) if detailed else None,
         outliers_by_layer(report) if verbose else None,
@@ -77,7 +78,7 @@ def sections(
     facts = [*headline(report), layer_count(report), *run, *cautions(report.run)]
     lines = [facts, *([finding] for finding in findings(report, screen))]
     yield Section(lines, [reword_grid(grid, medium) for grid in grids if grid])
-    for name, reason in shown.items():
+    for name, reason in chosen.items() if detailed else ():
         yield _layer_section(report.layers[name], reason, top, medium, screen.glyphs)
 
 

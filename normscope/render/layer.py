@@ -131,8 +131,9 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
     shown = f"{len(rows)} of {length} {unit}. " if len(rows) < length else ""
     notes = [
         f"{shown}LN: each token has its own variance; BN: all share one number.",
-        "sd: how far the tokens' own variances spread around their average.",
     ]
+    if stats.token_variance_std is not None:
+        notes.append("sd: how far the tokens' own variances spread around their average.")
     if stats.first is not None:
         notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
     if (stats.count[list(rows)] < _FEW_SAMPLES).any():

@@ -65,7 +65,7 @@ def layer_count(report: Report) -> str:
 def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str], screen: Screen) -> Grid:
     """Return the table with a row for each of the `layers`; those `shown` in detail are stressed."""
     glyphs, kinds = screen.glyphs, {layer.kind for layer in report.layers.values()}
-    coverage = _coverage(layers)
+    coverage = [x.explained.token.coverage for x in layers if x.explained and x.explained.token]
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("kind", "", [_kind(layer, glyphs) for layer in layers])] if len(kinds) > 1 else []),
@@ -77,19 +77,13 @@ def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str
     return Grid(
         layer_count(report),
         columns,
-        _summary_notes(coverage, rms="rmsnorm" in kinds and bool(shown)),
+        [f"word: of the {percent(min(coverage))} of the tokens whose ids were kept."]
+        if coverage and min(coverage) < 1
+        else [],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
         faint=frozenset(i for i, layer in enumerate(layers) if not layer.calls),
         compact=True,
     )
-
-
-def _summary_notes(coverage: Sequence[float], *, rms: bool) -> list[str]:
-    words = f"word: of the {percent(min(coverage))} of the tokens whose ids were kept." if coverage else ""
-    return [
-        *([words] if coverage and min(coverage) < 1 else []),
-        *(["rmsnorm: divides by the root mean square and subtracts no mean."] if rms else []),
-    ]
 
 
 NOTES = (note("agreement.feature", "agreement"), note("explained.position.epsilon2"))
@@ -135,11 +129,6 @@ def _lines(layers: Sequence[LayerReport], cells: int, glyphs: Glyphs) -> list[Co
         Column("BN by", "position", by_position, "bn", rank=1, drawn=True, key=key),
         Column("BN by", "feature", by_feature, "bn", rank=2, drawn=True, key=key),
     ]
-
-
-def _coverage(layers: Sequence[LayerReport]) -> list[float]:
-    """Return the share of the tokens whose ids were kept in each layer where words were measured."""
-    return [x.explained.token.coverage for x in layers if x.explained and x.explained.token]
 
 
 def _wide_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:

@@ -221,7 +221,7 @@ def hostile() -> Report:
 def few_texts() -> Report:
     """MiniLM on two texts, whose tokens are known, and try to be markup."""
     texts = (("[CLS]", "the", "[red]cat", "sat", "[SEP]"), ("[CLS]", "\x1b[31mrain", "层归一化", "[SEP]"))
-    whole = minilm()
+    whole = report((layer(name, i, positions=5) for i, name in enumerate(MINILM)))
     run = replace(whole.run, texts=2, tokens=9, positions=5, repeated_texts=1, unknown_tokens=1)
     return replace(whole, run=run, pooled=Pooled(texts))
 

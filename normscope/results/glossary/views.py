@@ -185,7 +185,7 @@ VIEWS = Topic(
             title="spread of LayerNorm's variances at a position",
             definition="The standard deviation of the tokens' own variances at each position, over the "
             "samples.",
-            formula="token_variance_std[t] = sqrt((1/n_t) sum_n (var[n,t] - token_variance[t])^2)",
+            formula="token_variance_std[t] = standard deviation over n of var[n,t]",
             range="T numbers, each 0 or more; null where n_t is 0",
             reading="0: one number for the position gives every token its own variance. As large as "
             "position.token_variance: the one number is far off for many tokens.",
