@@ -55,6 +55,7 @@ def _on_agreement(report: Report, screen: Screen) -> list[str]:
     best, worst = short(agreement(high), 2), short(agreement(low), 2)
     sentences = [
         f"BN could stand in for LN best at {{}} (agreement {best}), worst at {{}} ({worst})",
+        f"BN fits best at {{}} (agreement {best}), worst at {{}} ({worst})",
         f"BN fits best at {{}} ({best}), worst at {{}} ({worst})",
     ]
     clauses = [f"median {short(middle, 2)}", "1 is equal up to scale"]
@@ -67,9 +68,7 @@ def _on_position(report: Report, screen: Screen) -> list[str]:
 
     extremes = _extremes(report, share)
     if extremes is None:
-        few = reword(
-            "One text cannot show what position explains; give several, or --file", report.run.medium
-        )
+        few = reword("One text cannot show what position explains; give several", report.run.medium)
         return [few if report.run.texts == 1 else "How much position explains was not measured"]
     low, high, _ = extremes
     special = report.run.special_tokens
