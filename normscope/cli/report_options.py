@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from normscope.results.inspect import Report
 
 
-class Rows(str, Enum):
+class ListedLayers(str, Enum):
     """The layers that have a row in the table."""
 
     FEW = "few"
@@ -64,7 +64,7 @@ class ReportOptions:
     """The formats and the files of a report."""
 
     details: Details = False
-    rows: LayerRows = Rows.FEW
+    rows: LayerRows = ListedLayers.FEW
     top: options.Top = 10
     format: options.OutputDataFormat = None
     json: options.Json = False
@@ -146,7 +146,7 @@ class ReportOptions:
             return render_report_markdown(report, **self._shown(layers))
         from normscope.render.inspect import render_report
 
-        every, screen = self.rows is Rows.ALL, self.destination.screen()
+        every, screen = self.rows is ListedLayers.ALL, self.destination.screen()
         return render_report(report, **self._shown(layers), every_layer=every, screen=screen)
 
     def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
