@@ -33,7 +33,7 @@ Details = Annotated[
     ),
 ]
 LayerRows = Annotated[
-    Rows,
+    ListedLayers,
     typer.Option("--layers", help="Of over 13 layers, list the ends and extremes of each group, or all."),
 ]
 
