@@ -16,7 +16,7 @@ _PATTERN_WIDTH = 28
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShownLayers:
     """The layers that have a row, and the number of others of each group, by the group's pattern."""
 
     layers: Sequence[LayerReport]
@@ -33,14 +33,14 @@ class Rows:
         return [f"{total} more: {', '.join(counts[:_MAX_LISTED] + rest)}; --layers all"]
 
 
-def choose_rows(layers: Sequence[LayerReport], wanted: Collection[str], *, every: bool) -> Rows:
+def choose_rows(layers: Sequence[LayerReport], wanted: Collection[str], *, every: bool) -> ShownLayers:
     """Return at most about MAX_ROWS layers, those named in `wanted` among them; all layers if `every`.
 
     A group has the layers whose names differ only in numbers, such as that of the block. Its first and
     last layers have rows, and those that agree least and most with BN; fewer where groups are many.
     """
     if every or len(layers) <= MAX_ROWS:
-        return Rows(layers, {})
+        return ShownLayers(layers, {})
     groups: dict[str, list[LayerReport]] = defaultdict(list)
     for layer in layers:
         groups[_pattern(layer.name)].append(layer)
@@ -49,7 +49,7 @@ def choose_rows(layers: Sequence[LayerReport], wanted: Collection[str], *, every
         if sum(map(len, shown.values())) <= MAX_ROWS:
             break
     hidden = {p: len(g) - len(shown[p]) for p, g in groups.items() if len(shown[p]) < len(g)}
-    return Rows([layer for p, g in groups.items() for layer in g if layer.name in shown[p]], hidden)
+    return ShownLayers([layer for p, g in groups.items() for layer in g if layer.name in shown[p]], hidden)
 
 
 def _pattern(name: str) -> str:
