@@ -17,6 +17,7 @@ from normscope.results.inspect import LayerReport, Report
 
 # Shows every column, as Markdown and notebooks do.
 WIDE = Screen(width=300)
+_RMSNORM = "rmsnorm: divides by the root mean square and subtracts no mean."
 
 
 def render_report(
@@ -68,7 +69,7 @@ def sections(
     """Yield the section of all layers, then one for each layer in detail."""
     detailed, chosen = detailed or bool(layers), chosen_layers(report, layers)
     grids = [
-        *_overview(report, [*chosen], screen, every=every_layer),
+        *_overview(report, [*chosen], screen, every=every_layer, detailed=detailed),
         details(report) if verbose else None,
         recurring_outliers(report, top) if detailed else None,
         outliers_by_layer(report) if verbose else None,
@@ -82,11 +83,15 @@ def sections(
         yield _layer_section(report.layers[name], reason, top, medium, screen.glyphs)
 
 
-def _overview(report: Report, shown: Sequence[str], screen: Screen, *, every: bool) -> list[Grid | None]:
+def _overview(
+    report: Report, shown: Sequence[str], screen: Screen, *, every: bool, detailed: bool
+) -> list[Grid | None]:
     """Return the table of the layers, and of a few texts the tables of their tokens."""
     rows = choose_rows([*report.layers.values()], shown, every=every)
     table = summary(report, rows.layers, shown, screen)
-    table = replace(table, notes=[*table.notes, *rows.note(screen.glyphs.ellipsis)])
+    has_rms = any(layer.kind == "rmsnorm" for layer in report.layers.values())
+    rms = [_RMSNORM] if detailed and has_rms else []
+    table = replace(table, notes=[*table.notes, *rms, *rows.note(screen.glyphs.ellipsis)])
     return [table, *([pooled_grid(report.pooled), means_grid(report)] if report.pooled else [])]
 
 

@@ -279,6 +279,13 @@ def test_the_spread_at_a_position_is_shown_where_it_is_known() -> None:
     assert "spread" in text
 
 
+def test_details_say_what_an_rmsnorm_does() -> None:
+    said = "rmsnorm: divides by the root mean square"
+    assert said in render_report(reports.llama(), detailed=True)
+    assert said not in render_report(reports.llama())
+    assert said not in render_report(reports.minilm(), detailed=True)
+
+
 @pytest.mark.parametrize("layers", [[], [reports.uncalled("n")]])
 def test_an_empty_report_has_a_screen(layers: list[LayerReport]) -> None:
     for text in (render_report(reports.report(layers)), render_report(reports.report(layers), detailed=True)):
