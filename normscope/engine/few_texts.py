@@ -26,8 +26,11 @@ class FewTexts:
             self._ids[source] = [token if counts else None for token, counts in pairs]
 
     def pooled(self, texts: int, tokenizer: Any) -> Pooled | None:
-        """Return the texts in words; None unless these are all `texts` of the run, and few."""
-        if len(self._ids) != texts or not 0 < texts <= MAX_TEXTS:
+        """Return the texts in words; None unless these are all `texts` of the run, and few.
+
+        None, too, for a tokenizer that only encodes.
+        """
+        if len(self._ids) != texts or not 0 < texts <= MAX_TEXTS or not hasattr(tokenizer, "decode"):
             return None
         rows = (self._ids[source] for source in sorted(self._ids))
         return Pooled(tuple(tuple(_word(token, tokenizer) for token in row) for row in rows))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -12,7 +13,8 @@ from tokenizers.trainers import BpeTrainer
 
 import normscope
 from normscope import Batching
-from normscope.engine.few_texts import MAX_TEXTS
+from normscope.data.batching import Batch
+from normscope.engine.few_texts import MAX_TEXTS, FewTexts
 from normscope.results.common import Pooled
 from tests.support import models
 
@@ -70,3 +72,13 @@ def test_a_space_is_no_part_of_a_word() -> None:
     assert shown is not None
     assert shown.texts[0][:3] == ("the", "cat", "\u732b")
     assert "" not in shown.texts[0]
+
+
+def test_a_tokenizer_that_only_encodes_will_do(minilm: tuple[Any, Any]) -> None:
+    few = FewTexts()
+    ids = torch.tensor([[7, 8]])
+    few.add(Batch({"input_ids": ids}, ids > 0, ids > 0, (0,)))
+    assert few.pooled(1, object()) is None
+    shown = few.pooled(1, minilm[1])
+    assert shown is not None
+    assert len(shown.texts[0]) == 2
