@@ -95,7 +95,7 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_output_shown_is_what_comes_out(corpus: Path) -> None:
     """Every layer, column and line of the legend; the numbers depend on the Python that the text is from."""
     shown = words(blocks("", after="## What it shows")[0])
-    printed = words(shell("normscope inspect demo -f corpus.txt --max-length 32", corpus))
+    printed = words(shell("normscope inspect demo -f corpus.txt --max-length 32 --details", corpus))
     assert {"embeddings", "attention", "agreement", "distance", "average"} <= shown
     assert shown <= printed
 

@@ -200,6 +200,7 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
             token_mean=_array(tokens.known_mean()[:, 0]),
             token_variance=_array(tokens.known_mean()[:, 1]),
             first=first,
+            token_variance_std=_array(tokens.variance()[:, 1].sqrt()),
         ),
         "sequence": _group_stats(moments.sequence),
         "instance": _group_stats(moments.instance),

@@ -2,8 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
 
 from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
@@ -14,6 +17,25 @@ from normscope.escaping import printable
 
 if TYPE_CHECKING:
     from normscope.results.inspect import Report
+
+
+class ListedLayers(str, Enum):
+    """The layers that have a row in the table."""
+
+    FEW = "few"
+    ALL = "all"
+
+
+Details = Annotated[
+    bool,
+    typer.Option(
+        "--details", help="Add numbers by position and feature of the layer least like BN, and outliers."
+    ),
+]
+LayerRows = Annotated[
+    ListedLayers,
+    typer.Option("--layers", help="Of over 13 layers, list the ends and extremes of each group, or all."),
+]
 
 
 class _Layered(Writable, Protocol):
@@ -41,6 +63,8 @@ def as_data(result: _Layered, format: options.DataFormat, destination: Output) -
 class ReportOptions:
     """The formats and the files of a report."""
 
+    details: Details = False
+    rows: LayerRows = ListedLayers.FEW
     top: options.Top = 10
     format: options.OutputDataFormat = None
     json: options.Json = False
@@ -119,11 +143,15 @@ class ReportOptions:
         if format is options.DataFormat.MARKDOWN:
             from normscope.render.inspect import render_report_markdown
 
-            return render_report_markdown(report, layers=layers, top=self.top, verbose=self.verbose)
+            return render_report_markdown(report, **self._shown(layers))
         from normscope.render.inspect import render_report
 
-        screen = self.destination.screen()
-        return render_report(report, layers=layers, top=self.top, verbose=self.verbose, screen=screen)
+        every, screen = self.rows is ListedLayers.ALL, self.destination.screen()
+        return render_report(report, **self._shown(layers), every_layer=every, screen=screen)
+
+    def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
+        """Return which parts of the report its tables have."""
+        return {"layers": layers, "top": self.top, "detailed": self.details, "verbose": self.verbose}
 
 
 def names_of(report: "Report", modules: Collection[str]) -> list[str]:

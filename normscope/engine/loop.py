@@ -10,6 +10,7 @@ from normscope.data.corpus import Position, no_text, notes_on_texts
 from normscope.data.media_batches import MediaBatches
 from normscope.data.shards import Shard
 from normscope.engine.checkpoint import Saver
+from normscope.engine.few_texts import FewTexts
 from normscope.engine.forward import Forward
 from normscope.engine.progress import Clock
 from normscope.engine.runner import Runner
@@ -22,12 +23,13 @@ _INTERRUPTED = "the run was interrupted: the numbers cover the texts until then"
 
 @dataclass(frozen=True)
 class RunContext:
-    """The context of a run: its checkpoints, its early stop, its sample of single texts, its shard."""
+    """The context of a run: its checkpoints, early stop, sample of single texts, shard, and few texts."""
 
     saver: Saver = field(default_factory=Saver)
     stop: Stop = field(default_factory=Stop)
     sample: TextSample | None = None
     shard: Shard | None = None
+    few: FewTexts = field(default_factory=FewTexts)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Loop:
             for batch in self.context.stop.until_asked(batches):
                 _resize(batches, batch, runner.run(batch), runner)
                 tally.unknown += batches.unknown_in(batch)
+                self.context.few.add(batch)
                 position = batches.position()
                 done += len(batch.sources)
                 self.clock.show("run", done, tally.tokens, batches.expected)

@@ -89,7 +89,8 @@ class Session:
         moments: bool = False,
     ) -> Report:
         """Run the batches through the model under a watcher, and return the report."""
-        loop = Loop(watcher, self.forward, self.clock, context or RunContext())
+        context = context or RunContext()
+        loop = Loop(watcher, self.forward, self.clock, context)
         with self.watching(watcher):
             if isinstance(batches, MediaBatches):
                 run, notes = loop.run_media(batches)
@@ -98,13 +99,14 @@ class Session:
                 run, notes = loop.run_texts(batches)
                 notes = [*first_notes, *notes]
         _require_numbers(watcher)
-        return watcher.report_as(
+        report = watcher.report_as(
             self.describe(),
             replace(run, seconds=self.clock.seconds()),
             (*self.loaded.warnings, *notes),
             moments=moments,
             last=True,
         )
+        return replace(report, pooled=context.few.pooled(run.texts, self.loaded.tokenizer))
 
     def describe(self) -> ModelInfo:
         """Return the description of the model."""

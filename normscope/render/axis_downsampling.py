@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from normscope.render.layer import spaced_rows
 from normscope.results.common import Floats
 
 _WIDEST_CELL = 3
@@ -66,6 +65,16 @@ class AxisRuns:
             if (not line or at >= len(line) + _TICK_GAP * 2) and at + len(label) + _TICK_GAP <= end:
                 line = line.ljust(at) + label
         return line.ljust(end) + last if line or self.length else ""
+
+
+def spaced_rows(length: int, maximum: int) -> list[int]:
+    """Choose at most `maximum` of 0..length-1: all, or the first four, some in ever wider steps, the last."""
+    maximum = max(maximum, 1)
+    if length <= maximum:
+        return list(range(length))
+    start = max(min(4, maximum - 1), 1)
+    steps = np.geomspace(start, length - 1, maximum - start + 1)[1:].tolist()
+    return sorted({*range(start), *(round(step) for step in steps)})
 
 
 def _later(length: int, room: int) -> list[int]:

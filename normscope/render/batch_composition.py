@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterator
 
 from normscope.escaping import grouped
+from normscope.render.axis_downsampling import spaced_rows
 from normscope.render.grid import Column, Grid
-from normscope.render.layer import spaced_rows
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.batches import BatchFilling, BatchReport
 from normscope.results.glossary.lookup import note

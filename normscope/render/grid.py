@@ -22,9 +22,9 @@ class Column:
     """One column: a title, a second line `about` it, and its cells as text.
 
     `side` gives LN one colour everywhere, and BN another. When not all columns fit, those of higher `rank`
-    are dropped first; `brief` cells replace the full ones before a column of a NARROW rank is dropped.
-    Cells of a column of `names` are cut to the room that is left; those of one that `wraps` are broken.
-    Cells that are `drawn`, such as bars, take the colour of their side.
+    are dropped first. Cells of a column of `names` are cut to the room that is left; those of one that
+    `wraps` are broken. Cells that are `drawn`, such as bars, take the colour of their side. `key` is the
+    column's entry in the legend.
     """
 
     title: str
@@ -34,8 +34,8 @@ class Column:
     rank: int = 0
     names: bool = False
     wraps: bool = False
-    brief: Sequence[str] = ()
     drawn: bool = False
+    key: str = ""
 
     @property
     def width(self) -> int:
@@ -45,13 +45,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: a heading, columns of equal length, lines below, and the rows to show `strong` or `faint`."""
+    """A table: a heading, columns of equal length, lines below, and the rows to show `strong` or `faint`.
+
+    A terminal shows a `compact` one without its heading and rule.
+    """
 
     heading: str
     columns: Sequence[Column]
     notes: Sequence[str] = ()
     strong: frozenset[int] = frozenset()
     faint: frozenset[int] = frozenset()
+    compact: bool = False
+
+    @property
+    def legend(self) -> list[str]:
+        """The entries of the columns' legend, each once."""
+        return list(dict.fromkeys(column.key for column in self.columns if column.key))
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ _NOUNS = {"image": "image", "audio": "sound", "several": "sample"}
 def reword_grid(grid: Grid, medium: str) -> Grid:
     """Return a table whose heading, titles and notes name what was fed; its cells are data and stay."""
     columns = [
-        replace(column, title=reword(column.title, medium), about=reword(column.about, medium))
-        for column in grid.columns
+        replace(c, title=reword(c.title, medium), about=reword(c.about, medium), key=reword(c.key, medium))
+        for c in grid.columns
     ]
     notes = [reword(note, medium) for note in grid.notes]
     return replace(grid, heading=reword(grid.heading, medium), columns=columns, notes=notes)
@@ -85,8 +94,6 @@ def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
     """Return `grid` with the columns that fit `width`, its names cut to the room that is left."""
     kept = list(grid.columns)
     for rank in sorted({column.rank for column in kept if column.rank}, reverse=True):
-        if rank <= _NARROW and _needed(kept, rank) > width:
-            kept = [replace(column, cells=column.brief or column.cells) for column in kept]
         if _needed(kept, rank) <= width:
             break
         kept = [column for column in kept if column.rank != rank]

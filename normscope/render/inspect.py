@@ -1,15 +1,23 @@
-"""The tables of a report, for a terminal or in Markdown."""
+"""The first screen of a report and its details, for a terminal or in Markdown."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from normscope.render.glyphs import UNICODE, Glyphs
-from normscope.render.grid import Section, reword_grid
-from normscope.render.layer import feature_table, least_agreeing, position_table, title
+from normscope.render.findings import cautions, findings
+from normscope.render.glyphs import Glyphs
+from normscope.render.grid import Grid, Section, reword_grid
+from normscope.render.layer import chosen_layers, feature_table, position_table, title
+from normscope.render.layer_groups import choose_rows
 from normscope.render.markdown import markdown_sections
 from normscope.render.outliers import outliers_by_layer, recurring_outliers
-from normscope.render.summary import details, headline, summary, workload
+from normscope.render.pooled import means_grid, pooled_grid
+from normscope.render.summary import details, headline, layer_count, summary, workload
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.inspect import LayerReport, Report
+
+# Shows every column, as Markdown and notebooks do.
+WIDE = Screen(width=300)
+_RMSNORM = "rmsnorm: divides by the root mean square and subtracts no mean."
 
 
 def render_report(
@@ -17,42 +25,84 @@ def render_report(
     *,
     layers: Sequence[str] = (),
     top: int = 10,
+    detailed: bool = False,
+    every_layer: bool = False,
     verbose: bool = False,
     screen: Screen = Screen(),
 ) -> str:
-    """Return the summary of all layers and the detailed tables of some, as text with line ends.
+    """Return findings and a table of the layers, and some layers in detail, as text with line ends.
 
-    `layers` are the names of those in detail; without any, the layer that agrees least with BN.
-    `top` bounds the rows of the detailed tables.
+    `layers` are the names of those in detail; `detailed` without any shows the layer that agrees least
+    with BN. `top` is the maximum number of rows of the detailed tables. Of many layers the table has a
+    few, or `every_layer`.
     """
-    return render_sections(sections(report, layers, top, verbose, screen.glyphs), screen)
+    parts = list(
+        sections(report, screen, layers, top, detailed=detailed, every_layer=every_layer, verbose=verbose)
+    )
+    last = parts[-1]
+    parts[-1] = replace(last, grids=[*last.grids, *_next_steps(last, detailed=detailed or bool(layers))])
+    return render_sections(parts, screen)
 
 
 def render_report_markdown(
-    report: Report, *, layers: Sequence[str] = (), top: int = 10, verbose: bool = False
+    report: Report,
+    *,
+    layers: Sequence[str] = (),
+    top: int = 10,
+    detailed: bool = False,
+    verbose: bool = False,
 ) -> str:
-    """Return what `render_report` shows as GitHub-flavoured Markdown: every column, no name cut."""
-    return markdown_sections(sections(report, layers, top, verbose, UNICODE))
+    """Return what `render_report` shows as GitHub-flavoured Markdown: every layer and column, no name cut."""
+    return markdown_sections(sections(report, WIDE, layers, top, detailed=detailed, verbose=verbose))
 
 
 def sections(
-    report: Report, layers: Sequence[str], top: int, verbose: bool, glyphs: Glyphs
+    report: Report,
+    screen: Screen,
+    layers: Sequence[str] = (),
+    top: int = 10,
+    *,
+    detailed: bool = False,
+    every_layer: bool = True,
+    verbose: bool = False,
 ) -> Iterator[Section]:
-    """Yield the section of all layers, then one for each of the `layers` in detail."""
-    shown = list(layers) or least_agreeing(report)
+    """Yield the section of all layers, then one for each layer in detail."""
+    detailed, chosen = detailed or bool(layers), chosen_layers(report, layers)
     grids = [
-        summary(report, shown, glyphs),
+        *_overview(report, [*chosen], screen, every=every_layer, detailed=detailed),
         details(report) if verbose else None,
-        recurring_outliers(report, top),
+        recurring_outliers(report, top) if detailed else None,
         outliers_by_layer(report) if verbose else None,
     ]
     medium = report.run.medium
-    yield Section([headline(report), workload(report)], [reword_grid(grid, medium) for grid in grids if grid])
-    for name in shown:
-        yield _layer_section(report.layers[name], top, medium, glyphs)
+    run = workload(report, brief=not detailed)
+    facts = [*headline(report), layer_count(report), *run, *cautions(report.run)]
+    lines = [facts, *([finding] for finding in findings(report, screen))]
+    yield Section(lines, [reword_grid(grid, medium) for grid in grids if grid])
+    for name, reason in chosen.items() if detailed else ():
+        yield _layer_section(report.layers[name], reason, top, medium, screen.glyphs)
 
 
-def _layer_section(layer: LayerReport, top: int, medium: str, glyphs: Glyphs) -> Section:
+def _overview(
+    report: Report, shown: Sequence[str], screen: Screen, *, every: bool, detailed: bool
+) -> list[Grid | None]:
+    """Return the table of the layers, and of a few texts the tables of their tokens."""
+    rows = choose_rows([*report.layers.values()], shown, every=every)
+    table = summary(report, rows.layers, shown, screen)
+    has_rms = any(layer.kind == "rmsnorm" for layer in report.layers.values())
+    rms = [_RMSNORM] if detailed and has_rms else []
+    table = replace(table, notes=[*table.notes, *rms, *rows.note(screen.glyphs.ellipsis)])
+    return [table, *([pooled_grid(report.pooled), means_grid(report)] if report.pooled else [])]
+
+
+def _next_steps(last: Section, *, detailed: bool) -> list[str]:
+    """Return the last line of the screen, after an empty line unless the list of layers is above."""
+    details = "" if detailed else "--details or --layer GLOB, "
+    apart = [""] if len(last.grids) != 1 else []
+    return [*apart, f"more: {details}--plot, normscope explain agreement"]
+
+
+def _layer_section(layer: LayerReport, reason: str, top: int, medium: str, glyphs: Glyphs) -> Section:
     grids = {"position": position_table(layer, top, glyphs), "feature": feature_table(layer, top, glyphs)}
     tables = [
         reword_grid(grid, medium)
@@ -60,4 +110,5 @@ def _layer_section(layer: LayerReport, top: int, medium: str, glyphs: Glyphs) ->
         else f"No numbers by {by}: the layer's axes could not be identified."
         for by, grid in grids.items()
     ]
-    return Section([title(layer)], tables if layer.calls else [])
+    lines = [title(layer), *([[reason]] if reason else [])]
+    return Section(lines, tables if layer.calls else [])

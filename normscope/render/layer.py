@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from normscope.escaping import grouped, printable
+from normscope.render.axis_downsampling import spaced_rows
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
@@ -25,6 +26,14 @@ def least_agreeing(report: Report) -> list[str]:
     called = [layer for layer in report.layers.values() if layer.calls]
     measured = [layer for layer in called if math.isfinite(agreement(layer))]
     return [layer.name for layer in ([min(measured, key=agreement)] if measured else called[:1])]
+
+
+def chosen_layers(report: Report, layers: Sequence[str]) -> dict[str, str]:
+    """Return the reason to show each layer in detail; without any `layers`, of the least agreeing one."""
+    if layers:
+        return dict.fromkeys(layers, "")
+    reason = "Shown since it agrees least with BN; --layer GLOB shows others."
+    return dict.fromkeys(least_agreeing(report), reason)
 
 
 def title(layer: LayerReport) -> list[str]:
@@ -47,14 +56,15 @@ def position_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
     bars = [
         glyphs.bar(0.1 + 0.9 * share, _BAR) for share in shares(logarithms(stats.variance[rows]).tolist())
     ]
+    spread = stats.token_variance_std
     columns = [
         Column("position", "", align(_position_names(stats, rows))),
         Column("texts", "", [count + mark for count, mark in zip(counts, marks, strict=True)]),
         Column("LN mean", "average", aligned(stats.token_mean[rows]), "ln", rank=3),
         Column("LN variance", "average", aligned(stats.token_variance[rows]), "ln"),
-        Column("BN mean", "per position", aligned(stats.mean[rows]), "bn", rank=2),
+        *([] if spread is None else [Column("LN variance", "sd", aligned(spread[rows]), "ln")]),
         Column("BN variance", "per position", aligned(stats.variance[rows]), "bn"),
-        Column("", "log scale", bars, "bn", rank=4),
+        Column("", "log scale", bars, "bn", rank=2),
     ]
     return Grid("By position", columns, _position_notes(stats, rows, glyphs))
 
@@ -99,16 +109,6 @@ def share_near_bn(output: FeatureOutput) -> float:
     return float(np.mean(np.abs(finite - 1) <= 0.1)) if len(finite) else math.nan
 
 
-def spaced_rows(length: int, maximum: int) -> list[int]:
-    """Choose at most `maximum` of 0..length-1: all, or the first four, some in ever wider steps, the last."""
-    maximum = max(maximum, 1)
-    if length <= maximum:
-        return list(range(length))
-    start = max(min(4, maximum - 1), 1)
-    steps = np.geomspace(start, length - 1, maximum - start + 1)[1:].tolist()
-    return sorted({*range(start), *(round(step) for step in steps)})
-
-
 def _position_names(stats: PositionStats, rows: Sequence[int]) -> list[str]:
     """Return the positions of rows; a bin of several positions is its first position and a +."""
     numbers, exact = stats.numbers, len(stats.count)  # the first `exact` rows are single positions
@@ -129,7 +129,11 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
     length, first, last = len(reached), stats.numbers[reached[0]], stats.numbers[reached[-1]]
     unit = "positions" if stats.first is None else "positions and bins of them"
     shown = f"{len(rows)} of {length} {unit}. " if len(rows) < length else ""
-    notes = [f"{shown}BN's mean is the average of LN's; its variance adds how token means differ."]
+    notes = [
+        f"{shown}LN: each token has its own variance; BN: all share one number.",
+    ]
+    if stats.token_variance_std is not None:
+        notes.append("sd: how far the tokens' own variances spread around their average.")
     if stats.first is not None:
         notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
     if (stats.count[list(rows)] < _FEW_SAMPLES).any():

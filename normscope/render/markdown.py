@@ -26,8 +26,8 @@ def markdown_table(grid: Grid) -> Iterator[str]:
     """Yield a grid's heading, table and notes."""
     yield f"**{escape(grid.heading)}**"
     yield "\n".join(_lines(grid))
-    if grid.notes:
-        yield "  \n".join(escape(note) for note in grid.notes)
+    if grid.legend or grid.notes:
+        yield "  \n".join(escape(note) for note in [*grid.legend, *grid.notes])
 
 
 def _lines(grid: Grid) -> Iterator[str]:

@@ -10,6 +10,7 @@ from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
 from normscope.render.markdown import is_numeric
+from normscope.render.pooled import pooled_grid
 from normscope.render.summary import headline, workload
 from normscope.results.base import Shown
 from normscope.results.batches import BatchReport
@@ -54,13 +55,13 @@ def _batch_section(report: BatchReport) -> Section:
 
 def _why_section(report: WhyReport) -> Section:
     return Section(
-        [why.about(report), why.workload(report)], [why.verdicts(report), why.pooled_grid(report.pooled)]
+        [why.about(report), why.workload(report)], [why.verdicts(report), pooled_grid(report.pooled)]
     )
 
 
 # The lines of facts and the tables that a notebook shows of each kind of result.
 _SECTIONS: dict[type, Callable[[Any], Section]] = {
-    Report: lambda result: next(inspect.sections(result, (), _TOP, False, UNICODE)),
+    Report: lambda result: next(inspect.sections(result, inspect.WIDE)),
     BatchReport: _batch_section,
     SwapReport: lambda result: swap.section(result, UNICODE),
     WhyReport: _why_section,
@@ -73,7 +74,7 @@ def _table(grid: Grid) -> Markup:
     head = (tag("th", f"{c.title} {c.about}".strip(), scope="col", class_=_kind(c)) for c in grid.columns)
     body = tag("tbody", *_rows(grid))
     drawn = tag("table", tag("caption", grid.heading), tag("thead", tag("tr", *head)), body)
-    return tag("div", drawn, *(tag("p", note) for note in grid.notes))
+    return tag("div", drawn, *(tag("p", note) for note in (*grid.legend, *grid.notes)))
 
 
 def _rows(grid: Grid) -> Iterator[Markup]:

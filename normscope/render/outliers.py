@@ -38,7 +38,7 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
     columns = [
         Column("feature", "", align(str(feature.feature) for feature in shown)),
         *([Column("of", "", align(grouped(feature.width) for feature in shown))] if len(widths) > 1 else []),
-        Column("layers", "", align(_share_of_layers(feature) for feature in shown)),
+        Column("layers", "", align(share_of_layers(feature) for feature in shown)),
         Column("tokens", "at most", align(map(percent, maxima("share")))),
         Column("output", "largest", aligned(maxima("largest"))),
         Column("sd ratio", "largest", aligned(_sd_ratio(f.feature, layers) for f, layers in rows)),
@@ -113,7 +113,8 @@ def notes_on(layer: LayerReport) -> list[str]:
     return notes
 
 
-def _share_of_layers(feature: OutlierFeature) -> str:
+def share_of_layers(feature: OutlierFeature) -> str:
+    """Write in how many layers a feature is an outlier, of those of its width."""
     layers = len(feature.layers)
     return f"{layers} of {round(layers / feature.share)}" if feature.share else UNKNOWN
 

@@ -1,7 +1,7 @@
 """Terminal plots of a report: bars by layer, heat maps of positions and features, curves."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.console import RenderableType
@@ -11,8 +11,9 @@ from normscope.escaping import counted, grouped
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, draw_heat_map
-from normscope.render.layer import SHORT_KINDS, least_agreeing, title
+from normscope.render.layer import SHORT_KINDS, chosen_layers, title
 from normscope.render.numbers import align, aligned, percent
+from normscope.render.sparklines import relative_by_feature, relative_by_position
 from normscope.render.summary import NOTES, agreement, explained_share, fit_r2, headline, workload
 from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
 from normscope.results.common import Floats
@@ -27,23 +28,23 @@ def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen =
     `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
     with BN.
     """
-    return render_parts(_parts(report, list(layers) or least_agreeing(report), screen), screen)
+    return render_parts(_parts(report, chosen_layers(report, layers), screen), screen)
 
 
-def _parts(report: Report, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
+def _parts(report: Report, shown: Mapping[str, str], screen: Screen) -> Iterator[RenderableType]:
     yield from draw_facts([headline(report), workload(report)], screen)
     yield from draw_grid(reword_grid(_layer_bars(report, shown, screen), report.run.medium), screen)
     for heat_map in (position_map(report), feature_map(report)):
         yield from draw_heat_map(heat_map, screen) if heat_map else ()
-    for name in shown:
+    for name, reason in shown.items():
         layer = report.layers[name]
         yield Text()
-        yield from draw_facts([title(layer)], screen)
+        yield from draw_facts([title(layer), *([[reason]] if reason else [])], screen)
         for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
             yield from draw_grid(grid, screen) if grid else ()
 
 
-def _layer_bars(report: Report, shown: Sequence[str], screen: Screen) -> Grid:
+def _layer_bars(report: Report, shown: Collection[str], screen: Screen) -> Grid:
     """Return the table of all layers as bars from 0 to 1: agreement, and shares of explained variance."""
     layers = list(report.layers.values())
     width = min(max((screen.width - 50) // 2, _MIN_BAR), _MAX_BAR)
@@ -80,7 +81,7 @@ def position_map(report: Report) -> HeatMap | None:
     return HeatMap(
         "BN's variance by position",
         [layer.name for layer in layers],
-        _rows([_relative(layer) for layer in layers]),
+        _rows([relative_by_position(layer) for layer in layers]),
         "position",
         "times the variance of the whole layer",
         late=True,
@@ -107,7 +108,7 @@ def feature_map(report: Report) -> HeatMap | None:
     return HeatMap(
         f"BN's sd by feature, {grouped(width)} features",
         [layer.name for layer in layers],
-        _rows([_to_median(layer) for layer in layers]),
+        _rows([relative_by_feature(layer) for layer in layers]),
         "feature",
         "times the median feature of the layer",
         by="max",
@@ -120,14 +121,16 @@ def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | 
     stats = layer.position
     if stats is None or not len(stats.count):
         return None
+    spread = stats.token_variance_std
     curves = [
         Curve(reword("texts", medium), stats.count.astype(np.float64)),
         Curve("LN mean", stats.token_mean),
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
+        *([Curve("LN variance sd", spread, log=True)] if spread is not None else []),
         Curve("BN variance", stats.variance, log=True),
     ]
-    notes = [reword("LN: the average of the tokens' own. BN: over all texts and features there.", medium)]
+    notes = [reword("LN: average and sd of the tokens' own. BN: over all texts and features there.", medium)]
     return curve_grid("By position", curves, "position", screen, notes, stats.numbers.tolist())
 
 
@@ -151,18 +154,6 @@ def _feature_curves(layer: LayerReport, screen: Screen) -> Grid | None:
 def _longest_axis(layers: Sequence[LayerReport]) -> list[int]:
     numbers = [layer.position.numbers.tolist() for layer in layers if layer.position]
     return max(numbers, key=len)
-
-
-def _relative(layer: LayerReport) -> Floats:
-    whole = layer.global_.variance if layer.global_ else math.nan
-    variance = layer.position.variance if layer.position else np.empty(0)
-    return variance / (whole or math.nan)
-
-
-def _to_median(layer: LayerReport) -> Floats:
-    sd = np.sqrt(layer.feature.variance) if layer.feature else np.empty(0)
-    median = float(np.nanmedian(sd)) if np.isfinite(sd).any() else math.nan
-    return sd / (median or math.nan)
 
 
 def _rows(rows: Sequence[Floats]) -> Floats:

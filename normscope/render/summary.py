@@ -1,13 +1,15 @@
 """The summary of a report: facts about the run, and a table with one row a layer, LN next to BN."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Column, Grid, reword
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.short_names import cut_middle
+from normscope.render.sparklines import feature_lines, position_lines
+from normscope.render.terminal import Screen
 from normscope.results.batches import BatchReport
 from normscope.results.common import RunInfo, Summary
 from normscope.results.compare import Compared
@@ -17,6 +19,7 @@ from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
 
 _BAR = 3
+_MAX_SPARK = 16
 
 # The results that hold the model and the run.
 _Measured = Report | BatchReport | SwapReport | WhyReport | Compared
@@ -31,15 +34,11 @@ def headline(report: _Measured) -> list[str]:
     return [printable(part) for part in about if part]
 
 
-def workload(report: _Measured) -> list[str]:
-    """Return the facts about what was fed to the model."""
+def workload(report: _Measured, *, brief: bool = False) -> list[str]:
+    """Return the facts about what was fed to the model; a `brief` list leaves out length and padding."""
     run = report.run
-    parts = [
-        counted(run.texts, reword("text", run.medium)),
-        counted(run.tokens, "token"),
-        _longest(run),
-        f"padding {percent(run.padding_share)}",
-    ]
+    parts = [counted(run.texts, reword("text", run.medium)), counted(run.tokens, "token")]
+    parts += [] if brief else [_longest(run), f"padding {percent(run.padding_share)}"]
     parts += [f"{grouped(run.skipped_texts)} skipped"] if run.skipped_texts else []
     parts += [f"{grouped(run.truncated_texts)} truncated"] if run.truncated_texts else []
     parts += ["special tokens excluded"] if run.special_tokens == "exclude" else []
@@ -53,43 +52,41 @@ def _longest(run: RunInfo) -> str:
     return f"longest {grouped(run.positions)}"
 
 
-def summary(report: Report, shown: Sequence[str], glyphs: Glyphs) -> Grid:
-    """Return the table of all layers; the layers `shown` in detail are stressed."""
-    layers = list(report.layers.values())
+def layer_count(report: Report) -> str:
+    """Return how many layers there are, their kind if it is one, and how many were never called."""
+    layers = report.layers.values()
     kinds = {layer.kind for layer in layers}
+    called = sum(layer.calls > 0 for layer in layers)
+    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
+    dead = f", {len(layers) - called} never called" if called < len(layers) else ""
+    return f"{len(layers)} normalization layers{one_kind}{dead}"
+
+
+def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str], screen: Screen) -> Grid:
+    """Return the table with a row for each of the `layers`; those `shown` in detail are stressed."""
+    glyphs, kinds = screen.glyphs, {layer.kind for layer in report.layers.values()}
     coverage = [x.explained.token.coverage for x in layers if x.explained and x.explained.token]
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
         *([Column("kind", "", [_kind(layer, glyphs) for layer in layers])] if len(kinds) > 1 else []),
-        *_ln_columns(layers, glyphs, rank=3 if coverage else 1),
-        *_bn_columns(layers, glyphs),
-        *([_explains("word", layers, "token", 2)] if coverage else []),
-        *_wide_columns(layers),
+        *_main_columns(layers, glyphs),
+        *([_explains("word", layers, "token", 1)] if coverage else []),
+        *_lines(layers, min(max(screen.width // 11, 7), _MAX_SPARK), glyphs),
+        *_wide_columns(layers, glyphs),
     ]
-    called = sum(layer.calls > 0 for layer in layers)
-    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
-    dead = f", {len(layers) - called} never called" if called < len(layers) else ""
     return Grid(
-        f"{len(layers)} normalization layers{one_kind}{dead}",
+        layer_count(report),
         columns,
-        [*_legend(kinds, glyphs), *_word_notes(coverage)],
+        [f"word: of the {percent(min(coverage))} of the tokens whose ids were kept."]
+        if coverage and min(coverage) < 1
+        else [],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
         faint=frozenset(i for i, layer in enumerate(layers) if not layer.calls),
+        compact=True,
     )
 
 
 NOTES = (note("agreement.feature", "agreement"), note("explained.position.epsilon2"))
-
-
-def _legend(kinds: Iterable[str], glyphs: Glyphs) -> list[str]:
-    """Return lines that explain the summary to a first-time reader."""
-    lines = [
-        f"LN: one mean and variance per token (shown: average {glyphs.plus_minus}sd over tokens).",
-        f"BN: one per feature, over all tokens of all texts (shown: minimum{glyphs.ellipsis}maximum).",
-        *NOTES,
-    ]
-    rms = ["rmsnorm: divides by the root mean square and subtracts no mean."]
-    return lines + (rms if "rmsnorm" in kinds else [])
 
 
 def details(report: Report) -> Grid:
@@ -113,56 +110,60 @@ def agreement(layer: LayerReport, view: str = "feature") -> float:
     return (layer.agreement or {}).get(view, math.nan)
 
 
-def _ln_columns(layers: Sequence[LayerReport], glyphs: Glyphs, rank: int) -> list[Column]:
-    means = [layer.token.mean if layer.token else None for layer in layers]
+def _main_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
     variances = [layer.token.variance if layer.token else None for layer in layers]
-    return [
-        Column("LN mean", "by token", _spread(means, glyphs), "ln", brief=_means(means), rank=rank),
-        Column("LN variance", "by token", _spread(variances, glyphs), "ln"),
-    ]
-
-
-def _bn_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
     agreements = [agreement(layer) for layer in layers]
+    bars = glyphs.bars_after(aligned(agreements), agreements, _BAR)
+    ln, bn = f"LN: mean {glyphs.plus_minus}sd", f"BN: min{glyphs.ellipsis}max"
     return [
-        Column("BN variance", "by feature", _ranges(layers, glyphs), "bn"),
-        Column("agreement", "with BN", glyphs.bars_after(aligned(agreements), agreements, _BAR), "bn"),
-        _explains("position", layers, "position", 2),
+        Column("LN variance", "by token", _spread(variances, glyphs), "ln", key=ln),
+        Column("BN variance", "by feature", _ranges(layers, glyphs), "bn", key=bn),
+        Column("agreement", "with BN", bars, "bn", key="agreement: 1 is equal"),
     ]
 
 
-def _wide_columns(layers: Sequence[LayerReport]) -> list[Column]:
+def _lines(layers: Sequence[LayerReport], cells: int, glyphs: Glyphs) -> list[Column]:
+    by_position, by_feature = (draw(layers, cells, glyphs) for draw in (position_lines, feature_lines))
+    key = "BN by: variance, log scale"
+    return [
+        Column("BN by", "position", by_position, "bn", rank=1, drawn=True, key=key),
+        Column("BN by", "feature", by_feature, "bn", rank=2, drawn=True, key=key),
+    ]
+
+
+def _wide_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]:
     def numbers(read: Callable[[LayerReport], float]) -> list[str]:
         return aligned(read(layer) for layer in layers)
 
+    means = [layer.token.mean if layer.token else None for layer in layers]
     firsts = [layer.first_position.ratio if layer.first_position else math.nan for layer in layers]
+    ln, features = f"LN: mean {glyphs.plus_minus}sd", align(grouped(layer.features) for layer in layers)
+    first = "rms ratio: size at position 0 over that elsewhere"
     return [
-        _explains("text", layers, "sequence", 3),
-        Column("best BN", "fit r2", numbers(fit_r2), rank=4),
-        Column("agreement", "position", numbers(lambda x: agreement(x, "position")), rank=5),
-        Column("agreement", "text", numbers(lambda x: agreement(x, "sequence")), rank=6),
-        Column("first position", "rms ratio", aligned(firsts), rank=7),
-        Column("features", "", align(grouped(layer.features) for layer in layers), rank=8),
-        Column("module", "", [printable(layer.module) for layer in layers], rank=9),
+        _explains("position", layers, "position", 3),
+        _explains("text", layers, "sequence", 4),
+        Column("LN mean", "by token", _spread(means, glyphs), "ln", rank=5, key=ln),
+        Column("best BN", "fit r2", numbers(fit_r2), rank=6, key="best BN: R^2 of a fixed scale and shift"),
+        Column("agreement", "position", numbers(lambda x: agreement(x, "position")), rank=7),
+        Column("agreement", "text", numbers(lambda x: agreement(x, "sequence")), rank=8),
+        Column("first position", "rms ratio", aligned(firsts), rank=9, key=first),
+        Column("features", "", features, rank=10),
+        Column("module", "", [printable(layer.module) for layer in layers], rank=11),
     ]
 
 
 def _explains(title: str, layers: Sequence[LayerReport], by: str, rank: int) -> Column:
     shares = align(percent(explained_share(layer, by)) for layer in layers)
-    return Column(title, "explains", shares, rank=rank)
+    return Column(title, "explains", shares, rank=rank, key="explains: share of variance")
 
 
 def _kind(layer: LayerReport, glyphs: Glyphs) -> str:
     return cut_middle(printable(layer.kind), 10, glyphs.ellipsis)
 
 
-def _means(summaries: Sequence[Summary | None]) -> list[str]:
-    return aligned((s.mean if s else math.nan for s in summaries), 2)
-
-
 def _spread(summaries: Sequence[Summary | None], glyphs: Glyphs) -> list[str]:
     """Write `mean ±std` with the means aligned; aligning the second number, too, would take too much room."""
-    means = _means(summaries)
+    means = aligned((s.mean if s else math.nan for s in summaries), 2)
     pairs = zip(means, summaries, strict=True)
     return [f"{mean} {glyphs.plus_minus}{short(s.std, 2)}" if s else mean for mean, s in pairs]
 
@@ -188,12 +189,3 @@ def explained_share(layer: LayerReport, by: str) -> float:
 def fit_r2(layer: LayerReport) -> float:
     """Return the r2 of the best BN's fit, NaN when it was not measured."""
     return layer.affine_fit.r2 if layer.affine_fit else math.nan
-
-
-def _word_notes(coverage: Sequence[float]) -> list[str]:
-    """Return the line that explains the column, and what it leaves out to save memory."""
-    if not coverage:
-        return []
-    minimum = min(coverage)
-    rest = f", of the {percent(minimum)} of the tokens whose ids were kept" if minimum < 1 else ""
-    return [f"word explains: the same for the token's id{rest}."]

@@ -79,12 +79,16 @@ def render_parts(parts: Iterable[RenderableType], screen: Screen) -> str:
 
 
 def draw_grid(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
-    """Yield a grid: its heading, a table that fits the screen, and its notes."""
+    """Yield a grid: its heading, a table that fits the screen, its legend and its notes."""
+    fitted = fit(grid, screen.width, screen.glyphs.ellipsis)
     yield Text()
-    yield Text(grid.heading, "bold")
-    yield _table(fit(grid, screen.width, screen.glyphs.ellipsis), screen)
-    if grid.notes:
+    if not grid.compact:
+        yield Text(grid.heading, "bold")
+    yield _table(fitted, screen)
+    if grid.notes and not grid.compact:
         yield Text()
+    if fitted.legend:
+        yield Text(flow(fitted.legend, screen, "").plain, "dim")
     yield from (Text(note, "dim") for note in grid.notes)
 
 
@@ -92,11 +96,11 @@ def _table(grid: Grid, screen: Screen) -> Table:
     rule = screen.glyphs.rule
     box = Box("    \n    \n" + f" {rule * 2} \n" + "    \n" * 5, ascii=not screen.unicode)
     table = Table(
-        box=box,
+        box=None if grid.compact else box,
         show_edge=False,
         show_header=any(column.title for column in grid.columns),
         pad_edge=False,
-        padding=(0, GAP - 1, 0, 0),
+        padding=(0, GAP if grid.compact else GAP - 1, 0, 0),
         collapse_padding=True,
     )
     qualified = any(column.about for column in grid.columns)

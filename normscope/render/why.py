@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -12,12 +12,11 @@ from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, join_facts, markdown_table
 from normscope.render.numbers import UNKNOWN, short, with_interval
+from normscope.render.pooled import pooled_grid
 from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
-from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
+from normscope.results.why import Evidence, Finding, Interval, WhyReport
 
 _STYLES = {"holds": "bold green", "fails": "bold red"}
-_MOST_POSITIONS = 8
-_WIDEST_TOKEN = 14
 
 
 def render_why(report: WhyReport, *, verbose: bool = False, screen: Screen = Screen()) -> str:
@@ -172,28 +171,3 @@ def verdicts(report: WhyReport) -> Grid:
         Column("number", "95%", [_number(e.number) if e else UNKNOWN for e in deciding]),
     ]
     return Grid("The article's claims", columns)
-
-
-def pooled_grid(pooled: Pooled) -> Grid:
-    """The grid of tokens by position: each column is what BatchNorm per position takes for one feature."""
-    length = min(_MOST_POSITIONS, max(map(len, pooled.texts), default=0))
-    columns = [
-        Column(str(at), "", [_token(tokens, at) for tokens in pooled.texts], rank=at + 3)
-        for at in range(length)
-    ]
-    notes = [
-        "A column is one feature to BatchNorm over flattened texts: one mean and variance",
-        "of all that stands in it. LayerNorm takes one of each token, and so within a row.",
-    ]
-    return Grid(
-        "What BatchNorm pools: tokens by position", [Column("text", "", _numbers(pooled)), *columns], notes
-    )
-
-
-def _numbers(pooled: Pooled) -> list[str]:
-    return [str(i) for i, _ in enumerate(pooled.texts, start=1)]
-
-
-def _token(tokens: Sequence[str], at: int) -> str:
-    shown = printable(tokens[at]) if at < len(tokens) else ""
-    return shown if len(shown) <= _WIDEST_TOKEN else shown[: _WIDEST_TOKEN - 1] + "~"

@@ -70,3 +70,13 @@ class RunInfo(Record):
     batch_tokens: int | None = None
     unknown_tokens: int | None = None
     repeated_texts: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled(Record):
+    """Some texts as tokens, each from position 0: what is in one column BatchNorm takes for one feature.
+
+    A token that the statistics leave out is empty.
+    """
+
+    texts: tuple[tuple[str, ...], ...]

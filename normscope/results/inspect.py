@@ -14,7 +14,7 @@ import numpy as np
 from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown
-from normscope.results.common import Counts, Floats, ModelInfo, RunInfo, Summary
+from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.json_codec import NOT_IN_JSON
 
 MOMENTS_SCHEMA = "normscope.moments/1"
@@ -43,9 +43,10 @@ class PositionStats(Record):
 
     `count` is the number of samples that reach the position. `mean` and `variance` pool samples and
     features there, as BatchNorm does with the position as its channel. `token_mean` and `token_variance`
-    average each token's own mean and variance, as LayerNorm takes them. If late positions share bins,
-    each array element is a bin: `first` is its first position, and `count` the number of tokens in it.
-    `first` is None if there are no bins.
+    average each token's own mean and variance, as LayerNorm takes them; `token_variance_std` is the
+    standard deviation of these variances, None in reports of earlier versions. If late positions share
+    bins, each array element is a bin: `first` is its first position, and `count` the number of tokens in
+    it. `first` is None if there are no bins.
     """
 
     count: Counts
@@ -54,6 +55,7 @@ class PositionStats(Record):
     token_mean: Floats
     token_variance: Floats
     first: Counts | None = None
+    token_variance_std: Floats | None = None
 
     @property
     def numbers(self) -> Counts:
@@ -239,7 +241,8 @@ class LayerReport(Record):
 class Report(Result, Shown):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
-    `outlier_features` are those that recur across layers. `moments` is a
+    `outlier_features` are those that recur across layers. `pooled` has the tokens of a run over one to five
+    texts, else it is None. `moments` is a
     `normscope.statistics.layer_state.RunMoments`, which `normscope.merge` needs; it is None unless
     requested, and is part neither of the JSON nor of a comparison.
     """
@@ -254,6 +257,7 @@ class Report(Result, Shown):
     warnings: tuple[str, ...]
     outlier_features: tuple[OutlierFeature, ...] = ()
     moments: Any = field(default=None, metadata=NOT_IN_JSON)
+    pooled: Pooled | None = None
 
     def __repr__(self) -> str:
         run = self.run

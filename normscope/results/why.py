@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from normscope.results.base import Record, Result, Shown
-from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.common import ModelInfo, Pooled, RunInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +63,6 @@ class Finding(Record):
     null: str = ""
     layers_above: int = 0
     layers_below: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Pooled(Record):
-    """Some texts as tokens, each from position 0: what is in one column BatchNorm takes for one feature."""
-
-    texts: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

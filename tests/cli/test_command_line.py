@@ -134,6 +134,18 @@ def test_table_goes_to_stdout(library: Library) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, render_report(library.report), "")
 
 
+def test_details_and_every_layer_come_when_asked(library: Library) -> None:
+    library.report = reports.deep()
+    details = render_report(library.report, detailed=True)
+    every = render_report(library.report, every_layer=True)
+    assert run("m", "a text", "--details").stdout == details
+    assert run("m", "a text", "--layers", "all").stdout == every
+    assert run("m", "a text", "--layers", "few").stdout == render_report(library.report)
+    assert len({details, every, render_report(library.report)}) == 3
+    assert run("m", "a text", "--layers", "none").exit_code == 2
+    assert run("m", "a text", "--format", "markdown").stdout.count("| model") == 161
+
+
 def test_json_is_exactly_the_report(library: Library) -> None:
     for option in (["--json"], ["--format", "json"]):
         assert run("m", "a text", *option).stdout == library.report.to_json()
@@ -439,7 +451,7 @@ def test_colour_and_progress_at_a_terminal_only() -> None:
             while chunk := _read(leader):
                 shown += chunk
         os.close(leader)
-        assert (b"\x1b[1;36mLN mean" in shown, b"\x1b" in shown) == (coloured, coloured)
+        assert (b"\x1b[1;36mLN variance" in shown, b"\x1b" in shown) == (coloured, coloured)
 
 
 def _moment(*values: Any) -> Any:

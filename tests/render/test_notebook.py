@@ -16,8 +16,9 @@ from normscope.render.layer import least_agreeing
 from normscope.render.notebook import render_html
 from normscope.render.numbers import short
 from normscope.results.base import Shown
+from normscope.results.common import Pooled
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
-from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
+from normscope.results.why import Evidence, Finding, Interval, WhyReport
 from tests.support import reports
 from tests.support.reports import HOSTILE
 

@@ -197,7 +197,7 @@ def records(kind: Any) -> Iterator[Any]:
 
 def columns() -> Iterator[Column]:
     for report in (reports.minilm(), reports.worded(), reports.llama(), reports.mixed()):
-        yield from summary(report, [], UNICODE).columns
+        yield from summary(report, [*report.layers.values()], [], Screen(300)).columns
         yield from details(report).columns
         for table in (recurring_outliers(report, 5), outliers_by_layer(report)):
             yield from table.columns if table else ()

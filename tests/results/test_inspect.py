@@ -150,7 +150,7 @@ def test_a_report_shows_itself_in_a_line() -> None:
 
 def test_members_are_the_documented_ones_in_order() -> None:
     data = reports.minilm().to_dict()
-    assert " ".join(data) == "schema normscope model run layers warnings outlier_features"
+    assert " ".join(data) == "schema normscope model run layers warnings outlier_features pooled"
     assert data["schema"] == "normscope.report/1"
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (
@@ -169,7 +169,7 @@ def test_members_are_the_documented_ones_in_order() -> None:
     assert " ".join(data["outlier_features"][0]) == "feature width layers share"
     assert list(layer["token"]) == ["mean", "variance"]
     assert list(layer["token"]["mean"]) == ["count", "mean", "std", "min", "max"]
-    members = ["count", "mean", "variance", "token_mean", "token_variance", "first"]
+    members = ["count", "mean", "variance", "token_mean", "token_variance", "first", "token_variance_std"]
     assert list(layer["position"]) == members
     assert layer["explained"]["position"].keys() == {"eta2", "epsilon2"}
     assert [layer["name"] for layer in data["layers"]] == reports.MINILM

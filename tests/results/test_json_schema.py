@@ -16,6 +16,7 @@ from normscope.cli.app import app
 from normscope.errors import ReportError, UsageError
 from normscope.render.inspect import render_report
 from normscope.results.batches import BatchReport
+from normscope.results.common import Pooled
 from normscope.results.compare import Comparison
 from normscope.results.glossary.entry import Glossary
 from normscope.results.glossary.lookup import ENTRIES
@@ -25,7 +26,7 @@ from normscope.results.json_schema import RESULTS, json_schema
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
 from normscope.results.reading import read_report
-from normscope.results.why import Evidence, Finding, Interval, Pooled, WhyReport
+from normscope.results.why import Evidence, Finding, Interval, WhyReport
 from tests.conftest import GOLDEN
 from tests.results.test_glossary import roots
 from tests.support import reports

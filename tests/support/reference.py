@@ -68,6 +68,7 @@ def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = Non
             "variance": _each(positions, lambda rows: x[rows].var()),
             "token_mean": _each(positions, lambda rows: x[rows].mean(1).mean()),
             "token_variance": _each(positions, lambda rows: x[rows].var(1).mean()),
+            "token_variance_std": _each(positions, lambda rows: x[rows].var(1).std()),
         },
         "sequence": _pair([x[rows].mean() for rows in samples], [x[rows].var() for rows in samples]),
         "instance": _pair(
@@ -184,8 +185,9 @@ def worst_error(got: Any, expected: dict[str, Any]) -> tuple[float, str]:
     """Return the largest relative error of a layer's report (as a dict) and the number that has it.
 
     A mean averages numbers that cancel, so its error is taken relative to their root mean square,
-    and one among many means relative to the largest; the least of many variances relative to
-    their mean; shares and cosines absolutely; every other number relative to itself.
+    and one among many means relative to the largest; the least of many variances, and their
+    spread at a position, relative to their mean; shares and cosines absolutely; every other number relative
+    to itself.
     """
     return max(_errors(got, expected, expected, ""), key=lambda pair: pair[0])
 
@@ -201,6 +203,8 @@ def _errors(got: Any, want: Any, parent: dict[str, Any], path: str) -> list[tupl
         scale = np.sqrt(_numbers(parent["variance"]) + want**2)
     elif path.endswith(("mean.mean", "mean.min", "mean.max", "mean.std")):
         scale = np.asarray(max(abs(parent["min"]), abs(parent["max"])))
+    elif path.endswith("token_variance_std"):
+        scale = _numbers(parent["token_variance"])
     elif path.endswith("variance.min"):
         scale = np.asarray(parent["mean"])
     elif ".explained." in path or ".agreement." in path:

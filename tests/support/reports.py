@@ -16,7 +16,7 @@ from normscope.results.batches import (
     NoiseParts,
     Running,
 )
-from normscope.results.common import ModelInfo, RunInfo, Summary
+from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison
 from normscope.results.inspect import (
     AffineFit,
@@ -102,7 +102,12 @@ def layer(
         token=GroupStats(_summary(-0.001 * index, scale / 9), _summary(scale, scale / 4)),
         feature=FeatureStats(int(count.sum()), 0.1 * np.cos(0.5 * d) * scale**0.5, variance),
         position=PositionStats(
-            count, 0.01 * np.sin(t), token_variance * 1.05, 0.01 * np.sin(t), token_variance
+            count,
+            0.01 * np.sin(t),
+            token_variance * 1.05,
+            0.01 * np.sin(t),
+            token_variance,
+            token_variance_std=token_variance * (0.2 + 0.1 * np.sin(t)),
         ),
         sequence=GroupStats(_summary(0.0, scale / 9), _summary(scale, scale / 8)),
         instance=GroupStats(_summary(0.0, scale / 3), _summary(scale, scale / 2)),
@@ -211,6 +216,28 @@ def hostile() -> Report:
         for i, name in enumerate(HOSTILE)
     ]
     return report(layers, id="".join(HOSTILE), warnings=HOSTILE)
+
+
+def few_texts() -> Report:
+    """MiniLM on two texts, whose tokens are known, and try to be markup."""
+    texts = (("[CLS]", "the", "[red]cat", "sat", "[SEP]"), ("[CLS]", "\x1b[31mrain", "层归一化", "[SEP]"))
+    whole = report((layer(name, i, positions=5) for i, name in enumerate(MINILM)))
+    run = replace(whole.run, texts=2, tokens=9, positions=5, repeated_texts=1, unknown_tokens=1)
+    return replace(whole, run=run, pooled=Pooled(texts))
+
+
+def deep() -> Report:
+    """A hundred and sixty-one RMSNorms, as in Llama-70B."""
+    names = [
+        f"model.layers.{i}.{norm}"
+        for i in range(80)
+        for norm in ("input_layernorm", "post_attention_layernorm")
+    ]
+    made = (
+        layer(name, i % 12, kind="rmsnorm", module="LlamaRMSNorm")
+        for i, name in enumerate([*names, "model.norm"])
+    )
+    return report(made, id="meta-llama/Llama-3.1-70B")
 
 
 def _summary(mean: float, std: float) -> Summary:

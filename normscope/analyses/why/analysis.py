@@ -32,8 +32,9 @@ from normscope.errors import RunError, TextError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
+from normscope.results.common import Pooled
 from normscope.results.inspect import Report
-from normscope.results.why import Pooled, WhyReport
+from normscope.results.why import WhyReport
 from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.position_bins import MEMORY
 

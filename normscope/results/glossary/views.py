@@ -104,7 +104,7 @@ VIEWS = Topic(
             "LayerNorm keeps. PyTorch's running_var is this times |V| / (|V| - 1).",
             source=BATCHNORM,
             see_also=("feature.mean", "own_output.variance", "outliers.sd_ratio"),
-            columns=("BN variance", "BN variance by feature", "BN variance input"),
+            columns=("BN variance", "BN variance by feature", "BN variance input", "BN by feature"),
             brief="each feature's variance over all tokens, as BatchNorm takes it: minimum .. maximum",
         ),
         _entry(
@@ -142,7 +142,6 @@ VIEWS = Topic(
             reading="Always equal to position.token_mean, since all tokens have D features.",
             source="PyTorch: BatchNorm1d on (N, C, L) with C = T, L = D, padding left out",
             see_also=("position.token_mean", "position.variance"),
-            columns=("BN mean", "BN mean per position"),
         ),
         _entry(
             name="position.variance",
@@ -155,7 +154,7 @@ VIEWS = Topic(
             "token or an attention sink.",
             source="PyTorch: BatchNorm1d on (N, C, L) with C = T, L = D, padding left out",
             see_also=("position.token_variance", "position.count"),
-            columns=("BN variance", "BN variance per position", "log scale"),
+            columns=("BN variance", "BN variance per position", "log scale", "BN by position"),
             brief="over all texts and features at the position, as in BatchNorm by position; also as a bar",
         ),
         _entry(
@@ -180,6 +179,18 @@ VIEWS = Topic(
             "their means.",
             see_also=("position.variance", "token.variance", "first_position"),
             columns=("LN variance", "LN variance average"),
+        ),
+        _entry(
+            name="position.token_variance_std",
+            title="spread of LayerNorm's variances at a position",
+            definition="The standard deviation of the tokens' own variances at each position, over the "
+            "samples.",
+            formula="token_variance_std[t] = standard deviation over n of var[n,t]",
+            range="T numbers, each 0 or more; null where n_t is 0",
+            reading="0: one number for the position gives every token its own variance. As large as "
+            "position.token_variance: the one number is far off for many tokens.",
+            see_also=("position.token_variance", "position.variance", "token.variance"),
+            columns=("LN variance sd",),
         ),
         _entry(
             name="position.first",
