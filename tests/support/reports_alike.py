@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-# The time it took, and how texts were put into batches, are a run's own.
-OWN = ("seconds", "batches", "padding_share", "batch_size", "calls", "repeated_texts")
+# The time it took, how texts were put into batches, and the few texts shown, are a run's own.
+OWN = ("pooled", "seconds", "batches", "padding_share", "batch_size", "calls", "repeated_texts")
 
 
 def furthest(one: Any, other: Any, without: tuple[str, ...] = ("seconds",)) -> float:
