@@ -157,7 +157,7 @@ def test_kept_texts_are_kept_once(model: Any, monkeypatch: pytest.MonkeyPatch) -
         return normscope.batch_noise(model, TEXTS, tokenizer=TOKENIZER, batching=batching, drawing=drawing)
 
     want = drawn(ALONE)
-    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(LayerTexts, "add"))
+    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(LayerTexts, "observe"))
     got = drawn(WHOLE)
     assert lacking.failures == 1
     assert same(got, want)
