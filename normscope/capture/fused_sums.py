@@ -3,18 +3,18 @@
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from normscope.capture.batch_sums import BatchSums, CellSums, SampleSummary
 from normscope.norms.detection import NormLayer
 from normscope.statistics.alignment import Alignment
+from normscope.statistics.batch_summary import BatchSummary, BatchSums, CellSums, OutputErrors, SampleSummary
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import Labels
-from normscope.statistics.outliers import LARGE, MASSIVE, MEDIANS
+from normscope.statistics.outliers import LARGE, MASSIVE, MEDIANS, BatchOutliers, MassiveElements
 
 if TYPE_CHECKING:
     from normscope.capture.numba_kernels import Way
@@ -52,29 +52,12 @@ class _CompiledSums(CellSums):
         kernels.move(*_arrays(self.count, self.pivot, self.sums, pivot, sums, count))
 
 
-class OnePass(NamedTuple):
-    """The results of one pass over V rows x and a layer's output.
-
-    `massive` lists the samples that may have massive elements. `worst` is the maximum of
-    |affine(y) - output|, and `square` the sum of output^2. `large` (D,) counts the rows where |output| is
-    large, and `largest` (D,) is the maximum of |output|. The buffers of the sums by position and of the
-    output are reused by the next pass.
-    """
-
-    sums: BatchSums
-    massive: list[int]
-    worst: float
-    square: float
-    large: Tensor
-    largest: Tensor
-
-
 def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
     """Whether a call with input x (R, D), after `tokens` earlier tokens, is summed in one pass.
 
     No timing is involved: a run that continues from a checkpoint decides as an uninterrupted run does.
     """
-    if x.device.type != "cpu" or not norm.settled or tokens * norm.features < AFTER:
+    if x.device.type != "cpu" or not norm.settled or not tokens or tokens * norm.features < AFTER:
         return False
     formula = norm.formula
     return formula is not None and formula.is_plain and not formula.bare and _has_kernels()
@@ -82,8 +65,8 @@ def suits(norm: NormLayer, x: Tensor, tokens: int) -> bool:
 
 def one_pass(
     norm: NormLayer, eps: float, x: Tensor, output: Tensor, where: Alignment, scratch: Scratch
-) -> OnePass | None:
-    """Sum the counted rows of a layer's input and output (R, D); None if an element is not finite.
+) -> BatchSummary | None:
+    """Summarise the counted rows of a layer's input and output (R, D); None if an element is not finite.
 
     `eps` is the eps of the normalization by sample.
     """
@@ -116,8 +99,17 @@ def one_pass(
     )
     if not finite:
         return None
-    sums = BatchSums(token, position, _CompiledSums(where.total, pivot, moved), samples)
-    return OnePass(sums, massive.nonzero()[0].tolist(), gap, square, large[0], largest[0])
+    found = None
+    if massive.any():
+        found = MassiveElements.of(where.take(x), where, massive.nonzero()[0].tolist())
+    gaps, norms = torch.tensor([[gap], [square**0.5]], dtype=torch.float64)
+    one_cell = _CompiledSums(where.total, pivot, moved)
+    return BatchSummary(
+        0,
+        BatchSums(token, where.position.group, position, one_cell, samples, eps),
+        BatchOutliers(len(token), large[0], largest[0], found),
+        OutputErrors(gaps, norms, len(token) * x.shape[1], torch.finfo(output.dtype).eps),
+    )
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """Routes the calls of a layer: all into one capture, or each call of a forward into its own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from normscope.capture.hooks import InputCopy
 from normscope.capture.layer_capture import Aligner, LayerCapture
+from normscope.capture.observers import Observer
 from normscope.norms.detection import NormLayer
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.token_identity import TokenRoom
 
 
 class LayerCalls:
@@ -20,10 +20,10 @@ class LayerCalls:
     """
 
     def __init__(
-        self, norm: NormLayer, room: TokenRoom | None, scratch: Scratch, *, per_call: bool = False
+        self, norm: NormLayer, observers: Sequence[Observer], scratch: Scratch, *, per_call: bool = False
     ) -> None:
         self.norm = norm
-        self.captures = [LayerCapture(norm, room, scratch)]
+        self.captures = [LayerCapture(norm, observers, scratch)]
         self.per_forward = 0
         """The maximum number of calls in one forward."""
         self.calls = 0
@@ -35,7 +35,7 @@ class LayerCalls:
         self.lost = 0
         """The number of calls that overwrote their own input, and were left out."""
         self.per_call = per_call
-        self._room, self._scratch = room, scratch
+        self._observers, self._scratch = observers, scratch
 
     def start(self) -> None:
         """Begin a forward: the next call is its first."""
@@ -72,7 +72,7 @@ class LayerCalls:
         """Return capture `number`, from 0; the one after the last is created."""
         if len(self.captures) == number:
             # A copy, because a capture settles the formula and axes in its own `norm`.
-            self.captures.append(LayerCapture(copy(self.norm), self._room, self._scratch))
+            self.captures.append(LayerCapture(copy(self.norm), self._observers, self._scratch))
         return self.captures[number]
 
     def resize(self, count: int) -> None:

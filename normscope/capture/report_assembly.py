@@ -33,6 +33,7 @@ def assemble(
     warnings = [*notes, *_note_on_bins(tables, bins)]
     for layer in layers:
         for name, call, capture in layer.named():
+            capture.state.flush()
             measured = layer_report(capture)
             reports[name] = replace(measured, name=name, call=call, calls_per_forward=layer.per_forward)
             if carried:

@@ -121,4 +121,4 @@ class WatcherState:
         load_state_dicts(states, tensors, [capture.norm.features for capture in saved])
         for capture, own, measured in zip(watcher.captures, saved, states, strict=True):
             own.norm.give(capture.norm)
-            capture.take(measured)
+            capture.state = measured

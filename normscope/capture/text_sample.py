@@ -6,29 +6,20 @@ with the smallest priorities stay in the sample. So the choice does not depend o
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from normscope.capture.observers import BatchRows
 from normscope.data.batch_sampling import random_bits
 from normscope.data.batching import Batch
 from normscope.errors import UsageError
-from normscope.statistics.alignment import Alignment
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import Moments
 
 _NUMBER = 8  # bytes of a float64
 _MIN_SLOTS = 64
-
-
-class BatchRows(NamedTuple):
-    """One layer's data of a batch: rows x, the layer's own y (V, D), and the moments of x by sample."""
-
-    x: Tensor
-    y: Tensor
-    samples: Moments
-    where: Alignment
 
 
 class Choice:
@@ -154,7 +145,7 @@ class LayerTexts:
         self.lost = False
         """Whether some rows could not be assigned to a text."""
 
-    def add(self, batch: BatchRows) -> None:
+    def observe(self, batch: BatchRows, _: LayerState, /) -> None:
         """Add the moments of the samples of a batch (G, D); another call may add to the same text."""
         where, rows = batch.where, batch.where.batch_row.cpu()
         # More rows than samples: an image that is cut into crops, or rows of all samples in one axis.

@@ -18,6 +18,7 @@ from normscope.capture.counters import Tally
 from normscope.capture.hooks import BACKWARD, Hook, InputCopy, Turn, attributes, uncounted
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_capture import LayerCapture
+from normscope.capture.observers import TokenIdentity
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
@@ -110,10 +111,10 @@ class Watcher:
         norms = find(model)
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
-        room = TokenRoom(len(chosen), None if words is True else words) if words else None
-        # One for all layers, because only one layer is measured at a time.
-        scratch = Scratch()
-        self.layers = [LayerCalls(norm, room, scratch, per_call=per_call) for norm in chosen]
+        room = TokenRoom(len(chosen), None if words is True else words)
+        observers = [TokenIdentity(room)] if words else []
+        scratch = Scratch()  # One for all layers, because only one layer is measured at a time.
+        self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
         self.tally = Tally()
         self._scopes = Scopes(words=bool(words))
@@ -149,9 +150,9 @@ class Watcher:
         return [capture for layer in self.layers for capture in layer.captures]
 
     def plan_tables(self, positions: int | None) -> TablePlan:
-        """Choose the bins of late positions for texts of `positions` tokens, before any forward counts.
+        """Choose and return the bins of late positions for texts of `positions` tokens, before any forward.
 
-        Returns the plan. Raises UsageError when the table memory is too small for any bins.
+        Raises UsageError when the table memory is too small for any bins.
         """
         widths = [capture.norm.features for capture in self.captures]
         # A layer of unknown width (0) is planned like the widest one.
@@ -230,11 +231,10 @@ class Watcher:
         return require_content(self.report_as(model, self.run_info(), moments=moments))
 
     def run_info(self) -> RunInfo:
-        """Return the counts of all forwards so far."""
+        """Return the counts of all forwards so far; without tokens, as of images, those of the layers."""
         run = self.tally.run_info()
         if self.tally.slots:
             return run
-        # A model without tokens, for example an image model: the counts come from its layers.
         return replace(run, **maximum_counts(capture.state for capture in self.captures))
 
     def report_as(

@@ -88,7 +88,7 @@ class Loop:
         if sample is not None:
             sample.fit(capture.norm.features for capture in captures)
             for capture in captures:
-                capture.texts = sample.layer(capture.norm.name)
+                capture.observers.append(sample.layer(capture.norm.name))
 
     def _run_batches(self, runner: Runner, batches: Batches, start: Position) -> Position:
         """Run all batches, or those until a stop is asked for; return the position after the last one."""

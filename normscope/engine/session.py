@@ -165,7 +165,7 @@ def text_batches(
 
 def _require_numbers(watcher: Watcher) -> None:
     called = [capture for capture in watcher.captures if capture.state.calls]
-    if called and all(capture.moments is None for capture in called):
+    if called and all(capture.state.moments is None for capture in called):
         raise RunError(
             f"every token at all of {counted(len(called), 'layer')} is NaN or infinite; "
             "expected finite activations; check the weights, or try --dtype float32"

@@ -5,20 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from normscope.errors import ReportError
 from normscope.results.json_codec import NOT_IN_JSON
 from normscope.statistics.accumulator import Accumulator
+from normscope.statistics.batch_summary import BatchSummary
+from normscope.statistics.buffers import Backlog
 from normscope.statistics.moments import Moments
-from normscope.statistics.state_dict import load_state_dict, state_dict
+from normscope.statistics.pending_sums import PendingSums
+from normscope.statistics.state_dict import load_state_dict, move, state_dict
 
+_PRIVATE: Any = {"init": False, "repr": False, "compare": False, "metadata": NOT_IN_JSON}
 _STORED = ("stored.mean", "stored.variance")
 
 
 @dataclass
 class LayerState:
     """The moments of one layer so far and the facts about its calls; `moments` is None before the first.
+
+    What `add` brings waits in sums; only after `flush` are moments and errors complete. Methods that read
+    the state flush it first.
 
     `nonfinite` is the number of rows that were left out. `misfits` (another number of features) and
     `unreadable` (nested, sparse, quantized or complex input) are the numbers of calls that were left out.
@@ -50,11 +58,64 @@ class LayerState:
     moments: Accumulator | None = field(default=None, metadata=NOT_IN_JSON)
     stored: tuple[Tensor, Tensor] | None = field(default=None, metadata=NOT_IN_JSON)
     scales: Moments | None = field(default=None, metadata=NOT_IN_JSON)
+    _pending: PendingSums | None = field(
+        default=None, init=False, repr=False, compare=False, metadata=NOT_IN_JSON
+    )
+    # On a GPU, reading an error makes the host wait, so that several are read at once.
+    _errors: Backlog = field(
+        default_factory=Backlog, init=False, repr=False, compare=False, metadata=NOT_IN_JSON
+    )
 
     @property
     def layout(self) -> str | None:
         """The axes of the layer's input in order; None if they are unknown or the layer was not called."""
         return None if None in self.layouts or not self.layouts else " or ".join(map(str, self.layouts))
+
+    def add(self, batch: BatchSummary) -> None:
+        """Add what a batch left behind."""
+        self.nonfinite += batch.nonfinite
+        if batch.sums is None:
+            return
+        pending = self._open(batch.sums.output.pivot, batch.sums.eps)
+        pending.add(batch.sums)
+        if self.moments is not None and batch.outliers is not None:
+            self.moments.outliers.add(batch.outliers)
+        if batch.errors is not None:
+            self.precision = batch.errors.precision
+            self._errors.add(batch.errors.gap, batch.errors.norm, torch.tensor(batch.errors.elements))
+            if self._errors.is_full:
+                self._flush_errors()
+
+    def _open(self, like: Tensor, eps: float) -> PendingSums:
+        """Return the sums that wait; they begin with empty moments, or with those of a checkpoint."""
+        if self._pending is None:
+            self.moments = self.moments or Accumulator(like.shape[1], eps, like.device)
+            # Restored moments may be on another device.
+            move(self.moments, like.device)
+            self._pending = PendingSums(self.moments)
+        return self._pending
+
+    def tokens(self) -> int:
+        """Return the number of tokens so far, those that wait included."""
+        if self._pending is not None:
+            return self._pending.tokens
+        return 0 if self.moments is None else self.moments.count
+
+    def flush(self) -> None:
+        """Fold what waits into the moments and the errors."""
+        if self._pending is not None:
+            self._pending.flush()
+        self._flush_errors()
+
+    def _flush_errors(self) -> None:
+        if self._errors:
+            gaps, norms, elements = self._errors.take()
+            counts = torch.cat([n.expand(len(gap)) for n, gap in zip(elements, gaps, strict=True)])
+            gap, norm = torch.cat(gaps).double().cpu(), torch.cat(norms).double().cpu()
+            finite = norm.isfinite()
+            self.worst_error = max(self.worst_error, float(gap.where(finite, 0.0).max()))
+            self.output_square += float(norm.square().where(finite, 0.0).sum())
+            self.output_size += int(counts[finite].sum())
 
     def own_error(self) -> float:
         """Return max |affine(y) - output| over the output's rms; NaN when no formula fits."""
@@ -70,10 +131,12 @@ class LayerState:
 
     def facts(self) -> "LayerState":
         """Return a copy without tensors."""
+        self.flush()
         return replace(self, moments=None, stored=None, scales=None)
 
     def state_dict(self, *, copy: bool = False) -> dict[str, Tensor]:
         """Return all tensors by name, on the CPU; they may share memory with these, unless `copy`."""
+        self.flush()
         tensors = {} if self.moments is None else self.moments.state_dict(copy=copy)
         for name, values in zip(_STORED, self.stored or (), strict=False):
             tensors[name] = values.to("cpu", copy=copy).contiguous()
@@ -87,7 +150,7 @@ class LayerState:
             part = name.partition(".")[0]
             parts[part if part in parts else ""][name] = values
         stored, scales, moments = parts.values()
-        self.moments = Accumulator.of_state_dict(moments, features) if moments else None
+        self.moments, self._pending = Accumulator.of_state_dict(moments, features) if moments else None, None
         self.stored = (stored[_STORED[0]], stored[_STORED[1]]) if stored else None
         self.scales = Moments.empty(1, 1) if scales else None
         if self.scales is not None:
@@ -100,7 +163,9 @@ class LayerState:
         return copied
 
     def merge(self, new: "LayerState") -> None:
-        """Add the state `new` of the same layer; `new` is not changed."""
+        """Add the state `new` of the same layer; nothing in `new` changes but that it is flushed."""
+        self.flush()
+        new.flush()
         for name in ("calls", "nonfinite", "misfits", "unreadable", "output_square", "output_size"):
             setattr(self, name, getattr(self, name) + getattr(new, name))
         self.layouts = _union(self.layouts, new.layouts)
@@ -125,7 +190,10 @@ def _union(old: tuple[str | None, ...], new: tuple[str | None, ...]) -> tuple[st
 
 def maximum_counts(states: Iterable[LayerState]) -> dict[str, Any]:
     """Return the maximum number of texts, tokens and positions of any layer, for runs without token ids."""
-    measured = [state.moments for state in states if state.moments is not None]
+    measured = []
+    for state in states:
+        state.flush()
+        measured += [] if state.moments is None else [state.moments]
     return {
         "texts": max((moments.samples for moments in measured), default=0),
         "tokens": max((moments.count for moments in measured), default=0),

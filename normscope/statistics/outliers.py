@@ -4,7 +4,8 @@ Only counts and maxima are stored, so the order in which parts are merged does n
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,56 @@ LARGE, LARGE_SHARE = 6.0, 0.06
 LAYER_SHARE, SEVERAL = 0.25, 2
 # |x| of a massive activation is over MASSIVE, and at least MEDIANS times the median of its sample.
 MASSIVE, MEDIANS = 100.0, 1000.0
+
+
+class MassiveElements(NamedTuple):
+    """The massive elements of a batch: their number per feature (D,) and per position (T, 1), and max |x|."""
+
+    features: Tensor
+    positions: Tensor
+    largest: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, where: Alignment, candidates: Sequence[int]) -> "MassiveElements | None":
+        """Find the massive elements of x (V, D) in the samples numbered in `candidates`; None without any."""
+        sample = where.sample
+        ends = sample.count[:, 0].cumsum(0).long()
+        features, positions, largest = [], [], []
+        for i in candidates:
+            part = slice(int(ends[i]) - int(sample.count[i]), int(ends[i]))
+            sizes = x[part].abs()
+            massive = (sizes > MASSIVE) & (sizes >= MEDIANS * _median(sizes))
+            row, feature = massive.nonzero(as_tuple=True)
+            if len(row):
+                features.append(feature)
+                positions.append(where.position.group[part][row])
+                largest.append(sizes.max().double())
+        if not features:
+            return None
+        counts = torch.bincount(torch.cat(features), minlength=x.shape[1]).double()
+        by_position = torch.bincount(torch.cat(positions))[:, None].double()
+        return cls(counts, by_position, torch.stack(largest).max())
+
+
+class BatchOutliers(NamedTuple):
+    """The outliers of a batch: `large` and `largest` (D,) of its output over `tokens` tokens, as in a layer.
+
+    Without a known output, `tokens` is 0 and both are None.
+    """
+
+    tokens: int
+    large: Tensor | None
+    largest: Tensor | None
+    massive: MassiveElements | None
+
+    @classmethod
+    def of(cls, rows: Rows, sizes: Tensor | None, where: Alignment) -> "BatchOutliers":
+        """Find the outliers in the input `rows` and, if it is known, in |output|, the `sizes` (V, D)."""
+        large, largest = (None, None) if sizes is None else _large(sizes)
+        massive = None
+        if rows.reach > 0.99 * MASSIVE:
+            massive = MassiveElements.of(rows.x, where, _candidates(rows, where))
+        return cls(0 if sizes is None else len(sizes), large, largest, massive)
 
 
 class OutlierCounts:
@@ -43,18 +94,16 @@ class OutlierCounts:
         self.massive_positions = torch.zeros(0, 1, dtype=torch.float64, device=device)
         self.massive_largest = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, rows: Rows, sizes: Tensor | None, where: Alignment) -> None:
-        """Add tokens: the input `rows` and, if it is known, |output|, the `sizes` (V, D)."""
-        if sizes is not None:
-            self.add_output(len(sizes), *_large(sizes))
-        if rows.reach > 0.99 * MASSIVE:
-            self.add_massive(rows.x, where, _candidates(rows, where))
-
-    def add_output(self, tokens: int, large: Tensor, largest: Tensor) -> None:
-        """Add outputs by their counts `large` and maxima `largest` per feature, (D,) each."""
-        self.tokens += tokens
-        self.large += large
-        torch.fmax(self.largest, largest, out=self.largest)
+    def add(self, batch: BatchOutliers) -> None:
+        """Add the outliers of a batch."""
+        if batch.large is not None and batch.largest is not None:
+            self.tokens += batch.tokens
+            self.large += batch.large
+            torch.fmax(self.largest, batch.largest, out=self.largest)
+        if batch.massive is not None:
+            self.massive += batch.massive.features
+            self._add_positions(batch.massive.positions)
+            self.massive_largest = torch.maximum(self.massive_largest, batch.massive.largest)
 
     def merge(self, new: "OutlierCounts") -> None:
         """Add `new`."""
@@ -64,20 +113,6 @@ class OutlierCounts:
         self.massive += new.massive
         self._add_positions(new.massive_positions)
         self.massive_largest = torch.maximum(self.massive_largest, new.massive_largest)
-
-    def add_massive(self, x: Tensor, where: Alignment, candidates: list[int]) -> None:
-        """Add the massive elements of x (V, D); only the samples numbered in `candidates` can have any."""
-        sample = where.sample
-        ends = sample.count[:, 0].cumsum(0).long()
-        for i in candidates:
-            part = slice(int(ends[i]) - int(sample.count[i]), int(ends[i]))
-            sizes = x[part].abs()
-            massive = (sizes > MASSIVE) & (sizes >= MEDIANS * _median(sizes))
-            row, feature = massive.nonzero(as_tuple=True)
-            if len(row):
-                self.massive += torch.bincount(feature, minlength=len(self.massive))
-                self._add_positions(torch.bincount(where.position.group[part][row])[:, None].double())
-                self.massive_largest = torch.maximum(self.massive_largest, sizes.max().double())
 
     def _add_positions(self, counts: Tensor) -> None:
         self.massive_positions = grown(self.massive_positions, len(counts))

@@ -12,20 +12,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import normscope
 from normscope.capture import fused_sums as one_pass
 from normscope.capture.layer_capture import LayerCapture
-from normscope.capture.streaming import OutputGap
 from normscope.statistics import outliers
 from normscope.statistics.layer_state import LayerState
+from tests.support import running
 
 
 def test_the_worst_gap_and_the_squares_over_finite_rows() -> None:
-    gap, state = OutputGap(), LayerState(worst_error=0.1, output_square=1.0, output_size=3)
+    state = LayerState(worst_error=0.1, output_square=1.0, output_size=3)
     out = torch.tensor([[1.0, 2.0], [math.inf, 0.0], [3.0, -4.0], [math.nan, 1.0]])
-    gap.add(torch.tensor([[1.5, 2.0], [9.0, 9.0], [3.0, -4.25], [0.0, 99.0]]), out)
-    gap.add(torch.tensor([[0.0, 0.0]]), torch.tensor([[-0.125, 0.0]]))
-    gap.read_into(state, features=2)
+    running.add_errors(state, torch.tensor([[1.5, 2.0], [9.0, 9.0], [3.0, -4.25], [0.0, 99.0]]), out)
+    running.add_errors(state, torch.tensor([[0.0, 0.0]]), torch.tensor([[-0.125, 0.0]]))
+    state.flush()
     assert (state.worst_error, state.output_size) == (0.5, 3 + 6)
     assert state.output_square == pytest.approx(1 + 5 + 25 + 0.125**2)
-    gap.read_into(state, features=2)
+    state.flush()
     assert state.output_size == 9
 
 

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normscope.capture.batch_sums import CellSums
-from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import TokenMask, align
+from normscope.statistics.batch_summary import CellSums
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import CoMoments, Labels, Rows
+from normscope.statistics.pending_sums import PivotSums
+from tests.support.running import Running
 
 D = 3
 
@@ -84,7 +85,7 @@ def test_float32_numbers_do_not_depend_on_what_came_before() -> None:
     scratch = Scratch()
 
     def run(some: list[Any]) -> Accumulator:
-        running = StreamingMoments(Accumulator(D, 1e-5), scratch)
+        running = Running(Accumulator(D, 1e-5), scratch)
         for x, y in some:
             running.update(Rows.of(x, scratch), y, where, y.abs())
         return running.read()
@@ -98,7 +99,7 @@ def test_float32_numbers_do_not_depend_on_what_came_before() -> None:
 def test_reading_in_the_middle_changes_nothing() -> None:
     mask = torch.ones(2, 3, dtype=torch.bool)
     where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
-    often, once = (StreamingMoments(Accumulator(D, 1e-5)) for _ in range(2))
+    often, once = (Running(Accumulator(D, 1e-5)) for _ in range(2))
     for seed in range(5):
         x, y = batch(seed, 6)
         for running in (often, once):
@@ -112,13 +113,13 @@ def test_tokens_are_counted_on_from_what_was_seen() -> None:
     """By them it is chosen how the sums are made: the same after a checkpoint as without."""
     mask = torch.ones(2, 3, dtype=torch.bool)
     where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
-    first = StreamingMoments(Accumulator(D, 1e-5))
+    first = Running(Accumulator(D, 1e-5))
     for seed in range(2):
         first.update(Rows.of(batch(seed, 6)[0]), batch(seed, 6)[1], where)
-    assert first.tokens == 12
-    on = StreamingMoments(first.read())
+    assert first.state.tokens() == 12
+    on = Running(first.read())
     on.update(Rows.of(batch(3, 6)[0]), batch(3, 6)[1], where)
-    assert on.tokens == 18
+    assert on.state.tokens() == 18
 
 
 def test_a_block_is_lent_again_in_any_size() -> None:

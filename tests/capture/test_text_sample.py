@@ -12,16 +12,20 @@ from torch import nn
 
 import normscope
 from normscope import Batching, BatchReport, Drawing
-from normscope.capture.text_sample import BatchRows, Choice, TextSample
+from normscope.capture.observers import BatchRows
+from normscope.capture.text_sample import Choice, TextSample
 from normscope.data.batch_sampling import plans, random_bits
 from normscope.data.batching import Batch
 from normscope.errors import TextError, UsageError
+from normscope.norms.detection import find
 from normscope.statistics.alignment import TokenMask, align
+from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import Moments, Rows
 from tests.support import models
 from tests.support.reference import batch_noise, summary
 
 SENTENCES = models.prose(60)
+NORM = find(nn.LayerNorm(2))[0]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,8 @@ def feed(kept: TextSample, sources: list[int], texts: list[Any], layer: str = "n
     where = align(tuple(x.shape[:2]), TokenMask(mask, mask), -1, torch.device("cpu"))
     for part in where.parts(7):
         rows = Rows.of(part.take(x.reshape(-1, x.shape[2])))
-        kept.layer(layer).add(BatchRows(rows.x, rows.x, Moments.by_group(rows.x, part.sample), part))
+        samples = Moments.by_group(rows.x, part.sample)
+        kept.layer(layer).observe(BatchRows(NORM, rows, rows.x, samples, part), LayerState())
 
 
 def test_a_layer_that_did_not_see_a_text_has_nothing_of_it() -> None:

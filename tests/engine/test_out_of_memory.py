@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import normscope
-from normscope.capture.batch_sums import BatchSums
 from normscope.capture.counters import Tally
-from normscope.capture.streaming import PivotSums, StreamingMoments
 from normscope.capture.text_sample import LayerTexts
 from normscope.data.batching import Batching
 from normscope.engine.checkpoint import Checkpoint
 from normscope.errors import CountingError, RunError
+from normscope.statistics.batch_summary import BatchSums
+from normscope.statistics.pending_sums import PendingSums, PivotSums
 from tests.data.test_batching import WORDS, encoder
 from tests.support import models
 from tests.support.command import error_of
@@ -52,7 +52,7 @@ class Lacking:
         patch: pytest.MonkeyPatch,
         fails: Callable[[int, int], bool],
         *,
-        method: tuple[Any, str] = (StreamingMoments, "add"),
+        method: tuple[Any, str] = (PendingSums, "add"),
         error: Callable[[], Exception] = ERRORS[0],
         first: bool = False,
     ) -> None:
@@ -108,7 +108,7 @@ def test_every_token_is_counted_once(
 
 @pytest.mark.parametrize(
     ("method", "call"),
-    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((StreamingMoments, "add"), 2), ((Tally, "add"), 1)],
+    [((PivotSums, "add"), 1), ((PivotSums, "add"), 3), ((PendingSums, "add"), 2), ((Tally, "add"), 1)],
 )
 def test_wherever_it_fails(
     model: Any, monkeypatch: pytest.MonkeyPatch, method: tuple[Any, str], call: int
@@ -157,7 +157,7 @@ def test_kept_texts_are_kept_once(model: Any, monkeypatch: pytest.MonkeyPatch) -
         return normscope.batch_noise(model, TEXTS, tokenizer=TOKENIZER, batching=batching, drawing=drawing)
 
     want = drawn(ALONE)
-    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(LayerTexts, "add"))
+    lacking = Lacking(monkeypatch, lambda call, _rows: call == 3, method=(LayerTexts, "observe"))
     got = drawn(WHOLE)
     assert lacking.failures == 1
     assert same(got, want)

@@ -162,7 +162,7 @@ def test_a_hook_that_lacks_memory_ends_the_run(tokenizer: Any, monkeypatch: pyte
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("normscope.capture.streaming.PivotSums.add", full)
+    monkeypatch.setattr("normscope.statistics.pending_sums.PivotSums.add", full)
     with pytest.raises(RunError, match="out of memory") as caught:
         ran(10**9, tokenizer, 4)
     assert not isinstance(caught.value, OutOfMemoryError)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.capture.layer_summary import measurements
-from normscope.capture.streaming import StreamingMoments
 from normscope.results.json_codec import to_plain
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
 from tests.support.reference import layer_norm, measure, rms_norm, stack, worst_error
+from tests.support.running import Running
 
 EPS = 1e-5
 NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
@@ -43,13 +43,13 @@ def affine(features: int) -> tuple[Any, Any]:
 def accumulate(
     samples: list[Any], norm: Any, batch: int, *, left: bool = False, fill: float = 0.0
 ) -> Accumulator:
-    running = StreamingMoments(Accumulator(samples[0].shape[1], EPS))
+    running = Running(Accumulator(samples[0].shape[1], EPS))
     for start in range(0, len(samples), batch):
         feed(running, samples[start : start + batch], norm, left=left, fill=fill)
     return running.read()
 
 
-def feed(running: StreamingMoments, samples: list[Any], norm: Any, *, left: bool, fill: float) -> None:
+def feed(running: Running, samples: list[Any], norm: Any, *, left: bool, fill: float) -> None:
     longest = max(len(x) for x in samples)
     padded = np.full((len(samples), longest, samples[0].shape[1]), fill)
     mask = np.zeros(padded.shape[:2], dtype=bool)
@@ -187,7 +187,7 @@ def test_an_outlier_at_either_end_of_a_text_costs_no_digits_in_float32(place: in
     for sample in samples:
         sample[place] = 100 + 100 * generator.normal(size=16)
     samples = [sample.astype(np.float32).astype(np.float64) for sample in samples]
-    running = StreamingMoments(Accumulator(16, EPS))
+    running = Running(Accumulator(16, EPS))
     where = align((20, 100), None, -1, torch.device("cpu"))
     x = torch.from_numpy(np.concatenate(samples))
     running.update(Rows.of(x.float()), torch.from_numpy(layer_norm(x.numpy(), EPS)).float(), where)

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normscope.capture.batch_sums import CellSums
-from normscope.capture.streaming import PivotSums
+from normscope.statistics.batch_summary import CellSums
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread
+from normscope.statistics.pending_sums import PivotSums
 
 FEATURES, GROUPS = 3, 4
 

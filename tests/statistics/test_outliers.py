@@ -15,7 +15,7 @@ from normscope.results.inspect import LayerReport
 from normscope.statistics import metrics
 from normscope.statistics.alignment import TokenMask, align
 from normscope.statistics.moments import Rows
-from normscope.statistics.outliers import OutlierCounts, outlier_features
+from normscope.statistics.outliers import BatchOutliers, OutlierCounts, outlier_features
 from tests.capture.test_watcher import padded, watched
 from tests.support import models, reports
 
@@ -29,7 +29,7 @@ def seen(x: Tensor, output: Tensor | None = None, real: Tensor | None = None) ->
     where = align(x.shape[:2], TokenMask(mask, mask), -1, x.device)
     rows = where.take(x.reshape(-1, x.shape[2]))
     sizes = None if output is None else where.take(output.reshape(-1, x.shape[2])).abs()
-    outliers.add(Rows.of(rows), sizes, where)
+    outliers.add(BatchOutliers.of(Rows.of(rows), sizes, where))
     return outliers
 
 

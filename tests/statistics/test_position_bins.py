@@ -149,9 +149,10 @@ def test_tables_take_what_was_planned(model: Any) -> None:
     plan = watcher.tables
     taken = 0
     for capture in watcher.captures:
-        assert capture.moments is not None
-        assert capture._streaming is not None
-        moments, sums = capture.moments, capture._streaming._table
+        capture.state.flush()
+        assert capture.state.moments is not None
+        assert capture.state._pending is not None
+        moments, sums = capture.state.moments, capture.state._pending._table
         held = [moments.table.x.count, moments.table.x.mean, moments.table.x.m2, moments.table.mean_y]
         held += [moments.table.co, *vars(moments.by_position).values(), sums._pivot, sums._count, sums._sums]
         taken += sum(values.untyped_storage().nbytes() for values in held)

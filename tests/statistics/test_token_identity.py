@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import normscope
-from normscope.capture.streaming import StreamingMoments
+from normscope.capture.observers import BatchRows, TokenIdentity
 from normscope.errors import UsageError
+from normscope.norms.detection import find
 from normscope.results.inspect import ExplainedByToken
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import TokenMask, align
-from normscope.statistics.moments import Rows
+from normscope.statistics.moments import Moments, Rows
 from normscope.statistics.position_bins import MEMORY
 from normscope.statistics.token_identity import TokenMoments, TokenRoom
 from tests.capture.test_token_scopes import SIZES, Lookup, mask_of, t5
 from tests.capture.test_watcher import padded
 from tests.support import models
 from tests.support.reference import by_word
+from tests.support.running import Running
 
 D = 3
 
@@ -247,7 +249,7 @@ def test_a_models_words_are_those_of_its_input(build: Any, name: str, side: str,
 def test_it_is_measured_only_when_it_is_asked_for() -> None:
     with normscope.watch(models.bert()) as watcher, torch.no_grad():
         watcher.model(**padded("right"))
-    assert all(capture.moments and capture.moments.words is None for capture in watcher.captures)
+    assert all(capture.state.moments and capture.state.moments.words is None for capture in watcher.captures)
     assert token_effect(watcher.report(), "bert.embeddings.LayerNorm") is None
 
 
@@ -356,10 +358,17 @@ def test_special_tokens_that_are_left_out_are_no_words() -> None:
 
 
 def test_an_accumulator_leaves_out_rows_that_have_no_word() -> None:
-    running = StreamingMoments(Accumulator(D, 0.0, words=9))
+    running, observer, norm = (
+        Running(Accumulator(D, 0.0)),
+        TokenIdentity(TokenRoom(1, 9)),
+        find(nn.LayerNorm(D))[0],
+    )
     mask = torch.ones(1, 4, dtype=torch.bool)
     x = torch.randn(4, D, dtype=torch.float64)
     for ids in (None, torch.tensor([[1, 2, 1, 2]])):
-        running.update(Rows.of(x), x, align((1, 4), TokenMask(mask, mask, ids), -1, torch.device("cpu")))
+        where = align((1, 4), TokenMask(mask, mask, ids), -1, torch.device("cpu"))
+        running.update(Rows.of(x), x, where)
+        samples = Moments.by_group(x, where.sample)
+        observer.observe(BatchRows(norm, Rows.of(x), x, samples, where), running.state)
     got = metrics.explained_by_token(running.read())
     assert_is(got, {**by_word(x.numpy(), np.array([1, 2, 1, 2]), 9), "coverage": 0.5}, 1e-12)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.analyses.swap.replacement import Statistics, obstacle
+from normscope.capture.observers import RowScales
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Inputs
@@ -20,7 +21,6 @@ from normscope.errors import UsageError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.results.inspect import Report
-from normscope.statistics.moments import Moments
 from normscope.statistics.safetensors_file import FileKind
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def measure_calibration(
     """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
     watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
     for capture in watcher.captures:
-        # With this the capture also averages each token's scale, which "frozen" needs.
-        capture.state.scales = Moments.empty(1, 1)
+        capture.observers.append(RowScales())  # The kind "frozen" needs them.
     report = session.measure(watcher, batches)
     measured: dict[str, Statistics] = {}
     notes = []

@@ -60,9 +60,9 @@ class Statistics:
     @classmethod
     def of(cls, capture: LayerCapture) -> "Statistics | None":
         """Return the statistics of the tokens that a layer saw, None if it saw none."""
-        if capture.moments is None or not capture.moments.count:
+        if capture.state.moments is None or not capture.state.moments.count:
             return None
-        by_feature = cells(capture.moments, "feature")
+        by_feature = cells(capture.state.moments, "feature")
         x, scales = by_feature.x, capture.state.scales
         slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # 0 where x is constant.
         intercept = by_feature.mean_y - slope * x.mean

@@ -245,7 +245,7 @@ def _settle(layer: _Layer, x: Tensor, output: Tensor, scope: Scope) -> None:
     # Tensors of inference mode could not be used outside it, and the capture outlives the context.
     with torch.inference_mode(False), torch.no_grad():
         layer.capture.add(x, output, scope.parts)
-        layer.capture.state.moments = None  # Only the formula is of use here.
+        layer.capture.state = layer.capture.state.facts()  # The moments are of no use here.
 
 
 def _valid_rows(layer: _Layer, x: Tensor, scope: Scope) -> Tensor | None:

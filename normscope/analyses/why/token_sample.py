@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from normscope.analyses.why.evidence import LayerRows
-from normscope.capture.text_sample import BatchRows, LayerTexts, TextSample
+from normscope.capture.observers import BatchRows
+from normscope.capture.text_sample import LayerTexts, TextSample
 from normscope.data.batching import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
+from normscope.statistics.layer_state import LayerState
 
 # Bytes of a float32, and of what labels one token at one layer.
 NUMBER, LABELS = 4, 17
@@ -89,9 +91,9 @@ class TokensAtLayer(LayerTexts):
         self._tokens = kept
         self._pieces: dict[int, list[_Piece]] = {}
 
-    def add(self, seen: BatchRows) -> None:
+    def observe(self, batch: BatchRows, _: LayerState, /) -> None:
         """Add the rows x, y (V, D) of a batch; a text may come again, in another call."""
-        where = seen.where
+        where = batch.where
         if not where.by_text or not where.positioned:
             self.lost = True
             return
@@ -99,12 +101,12 @@ class TokensAtLayer(LayerTexts):
         if not bool((slots >= 0).any()):
             return
         ends = where.sample.count[:, 0].cumsum(0).long().tolist()
-        x, position, special = seen.x.float().cpu(), where.positions.cpu(), self._special(where)
-        words = (~special).to(seen.y.device, torch.float64)
+        x, position, special = batch.rows.x.float().cpu(), where.positions.cpu(), self._special(where)
+        words = (~special).to(batch.y.device, torch.float64)
         for slot, start, end in zip(slots.tolist(), [0, *ends], ends, strict=False):
             if slot >= 0:
                 part = slice(start, end)
-                output = (seen.y[part].double() * words[part, None]).sum(0).cpu()
+                output = (batch.y[part].double() * words[part, None]).sum(0).cpu()
                 piece = _Piece(x[part].clone(), position[part].clone(), special[part].clone(), output)
                 self._pieces.setdefault(slot, []).append(piece)
 

@@ -1,102 +1,70 @@
-"""Buffers per-batch sums and folds them into a layer's moments.
+"""Sums of batches that wait to be folded into a layer's moments.
 
 A forward waits for this work, so each element is read only a few times. The buffers hold sums around a
 fixed member of each cell, and a few numbers for each token and each sample.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from normscope.capture.batch_sums import BatchSums, CellStatistics, CellSums
-from normscope.capture.fused_sums import OnePass
 from normscope.statistics.accumulator import Accumulator
-from normscope.statistics.alignment import Alignment
-from normscope.statistics.buffers import Backlog, Scratch
-from normscope.statistics.layer_state import LayerState
-from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Rows, Spread, grown, likeness
+from normscope.statistics.batch_summary import BatchSums, CellSums
+from normscope.statistics.buffers import Backlog
+from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Spread, grown, likeness
 
 # After this many tokens the sums over cells are folded and start again, with a new pivot in each cell.
 _TOKENS = 1 << 16
 
 
-class StreamingMoments:
-    """Buffers the batches of one layer; `read` folds them into its moments."""
+class PendingSums:
+    """The sums of batches of one layer; `flush` folds them into its moments."""
 
-    def __init__(self, moments: Accumulator, scratch: Scratch | None = None) -> None:
-        self._moments, self._scratch = moments, scratch or Scratch()
+    def __init__(self, moments: Accumulator) -> None:
+        self._moments = moments
         features, device = moments.features, moments.output.mean.device
         # The table has sums of x and y by position; the output has sums of y alone.
         self._table, self._output = (PivotSums(rows, features, device) for rows in (4, 2))
         self.tokens = moments.count
-        """The number of tokens so far."""
+        """The number of tokens so far, those in the moments included."""
         self._backlog = Backlog()
         self._summed = 0
 
-    @property
-    def eps(self) -> float:
-        """The eps of the layer's cells."""
-        return self._moments.eps
-
-    def update(self, rows: Rows, y: Tensor, where: Alignment, sizes: Tensor | None = None) -> CellStatistics:
-        """Add the rows x of one batch and their y (V, D); all rows of a sample come in one call.
-
-        `sizes` (V, D) is |real output of the layer|, where it is known. Returns the statistics of x by
-        sample, (samples of the batch, D).
-        """
-        # First, because the sums below may overwrite `sizes`, which can be a scratch block.
-        self._moments.outliers.add(rows, sizes, where)
-        if self._moments.words is not None and where.token_ids is not None:
-            self._moments.words.add(rows.x, where.token_ids)
-        sums, samples = BatchSums.of(rows, y, where, self._moments.eps, self._scratch)
-        self.add(sums, where)
-        return samples
-
-    def add_pass(self, result: OnePass, x: Callable[[], Tensor], where: Alignment) -> None:
-        """Add the results of one pass over a batch; `x` returns its rows (V, D), and is called if needed."""
-        self._moments.outliers.add_output(len(result.sums.token), result.large, result.largest)
-        if result.massive:
-            self._moments.outliers.add_massive(x(), where, result.massive)
-        self.add(result.sums, where)
-
-    def add(self, batch: BatchSums, where: Alignment) -> None:
+    def add(self, batch: BatchSums) -> None:
         """Add the sums of one batch."""
         self._table.add(batch.position)
         self._output.add(batch.output)
-        self._backlog.add(batch.token, where.position.group, *batch.samples)
+        self._backlog.add(batch.token, batch.group, *batch.samples)
         self._summed += len(batch.token)
         self.tokens += len(batch.token)
         # With a pivot far from the mean, more and more digits of the sums would be lost.
         if self._summed > _TOKENS:
-            self.read()
+            self.flush()
         # The backlog alone: sums over cells do not grow with the number of batches.
         elif self._backlog.is_full:
-            self._read_backlog()
+            self._flush_backlog()
 
-    def read(self) -> Accumulator:
-        """Fold all buffers and return the moments, which are complete until the next update."""
+    def flush(self) -> None:
+        """Fold all sums into the moments, which are then complete until the next batch."""
         if self._summed:
             self._moments.table.merge(self._table.co_moments())
             self._moments.output.merge(self._output.moments())
             self._table.clear()
             self._output.clear()
             self._summed = 0
-        self._read_backlog()
-        return self._moments
+        self._flush_backlog()
 
-    def _read_backlog(self) -> None:
+    def _flush_backlog(self) -> None:
         if self._backlog:
             tokens, positions, *samples = self._backlog.take()
             # In float64 from here on, because these moments run over the whole corpus.
-            self._read_tokens(torch.cat(tokens).double(), torch.cat(positions))
-            self._read_samples(*samples)
+            self._fold_tokens(torch.cat(tokens).double(), torch.cat(positions))
+            self._fold_samples(*samples)
 
-    def _read_tokens(self, tokens: Tensor, positions: Tensor) -> None:
+    def _fold_tokens(self, tokens: Tensor, positions: Tensor) -> None:
         self._moments.by_position.merge(Moments.by_group(tokens, Labels.of(positions)))
         self._moments.token.add(tokens[:, 0], tokens[:, 1])
 
-    def _read_samples(
+    def _fold_samples(
         self,
         spreads: tuple[Tensor, ...],
         likenesses: tuple[Tensor, ...],
@@ -116,33 +84,6 @@ class StreamingMoments:
         sequence_likeness = likeness(count * features, variance, covariance, moments.eps)
         moments.sequence_likeness.merge(Likeness(*sequence_likeness))
         moments.within_samples += torch.stack(within).sum(0)
-
-
-class OutputGap:
-    """The gaps of many batches, over rows with finite output; they stay on their device until read."""
-
-    def __init__(self) -> None:
-        self._backlog = Backlog()
-
-    def add(self, expected: Tensor, out: Tensor) -> None:
-        """Add the rows (V, D) of a batch; `expected` is overwritten."""
-        sizes = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
-        gaps = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
-        self._backlog.add(gaps, sizes)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the gaps should be read now."""
-        return self._backlog.is_full
-
-    def read_into(self, state: LayerState, features: int) -> None:
-        """Add the gaps since the last read to the layer's state `state`; `features` is D."""
-        if self._backlog:
-            gap, size = (torch.cat(parts).double() for parts in self._backlog.take())
-            finite = size.isfinite()
-            state.worst_error = max(state.worst_error, float(gap.where(finite, 0.0).max()))
-            state.output_square += float(size.square().where(finite, 0.0).sum())
-            state.output_size += int(finite.sum()) * features
 
 
 class PivotSums:

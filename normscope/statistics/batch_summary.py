@@ -1,4 +1,4 @@
-"""Sums of one batch at one layer: by position, by sample and by token."""
+"""The summary of one batch at one layer: its sums, its outliers and the error of its formula."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from torch import Tensor
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.moments import Labels, Moments, Rows, likeness
+from normscope.statistics.outliers import BatchOutliers
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,17 @@ def _spread(values: Tensor) -> Tensor:
 class BatchSums(NamedTuple):
     """The sums of one batch of V rows x with D features, and of their y.
 
-    `token` (V, 2) is the mean and variance of each row, `position` has the sums of x and y by position,
-    and `output` the sums of y by feature, as one cell.
+    `token` (V, 2) is the mean and variance of each row, and `group` (V,) its position or bin. `position`
+    has the sums of x and y by position, and `output` the sums of y by feature, as one cell. `eps` is that
+    of the normalization by sample. The compiled loops reuse the memory of `position` and `output`.
     """
 
     token: Tensor
+    group: Tensor
     position: CellSums
     output: CellSums
     samples: SampleSummary
+    eps: float
 
     @classmethod
     def of(
@@ -140,8 +144,43 @@ class BatchSums(NamedTuple):
         samples = CellSums.of(rows.x, y, where.sample, scratch).read()
         sums = cls(
             torch.cat([rows.mean, rows.variance], dim=1),
+            where.position.group,
             CellSums.of(rows.x, y, where.position, scratch),
             CellSums.of_one(y, scratch),
             SampleSummary.of(samples, eps),
+            eps,
         )
         return sums, samples
+
+
+class OutputErrors(NamedTuple):
+    """The gaps between a layer's output and that of its formula, in K groups of `elements` elements each.
+
+    `gap` (K,) is the maximum of |affine(y) - output|, and `norm` (K,) the norm of the output, which is not
+    finite where the output is not. `precision` is the eps of the output's dtype.
+    """
+
+    gap: Tensor
+    norm: Tensor
+    elements: int
+    precision: float
+
+    @classmethod
+    def of(cls, expected: Tensor, out: Tensor) -> "OutputErrors":
+        """Compare rows (V, D), of which each is a group; `expected` is overwritten."""
+        norm = torch.linalg.vector_norm(out.to(expected.dtype), dim=1)
+        gap = expected.sub_(out).abs_().amax(1)  # A norm of order infinity takes ten times as long.
+        return cls(gap, norm, out.shape[1], torch.finfo(out.dtype).eps)
+
+
+class BatchSummary(NamedTuple):
+    """Everything that one batch, or one part of it, leaves behind at a layer.
+
+    `nonfinite` is the number of rows that were left out; `sums` is None if no row is left. `errors` is None
+    if no formula fits, or the output is unknown.
+    """
+
+    nonfinite: int
+    sums: BatchSums | None
+    outliers: BatchOutliers | None = None
+    errors: OutputErrors | None = None
