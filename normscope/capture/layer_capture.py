@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normscope.capture.call_summary import CallRows, summarise
 from normscope.capture.observers import Observer
-from normscope.capture.summarise import CallRows, summarise
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import GATES, Gate, stored_statistics, vector
 from normscope.statistics.alignment import Alignment

@@ -84,7 +84,7 @@ def run(
         return passes[-1]
 
     monkeypatch.setattr(one_pass, "AFTER", 0 if once else sys.maxsize)
-    monkeypatch.setattr("normscope.capture.summarise.one_pass", counted)
+    monkeypatch.setattr("normscope.capture.call_summary.one_pass", counted)
     watcher = normscope.watch(Model(norm))
     with watcher:
         for x, mask in batches:
@@ -206,7 +206,7 @@ def test_massive_elements_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("wanted", ["words", "few", "no formula"])
 def test_other_calls_are_left_to_the_operators(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_pass, "AFTER", sys.maxsize if wanted == "few" else 0)
-    monkeypatch.setattr("normscope.capture.summarise.one_pass", None)
+    monkeypatch.setattr("normscope.capture.call_summary.one_pass", None)
     norm = nn.BatchNorm1d(D).eval() if wanted == "no formula" else norms()["layernorm"]
     watcher = normscope.watch(Model(norm), words=wanted == "words")
     with watcher:

@@ -129,3 +129,19 @@ def test_a_block_is_lent_again_in_any_size() -> None:
     assert scratch.block("b", like).data_ptr() != first.data_ptr()
     assert scratch.block("a", like.double()).dtype == torch.float64
     assert scratch.block("a", like, 9).shape == (9, 2)
+
+
+def test_reading_a_state_changes_nothing_until_it_is_flushed() -> None:
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    where = align((2, 3), TokenMask(mask, mask), -1, torch.device("cpu"))
+    running = Running(Accumulator(D, 1e-5))
+    x, y = batch(0, 6)
+    running.update(Rows.of(x), y, where)
+    state = running.state
+    assert state.moments is not None
+    assert (state.moments.count, state.moments.count, state.tokens()) == (0, 0, 6)
+    state.flush()
+    once = {name: values.clone() for name, values in state.state_dict().items()}
+    state.flush()
+    assert (state.moments.count, state.tokens()) == (6, 6)
+    assert all(torch.equal(values, once[name]) for name, values in state.state_dict().items())
