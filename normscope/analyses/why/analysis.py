@@ -81,7 +81,7 @@ def why(
 
     The texts run once, a repeated text only at its first place. The tokens of at most `samples` of them,
     chosen at random, are kept at every layer, and no more than fit `table_memory` bytes. Numbers and their
-    intervals come from those. Up to 256 texts run again for the nulls: with their words shuffled across
+    intervals come from those. Up to 512 texts run again for the nulls: with their words shuffled across
     texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
     says so. All else is as for `inspect`.
 

@@ -27,7 +27,7 @@ CLAIMS = Topic(
             title="the texts of the nulls that run the model again",
             definition="How many of the kept texts ran again: with their words shuffled across texts, and "
             "through an untrained copy of the model.",
-            formula="min(kept_texts, 256)",
+            formula="min(kept_texts, 512)",
             range="0 or more",
             reading="They are evenly spaced over the corpus.",
             see_also=("kept_texts", "null"),
