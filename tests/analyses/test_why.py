@@ -464,6 +464,21 @@ def test_a_command_on_several_lines_is_one_to_a_shell(report: WhyReport, width: 
     assert max(map(cell_len, command.splitlines())) <= width
 
 
+def test_an_option_stays_on_one_line_with_its_value(report: WhyReport) -> None:
+    more = "normscope inspect demo --special-tokens exclude --json --max-length 64 --file corpus.txt"
+    long = replace(report, claims=(replace(report.claims[0], more=more),))
+    text = render_why(long, verbose=True, screen=Screen(80))
+    assert "--special-tokens exclude --json \\\n          --max-length 64 --file corpus.txt\n" in text
+
+
+def test_pairs_of_layers_are_not_called_layers(report: WhyReport) -> None:
+    (finding,) = (each for each in report.claims if each.id == "2")
+    first, *others = finding.evidence
+    pairs = replace(first, layers=tuple(replace(each, layer=f"{each.layer} / conv") for each in first.layers))
+    beside = replace(report, claims=(replace(finding, evidence=(pairs, *others)),))
+    assert f"of {len(pairs.layers)} pairs of layers over 0, " in render_why(beside, screen=Screen(200))
+
+
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])
 def test_the_command(tmp_path: Path, format: str) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:40]))
