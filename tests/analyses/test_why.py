@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import normscope
 from normscope.analyses.why import analysis as why_scan
+from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import ExpectedNoise, Sampling, measured
@@ -277,7 +278,7 @@ def test_repeated_texts_are_one_text_each() -> None:
 def test_as_many_texts_are_shuffled_as_are_kept_up_to_512(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fewer texts than are kept, the choice of their words moves claims 2 and 3. Claim 4 takes 32."""
     shuffled, scaled = [], []
-    null, effects = why_scan.nulls.shuffled, why_scan.scale_effects.scale_effects
+    null, effects = nulls.shuffled, scale_effects.scale_effects
 
     def shuffle(texts: Any, *rest: Any) -> Any:
         shuffled.append(len(texts))
@@ -287,12 +288,12 @@ def test_as_many_texts_are_shuffled_as_are_kept_up_to_512(monkeypatch: pytest.Mo
         scaled.append(len(texts))
         return effects(loaded, texts, *rest)
 
-    monkeypatch.setattr(why_scan.nulls, "shuffled", shuffle)
-    monkeypatch.setattr(why_scan.scale_effects, "scale_effects", scale)
+    monkeypatch.setattr(nulls, "shuffled", shuffle)
+    monkeypatch.setattr(scale_effects, "scale_effects", scale)
     report = tried(bert(), texts(count=260))
     assert report.kept_texts == report.null_texts == 260
     assert (shuffled, scaled) == ([260], [32, 32, 8])
-    assert len(why_scan.nulls.spaced(range(600))) == 512
+    assert len(nulls.spaced(range(600))) == 512
 
 
 def test_one_text_cannot_be_compared() -> None:
