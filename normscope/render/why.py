@@ -11,7 +11,7 @@ from rich.text import Text
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid
 from normscope.render.markdown import escape, join_facts, markdown_table
-from normscope.render.numbers import UNKNOWN, short, with_interval
+from normscope.render.numbers import UNKNOWN, with_interval
 from normscope.render.pooled import pooled_grid
 from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
 from normscope.results.why import Evidence, Finding, Interval, WhyReport
@@ -57,7 +57,7 @@ def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[Rend
             command = _broken_command(f"    more: {printable(finding.more)}", "          ", screen.width)
             yield Text(command, "dim")
     if not verbose:
-        more = ["All numbers, nulls and rules: --verbose", "What a number is: normscope explain"]
+        more = ["All numbers, nulls and rules: --verbose", "What a number is: normscope explain why"]
         yield from (Text(), flow(more, screen, "dim"))
     yield from draw_grid(pooled_grid(report.pooled), screen)
 
@@ -78,7 +78,7 @@ def _deciding_lines(finding: Finding) -> _Lines:
         yield "", Text(printable(reason or f"not measured here: {finding.quantity}"))
         return
     yield f"{_number(decides.number)}  ", Text(printable(decides.name))
-    null = "" if math.isnan(decides.null) else f"null {short(decides.null)}; "
+    null = "" if math.isnan(decides.null) else f"null {decides.null:g}; "
     rule = finding.rule.partition(":")[0].partition(";")[0]
     yield "", Text(f"{null}{printable(rule)}{_sides(decides, finding, '; ')}", "dim")
 
@@ -103,7 +103,8 @@ def _hanging(start: Text, words: Text, screen: Screen) -> Text:
 
 
 _PLAIN = Console(width=MIN_WIDTH)
-_WORD = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|\S)+""")
+# A word of a command; an option stays on one line with its value.
+_WORD = re.compile(r"""\s*(?:--[\w-]+\s+(?=[^\s-]))?(?:'[^']*'|"[^"]*"|\S)+""")
 
 
 def _broken_command(line: str, indent: str, width: int) -> str:
@@ -144,17 +145,18 @@ def _mark(evidence: Evidence, finding: Finding) -> str:
 
 
 def _words(evidence: Evidence, finding: Finding) -> str:
-    null = "" if math.isnan(evidence.null) else f" (null {short(evidence.null)})"
+    null = "" if math.isnan(evidence.null) else f" (null {evidence.null:g})"
     sides = _sides(evidence, finding, ": ") if evidence.name == finding.decided_by else ""
     return f"{printable(evidence.name)}{null}{sides}"
 
 
 def _sides(decides: Evidence, finding: Finding, before: str) -> str:
-    """Say how many layers lie on which side of the threshold, where there are several."""
+    """Say how many layers, or pairs of them, lie on which side of the threshold, where there are several."""
     if len(decides.layers) < 2:
         return ""
-    at, of = short(finding.threshold), len(decides.layers)
-    return f"{before}{finding.layers_above} of {of} layers over {at}, {finding.layers_below} under"
+    of = f"{len(decides.layers)} {'pairs of layers' if ' / ' in decides.layers[0].layer else 'layers'}"
+    at = f"{finding.threshold:g}"
+    return f"{before}{finding.layers_above} of {of} over {at}, {finding.layers_below} under"
 
 
 def _number(number: Interval) -> str:

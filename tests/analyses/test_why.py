@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import normscope
 from normscope.analyses.why import analysis as why_scan
+from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import ExpectedNoise, Sampling, measured
@@ -274,6 +275,27 @@ def test_repeated_texts_are_one_text_each() -> None:
     )
 
 
+def test_as_many_texts_are_shuffled_as_are_kept_up_to_512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer texts than are kept, the choice of their words moves claims 2 and 3. Claim 4 takes 32."""
+    shuffled, scaled = [], []
+    null, effects = nulls.shuffled, scale_effects.scale_effects
+
+    def shuffle(texts: Any, *rest: Any) -> Any:
+        shuffled.append(len(texts))
+        return null(texts, *rest)
+
+    def scale(loaded: Any, texts: Any, *rest: Any) -> Any:
+        scaled.append(len(texts))
+        return effects(loaded, texts, *rest)
+
+    monkeypatch.setattr(nulls, "shuffled", shuffle)
+    monkeypatch.setattr(scale_effects, "scale_effects", scale)
+    report = tried(bert(), texts(count=260))
+    assert report.kept_texts == report.null_texts == 260
+    assert (shuffled, scaled) == ([260], [32, 32, 8])
+    assert len(nulls.spaced(range(600))) == 512
+
+
 def test_one_text_cannot_be_compared() -> None:
     with pytest.raises(TextError, match="1 text to compare; expected at least two"):
         tried(bert(), ["abc"])
@@ -441,6 +463,21 @@ def test_a_command_on_several_lines_is_one_to_a_shell(report: WhyReport, width: 
     assert shlex.split(command.replace("\\\n", "")) == words
     assert (width == 400) == ("\n" not in command)
     assert max(map(cell_len, command.splitlines())) <= width
+
+
+def test_an_option_stays_on_one_line_with_its_value(report: WhyReport) -> None:
+    more = "normscope inspect demo --special-tokens exclude --json --max-length 64 --file corpus.txt"
+    long = replace(report, claims=(replace(report.claims[0], more=more),))
+    text = render_why(long, verbose=True, screen=Screen(80))
+    assert "--special-tokens exclude --json \\\n          --max-length 64 --file corpus.txt\n" in text
+
+
+def test_pairs_of_layers_are_not_called_layers(report: WhyReport) -> None:
+    (finding,) = (each for each in report.claims if each.id == "2")
+    first, *others = finding.evidence
+    pairs = replace(first, layers=tuple(replace(each, layer=f"{each.layer} / conv") for each in first.layers))
+    beside = replace(report, claims=(replace(finding, evidence=(pairs, *others)),))
+    assert f"of {len(pairs.layers)} pairs of layers over 0, " in render_why(beside, screen=Screen(200))
 
 
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])

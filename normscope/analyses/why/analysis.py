@@ -81,9 +81,9 @@ def why(
 
     The texts run once, a repeated text only at its first place. The tokens of at most `samples` of them,
     chosen at random, are kept at every layer, and no more than fit `table_memory` bytes. Numbers and their
-    intervals come from those. Up to 256 texts run again for the nulls: with their words shuffled across
+    intervals come from those. Up to 512 texts run again for the nulls: with their words shuffled across
     texts, and through an untrained copy of the model. Special tokens run, and are left out where a claim
-    says so. All else is as for `inspect`.
+    says so. All else is as for `inspect`. Texts of one source are alike, and make the intervals too narrow.
 
     `beside` is a vision model, such as a CNN, for the claims that compare texts with images. It runs over
     the `images`, two files or more, and all its layers are measured. A model object needs its `processor`.

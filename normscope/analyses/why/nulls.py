@@ -11,8 +11,8 @@ from torch import nn
 
 from normscope.models.loading import Loaded, quiet
 
-# A null is an average over texts: so many are enough.
-NULL_TEXTS = 256
+# As many as --samples keeps by default: of fewer texts than are kept, the choice of words moves verdicts.
+NULL_TEXTS = 512
 # So many characters of a text are kept: far more than any model reads tokens.
 _CHARACTERS = 1 << 20
 # An untrained copy takes the memory of the model once more.

@@ -29,10 +29,11 @@ half of the layers lie on the other side, and is UNDECIDED otherwise. It is NOT 
 and the texts cannot decide it.
 
 Numbers are medians over the layers. Intervals are those of the jackknife over texts. A text that repeats an
-earlier one is left out. The tokens of at most --samples texts, chosen at random, are kept; --table-memory
-limits them, too. Up to 256 texts run again for the nulls. Few texts leave most claims undecided: several
-hundred are better. With --beside, a vision model runs over the images of --image; that needs 200 texts and
-100 images.
+earlier one is left out. Texts of one source, such as a page or an author, are alike: verdicts are too sure
+unless each source gives one text. The tokens of at most --samples texts, chosen at random, are kept;
+--table-memory limits them, too. Up to 512 texts run again for the nulls. Few texts leave most claims
+undecided: several hundred are better. With --beside, a vision model runs over the images of --image; that
+needs 200 texts and 100 images.
 
 \b
 The claims:

@@ -27,7 +27,7 @@ CLAIMS = Topic(
             title="the texts of the nulls that run the model again",
             definition="How many of the kept texts ran again: with their words shuffled across texts, and "
             "through an untrained copy of the model.",
-            formula="min(kept_texts, 256)",
+            formula="min(kept_texts, 512)",
             range="0 or more",
             reading="They are evenly spaced over the corpus.",
             see_also=("kept_texts", "null"),
@@ -71,7 +71,8 @@ CLAIMS = Topic(
             "Ratios have theirs on the logarithmic scale.",
             formula="value - t(0.975, G - 1) se; se^2 = (G - 1) / G sum over g of (without_g - their mean)^2",
             range="any number; null where there is no interval",
-            reading="A claim is decided only when the threshold is outside of low to high.",
+            reading="A claim is decided only when the threshold is outside of low to high. Where several texts "
+            "are of one source, such as a page, the interval is too narrow.",
             source=_JACKKNIFE,
             see_also=("number.high", "seed"),
         ),
