@@ -1,7 +1,7 @@
 """The shared style of charts: one colour a role, axes of layers, log axes, the chosen layer, tooltips."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -45,14 +45,16 @@ def specification(chart: Any, height: int) -> dict[str, Any]:
 
 def layer_rows() -> alt.Y:
     """Return the axis with one row for each layer, in the order of the data."""
-    return alt.Y("label:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False))
+    return alt.Y(
+        "label:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, labelSeparation=4)
+    )
 
 
 def layer_axes(value: str, layers: int, *, end: str | None = None, **options: Any) -> dict[str, Any]:
     """Return the axes of layers and of a value, which may reach to an `end`; many layers are columns."""
     if layers <= FEW_LAYERS:
         return {"y": layer_rows(), "x": alt.X(value, **options), **({"x2": end} if end else {})}
-    axis = alt.Axis(ticks=False, labelAngle=0, labelSeparation=14, labelPadding=8)
+    axis = alt.Axis(ticks=False, labelAngle=0, labelAlign="left", labelBound=True, labelSeparation=14)
     columns = alt.X("label:N", sort=None, title=None, axis=axis)
     return {"x": columns, "y": alt.Y(value, **options), **({"y2": end} if end else {})}
 
@@ -120,6 +122,7 @@ def log_legend(
     """Return the colour of a field on a log scale over positive `values`, with a legend in round numbers."""
     positive = [float(value) for value in values if isinstance(value, float | int) and value > 0]
     low, high = (min(positive), max(positive)) if positive else (1.0, 10.0)
+    low, high = _rounded(low, math.floor), _rounded(high, math.ceil)
     low, high = (low, high) if low < high else (low / 2, low * 2)
     legend = alt.Legend(
         orient="top", gradientLength=200, titleLimit=280, format="~g", values=log_ticks(low, high)
@@ -136,9 +139,13 @@ def log_ticks(low: float, high: float, maximum: int = 5) -> list[float]:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= maximum:
             break
-    if len(ticks) < 2:
-        return [float(f"{end:.3g}") for end in (low, high)]
-    return ticks[:: math.ceil(len(ticks) / maximum)]
+    return [low, high] if len(ticks) < 2 else ticks[:: math.ceil(len(ticks) / maximum)]
+
+
+def _rounded(value: float, direction: Callable[[float], int]) -> float:
+    """Return a positive number rounded down or up to two digits."""
+    exponent = math.floor(math.log10(value)) - 1
+    return float(f"{direction(round(value / 10.0**exponent, 9))}e{exponent}")
 
 
 def tooltips(titles: Mapping[str, str], *numbers: str) -> list[alt.Tooltip]:

@@ -14,6 +14,7 @@ from normscope.render.numbers import percent
 from normscope.render.outliers import outlier_maximum, share_of_layers
 from normscope.render.page import captions
 from normscope.render.page.chart_style import (
+    FEW_LAYERS,
     chart,
     layer_axes,
     layer_rows,
@@ -159,7 +160,7 @@ def outliers(part: PagePart, report: Report) -> Figure | None:
     heads = {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"}
     count = len(set(columns["layer"]))
     sizes, largest = alt.Legend(orient="bottom", format="%", values=[0.1, 0.5, 1]), columns["largest"]
-    scale = alt.Scale(domain=[0, 1], range=[0, 300])
+    scale = alt.Scale(domain=[0, 1], range=[0, 300 if count <= FEW_LAYERS else 60])
     drawn = (
         chart()
         .mark_point(filled=True, opacity=1, stroke=_OUTLINE, strokeWidth=1)

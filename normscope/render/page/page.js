@@ -85,7 +85,7 @@
     const place = made.view.container();
     place.addEventListener("mousemove", (event) => {
       // The short names beside the chart have the full one as a tooltip; marks have a tooltip of their own.
-      place.title = event.target.closest(".role-axis") ? part.names[layerAt(part, made.view, event)] ?? "" : "";
+      place.title = event.target.closest(".role-mark") ? "" : part.names[layerAt(part, made.view, event)] ?? "";
     });
     if (!part.select) return;
     made.view.addEventListener("click", (event) => {

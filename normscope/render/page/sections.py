@@ -11,6 +11,7 @@ from normscope.render.grid import Grid
 from normscope.render.html_markup import Markup, escape, join, tag
 from normscope.render.inspect import WIDE
 from normscope.render.page import charts_all_layers, charts_heatmaps, charts_one_layer
+from normscope.render.page.chart_style import FEW_LAYERS
 from normscope.render.page.claims import claims_section
 from normscope.render.page.figure import Figure, Slice, Tile, table
 from normscope.render.page.parts import COMMANDS, PagePart
@@ -52,6 +53,7 @@ def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Ma
     drawn = {figure.name: _figure(id, part, figure, 0) for figure in charts if not figure.per_layer}
     first = [drawn.pop(name) for name in [*drawn][:1]]
     maps = [drawn.pop(name) for name in _WIDE if name in drawn]
+    kind = "figures overview" if len(part.layers) <= FEW_LAYERS else "overview"
     return tag(
         "section",
         tag("h2", title, id=f"{id}-title"),
@@ -61,7 +63,7 @@ def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Ma
         _sentences(part),
         claims_section(part.why) if part.why else None,
         _pooled(part),
-        _group("Layer by layer", [*drawn.values()], "figures overview"),
+        _group("Layer by layer", [*drawn.values()], kind),
         _group("Position by position, feature by feature", maps, "overview"),
         _one_layer(id, part, [figure for figure in charts if figure.per_layer]),
         _measured(part),
@@ -128,10 +130,11 @@ def _worded(part: PagePart, sentence: str) -> Markup:
 
 def _pooled(part: PagePart) -> Markup | None:
     """Return the tokens of a few texts by position, and which norm takes one mean of what."""
-    result = part.inspect or part.why
-    if result is None or result.pooled is None or not result.pooled.texts:
+    inspected = part.inspect if part.inspect and part.inspect.pooled else None
+    pooled = inspected.pooled if inspected else part.why.pooled if part.why else None
+    if pooled is None or not pooled.texts:
         return None
-    grids = [pooled_grid(result.pooled), means_grid(part.inspect) if part.inspect else None]
+    grids = [pooled_grid(pooled), means_grid(inspected) if inspected else None]
     return _group("Tokens, position by position", [_grid(grid) for grid in grids if grid], "grids")
 
 
