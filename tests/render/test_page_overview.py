@@ -124,12 +124,13 @@ def test_the_spread_of_tokens_is_a_band_and_reports_without_it_have_none() -> No
     spread = layer.position.token_variance * np.linspace(0.1, 3, len(layer.position.count))
     wide = replace(layer, position=replace(layer.position, token_variance_std=spread))
     figure = drawn(replace(report, layers={**report.layers, layer.name: wide}))["profile"]
-    positive = [*layer.position.token_variance, *layer.position.variance]
+    assert layer.feature
+    curves = [*layer.position.token_variance, *layer.position.variance, layer.feature.variance.mean()]
+    floor = min(curves) / 2  # a log axis cannot reach 0
     for row, average, sd in zip(data(figure), layer.position.token_variance, spread, strict=True):
         assert row["sd"] == pytest.approx(sd, rel=1e-3)
         assert row["high"] == pytest.approx(average + sd, rel=1e-3)
-        assert row["low"] == pytest.approx(max(average - sd, row["low"]), rel=1e-3)
-        assert 0 < row["low"] <= max(average, min(positive))
+        assert row["low"] == pytest.approx(max(average - sd, floor), rel=1e-3)
     assert "band" in figure.notes[0]
     plain = drawn(replace(report, layers={layer.name: _without_spread(layer)}))["profile"]
     assert {(row["low"], row["high"], row["sd"]) for row in data(plain)} == {(None, None, None)}

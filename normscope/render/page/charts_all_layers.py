@@ -168,7 +168,7 @@ def damage(part: PagePart, report: SwapReport) -> Figure:
     options = (
         {"title": unit, "scale": _FROM_ZERO, "axis": _NUMBERS}
         if headless
-        else log_axis(_value_axis(len(layers)), unit)
+        else log_axis("x" if len(layers) <= FEW_LAYERS else "y", unit)
     )
     base = chart()
     rules = base.mark_rule(strokeWidth=2, color=BN).encode(
@@ -195,10 +195,6 @@ def damage(part: PagePart, report: SwapReport) -> Figure:
             )
         ],
     )
-
-
-def _value_axis(layers: int) -> str:
-    return "x" if layers <= FEW_LAYERS else "y"
 
 
 def movers(part: PagePart, comparison: Comparison) -> Figure:
