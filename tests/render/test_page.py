@@ -170,7 +170,7 @@ def test_results_of_one_model_share_a_part_and_comparisons_come_last() -> None:
     assert second.compare is compared
     assert first.layers == MINILM
     assert len(set(first.labels)) == len(MINILM)
-    assert max(map(len, first.labels)) <= 22
+    assert first.labels[:3] == ["embeddings", "0.attention.output", "0.output"]
 
 
 @pytest.mark.parametrize("field", ["id", "revision", "commit", "architecture", "dtype", "parameters"])
@@ -343,8 +343,9 @@ def test_one_layers_charts_are_of_that_layer() -> None:
         assert large
         assert [row["feature"] for row in features if row["outlier"]] == large.features.tolist()
         named = {row["feature"]: row for row in features if row["named"]}
-        assert set(named) == {d for d, variance in enumerate(layer.own_output.variance) if variance >= 4}
-        assert max(named.values(), key=lambda row: float(row["before"]))["named"] == 2
+        large_sd = {d for d, variance in enumerate(layer.own_output.variance) if variance >= 4}
+        assert set(named) <= large_sd
+        assert bool(named) == bool(large_sd)
         positions = data(by_name["profile"], number)
         assert layer.position
         assert [row["LN"] for row in positions] == pytest.approx(layer.position.token_variance, rel=1e-3)
@@ -469,7 +470,8 @@ def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
     parsed = Parsed(whole_page())
     labels = [attrs["aria-label"] or "" for _, attrs in parsed.elements if attrs.get("role") == "img"]
     names = [name for name, _ in parsed.elements]
-    assert len(labels) == len(CHARTS) == names.count("table") == names.count("figure")
+    assert len(labels) == len(CHARTS) == names.count("figure")
+    assert names.count("table") == len(CHARTS) + 1  # one of the tokens
     assert all(re.search(r"\d", label) for label in labels)
     ids = parsed.having("id")
     assert len(ids) == len(set(ids))
@@ -481,10 +483,12 @@ def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
 
 
 def test_claims_are_in_words_with_their_verdicts() -> None:
-    text = "".join(Parsed(page([why()])).texts)
+    parsed = Parsed(page([reports.minilm(), replace(why(), model=reports.minilm().model)]))
+    text = "".join(parsed.texts)
     assert "Of the 2 claims: 1 holds, 1 not testable here." in text
-    assert "1a holds: claim" in text
+    assert "holds1a claim1.00 [0.500, 1.50]" in text
     assert "1.00 [0.500, 1.50]: a" in text
+    assert text.index("1a claim") < text.index("Layer by layer")
     assert "Rule: rule." in text
     assert "a warning" in text
 

@@ -10,7 +10,7 @@ from normscope.render.batch_composition import ORDERS
 from normscope.render.layer import distances, largest, share_near_bn
 from normscope.render.numbers import percent, short, with_interval
 from normscope.results.batches import BatchNoise
-from normscope.results.common import Floats
+from normscope.results.common import Counts, Floats
 from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.results.swap import Effect, SwapReport
 from normscope.results.why import WhyReport
@@ -26,14 +26,14 @@ def agreement(names: Sequence[str], values: Floats) -> str:
     return (
         f"BN's output is least similar to the layer's own at {printable(names[low])}, agreement "
         f"{short(values[low])}, and most similar at {printable(names[high])}, {short(values[high])}. "
-        f"The median of {counted(len(values), 'layer')} is {_median(values)}; 1 is the same up to scale."
+        f"The median of {counted(len(values), 'layer')} is {median(values)}; 1 is the same up to scale."
     )
 
 
 def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
     """Say how much of the variance the position, the text and the word explain: median and range."""
     return " ".join(
-        f"The {what} explains {_median(values, percent)} of the input's variance in the median layer, "
+        f"The {what} explains {median(values, percent)} of the input's variance in the median layer, "
         f"{_range(names, values, percent)}."
         for what, values in by.items()
     )
@@ -58,7 +58,7 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
     return (
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
         f"{printable(names[row])}, where it is {short(float(ratios[row][at]))} times that. "
-        f"At position {numbers[start]} it is {_median(first)} times the average in the median layer, "
+        f"At position {numbers[start]} it is {median(first)} times the average in the median layer, "
         f"{_range(names, first)}."
     )
 
@@ -76,7 +76,7 @@ def features(layers: Sequence[LayerReport], who: str) -> str:
     return (
         f"{who} leaves feature {feature} of {printable(name)} furthest from BN: mean "
         f"{short(left.mean[feature])} and variance {short(left.variance[feature])}, where BN would leave 0 "
-        f"and 1. In the median layer {_median(near, percent)} of the features keep a standard deviation "
+        f"and 1. In the median layer {median(near, percent)} of the features keep a standard deviation "
         f"within 10% of 1, {_range([name for name, _ in outputs_by_name], near, percent)}."
     )
 
@@ -88,32 +88,45 @@ def scatter(layer: LayerReport, who: str) -> str:
         return "The layer's own output is not known."
     before, after = np.sqrt(stats.variance), np.sqrt(left.variance)
     return (
-        f"The features' standard deviations are {_extremes(before)} in the input of "
-        f"{printable(layer.name)}. {who} leaves {_extremes(after)}, where BN would leave 1; "
+        f"The features' standard deviations are {_extremes(before)} in the input of the layer. "
+        f"{who} leaves {_extremes(after)}, where BN would leave 1; "
         f"{percent(share_near_bn(left))} of {counted(len(after), 'feature')} keep one within 10% of 1."
     )
 
 
 def profile(layer: LayerReport, who: str) -> str:
-    """Say how the variance of one layer changes over the positions."""
+    """Say how the variance of one layer changes over the positions, and over the tokens at each."""
     stats = layer.position
     if stats is None:
         return "The layer's positions are not known."
-    above = stats.variance / np.where(stats.token_variance > 0, stats.token_variance, np.nan) - 1
-    maximum = float(np.nanmax(above)) if np.isfinite(above).any() else math.nan
     per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
-    return (
-        f"At {printable(layer.name)} {who}'s variance, averaged at each position, is "
-        f"{_extremes(stats.token_variance, 'position')}. BN per feature uses one for all positions, "
-        f"{short(per_feature)} on average; BN per position is at most {percent(maximum)} above {who}'s."
+    sentence = (
+        f"{who}'s variance, averaged at each position, is "
+        f"{_extremes(stats.token_variance, 'position', stats.numbers)}. "
+        f"BN per feature has one for all positions, {short(per_feature)} on average."
     )
+    spread = relative_spread(layer)
+    if math.isfinite(spread):
+        sentence += f" At the median position, tokens differ from that average by {percent(spread)} (1 sd)."
+    return sentence
+
+
+def relative_spread(layer: LayerReport) -> float:
+    """Return the sd of the tokens' own variances over their average, at the median position."""
+    stats = layer.position
+    if stats is None or stats.token_variance_std is None:
+        return math.nan
+    average = stats.token_variance
+    ratios = stats.token_variance_std / np.where(average > 0, average, np.nan)
+    ratios = ratios[np.isfinite(ratios) & (stats.count > 1)]
+    return float(np.median(ratios)) if len(ratios) else math.nan
 
 
 def noise(names: Sequence[str], size: int, by: Mapping[str, Floats], excess: Mapping[str, Floats]) -> str:
     """Say how far off the means of batches are by order of the texts, and against independent tokens."""
-    parts = [f"{order} {_median(values)}" for order, values in by.items()]
+    parts = [f"{order} {median(values)}" for order, values in by.items()]
     order, values = next(iter(by.items()))
-    multiples = [f"{each} {_median(ratios)}" for each, ratios in excess.items()]
+    multiples = [f"{each} {median(ratios)}" for each, ratios in excess.items()]
     known = any(np.isfinite(ratios).any() for ratios in excess.values())
     return (
         f"In batches of {size} texts, the means that BN would use are off by this many standard deviations "
@@ -123,17 +136,14 @@ def noise(names: Sequence[str], size: int, by: Mapping[str, Floats], excess: Map
     )
 
 
-def sizes(name: str, rows: Sequence[BatchNoise]) -> str:
+def sizes(rows: Sequence[BatchNoise]) -> str:
     """Say how the noise of one layer falls with the size of the batch."""
     ordered = sorted(rows, key=lambda row: row.batch_size)
     parts = []
     for order in dict.fromkeys(row.order for row in ordered):
         noise = [f"{short(row.tid.mean.mean)} at {row.batch_size}" for row in ordered if row.order == order]
         parts.append(f"{ORDERS[order]} {noise[0]} texts and {noise[-1]}")
-    return (
-        f"At {printable(name)}, the means of batches are off by this many standard deviations: "
-        f"{'; '.join(parts)}."
-    )
+    return f"The means of batches are off by this many standard deviations: {'; '.join(parts)}."
 
 
 def damage(report: SwapReport) -> str:
@@ -168,7 +178,7 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
     return (
         f"{printable(names[high])} moved most: BN's means by {short(means[high])} of their standard "
         f"deviations, the standard deviations by {short(spreads[high])}. The median of "
-        f"{counted(len(means), 'layer')} is {_median(means)} and {_median(spreads)}."
+        f"{counted(len(means), 'layer')} is {median(means)} and {median(spreads)}."
     )
 
 
@@ -201,9 +211,18 @@ def _ends(values: Floats) -> tuple[int | None, int | None]:
     return int(np.nanargmin(values)), int(np.nanargmax(values))
 
 
-def _median(values: Iterable[float], write: _Write = short) -> str:
+def median(values: Iterable[float], write: _Write = short) -> str:
+    """Write the median of the numbers that are known, - without any."""
     finite = [value for value in values if np.isfinite(value)]
     return write(float(np.median(finite))) if finite else "-"
+
+
+def by_layer(values: Floats, write: _Write = short) -> str:
+    """Say that a number is a median over layers, and between which ends they lie."""
+    if np.count_nonzero(np.isfinite(values)) < 2:
+        return "one layer"
+    ends = write(float(np.nanmin(values))), write(float(np.nanmax(values)))
+    return f"median layer; {ends[0]} to {ends[1]}"
 
 
 def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:
@@ -216,8 +235,9 @@ def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:
     )
 
 
-def _extremes(values: Floats, what: str = "feature") -> str:
+def _extremes(values: Floats, what: str = "feature", numbers: Counts | None = None) -> str:
     low, high = _ends(values)
     if low is None or high is None:
         return "not known"
-    return f"from {short(values[low])} ({what} {low}) to {short(values[high])} ({what} {high})"
+    at = np.arange(len(values)) if numbers is None else numbers
+    return f"from {short(values[low])} ({what} {at[low]}) to {short(values[high])} ({what} {at[high]})"

@@ -8,21 +8,23 @@ import numpy as np
 from normscope.escaping import printable
 from normscope.render.batch_composition import ORDERS
 from normscope.render.batches import excess_at, noise_at
+from normscope.render.numbers import percent, short
 from normscope.render.page import captions
 from normscope.render.page.chart_style import (
-    BLUE,
     BN,
-    GREEN,
-    VERMILLION,
-    chosen_colour,
-    layer_chart,
+    BN_SHADES,
+    FACTORS,
+    FEW_LAYERS,
+    chart,
+    chosen_ring,
+    layer_axes,
     layer_points,
     layer_specification,
-    log_scale,
+    log_axis,
     series,
     tooltips,
 )
-from normscope.render.page.figure import Figure, Slice, Value, positive, rounded
+from normscope.render.page.figure import Figure, Slice, Tile, Value, positive, rounded
 from normscope.render.page.parts import MAX_MOVERS, PagePart
 from normscope.render.summary import agreement as agreement_of
 from normscope.render.summary import explained_share, fit_r2
@@ -33,7 +35,9 @@ from normscope.results.swap import SwapReport
 
 _BATCH_SIZE = 8  # texts in the batches that the overview shows; without them, the nearest size
 
-_SHARES = alt.Axis(values=[-1, -0.5, 0, 0.2, 0.4, 0.6, 0.8, 1], format="~g")
+_NUMBERS = alt.Axis(tickCount=6, format="~g")
+_FROM_ZERO = alt.Scale(zero=True)
+_SHARES = [-1, -0.5, 0, 0.2, 0.4, 0.6, 0.8, 1]
 
 
 def agreement(part: PagePart, report: Report) -> Figure:
@@ -46,22 +50,26 @@ def agreement(part: PagePart, report: Report) -> Figure:
         "fit": rounded(fit_r2(layer) for _, layer in layers),
     }
     heads = {"name": "layer", "agreement": "agreement with BN", "fit": "best BN fit r2"}
-    base = layer_chart()
     lowest = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
-    x = alt.X("agreement:Q", title="agreement with BN", scale=alt.Scale(domain=[lowest, 1.1]), axis=_SHARES)
-    bars = base.mark_bar(cornerRadiusEnd=2).encode(
-        x=x, color=chosen_colour(), tooltip=tooltips(heads, "agreement", "fit")
+    scale, shares = alt.Scale(domain=[lowest, 1.1]), alt.Axis(values=_SHARES, format="~g")
+    axes = layer_axes("agreement:Q", len(layers), title="agreement with BN", scale=scale, axis=shares)
+    base = chart().encode(**axes)
+    drawn = base.mark_bar(cornerRadiusEnd=2, color=BN, strokeWidth=2).encode(
+        stroke=chosen_ring(), tooltip=tooltips(heads, "agreement", "fit")
     )
-    numbers = base.mark_text(align="left", dx=4, clip=False).encode(
-        x=x, text=alt.Text("agreement:Q", format=".2f")
-    )
+    if len(layers) <= FEW_LAYERS:
+        drawn += base.mark_text(align="left", dx=4, clip=False).encode(
+            text=alt.Text("agreement:Q", format=".2f")
+        )
     return Figure(
         "agreement",
         "How close is each layer's output to BatchNorm's?",
-        layer_specification(bars + numbers, len(layers)),
+        layer_specification(drawn, len(layers)),
         [Slice(columns, captions.agreement([layer.name for _, layer in layers], values))],
         heads,
         ["agreement.feature"],
+        ["A frame marks the layer that is shown below."],
+        tiles=[Tile("Agreement with BN", captions.median(values), captions.by_layer(values))],
     )
 
 
@@ -81,15 +89,28 @@ def explained(part: PagePart, report: Report) -> Figure | None:
         "share": rounded(value for values in shares.values() for value in values),
     }
     heads = {"name": "layer", "by": "explained by", "share": "share (epsilon squared)"}
-    x = alt.X("share:Q", title="share of the variance", axis=alt.Axis(format="%"))
-    colours = series("by", [*shares], "explained by", (VERMILLION, BLUE, GREEN))
+    axes = layer_axes(
+        "share:Q",
+        len(layers),
+        title="share of the variance",
+        axis=alt.Axis(format="%", tickCount=6),
+        scale=_FROM_ZERO,
+    )
+    percents = shares.get("position", np.array([]))
     return Figure(
         "explained",
         "What explains the input's variance?",
-        layer_points(x, colours, tooltips(heads, "share"), len(layers)),
+        layer_points(axes, series("by", [*shares], FACTORS), tooltips(heads, "share"), len(layers)),
         [Slice(columns, captions.explained([layer.name for _, layer in layers], shares))],
         heads,
         ["explained.position", "explained.position.epsilon2"],
+        tiles=[
+            Tile(
+                "Variance that position explains",
+                captions.median(percents, percent),
+                captions.by_layer(percents, percent),
+            )
+        ],
     )
 
 
@@ -115,14 +136,20 @@ def noise(part: PagePart, report: BatchReport) -> Figure | None:
         "noise": rounded(value for values in by.values() for value in values),
     }
     heads = {"name": "layer", "order": "batches", "noise": "noise of the mean"}
-    x = alt.X("noise:Q", title="noise of the mean (TID)", axis=alt.Axis(tickCount=6))
+    axes = layer_axes(
+        "noise:Q", len(layers), title="noise of the mean, in sd", axis=_NUMBERS, scale=_FROM_ZERO
+    )
+    first = next(iter(by.values()))
     return Figure(
         "noise",
         f"How far off are the means of {size} texts?",
-        layer_points(x, series("order", [*by], "batches"), tooltips(heads, "noise"), len(layers)),
+        layer_points(
+            axes, series("order", [*by], BN_SHADES, "batches"), tooltips(heads, "noise"), len(layers)
+        ),
         [Slice(columns, captions.noise([layer.name for _, layer in layers], size, by, excess))],
         heads,
         ["tid.mean"],
+        tiles=[Tile(f"Noise of BN's means, {size} texts", captions.median(first), captions.by_layer(first))],
     )
 
 
@@ -137,17 +164,20 @@ def damage(part: PagePart, report: SwapReport) -> Figure:
         **{name: write(values) for name, values in zip(("damage", "low", "high"), intervals, strict=True)},
     }
     heads = {"name": "layer", "damage": "damage", "low": "95% from", "high": "95% to"}
-    title = "1 - hidden cosine" if headless else "KL in nats, log scale"
-    x = alt.X(
-        "damage:Q",
-        title=title,
-        axis=alt.Axis(tickCount=6),
-        scale=alt.Scale(zero=True) if headless else log_scale(),
+    unit = "1 - cosine of the hidden state" if headless else "KL in nats"
+    options = (
+        {"title": unit, "scale": _FROM_ZERO, "axis": _NUMBERS}
+        if headless
+        else log_axis("x" if len(layers) <= FEW_LAYERS else "y", unit)
     )
-    base = layer_chart()
-    rules = base.mark_rule(strokeWidth=2, color=BN).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(
-        x=x, color=chosen_colour(), tooltip=tooltips(heads, "damage", "low", "high")
+    base = chart()
+    rules = base.mark_rule(strokeWidth=2, color=BN).encode(
+        **layer_axes("low:Q", len(layers), end="high:Q", **options)
+    )
+    points = base.mark_point(filled=True, size=60, opacity=1, color=BN).encode(
+        stroke=chosen_ring(),
+        tooltip=tooltips(heads, "damage", "low", "high"),
+        **layer_axes("damage:Q", len(layers), **options),
     )
     return Figure(
         "damage",
@@ -156,6 +186,14 @@ def damage(part: PagePart, report: SwapReport) -> Figure:
         [Slice(columns, captions.damage(report))],
         heads,
         ["effect.hidden_cosine" if headless else "effect.kl", "effect.damage"],
+        ["The line through a point is its 95% interval."],
+        tiles=[
+            Tile(
+                f"All layers replaced by {printable(report.kind)}",
+                short(captions.damage_interval(report.all_.effect)[0]),
+                unit,
+            )
+        ],
     )
 
 
@@ -173,14 +211,18 @@ def movers(part: PagePart, comparison: Comparison) -> Figure:
         "agreement": rounded([layer.agreement_change for layer in shown] * 2),
     }
     heads = {"name": "layer", "what": "BN's", "moved": "moved by", "agreement": "agreement change"}
-    x = alt.X("moved:Q", title="moved by, in A's sd", scale=alt.Scale(zero=True))
-    colours = series("what", statistics, "BN's", (BN, BLUE))
+    axes = layer_axes("moved:Q", len(shown), title="moved by, in A's sd", scale=_FROM_ZERO, axis=_NUMBERS)
+    colours = series("what", statistics, BN_SHADES, "BN's")
     few = f", the {len(shown)} that moved most" if len(shown) < len(layers) else ""
     return Figure(
         "movers",
         f"How far did BN's statistics move{few}?",
-        layer_points(x, colours, tooltips(heads, "moved", "agreement"), len(shown)),
+        layer_points(axes, colours, tooltips(heads, "moved", "agreement"), len(shown)),
         [Slice(columns, captions.movers([layer.name for layer in layers], means, spreads))],
         heads,
         ["bn_drift.mean", "bn_drift.variance"],
+        tiles=[
+            Tile("BN's means moved by", captions.median(means), captions.by_layer(means)),
+            Tile("BN's sds moved by", captions.median(spreads), captions.by_layer(spreads)),
+        ],
     )

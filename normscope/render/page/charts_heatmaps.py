@@ -10,10 +10,19 @@ import numpy as np
 
 from normscope.escaping import grouped
 from normscope.render.layer import SHORT_KINDS, distances, largest
-from normscope.render.outliers import outlier_maximum
+from normscope.render.numbers import percent
+from normscope.render.outliers import outlier_maximum, share_of_layers
 from normscope.render.page import captions
-from normscope.render.page.chart_style import layer_chart, layer_specification, tooltips
-from normscope.render.page.figure import Figure, Slice, Value, positive
+from normscope.render.page.chart_style import (
+    FEW_LAYERS,
+    chart,
+    layer_axes,
+    layer_rows,
+    layer_specification,
+    log_legend,
+    tooltips,
+)
+from normscope.render.page.figure import Figure, Slice, Tile, Value, positive
 from normscope.render.page.parts import PagePart
 from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, OutlierFeature, Report
@@ -21,6 +30,8 @@ from normscope.results.inspect import LayerReport, OutlierFeature, Report
 # More cells in a row would be too narrow to see, so neighbours share one.
 MAX_CELLS = 128
 _MAX_OUTLIERS = 24
+_THIN_ROW = 4  # pixels
+_OUTLINE = "#8C8C8C"  # shows the darkest points on black, and the lightest on white
 
 
 def short_kind(report: Report) -> str:
@@ -47,23 +58,46 @@ def positions(part: PagePart, report: Report) -> Figure | None:
     columns = _cells(part, cells)
     numbers = max((layer.position.numbers.tolist() for _, layer in layers if layer.position), key=len)
     columns["position"] = [_span(numbers[low], _span_end(numbers, high)) for _, low, high, _ in cells]
-    label = "times average"
     step = edges[2] - edges[1] if len(edges) > 2 else 1
     notes = ["1 is the layer's average over all tokens. BN per feature has one scale for all positions."]
     if step > 1:
         notes.append(
             f"Position 0 has a column of its own; each other column is the average of {step} positions."
         )
+    # A special token or an attention sink can be a thousand times the rest, which would then have one colour.
+    apart = not numbers[0] and report.run.special_tokens != "exclude" and len(edges) > 2
+    if apart:
+        notes.append(_FIRST_APART)
+    scaled = [
+        value for value, (_, low, _, _) in zip(columns["value"], cells, strict=True) if low or not apart
+    ]
+    colour = log_legend("times average", scaled, clamp=apart)
+    heads = {"name": "layer", "position": "position", "value": "times average"}
+    spreads = np.array([captions.relative_spread(layer) for _, layer in layers])
     return Figure(
         "positions",
         "Where in the text does the scale differ?",
-        _map("position", label, {"name": "layer", "position": "position", "value": label}, len(layers)),
+        _map("position", colour, heads, len(layers)),
         [Slice(columns, captions.positions([layer.name for _, layer in layers], ratios, who, numbers))],
         {"position": "position"},
         ["position.token_variance"],
         notes,
         pivot=("position", "name", "value"),
+        tiles=[
+            Tile(
+                "Tokens' own variances differ by",
+                captions.median(spreads, percent),
+                f"1 sd at one position; {captions.by_layer(spreads, percent)}",
+            )
+        ]
+        * bool(np.isfinite(spreads).any()),
     )
+
+
+_FIRST_APART = (
+    "Position 0, in many models a special token such as [CLS], does not set the scale of the colours; beyond "
+    "the ends of the scale, it has the colours of the ends."
+)
 
 
 def features(part: PagePart, report: Report) -> Figure | None:
@@ -86,19 +120,34 @@ def features(part: PagePart, report: Report) -> Figure | None:
     columns = _cells(part, [(i, low, high, d[feature]) for i, low, high, feature, d in picked])
     columns["feature"] = [feature for _, _, _, feature, _ in picked]
     columns["span"] = [_span(low, high) for _, low, high, _, _ in picked]
-    label = "distance from 0, 1"
+    colour = log_legend("distance from 0, 1", columns["value"])
     step = edges[1] - edges[0]
     notes = [f"{step} features share a column, which shows the one furthest from mean 0 and variance 1."]
     return Figure(
         "features",
         f"Which features does {who} leave unlike BN?",
-        _map("feature", label, {"name": "layer", "feature": "feature", "value": "distance"}, len(layers)),
+        _map("feature", colour, {"name": "layer", "feature": "feature", "value": "distance"}, len(layers)),
         [Slice(columns, captions.features([layer for _, layer, _ in layers], who))],
         {"span": "features" if step > 1 else "feature"},
         ["own_output", "own_output.variance"],
-        [*(notes if step > 1 else ()), "distance = mean^2 + (sd - 1)^2 of the layer's own output."],
+        [*(notes if step > 1 else ()), _DISTANCE],
         pivot=("span", "name", "value"),
+        tiles=_outlier_tiles(report),
     )
+
+
+def _outlier_tiles(report: Report) -> list[Tile]:
+    """Return how many features are outliers in many layers, where that was measured."""
+    if not any(layer.outliers and layer.outliers.llm_int8 for layer in report.layers.values()):
+        return []
+    features = report.outlier_features
+    about = "in a quarter of the layers or more"
+    if features:
+        about = f"feature {features[0].feature} in {share_of_layers(features[0])} layers"
+    return [Tile("Features that stand out", grouped(len(features)), about)]
+
+
+_DISTANCE = "distance = mean² + (sd - 1)² of what the layer gives before its scale and shift."
 
 
 def outliers(part: PagePart, report: Report) -> Figure | None:
@@ -109,25 +158,26 @@ def outliers(part: PagePart, report: Report) -> Figure | None:
     columns = _outlier_columns(part, report, features)
     order = list(dict.fromkeys(str(feature.feature) for feature in features))
     heads = {"feature": "feature", "name": "layer", "share": "share of tokens", "largest": "largest output"}
-    size_legend = alt.Legend(orient="bottom", format="%", tickCount=3)
-    chart = (
-        layer_chart()
-        .mark_point(filled=True, opacity=1)
+    count = len(set(columns["layer"]))
+    sizes, largest = alt.Legend(orient="bottom", format="%", values=[0.1, 0.5, 1]), columns["largest"]
+    scale = alt.Scale(domain=[0, 1], range=[0, 300 if count <= FEW_LAYERS else 60])
+    drawn = (
+        chart()
+        .mark_point(filled=True, opacity=1, stroke=_OUTLINE, strokeWidth=1)
         .encode(
-            x=alt.X("feature:N", sort=order, title="feature", axis=alt.Axis(labelAngle=0)),
-            size=alt.Size("share:Q", title="share of tokens", legend=size_legend),
-            color=alt.Color(
-                "largest:Q", title="largest |output|", scale=alt.Scale(scheme="viridis"), legend=_LEGEND
-            ),
+            size=alt.Size("share:Q", title="share of tokens", legend=sizes, scale=scale),
+            color=log_legend("largest |output|", largest, field="largest"),
             tooltip=tooltips(heads, "share", "largest"),
+            **layer_axes("feature:N", count, sort=order, title="feature", axis=alt.Axis(labelAngle=0)),
         )
     )
     more = len(report.outlier_features) - len(features)
-    notes = [f"{more} more features recur, in fewer layers."] if more > 0 else []
+    notes = ["Stands out: an output of 6 or more in size in 6% of the tokens, in a quarter of the layers."]
+    notes += [f"{more} more features recur, in fewer layers."] if more > 0 else []
     return Figure(
         "outliers",
         "Which features stand out in many layers?",
-        layer_specification(chart, len(set(columns["layer"]))),
+        layer_specification(drawn, count),
         [Slice(columns, captions.outliers(report.outlier_features, len(report.layers)))],
         heads,
         ["outlier_features", "outliers.llm_int8"],
@@ -135,23 +185,21 @@ def outliers(part: PagePart, report: Report) -> Figure | None:
     )
 
 
-_LEGEND = alt.Legend(orient="top", gradientLength=160, titleLimit=280, tickCount=3, format="~g")
-
-
-def _map(axis: str, label: str, titles: Mapping[str, str], layers: int) -> dict[str, Any]:
+def _map(axis: str, colour: alt.Color, titles: Mapping[str, str], layers: int) -> dict[str, Any]:
     """Return the specification of a heat map whose cells reach from `low` to `high` of an axis."""
-    scale = alt.Scale(type="log", scheme="viridis")
+    scale = alt.Scale(nice=False, zero=True)
     cells = (
-        layer_chart()
+        chart()
         .mark_rect()
         .encode(
-            x=alt.X("low:Q", title=axis, scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(grid=False)),
+            x=alt.X("low:Q", title=axis, scale=scale, axis=alt.Axis(grid=False)),
             x2="high:Q",
-            color=alt.Color("value:Q", title=f"{label} (log)", scale=scale, legend=_LEGEND),
+            y=layer_rows(),
+            color=colour,
             tooltip=tooltips(titles, "value"),
         )
     )
-    return layer_specification(cells, layers)
+    return layer_specification(cells, layers, many=layers * _THIN_ROW)
 
 
 def _cells(part: PagePart, cells: Sequence[tuple[int, int, int, float]]) -> dict[str, list[Value]]:

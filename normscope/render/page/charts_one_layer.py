@@ -11,20 +11,34 @@ from normscope.escaping import grouped
 from normscope.render.batch_composition import ORDERS
 from normscope.render.layer import distances, largest
 from normscope.render.page import captions
-from normscope.render.page.chart_style import BN, chart, dashes, log_scale, series, specification, tooltips
+from normscope.render.page.chart_style import (
+    BN,
+    BN_SHADES,
+    INK,
+    LN,
+    chart,
+    line_series,
+    log_axis,
+    series,
+    specification,
+    tooltips,
+)
 from normscope.render.page.charts_heatmaps import short_kind
 from normscope.render.page.figure import Figure, Slice, Value, positive, rounded
 from normscope.render.page.parts import PagePart
 from normscope.results.batches import BatchReport, LayerNoise
+from normscope.results.common import Floats
 from normscope.results.inspect import LayerReport, Report
 
 # The scatter names the features with the largest sd after the layer, of those that keep at least this sd.
 _MAX_NAMED, _MIN_NAMED_SD = 6, 2.0
 # The points of all layers that a page holds, and the fewest of one layer that still show its shape.
 MAX_POINTS, MIN_LAYER_POINTS = 1 << 20, 256
+# The side of a point on which its number stands, and the number's size as a share of the chart's.
+_LEFT, _RIGHT, _DIGIT, _LINE, _GAP = 2, 1, 0.025, 0.06, 0.01
+_MAX_DOTS = 40  # of a curve; between more there is no room
 
 _BN = ("BN per position", "BN per feature")
-_FEW_TICKS = alt.Axis(tickCount=4)
 
 
 def scatter(part: PagePart, report: Report) -> Figure | None:
@@ -46,11 +60,11 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
     base = (
         chart()
         .transform_calculate(group=f"datum.outlier ? '{names[1]}' : '{names[0]}'")
-        .transform_calculate(left="datum.named == 1 ? datum.feature : ''")
-        .transform_calculate(right="datum.named == 2 ? datum.feature : ''")
+        .transform_calculate(right=f"datum.named == {_RIGHT} ? datum.feature : ''")
+        .transform_calculate(left=f"datum.named == {_LEFT} ? datum.feature : ''")
     )
-    x = alt.X("before:Q", title="sd in the input (log)", scale=log_scale(), axis=_FEW_TICKS)
-    y = alt.Y("after:Q", title=f"sd that {who} leaves (log)", scale=log_scale(), axis=_FEW_TICKS)
+    x = alt.X("before:Q", **log_axis("x", "sd in the input"))
+    y = alt.Y("after:Q", **log_axis("y", f"sd that {who} leaves"))
     titles = {
         "feature": "feature",
         "before": "sd in the input",
@@ -60,11 +74,10 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
     points = base.mark_point(filled=True, size=36).encode(
         x=x,
         y=y,
-        opacity=alt.condition("datum.outlier", alt.value(1), alt.value(0.8)),
+        opacity=alt.condition("datum.outlier", alt.value(1), alt.value(0.7)),
         tooltip=tooltips(titles, "before", "after", "mean"),
-        **series("group", names),
+        **series("group", names, (LN, INK)),
     )
-    # Names alternate between the two sides: those of neighbours would overlap.
     left = base.mark_text(align="right", dx=-7).encode(x=x, y=y, text="left:N")
     right = base.mark_text(align="left", dx=7).encode(x=x, y=y, text="right:N")
     return Figure(
@@ -83,8 +96,9 @@ def _line_of_bn() -> Any:
     """Return the line at the standard deviation that BN would leave every feature."""
     rule = alt.Chart(alt.InlineData(values=[{"one": 1, "says": "BN would leave 1"}]))
     line = rule.mark_rule(strokeDash=[6, 4], color=BN, strokeWidth=1.5).encode(y=alt.Y("one:Q"))
-    says = rule.mark_text(align="right", dy=-6, dx=-4, color=BN).encode(
-        x=alt.value("width"), y=alt.Y("one:Q"), text="says:N"
+    # At the left the points are below the line: a feature with a small sd keeps a small one.
+    says = rule.mark_text(align="left", dy=-6, dx=4, color=BN).encode(
+        x=alt.value(0), y=alt.Y("one:Q"), text="says:N"
     )
     return line + says
 
@@ -96,25 +110,38 @@ def profile(part: PagePart, report: Report) -> Figure | None:
     if not any(slices):
         return None
     names: list[Any] = [who, *_BN]
+    spread = f"sd of the tokens' {who} variances"
     titles = {"position": "position", "side": "variance of", "variance": "variance", "texts": "texts"}
+    x = alt.X("position:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
+    y = log_axis("y", "variance")
     base = (
         chart()
         .transform_fold(names, as_=["side", "variance"])
-        .encode(
-            x=alt.X("position:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
-            y=alt.Y("variance:Q", title="variance (log)", scale=log_scale(), axis=_FEW_TICKS),
-            tooltip=tooltips(titles, "variance"),
-            **series("side", names),
-        )
+        .encode(x=x, y=alt.Y("variance:Q", **y), **line_series("side", names, (LN, BN, BN)))
     )
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dashes("side", names))
+    dots = max(len(each.columns["position"]) for each in slices if each) <= _MAX_DOTS
+    points = base.mark_point(filled=True, size=30, opacity=float(dots)).encode(
+        strokeDash=alt.value([1, 0]), strokeWidth=alt.value(0), tooltip=tooltips(titles, "variance")
+    )
+    band = chart().mark_area(color=LN, opacity=0.25).encode(x=x, y=alt.Y("low:Q", **y), y2="high:Q")
+    with_spread = any(each and any(each.columns["sd"]) for each in slices)
     return Figure(
         "profile",
         "The variance, position by position",
-        specification(lines + base.mark_point(filled=True, size=16, opacity=1), 220),
+        specification(band + base.mark_line() + points, 260),
         slices,
-        {"position": "position", **{name: f"variance, {name}" for name in names}, "texts": "texts"},
-        ["position.token_variance", "position.variance"],
+        {
+            "position": "position",
+            **{name: f"variance, {name}" for name in names},
+            "sd": spread,
+            "texts": "texts",
+        },
+        ["position.token_variance", "position.token_variance_std", "position.variance"],
+        [
+            f"{who} is the tokens' average; the band around it is 1 sd of the tokens' own variances, "
+            "cut where it would reach 0."
+        ]
+        * with_spread,
         per_layer=True,
     )
 
@@ -129,9 +156,9 @@ def sizes(part: PagePart, report: BatchReport) -> Figure | None:
     heads = {"size": "texts", "order": "batches", "noise": "noise of the mean", "sd": "noise of the sd"}
     base = chart().encode(
         x=alt.X("size:Q", title="texts in a batch", scale=alt.Scale(type="log", base=2, nice=False)),
-        y=alt.Y("noise:Q", title="noise of the mean (log)", scale=log_scale(), axis=_FEW_TICKS),
+        y=alt.Y("noise:Q", **log_axis("y", "noise of the mean, in sd")),
         tooltip=tooltips(heads, "noise", "sd"),
-        **series("order", names, "batches"),
+        **series("order", names, BN_SHADES, "batches"),
     )
     return Figure(
         "sizes",
@@ -152,8 +179,7 @@ def _feature_slice(layer: LayerReport | None, who: str, maximum: int) -> Slice |
     outliers = set(large.features.tolist() if large else ())
     before, left = np.sqrt(layer.feature.variance), np.nan_to_num(np.sqrt(layer.own_output.variance))
     named = [i for i in largest(left, _MAX_NAMED) if left[i] >= _MIN_NAMED_SD]
-    # Of two neighbours, the one further to the right has its name on the right.
-    named.sort(key=lambda i: -before[i])
+    places = _place_names(named, before, left)
     numbers = list(range(len(distance)))
     if len(numbers) > maximum:
         # The chart is about the features furthest from BN's, so they are half; the others are evenly spaced.
@@ -167,9 +193,34 @@ def _feature_slice(layer: LayerReport | None, who: str, maximum: int) -> Slice |
         "mean": rounded(layer.own_output.mean[numbers]),
         "distance": rounded(distance[numbers]),
         "outlier": [int(i in outliers) for i in numbers],
-        "named": [2 - named.index(i) % 2 if i in named else 0 for i in numbers],
+        "named": [places.get(i, 0) for i in numbers],
     }
     return Slice(columns, captions.scatter(layer, who))
+
+
+def _place_names(features: Sequence[int], before: Floats, after: Floats) -> dict[int, int]:
+    """Return the side of its point on which each feature's number stands; without room it is left out."""
+    across, up = _on_log_axis(before), _on_log_axis(after)
+    places: dict[int, int] = {}
+    taken = [(across[i] - _GAP, across[i] + _GAP, up[i]) for i in features]
+    for i in features:
+        width = _DIGIT * len(str(i))
+        for side, start in ((_RIGHT, across[i] + 1.1 * _GAP), (_LEFT, across[i] - 1.1 * _GAP - width)):
+            if not any(
+                low < start + width and high > start and abs(height - up[i]) < _LINE
+                for low, high, height in taken
+            ):
+                taken.append((start, start + width, up[i]))
+                places[i] = side
+                break
+    return places
+
+
+def _on_log_axis(values: Floats) -> Floats:
+    """Return positive numbers as shares of the length of a log axis that is as long as they need."""
+    logarithms: Floats = np.log(np.where(values > 0, values, np.nan))
+    finite = logarithms[np.isfinite(logarithms)]
+    return logarithms / ((np.ptp(finite) if len(finite) else 0.0) or 1.0)
 
 
 def _position_slice(layer: LayerReport | None, who: str) -> Slice | None:
@@ -179,11 +230,20 @@ def _position_slice(layer: LayerReport | None, who: str) -> Slice | None:
     reached = stats.count > 0
     numbers = stats.numbers[reached].tolist()
     per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
+    average, variance = stats.token_variance[reached], stats.variance[reached]
+    spread = np.full(len(average), math.nan)
+    if stats.token_variance_std is not None:
+        spread = stats.token_variance_std[reached]
+    curves = [value for values in (average, variance, [per_feature]) for value in values if value > 0]
+    floor = min(curves, default=1.0) / 2  # a log axis has no room for 0
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,
-        who: positive(stats.token_variance[reached]),
-        _BN[0]: positive(stats.variance[reached]),
+        who: positive(average),
+        _BN[0]: positive(variance),
         _BN[1]: positive([per_feature] * len(numbers)),
+        "sd": rounded(spread),
+        "low": positive(np.maximum(average - spread, floor)),
+        "high": positive(average + spread),
         "texts": stats.count[reached].tolist(),
     }
     return Slice(columns, captions.profile(layer, who))
@@ -199,4 +259,4 @@ def _size_slice(layer: LayerNoise | None) -> Slice | None:
         "noise": positive(row.tid.mean.mean for row in rows),
         "sd": positive(row.tid.variance.mean for row in rows),
     }
-    return Slice(columns, captions.sizes(layer.name, rows))
+    return Slice(columns, captions.sizes(rows))

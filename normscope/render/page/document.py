@@ -35,7 +35,7 @@ def html(parts: Sequence[PagePart]) -> str:
     return _document(title, _navigation(ids, titles), join(*body), embedded(data))
 
 
-def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
+def _document(title: str, navigation: Markup | None, body: Markup, data: str) -> str:
     scripts = [script(), _resource("page.js")]
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -54,7 +54,7 @@ def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
     content = tag(
         "body",
         tag("a", "Skip to the findings", class_="skip", href="#findings"),
-        tag("header", tag("h1", title), tag("p", _INTRODUCTION, class_="about"), _WITHOUT_SCRIPTS),
+        tag("header", tag("h1", _HEADING), tag("p", _INTRODUCTION, class_="about"), _WITHOUT_SCRIPTS),
         navigation,
         tag("main", body, id="findings", tabindex="-1"),
         tag("footer", tag("p", f"Notation. {NOTATION}"), tag("p", _FOOTER)),
@@ -64,6 +64,7 @@ def _document(title: str, navigation: Markup, body: Markup, data: str) -> str:
     return f"<!DOCTYPE html>\n{tag('html', head, content, lang='en')}\n"
 
 
+_HEADING = "BatchNorm and LayerNorm compared"
 _INTRODUCTION = (
     "This page shows in which layers, positions and features the statistics that BatchNorm (BN) would use "
     "differ from those that the model's normalization layers really use (LN: LayerNorm's, or RMSNorm's)."
@@ -84,7 +85,9 @@ def _resource(name: str) -> str:
     return files("normscope.render.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup:
+def _navigation(ids: Sequence[str], titles: Sequence[str]) -> Markup | None:
+    if len(ids) < 2:
+        return None
     links = [tag("li", tag("a", title, href=f"#{id}")) for id, title in zip(ids, titles, strict=True)]
     return tag("nav", tag("ul", *links), aria_label="Parts of this page")
 

@@ -20,13 +20,22 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """The number that a reader looks for first: what it is, the number, and how it varies."""
+
+    title: str
+    number: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """One chart: a specification that names its data, and the data.
 
     A chart of all layers has one slice. A chart `per_layer` has one slice for each layer, None for a layer
     without such numbers. `heads` are the headings of the chart's table by column; instead of them, `pivot`
     names the columns that become the table's rows, columns and cells. `metrics` are the entries of the
-    glossary that explain the chart.
+    glossary that explain the chart; `notes` say how to read it; `tiles` are its main numbers.
     """
 
     name: str
@@ -38,6 +47,7 @@ class Figure:
     notes: Sequence[str] = ()
     pivot: tuple[str, str, str] | None = None
     per_layer: bool = False
+    tiles: Sequence[Tile] = ()
 
     def slice(self, layer: int) -> Slice | None:
         """Return the data for a chosen layer; a chart of all layers has the same for each."""

@@ -56,13 +56,17 @@
     }
   }
 
-  // Returns the layer whose row or name was clicked, -1 above and below all rows.
+  // Returns the layer whose row, column or name is at the pointer, -1 beside all of them.
   function layerAt(part, view, event) {
-    const scale = view.scale("y");
+    const isLayers = (scale) => scale.bandwidth && scale.domain().every((label) => part.labels.includes(label));
+    const rows = isLayers(view.scale("y"));
+    const scale = view.scale(rows ? "y" : "x");
+    const box = view.container().querySelector("svg").getBoundingClientRect();
+    const [left, top] = view.origin();
+    const at = rows ? event.clientY - box.top - top : event.clientX - box.left - left;
     const labels = scale.domain();
     const middles = labels.map((label) => scale(label) + scale.bandwidth() / 2);
-    const y = event.clientY - view.container().querySelector("svg").getBoundingClientRect().top - view.origin()[1];
-    const away = middles.map((middle) => Math.abs(middle - y));
+    const away = middles.map((middle) => Math.abs(middle - at));
     const nearest = away.indexOf(Math.min(...away));
     const step = labels.length > 1 ? Math.abs(middles[1] - middles[0]) : 2 * middles[0];
     return away[nearest] <= step / 2 ? part.labels.indexOf(labels[nearest]) : -1;
@@ -77,7 +81,13 @@
       tooltip: { disableDefaultStyle: true },
     });
     figure.view = made.view;
-    if (figure.perLayer || !part.select) return;
+    if (figure.perLayer) return;
+    const place = made.view.container();
+    place.addEventListener("mousemove", (event) => {
+      // The short names beside the chart have the full one as a tooltip; marks have a tooltip of their own.
+      place.title = event.target.closest(".role-mark") ? "" : part.names[layerAt(part, made.view, event)] ?? "";
+    });
+    if (!part.select) return;
     made.view.addEventListener("click", (event) => {
       const layer = layerAt(part, made.view, event);
       if (layer >= 0) choose(part, layer);
@@ -92,5 +102,10 @@
     if (part.select) choose(part, Number(part.select.value));
   }
 
+  // Beside long names a phone would have little room for the charts, and for legends of three names none.
+  if (window.innerWidth < 600) {
+    Object.assign(page.config.axis, { labelLimit: 105, labelFontSize: 11 });
+    page.config.legend.columns = 2;
+  }
   Promise.all(page.parts.map(start)).then(() => document.documentElement.setAttribute("data-drawn", ""));
 })();

@@ -15,7 +15,7 @@ from normscope.render.short_names import shorten
 from normscope.render.summary import agreement
 from normscope.results.batches import BatchReport
 from normscope.results.common import ModelInfo
-from normscope.results.compare import Comparison
+from normscope.results.compare import Compared, Comparison
 from normscope.results.inspect import Report
 from normscope.results.reading import Saved, read_saved
 from normscope.results.swap import SwapReport
@@ -27,7 +27,7 @@ Layer = TypeVar("Layer")
 MAX_LAYERS = 256
 MAX_MOVERS = 20
 
-_LABEL_WIDTH = 22  # characters of a layer's name next to a chart, as many as a phone has room for
+_LABEL_WIDTHS = 12, 28  # characters of a layer's name next to a chart: the fewest that cut no name
 
 
 @dataclass
@@ -47,11 +47,16 @@ class PagePart:
     wanted: str | None = None
 
     @property
+    def measured(self) -> Report | BatchReport | WhyReport | SwapReport | Compared:
+        """The first result about the part's model: A, in a comparison."""
+        if self.compare is not None:
+            return self.compare.reports[0]
+        return next(result for _, result in self.files if not isinstance(result, Comparison))
+
+    @property
     def model(self) -> ModelInfo:
         """The model that the part is about: A's, in a comparison."""
-        if self.compare is not None:
-            return self.compare.reports[0].model
-        return next(result.model for _, result in self.files if not isinstance(result, Comparison))
+        return self.measured.model
 
     @property
     def title(self) -> str:
@@ -119,8 +124,13 @@ class PagePart:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The names of the layers that are shown, cut to fit next to a chart; all are different."""
-        return shorten(self.layers, _LABEL_WIDTH, "…")
+        """Short names of the layers that are shown, to fit next to a chart; all are different."""
+        for width in range(_LABEL_WIDTHS[0], _LABEL_WIDTHS[1] + 1):
+            names = shorten(self.layers, width, "…")
+            labels = [name.lstrip("…") for name in names]
+            if len(set(labels)) == len(set(names)) and not any("…" in label for label in labels):
+                return labels
+        return names
 
     def numbered(self, layers: Mapping[str, Layer]) -> list[tuple[int, Layer]]:
         """Return a result's layers that are shown, each with its number in the part."""

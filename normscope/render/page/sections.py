@@ -1,20 +1,25 @@
-"""A part of a page as HTML: findings in words, then charts with captions and tables."""
+"""A part of a page as HTML: its main numbers, findings and claims, then charts with captions and tables."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from normscope.escaping import printable
+from normscope.escaping import grouped, printable
 from normscope.render.compare import sides
-from normscope.render.html_markup import Markup, join, tag
-from normscope.render.numbers import with_interval
-from normscope.render.page import captions, charts_all_layers, charts_heatmaps, charts_one_layer
-from normscope.render.page.figure import Figure, Slice, table
+from normscope.render.findings import cautions, findings
+from normscope.render.grid import Grid
+from normscope.render.html_markup import Markup, escape, join, tag
+from normscope.render.inspect import WIDE
+from normscope.render.page import charts_all_layers, charts_heatmaps, charts_one_layer
+from normscope.render.page.chart_style import FEW_LAYERS
+from normscope.render.page.claims import claims_section
+from normscope.render.page.figure import Figure, Slice, Tile, table
 from normscope.render.page.parts import COMMANDS, PagePart
+from normscope.render.pooled import means_grid, pooled_grid
 from normscope.render.summary import headline, workload
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
 from normscope.results.reading import Saved
-from normscope.results.why import Finding, WhyReport
 
 # Every chart in the page's order: its name, the command whose result it shows, the function that draws it.
 CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = (
@@ -32,10 +37,8 @@ CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = 
 )
 
 _SEPARATOR = " · "
-# Headings, and the charts below each.
-_OVERVIEW = ("Layer by layer", ("agreement", "explained", "noise", "damage", "movers"))
-_CLAIMS = "Which of the article's claims hold?"
-_WIDE = ("Position by position, feature by feature", ("positions", "features", "outliers"))
+_MAX_TILES = 4
+_WIDE = ("positions", "features")
 
 
 def figures(part: PagePart) -> list[Figure]:
@@ -47,41 +50,109 @@ def figures(part: PagePart) -> list[Figure]:
 
 def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Markup:
     """Return the section of one part: its findings in words, its charts, and the runs behind the numbers."""
-    by_name = {figure.name: figure for figure in charts}
-    sections = [_in_short(id, part, charts)]
-    for (heading, names), kind in ((_OVERVIEW, "overview"), (_WIDE, "overview wide")):
-        shown = [_figure(id, by_name[name], 0) for name in names if name in by_name]
-        sections += [tag("h3", heading), tag("div", *shown, class_=f"figures {kind}")] if shown else []
-    sections += _one_layer(id, part, [figure for figure in charts if figure.per_layer])
-    sections += _claims(id, part.why) if part.why else []
-    sections += _measured(part)
-    head = tag("h2", title, id=f"{id}-title"), tag("p", _facts(part), class_="facts")
-    return tag("section", *head, *sections, id=id, aria_labelledby=f"{id}-title")
+    drawn = {figure.name: _figure(id, part, figure, 0) for figure in charts if not figure.per_layer}
+    first = [drawn.pop(name) for name in [*drawn][:1]]
+    maps = [drawn.pop(name) for name in _WIDE if name in drawn]
+    kind = "figures overview" if len(part.layers) <= FEW_LAYERS else "overview"
+    return tag(
+        "section",
+        tag("h2", title, id=f"{id}-title"),
+        tag("p", _facts(part), class_="facts"),
+        tag("dl", *(_tile(tile) for tile in _tiles(part, charts)), class_="tiles"),
+        tag("div", *first, class_="overview"),
+        _sentences(part),
+        claims_section(part.why) if part.why else None,
+        _pooled(part),
+        _group("Layer by layer", [*drawn.values()], kind),
+        _group("Position by position, feature by feature", maps, "overview"),
+        _one_layer(id, part, [figure for figure in charts if figure.per_layer]),
+        _measured(part),
+        id=id,
+        aria_labelledby=f"{id}-title",
+    )
 
 
 def _facts(part: PagePart) -> str:
     """Return the facts about the model, and about what was fed to it."""
-    result: Any = part.files[0][1] if part.compare is None else part.compare.reports[0]
     left_out = [part.left_out] if part.left_out else []
-    return _SEPARATOR.join([*headline(result)[1:], *workload(result)[:2], *left_out])
+    facts = headline(part.measured)[1:] + workload(part.measured)[:2]
+    return _SEPARATOR.join([*facts, *cautions(part.measured.run), *left_out])
 
 
-def _in_short(id: str, part: PagePart, charts: Sequence[Figure]) -> Markup:
-    """Return a list of the charts' titles, each a link to its chart, with their captions."""
-    findings = [
-        tag("li", tag("a", figure.title, href=f"#{id}-{figure.name}"), " ", figure.slices[0].says)
-        for figure in charts
-        if not figure.per_layer and figure.slices[0]
-    ]
+def _tiles(part: PagePart, charts: Sequence[Figure]) -> list[Tile]:
+    """Return the main numbers of the charts; where these are few, also of the claims and the run."""
+    tiles = [tile for figure in charts for tile in figure.tiles]
     if part.why:
-        findings.append(tag("li", tag("a", _CLAIMS, href=f"#{id}-claims"), " ", captions.claims(part.why)))
-    listed = tag("ul", *findings, class_="short") if findings else tag("p", "There are no numbers to show.")
-    return join(tag("h3", "In short"), listed)
+        verdicts = [finding.verdict for finding in part.why.claims]
+        rest = ", ".join(
+            f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts) if each != "holds"
+        )
+        tiles.append(
+            Tile("Claims that hold", f"{verdicts.count('holds')} of {len(verdicts)}", printable(rest))
+        )
+    run = part.measured.run
+    tiles += [Tile("Normalization layers", grouped(len(part.layers)), "measured")] if part.layers else []
+    tiles += [
+        Tile("Texts", grouped(run.texts), "fed to the model"),
+        Tile("Tokens", grouped(run.tokens), "without padding"),
+        Tile("Positions", grouped(run.positions), "in the longest text"),
+    ]
+    return tiles[:_MAX_TILES]
 
 
-def _one_layer(id: str, part: PagePart, charts: Sequence[Figure]) -> list[Markup]:
+def _tile(tile: Tile) -> Markup:
+    return tag(
+        "div",
+        tag("dt", tile.title),
+        tag("dd", tile.number, class_="number"),
+        tag("dd", tile.about, class_="about"),
+    )
+
+
+def _sentences(part: PagePart) -> Markup | None:
+    """Return the findings of the terminal's first screen."""
+    if not part.inspect:
+        return None
+    return tag(
+        "ul", *(tag("li", _worded(part, each)) for each in findings(part.inspect, WIDE)), class_="short"
+    )
+
+
+def _worded(part: PagePart, sentence: str) -> Markup:
+    """Return a sentence in which the full names of layers are short, with the full one as a tooltip."""
+    short = {printable(name): label for name, label in zip(part.layers, part.labels, strict=True)}
+    names = sorted((name for name, label in short.items() if name and name != label), key=len, reverse=True)
+    if not names:
+        return escape(sentence)
+    pieces = re.split(rf"(?<![\w.])({'|'.join(map(re.escape, names))})(?!\w|\.\w)", sentence)
+    return join(*(tag("abbr", short[each], title=each) if i % 2 else each for i, each in enumerate(pieces)))
+
+
+def _pooled(part: PagePart) -> Markup | None:
+    """Return the tokens of a few texts by position, and which norm takes one mean of what."""
+    inspected = part.inspect if part.inspect and part.inspect.pooled else None
+    pooled = inspected.pooled if inspected else part.why.pooled if part.why else None
+    if pooled is None or not pooled.texts:
+        return None
+    grids = [pooled_grid(pooled), means_grid(inspected) if inspected else None]
+    return _group("Tokens, position by position", [_grid(grid) for grid in grids if grid], "grids")
+
+
+def _grid(grid: Grid) -> Markup:
+    heads = [f"{column.title} {column.about}".strip() for column in grid.columns]
+    rows = list(zip(*(column.cells for column in grid.columns), strict=True))
+    return join(
+        _scrolling(grid.heading, heads, rows), *(tag("p", note, class_="notes") for note in grid.notes)
+    )
+
+
+def _group(heading: str, content: Sequence[Markup], kind: str) -> Markup | None:
+    return join(tag("h3", heading), tag("div", *content, class_=kind)) if content else None
+
+
+def _one_layer(id: str, part: PagePart, charts: Sequence[Figure]) -> Markup | None:
     if not charts:
-        return []
+        return None
     layer = part.start
     options = [
         tag("option", name, value=str(number), selected=number == layer)
@@ -95,28 +166,29 @@ def _one_layer(id: str, part: PagePart, charts: Sequence[Figure]) -> list[Markup
         class_="choice",
     )
     hint = tag("p", "Choose one here, or click a layer in a chart above.", class_="about hint")
-    drawn = tag("div", *(_figure(id, figure, layer) for figure in charts), class_="figures")
-    return [tag("h3", "One layer"), hint, choice, drawn]
+    drawn = tag("div", *(_figure(id, part, figure, layer) for figure in charts), class_="figures")
+    return join(tag("h3", "One layer"), hint, choice, drawn)
 
 
-def _figure(id: str, figure: Figure, layer: int) -> Markup:
-    """Return a chart's place with its caption, the glossary's definitions, and its table."""
-    part = figure.slice(layer)
-    says = part.says if part else "This layer has no such numbers."
-    entries = [ENTRIES[name] for name in figure.metrics]
+def _figure(id: str, part: PagePart, figure: Figure, layer: int) -> Markup:
+    """Return a chart's place with its caption, how to read it, the glossary's definitions, and its table."""
+    shown = figure.slice(layer)
+    says = shown.says if shown else "This layer has no such numbers."
+    numbers = table(figure, shown or Slice({key: [] for key in figure.heads}, ""))
     heading = f"{id}-{figure.name}-title"
+    # The findings below the first chart say the same.
+    caption = tag("p", _worded(part, says), class_="says") if figure.name != "agreement" else None
     return tag(
         "figure",
-        tag(
-            "figcaption",
-            tag("h4", figure.title, id=heading),
-            tag("p", entries[0].definition, " ", entries[0].reading, class_="about"),
-            tag("p", says, class_="says") if figure.per_layer else None,
-        ),
+        tag("figcaption", tag("h4", figure.title, id=heading), caption),
         tag("div", class_="chart", role="img", aria_label=f"{figure.title} {says}"),
         *(tag("p", note, class_="notes") for note in figure.notes),
-        _defined(entries),
-        _table(figure, part or Slice({key: [] for key in figure.heads}, "")),
+        tag(
+            "div",
+            _defined([ENTRIES[name] for name in figure.metrics]),
+            tag("details", tag("summary", "The numbers as a table"), _scrolling(figure.title, *numbers)),
+            class_="more",
+        ),
         id=f"{id}-{figure.name}",
         aria_labelledby=heading,
     )
@@ -131,56 +203,20 @@ def _defined(entries: Sequence[Any]) -> Markup:
     return tag("details", tag("summary", "What this is: formula and source"), tag("dl", *facts))
 
 
-def _table(figure: Figure, part: Slice) -> Markup:
-    heads, body = table(figure, part)
-    lines = [
-        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
-    ]
-    what = tag("caption", figure.title)
+def _scrolling(title: str, heads: Sequence[str], body: Sequence[Sequence[str]]) -> Markup:
+    """Return a table in a region of its own that scrolls."""
+    rows = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body]
     head = tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads)))
-    inside = tag("table", what, head, tag("tbody", *lines))
-    region = tag(
-        "div", inside, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {figure.title}"
-    )
-    return tag("details", tag("summary", "The numbers as a table"), region)
+    inside = tag("table", tag("caption", title), head, tag("tbody", *rows))
+    return tag("div", inside, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {title}")
 
 
-def _claims(id: str, report: WhyReport) -> list[Markup]:
-    """Return the article's claims with this model's evidence."""
-    listed = tag("ol", *(tag("li", _claim(finding)) for finding in report.claims), class_="claims")
-    about = (
-        "Why NLP uses LayerNorm and not BatchNorm, claim by claim. Numbers have 95% intervals; the number "
-        "that decides is bold."
-    )
-    return [tag("h3", _CLAIMS, id=f"{id}-claims"), tag("p", about, class_="about"), listed]
-
-
-def _claim(finding: Finding) -> Markup:
-    lines = [
-        tag(
-            "li",
-            f"{with_interval(e.number.value, e.number.low, e.number.high)}: {e.name}",
-            class_="decides" if e.name == finding.decided_by else None,
-        )
-        for e in finding.evidence
-    ]
-    verdict = tag("span", finding.verdict, class_="verdict")
-    return tag(
-        "div",
-        tag("h4", f"{finding.id} ", verdict, f": {finding.claim}"),
-        tag("ul", *lines),
-        tag("p", f"Rule: {finding.rule}.", class_="about"),
-        tag("p", "More: ", tag("code", finding.more), class_="about"),
-        class_=f"claim {finding.verdict}" if finding.verdict in ("holds", "fails") else "claim",
-    )
-
-
-def _measured(part: PagePart) -> list[Markup]:
+def _measured(part: PagePart) -> Markup:
     """Return the runs that the numbers are from, and their warnings."""
     lines = [tag("li", *_source(file, result)) for file, result in part.files]
     warnings = dict.fromkeys(text for _, result in part.files for text in result.warnings)
     warned = [tag("p", "Warnings of the runs:"), tag("ul", *(tag("li", text) for text in warnings))]
-    return [tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else [])]
+    return join(tag("h3", "What was measured"), tag("ul", *lines), *(warned if warnings else []))
 
 
 def _source(file: str, result: Saved) -> Iterator[str]:

@@ -35,6 +35,8 @@ def _theme(ink: str, muted: str, faint: str, *, background: str | None = None) -
             "titleFontWeight": "normal",
             "titlePadding": 8,
             "labelOverlap": "greedy",
+            "labelLimit": 190,
+            "labelPadding": 5,
         },
         "legend": {
             "labelColor": ink,
@@ -43,6 +45,8 @@ def _theme(ink: str, muted: str, faint: str, *, background: str | None = None) -
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "symbolOpacity": 1,
+            "symbolBaseFillColor": muted,
+            "symbolBaseStrokeColor": muted,
         },
         "title": {
             "color": ink,
