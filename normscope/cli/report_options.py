@@ -12,6 +12,7 @@ from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.interruption import finish_writing
 from normscope.cli.output import Output, Writable, warn
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -98,7 +99,7 @@ class ReportOptions:
 
         If one of them cannot be written, the others are, and ReportError is raised at the end.
         """
-        failures = []
+        report, failures = with_command(report), []
         with finish_writing():
             for write in (
                 self._write_moments,
@@ -111,6 +112,8 @@ class ReportOptions:
                     failures.append(str(error))
         if not self.quiet:
             warn(report.warnings, verbose=self.verbose)
+            if self.verbose:
+                say_provenance(report)
         if failures:
             raise ReportError("; ".join(failures))
 

@@ -36,7 +36,8 @@ class Record:
 class Result(Record):
     """A base for the results of commands: converts them to JSON under a schema, and back.
 
-    A mapping of `layers` by name becomes a list in JSON.
+    A mapping of `layers` by name becomes a list in JSON. Results are equal when all but their `provenance`
+    is, which has the date.
     """
 
     SCHEMA: ClassVar[str]
@@ -45,6 +46,14 @@ class Result(Record):
     """The name of such a result in messages, such as "a normscope report"."""
     WHERE: ClassVar[str] = "report"
     """The name of the outermost value in messages."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        one, two = ({**to_plain(result), "provenance": None} for result in (self, other))
+        return bool(one == two)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values, in the documented schema that `SCHEMA` names."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from normscope.escaping import counted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Floats, ModelInfo, RunInfo, Summary
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +116,7 @@ class BatchReport(Result, Shown):
     batches: tuple[BatchFilling, ...]
     layers: Mapping[str, LayerNoise]
     warnings: tuple[str, ...]
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         sizes = sorted({batch.batch_size for batch in self.batches})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from normscope.escaping import counted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Comparison(Result, Shown):
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     warnings: tuple[str, ...]
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         a, b = (compared.model.id for compared in self.reports)

@@ -16,6 +16,7 @@ from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.json_codec import NOT_IN_JSON
+from normscope.results.provenance import Provenance
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -258,6 +259,7 @@ class Report(Result, Shown):
     outlier_features: tuple[OutlierFeature, ...] = ()
     moments: Any = field(default=None, metadata=NOT_IN_JSON)
     pooled: Pooled | None = None
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         run = self.run

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from normscope.escaping import counted
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,7 @@ class SwapReport(Result, Shown):
     cumulative: tuple[Step, ...] | None
     warnings: tuple[str, ...]
     fold: FoldInfo | None = None
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         return (

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from normscope.results.base import Record, Result, Shown
 from normscope.results.common import ModelInfo, Pooled, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ class WhyReport(Result, Shown):
     pooled: Pooled
     warnings: tuple[str, ...]
     null_texts: int = 0
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{finding.id} {finding.verdict}" for finding in self.claims)

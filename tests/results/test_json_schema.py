@@ -206,4 +206,4 @@ def test_the_command_prints_them(tmp_path: Path) -> None:
     assert run("report", "--schema", "--json", "-o", str(tmp_path / "s.json")).stdout == ""
     assert json.loads((tmp_path / "s.json").read_text()) == json_schema("report")
     assert (run("--schema", "nope").exit_code, run("--schema", "--format", "markdown").exit_code) == (2, 2)
-    assert all(name in run("--help").stdout for name in RESULTS)
+    assert all(name in run("--help-all").stdout for name in RESULTS)

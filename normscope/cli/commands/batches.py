@@ -8,6 +8,7 @@ from normscope.cli import options
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def batches(
             **layers.selection(as_data=format is options.Format.JSON),
             progress=progress,
         )
+    report = with_command(report)
     if plot:
         place.write(_drawn(report, place, shown))
     else:
@@ -108,6 +110,8 @@ def batches(
         place.write(text)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
 
 
 def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:

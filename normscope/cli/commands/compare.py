@@ -7,6 +7,7 @@ import typer
 from normscope.cli import completion, options
 from normscope.cli.destinations import checked_output
 from normscope.cli.output import announce, say, warn
+from normscope.cli.provenance import with_command
 from normscope.cli.report_options import as_data
 from normscope.escaping import counted
 
@@ -69,7 +70,7 @@ def compare(
 
     gates = [Bound.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
-    comparison = run(a, b)
+    comparison = with_command(run(a, b))
     if output_format.is_data:
         destination.write(as_data(comparison, output_format, destination))
     else:

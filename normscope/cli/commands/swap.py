@@ -10,6 +10,7 @@ from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
 
@@ -180,10 +181,13 @@ def swap(
             )
         except SaveError as error:
             report, failure = error.report, error
+    report = with_command(report)
     from normscope.render.swap import render_swap, render_swap_markdown
 
     destination.write(destination.text(report, format, render_swap, render_swap_markdown))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
     if failure is not None:
         raise failure

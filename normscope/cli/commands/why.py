@@ -8,6 +8,7 @@ from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, command_line, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
@@ -104,12 +105,15 @@ def why(
             progress=progress,
         )
     inputs = command_line(batch, source, corpus.explicit())
+    report = with_command(report)
     report = replace(report, claims=tuple(_with_options(finding, inputs) for finding in report.claims))
     from normscope.render.why import render_why, render_why_markdown
 
     place.write(place.text(report, format, partial(render_why, verbose=verbose), render_why_markdown))
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
 
 
 def _with_options(finding: "Finding", inputs: str) -> "Finding":

@@ -10,6 +10,7 @@ from normscope.render.numbers import with_interval
 from normscope.render.page import captions, charts_all_layers, charts_heatmaps, charts_one_layer
 from normscope.render.page.figure import Figure, Slice, table
 from normscope.render.page.parts import COMMANDS, PagePart
+from normscope.render.provenance import provenance_facts
 from normscope.render.summary import headline, workload
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
@@ -190,3 +191,6 @@ def _source(file: str, result: Saved) -> Iterator[str]:
         yield "; ".join(map(_SEPARATOR.join, sides(result)))
     else:
         yield _SEPARATOR.join([*headline(result), *workload(result)])
+    if result.provenance is not None:
+        yield tag("br")
+        yield f"From: {_SEPARATOR.join(provenance_facts(result.provenance))}"
