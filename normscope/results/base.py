@@ -5,11 +5,14 @@ import os
 import typing
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from normscope.errors import ReportError
 from normscope.results.atomic_write import write_json
 from normscope.results.json_codec import from_plain, require_schema, to_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 R = TypeVar("R", bound="Result")
 
@@ -20,6 +23,16 @@ class Shown:
     def _repr_html_(self) -> str:
         # Imported by name when a notebook needs it, since results do not depend on renderers.
         return str(import_module("normscope.render.notebook").render_html(self))
+
+
+class Tabular:
+    """A base for results whose numbers are a tidy table."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the table that `--format csv` writes, one row per number; UsageError without pandas."""
+        # Imported by name, since the tables know the kinds of results.
+        frame: pd.DataFrame = import_module("normscope.results.frames").tidy_frame(self)
+        return frame
 
 
 class Record:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Floats, ModelInfo, RunInfo, Summary
 from normscope.results.provenance import Provenance
 
@@ -100,7 +100,7 @@ class KeptTexts(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BatchReport(Result, Shown):
+class BatchReport(Result, Shown, Tabular):
     """What BatchNorm would see in batches of the texts of one run, by layer, size and order."""
 
     SCHEMA = "normscope.batches/1"

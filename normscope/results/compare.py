@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.provenance import Provenance
 
@@ -44,7 +44,7 @@ class LayerDrift(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Result, Shown):
+class Comparison(Result, Shown, Tabular):
     """Report B against report A; the layers that moved most come first.
 
     `reports` are A and B; `only_a` and `only_b` name the layers that have no counterpart.

@@ -7,16 +7,20 @@ JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.json_codec import NOT_IN_JSON
 from normscope.results.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -237,9 +241,18 @@ class LayerReport(Record):
         """The name of the layer's module in the model, without the number of the call."""
         return self.name.removesuffix(f"#{self.call}")
 
+    def to_frame(self, view: str) -> "pd.DataFrame":
+        """Return one view as a table: a row per "position", or per "feature" (also of "own_output").
+
+        The columns are its statistics. Raises UsageError without pandas, and for another view.
+        """
+        # Imported by name, since the tables know the kinds of results.
+        frame: pd.DataFrame = import_module("normscope.results.frames").view_frame(self, view)
+        return frame
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Report(Result, Shown):
+class Report(Result, Shown, Tabular):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `pooled` has the tokens of a run over one to five

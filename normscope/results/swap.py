@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.provenance import Provenance
 
@@ -130,7 +130,7 @@ class CalibrationInfo(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SwapReport(Result, Shown):
+class SwapReport(Result, Shown, Tabular):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` describes the held-out texts, and `kind` the replacement of the layers. `cumulative` and `fold`

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, Pooled, RunInfo
 from normscope.results.provenance import Provenance
 
@@ -67,7 +67,7 @@ class Finding(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WhyReport(Result, Shown):
+class WhyReport(Result, Shown, Tabular):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
     The numbers are computed from `kept_texts` of the run's texts, each different text once; those of

@@ -5,10 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
-from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.option_groups import (
+    CountedBatchOptions,
+    DataResultOptions,
+    LayerOptions,
+    LoadOptions,
+    grouped,
+)
 from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
@@ -71,7 +78,7 @@ def batches(
     batch: CountedBatchOptions,
     layers: LayerOptions,
     top: options.Top = 10,
-    result: ResultOptions,
+    result: DataResultOptions,
     plot: options.Plot = False,
     verbose: options.Verbose = False,
     source: LoadOptions,
@@ -97,7 +104,7 @@ def batches(
             readable_texts(texts, loaded),
             batching=batching,
             drawing=drawing,
-            **layers.selection(as_data=format is options.Format.JSON),
+            **layers.selection(as_data=format.is_data),
             progress=progress,
         )
     report = with_command(report)
@@ -106,8 +113,7 @@ def batches(
     else:
         from normscope.render.batches import render_batches, render_batches_markdown
 
-        text = place.text(report, format, render_batches, render_batches_markdown, layers=shown, top=top)
-        place.write(text)
+        write_result(report, format, place, render_batches, render_batches_markdown, layers=shown, top=top)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
         if verbose:

@@ -7,10 +7,11 @@ import typer
 
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
-from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.option_groups import CountedBatchOptions, DataResultOptions, LoadOptions, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
 
@@ -139,7 +140,7 @@ def swap(
     save: Save = None,
     seed: options.Seed = 0,
     batch: CountedBatchOptions,
-    result: ResultOptions,
+    result: DataResultOptions,
     verbose: options.Verbose = False,
     source: LoadOptions,
 ) -> None:
@@ -184,7 +185,7 @@ def swap(
     report = with_command(report)
     from normscope.render.swap import render_swap, render_swap_markdown
 
-    destination.write(destination.text(report, format, render_swap, render_swap_markdown))
+    write_result(report, format, destination, render_swap, render_swap_markdown)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
         if verbose:
