@@ -18,10 +18,14 @@ R = TypeVar("R", bound="Result")
 
 
 class Shown:
-    """A base for results that Jupyter shows as the tables of `normscope.render.notebook`."""
+    """A base for results that print and Jupyter show as the tables of `normscope.render.notebook`."""
+
+    # The renderers are imported by name when they are needed, since results do not depend on them.
+
+    def __str__(self) -> str:
+        return str(import_module("normscope.render.notebook").render_text(self))
 
     def _repr_html_(self) -> str:
-        # Imported by name when a notebook needs it, since results do not depend on renderers.
         return str(import_module("normscope.render.notebook").render_html(self))
 
 

@@ -53,7 +53,7 @@ class BatchNoise(Record):
     excess_noise: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerNoise(Record):
     """One normalization layer; `sizes` is None where its rows could not be told to be any text's."""
 
@@ -62,6 +62,10 @@ class LayerNoise(Record):
     kind: str
     features: int
     sizes: tuple[BatchNoise, ...] | None
+
+    def __repr__(self) -> str:
+        sizes = sorted({row.batch_size for row in self.sizes or ()})
+        return f"<LayerNoise of {self.name}: {self.kind}, batches of {sizes}>"
 
     def at(self, batch_size: int, order: str) -> BatchNoise | None:
         """Return the noise at one batch size and order; None where there were no such batches."""

@@ -199,8 +199,8 @@ class OutlierFeature(Record):
     share: float
 
 
-@dataclass(frozen=True, eq=False)
-class LayerReport(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerReport(Record, Shown):
     """All numbers of one normalization layer. A part that could not be measured is None.
 
     `call` is the number of this call within a forward pass, from 1; None if all calls are pooled.
@@ -235,6 +235,10 @@ class LayerReport(Record):
     call: int | None = None
     calls_per_forward: int = 1
     outliers: Outliers | None = None
+
+    def __repr__(self) -> str:
+        counts = counted(self.features, "feature"), counted(self.count, "token")
+        return f"<LayerReport of {self.name}: {self.kind}, {', '.join(counts)}>"
 
     @property
     def module_name(self) -> str:

@@ -58,7 +58,7 @@ class Baseline(Record):
     perplexity: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerSwap(Record):
     """One normalization layer, and the effect of replacing it alone."""
 
@@ -67,6 +67,9 @@ class LayerSwap(Record):
     kind: str
     features: int
     effect: Effect
+
+    def __repr__(self) -> str:
+        return f"<LayerSwap of {self.name}: {self.kind}, damage {self.effect.damage:.3g}>"
 
 
 @dataclass(frozen=True, eq=False)
