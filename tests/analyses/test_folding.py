@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import normscope
 from normscope import Batching, Calibration, Fold, Swapping
+from normscope.analyses.swap.fold_file import Folded
 from normscope.analyses.swap.options import FIXED
 from normscope.analyses.swap.replacement import Replacement, Statistics
 from normscope.errors import ReportError, UsageError

@@ -49,6 +49,9 @@ a trained layer forgot long ago. What batches hold is the same at every layer.
 length, on one log scale; the noise of one layer, or of those of --layer, and the padding as bars; and how
 many texts reach each position.
 
+--format csv has one number in a row (layer, view, batch_size, order, position, statistic, value), jsonl has
+one layer in a line.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 _Sizes = Annotated[

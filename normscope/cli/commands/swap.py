@@ -62,6 +62,9 @@ whose weights change. "not folded because" names another reader of the layer, or
 The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer,
 --recalibrate one run per layer on the calibration texts, and --fold two runs per folded layer.
 
+--format csv has one number in a row (layer, view, replaced, statistic, value), jsonl has one layer in a
+line.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 

@@ -51,6 +51,9 @@ The claims:
 The table at the end has a text in a row and a position in a column: BatchNorm over flattened texts takes a
 column for one feature.
 
+--format csv has one number in a row (claim, view, evidence, layer, statistic, value), jsonl has one claim
+in a line.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
