@@ -1,5 +1,6 @@
 """`normscope explain`: every number of the reports, and the columns of a command's tables."""
 
+from enum import Enum
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,16 @@ of --bibtex.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
+
+class _Format(str, Enum):
+    """The format of definitions."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
 _Name = Annotated[
     list[str] | None,
     typer.Argument(
@@ -65,18 +76,19 @@ _Bibtex = Annotated[
     bool,
     typer.Option("--bibtex", help="Print the papers that define NAME, or all numbers, as BibTeX instead."),
 ]
+_OutputFormat = Annotated[_Format | None, typer.Option("--format", help=options.FORMAT_HELP)]
 
 
 def explain(
     metric: _Name = None,
     schema: Schema = False,
     bibtex: _Bibtex = False,
-    format: options.OutputExplainFormat = None,
+    format: _OutputFormat = None,
     json: options.Json = False,
     output: options.OutputPath = None,
 ) -> None:
     """Explain a number of the reports, or all columns of a command's tables."""
-    output_format = options.choose_format(options.ExplainFormat, format, json, output)
+    output_format = options.choose_format(_Format, format, json, output)
     destination = Output(output)
     destination.check()
     name = " ".join(metric) if metric else None
@@ -85,7 +97,7 @@ def explain(
             raise UsageError("--bibtex came with another format; expected one; drop one of them")
         destination.write(_bibliography(name))
         return
-    options.warn_of_suffix(options.ExplainFormat.JSON if schema else output_format, output)
+    options.warn_of_suffix(_Format.JSON if schema else output_format, output)
     destination.write(
         _schema(name, output_format) if schema else _explanation(name, output_format, destination)
     )
@@ -98,8 +110,8 @@ def _bibliography(name: str | None) -> str:
     return bibtex(_entries(name))
 
 
-def _schema(name: str | None, format: options.ExplainFormat) -> str:
-    if format in (options.ExplainFormat.MARKDOWN, options.ExplainFormat.LATEX):
+def _schema(name: str | None, format: _Format) -> str:
+    if format in (_Format.MARKDOWN, _Format.LATEX):
         raise UsageError(
             f"--schema came with the format {format.value}; expected JSON; drop one, or name another file"
         )
@@ -109,13 +121,13 @@ def _schema(name: str | None, format: options.ExplainFormat) -> str:
     return write_json(json_schema(name), None, 2)
 
 
-def _explanation(name: str | None, format: options.ExplainFormat, destination: Output) -> str:
+def _explanation(name: str | None, format: _Format, destination: Output) -> str:
     """Return the list of all numbers, the columns of a command's tables, or the entries of one name."""
-    if format is options.ExplainFormat.JSON:
+    if format is _Format.JSON:
         from normscope.results.glossary.entry import Glossary
 
         return destination.json(Glossary(_entries(name)))
-    if format is options.ExplainFormat.LATEX:
+    if format is _Format.LATEX:
         from normscope.render.latex import render_latex
 
         return render_latex(_entries(name))
@@ -132,7 +144,7 @@ def _explanation(name: str | None, format: options.ExplainFormat, destination: O
         below = [entry for entry in children(first[0]) if entry not in first]
         table = partial(render.render_entries, first, below)
         markdown = partial(render.render_entries_markdown, first, below)
-    return markdown() if format is options.ExplainFormat.MARKDOWN else table(screen=destination.screen())
+    return markdown() if format is _Format.MARKDOWN else table(screen=destination.screen())
 
 
 def _entries(name: str | None) -> "tuple[Entry, ...]":
