@@ -295,7 +295,7 @@ def test_tidy_tables_does_without_a_library(tmp_path: Path) -> None:
 def ask_tables(report: Report, folder: Path) -> list[str]:
     """Run the example on a report; what is in the folder is imported before what is installed."""
     for name, lines in (("run.csv", csv_lines), ("run.jsonl", json_lines)):
-        (folder / name).write_text("".join(lines(report.layers)), encoding="utf-8")
+        (folder / name).write_text("".join(lines(report)), encoding="utf-8")
     command = [sys.executable, str(EXAMPLES / "tidy_tables.py"), "run.csv", "run.jsonl"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUTF8": "1"}
     done = subprocess.run(

@@ -52,6 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
         "statistics.safetensors_file", "engine.checkpoint",
     },
     "numba": {"capture.numba_kernels"},
+    "pandas": {"results.frames"},
     "numpy": {"results", "data", "statistics", "norms.scale_invariance", "capture", "analyses", "render"},
     "altair": {"render.page"},
     "vl_convert": {"render.page"},

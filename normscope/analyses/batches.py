@@ -32,6 +32,7 @@ from normscope.results.batches import (
 )
 from normscope.results.common import Summary
 from normscope.results.inspect import LayerReport, Report
+from normscope.results.provenance import with_facts
 from normscope.statistics.batch_composition import Flags, filling
 from normscope.statistics.batch_noise import Noise, RunningDiscrepancy, excess, noise
 from normscope.statistics.moments import Spread
@@ -98,6 +99,7 @@ def _reported(report: Report, sample: TextSample, drawing: Drawing) -> BatchRepo
         tuple(_filled(counted, plan) for plan in drawn),
         layers,
         (*report.warnings, *_notes(report, sample, drawing, layers)),
+        with_facts(report.provenance, seed=drawing.seed),
     )
 
 

@@ -14,6 +14,7 @@ from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
 from normscope.results.compare import Compared, Comparison, Drift, LayerDrift
 from normscope.results.inspect import LayerReport, Report
+from normscope.results.provenance import provenance_now
 from normscope.results.reading import read_report
 
 # The metrics that a bound can test: one number per layer, by its path in the JSON.
@@ -54,6 +55,7 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
         tuple(name for name in a.layers if name not in matched_a),
         tuple(name for name in b.layers if name not in matched_b),
         tuple(_warnings(a, b, pairs)),
+        provenance_now(),
     )
 
 

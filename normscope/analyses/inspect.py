@@ -96,7 +96,7 @@ def inspect(
     }
     saver = Saver(checkpoint, facts(session.loaded, batching, selection) if checkpoint else {})
     context = RunContext(saver, stop or Stop(), shard=shard)
-    batches = session.batches(inputs, batching, hashed=checkpoint is not None)
+    batches = session.batches(inputs, batching)
     report = session.measure(watcher, batches, context, moments=moments)
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)

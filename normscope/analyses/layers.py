@@ -17,6 +17,7 @@ from normscope.norms.detection import NormLayer, find
 from normscope.norms.placement import Places
 from normscope.norms.scale_invariance import ANY_WIDTH, MAX_WEIGHTS, preserve_random_state, random_copy
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
+from normscope.results.provenance import provenance_now
 
 # Texts and positions of the input on which a norm is tried.
 _TEXTS, _POSITIONS = 1, 3
@@ -49,7 +50,7 @@ def list_layers(
         outlined = tuple(_outline(norm, places) for norm in norms)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     about = OutlinedModel(loaded.id, loaded.revision, loaded.commit, type(network).__name__, parameters)
-    return Outline(__version__, about, outlined)
+    return Outline(__version__, about, outlined, provenance_now(loaded.commit))
 
 
 @contextmanager

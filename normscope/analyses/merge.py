@@ -14,6 +14,7 @@ from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.results.common import RunInfo
 from normscope.results.inspect import LayerReport, Report
+from normscope.results.provenance import Provenance, provenance_now
 from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
 from normscope.statistics.moments_file import read_moments, require_moments
 from normscope.statistics.outliers import outlier_features
@@ -171,6 +172,18 @@ class _Total:
             (*notes, *pooling_notes(layers.values())),
             outlier_features(layers.values()),
             self._moments,
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> Provenance:
+        """Return the provenance of the merge; its texts have no order, so they have no digest."""
+        parts = [report.provenance for report in self._reports]
+        read = [None if part is None else part.texts_read for part in parts]
+        weights = {None if part is None else part.weights_sample for part in parts}
+        return replace(
+            provenance_now(self._reports[0].model.commit),
+            weights_sample=weights.pop() if len(weights) == 1 else None,
+            texts_read=None if None in read else sum(number or 0 for number in read),
         )
 
     def _layer(self, name: str, seen: LayerState) -> LayerReport:

@@ -19,6 +19,7 @@ from normscope.engine.runner import Runner
 from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded
 from normscope.results.plan import Corpus, RunPlan, Tables, TimedBatch
+from normscope.results.provenance import provenance_now
 from normscope.statistics.position_bins import MEMORY
 
 # The maximum number of texts that are tokenized.
@@ -58,6 +59,7 @@ def dry_run(
         TimedBatch(len(timed.sources), int(timed.valid.sum()), seconds),
         _flops(session.forward, timed.part(slice(0, 1))),
         seconds / timed.mask.numel() * slots,
+        provenance_now(loaded.commit),
     )
 
 

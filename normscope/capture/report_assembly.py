@@ -8,6 +8,7 @@ from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_summary import layer_report, notes_on, pooling_notes
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
+from normscope.results.provenance import provenance_now
 from normscope.statistics.layer_state import RunMoments
 from normscope.statistics.outliers import outlier_features
 from normscope.statistics.position_bins import TablePlan
@@ -43,7 +44,9 @@ def assemble(
     warnings += pooling_notes(reports.values())
     recurring = outlier_features(reports.values())
     run = replace(run, position_bins=bins)
-    return Report(__version__, model, run, reports, tuple(warnings), recurring, carried)
+    return Report(
+        __version__, model, run, reports, tuple(warnings), recurring, carried, provenance=provenance_now()
+    )
 
 
 def _first_positions(tables: TablePlan, run: RunInfo) -> tuple[int, ...] | None:

@@ -14,6 +14,7 @@ from normscope.cli.commands import batches, compare, explain, inspect, layers, m
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
 from normscope.cli.help_sections import Sectioned, with_help_all
+from normscope.cli.provenance import note_command
 
 
 class _Guarded(TyperGroup):
@@ -40,6 +41,7 @@ class _Command(Sectioned):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, with the option put before each of the files that follow its first."""
+        note_command([ctx.info_name, *args])
         return super().parse_args(ctx, list(_repeated(args)))
 
 

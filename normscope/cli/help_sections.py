@@ -21,7 +21,7 @@ MOST_USED = {
     "compare": ("fail_above", "top", "format", "json", "output", "quiet"),
     "merge": ("layer", "top", "plot", "format", "json", "output", "moments", "quiet"),
     "report": ("output", "chart", "layer"),
-    "explain": ("schema", "format", "json", "output"),
+    "explain": ("schema", "bibtex", "format", "json", "output"),
 }
 # What to ask `explain` for, to read what a command's numbers mean.
 EXPLAINED = {
@@ -41,8 +41,8 @@ SECTIONS = {
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (
-        "schema", "fail_above", "details", "rows", "plot", "chart", "top", "format", "json", "output",
-        "moments", "tensors", "save", "fold", "quiet", "verbose",
+        "schema", "bibtex", "fail_above", "details", "rows", "plot", "chart", "top", "format", "json",
+        "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",

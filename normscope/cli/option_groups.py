@@ -155,10 +155,9 @@ class LayerOptions:
 
 
 @dataclass(frozen=True)
-class ResultOptions:
-    """The format and the destination of a result."""
+class _OutputOptions:
+    """The destination of a result."""
 
-    format: options.OutputFormat = None
     json: options.Json = False
     output: options.OutputPath = None
     quiet: options.Quiet = False
@@ -167,9 +166,33 @@ class ResultOptions:
         """Return the destination, as `checked_output` does."""
         return checked_output(self.output, reads, writes)
 
-    def chosen_format(self, plot: bool = False) -> options.Format:
+    def _chosen(
+        self, kind: type[options.AnyFormat], format: options.AnyFormat | None, *, plot: bool = False
+    ) -> options.AnyFormat:
         """Return the format; UsageError for options that contradict each other."""
-        format = options.choose_format(options.Format, self.format, self.json, self.output, plot=plot)
+        chosen = options.choose_format(kind, format, self.json, self.output, plot=plot)
         if not self.quiet:
-            options.warn_of_suffix(format, self.output, plot=plot)
-        return format
+            options.warn_of_suffix(chosen, self.output, plot=plot)
+        return chosen
+
+
+@dataclass(frozen=True)
+class ResultOptions(_OutputOptions):
+    """The format and the destination of a result for people, or as JSON."""
+
+    format: options.OutputFormat = None
+
+    def chosen_format(self) -> options.Format:
+        """Return the format; UsageError for options that contradict each other."""
+        return self._chosen(options.Format, self.format)
+
+
+@dataclass(frozen=True)
+class DataResultOptions(_OutputOptions):
+    """The format and the destination of a result that is also tidy data."""
+
+    format: options.OutputDataFormat = None
+
+    def chosen_format(self, plot: bool = False) -> options.DataFormat:
+        """Return the format; UsageError for options that contradict each other."""
+        return self._chosen(options.DataFormat, self.format, plot=plot)

@@ -50,9 +50,9 @@ class SpecialTokens(str, Enum):
     EXCLUDE = "exclude"
 
 
-AnyFormat = TypeVar("AnyFormat", Format, DataFormat)
+AnyFormat = TypeVar("AnyFormat", bound=Enum)
 
-_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
 _MEMORY_UNITS = {
     **{"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4},
     **{"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4},
@@ -109,7 +109,7 @@ def choose_format(
     return result
 
 
-def warn_of_suffix(format: Format | DataFormat, output: str | None, *, plot: bool = False) -> None:
+def warn_of_suffix(format: Enum, output: str | None, *, plot: bool = False) -> None:
     """Warn in one line if the suffix of --output belongs to another format than is written."""
     suffix_format, written = _suffix_format(output), "a plot" if plot else format.value
     if suffix_format not in (None, written):
@@ -289,9 +289,9 @@ RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights, with random ones."),
 ]
-_FORMAT_HELP = "Format of the result; the default is that of the suffix of --output, or else table."
-OutputFormat = Annotated[Format | None, typer.Option("--format", help=_FORMAT_HELP)]
-OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=_FORMAT_HELP)]
+FORMAT_HELP = "Format of the result; the default is that of the suffix of --output, or else table."
+OutputFormat = Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)]
+OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=FORMAT_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of tables.")]
 OutputPath = Annotated[

@@ -1,10 +1,10 @@
 """Options that choose the formats and files of a report."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.interruption import finish_writing
 from normscope.cli.output import Output, Writable, warn
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -38,25 +39,32 @@ LayerRows = Annotated[
 ]
 
 
-class _Layered(Writable, Protocol):
-    """A result that has layers, in order."""
-
-    @property
-    def layers(self) -> Mapping[str, Any]:
-        """The layers by name."""
-
-
-def as_data(result: _Layered, format: options.DataFormat, destination: Output) -> str | Iterable[str]:
-    """Return a result for programs: JSON, JSON Lines of its layers, or CSV of their numbers."""
+def as_data(result: Writable, format: options.DataFormat, destination: Output) -> str | Iterable[str]:
+    """Return a result for programs: JSON, JSON Lines of its layers or claims, or CSV of their numbers."""
     if format is options.DataFormat.JSON:
         return destination.json(result)
     from normscope.results.tidy import csv_lines, json_lines
 
     if format is options.DataFormat.JSONL:
-        return json_lines(result.layers)
-    lines = csv_lines(result.layers)
+        return json_lines(result)
+    lines = csv_lines(result)
     # CSV has no escapes of its own: a terminal would obey control characters, which a file keeps.
     return (printable(line.rstrip("\n")) + "\n" for line in lines) if destination.is_terminal else lines
+
+
+def write_result(
+    result: Writable,
+    format: options.DataFormat,
+    destination: Output,
+    table: Callable[..., str],
+    markdown: Callable[..., str],
+    **shown: Any,
+) -> None:
+    """Write a result as data, or as `table` or `markdown` renders it with what is `shown`."""
+    if format.is_data:
+        destination.write(as_data(result, format, destination))
+    else:
+        destination.write(destination.text(result, format, table, markdown, **shown))
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class ReportOptions:
 
         If one of them cannot be written, the others are, and ReportError is raised at the end.
         """
-        failures = []
+        report, failures = with_command(report), []
         with finish_writing():
             for write in (
                 self._write_moments,
@@ -111,6 +119,8 @@ class ReportOptions:
                     failures.append(str(error))
         if not self.quiet:
             warn(report.warnings, verbose=self.verbose)
+            if self.verbose:
+                say_provenance(report)
         if failures:
             raise ReportError("; ".join(failures))
 

@@ -123,8 +123,6 @@ class Batches:
     Excluded special tokens are recognised by their ids: the tokenizer's cls, sep, bos and eos, and all that
     its template puts around a text; unknown and mask tokens stay. A literal "[SEP]" in a text is excluded
     too, because it is the same token to the model.
-
-    With `hashed` the position has a digest of the texts.
     """
 
     def __init__(
@@ -135,13 +133,13 @@ class Batches:
         *,
         max_length: int | None,
         keep: bool = False,
-        hashed: bool = False,
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
         self.texts = self.skipped = self.truncated = self.repeated = 0
         self.ended = False
-        self._corpus = CorpusReader(Unique(texts) if batching.unique else texts, hashed=hashed)
+        self._corpus = CorpusReader(texts)
+        self._texts = Unique(self._corpus) if batching.unique else self._corpus
         self._repeats = None if batching.unique else Repeats()
         self._start: Position | None = None
         self._rows: list[Row] = []
@@ -169,7 +167,7 @@ class Batches:
         """An estimate of the number of texts; None while a source that has not ended gives no hint."""
         if self.ended:
             return self.texts
-        left = operator.length_hint(self._corpus)
+        left = operator.length_hint(self._texts)
         limit = math.inf if self._batching.limit is None else self._batching.limit
         return int(min(self.texts + left, limit)) if left else None
 
@@ -282,7 +280,7 @@ class Batches:
             yield window
 
     def _next_text(self) -> Text | None:
-        for text in self._corpus:
+        for text in self._texts:
             index = self._corpus.read - 1
             if not isinstance(text, str):
                 raise TextError(f"text at index {index} is {type(text).__name__}; expected str; convert it")

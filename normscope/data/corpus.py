@@ -38,19 +38,18 @@ class Position:
 
 
 class CorpusReader(Iterator[str]):
-    """Reads the texts of a run, counts them, and hashes them if `hashed`."""
+    """Reads the texts of a run, counts them, and hashes them."""
 
-    def __init__(self, texts: Iterable[str], *, hashed: bool = False) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         self._texts = iter(texts)
-        self._hash = hashlib.blake2b(digest_size=16) if hashed else None
+        self._hash = hashlib.sha256()
         self.read = 0
 
     def __next__(self) -> str:
         text = next(self._texts)
         self.read += 1
-        if self._hash is not None and isinstance(text, str):
-            raw = text.encode("utf-8", "surrogatepass")
-            self._hash.update(len(raw).to_bytes(8, "little") + raw)
+        if isinstance(text, str):  # The reader of the texts refuses other values.
+            self._hash.update(text.encode("utf-8", "surrogatepass") + b"\n")
         return text
 
     def __length_hint__(self) -> int:
@@ -58,8 +57,11 @@ class CorpusReader(Iterator[str]):
 
     @property
     def digest(self) -> str:
-        """The digest of all texts that were read so far; empty unless they are hashed."""
-        return self._hash.hexdigest() if self._hash is not None else ""
+        """The SHA-256 of all texts that were read so far, each followed by a line feed.
+
+        So `sha256sum` gives the same of a file with a text in every line.
+        """
+        return self._hash.hexdigest()
 
 
 def notes_on_texts(run: "RunInfo") -> list[str]:

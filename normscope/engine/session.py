@@ -18,6 +18,7 @@ from normscope.data.media_files import Inputs
 from normscope.engine.forward import Forward, evaluating
 from normscope.engine.loop import Loop, RunContext
 from normscope.engine.progress import Clock
+from normscope.engine.provenance import provenance_of
 from normscope.errors import RunError, UsageError
 from normscope.escaping import counted
 from normscope.models.loading import Loaded, load, quiet
@@ -74,11 +75,11 @@ class Session:
         require_kinds(loaded.model, kinds)
         return cls(loaded, clock, kinds)
 
-    def batches(self, inputs: Inputs, batching: Batching, *, hashed: bool = False) -> Batches | MediaBatches:
+    def batches(self, inputs: Inputs, batching: Batching) -> Batches | MediaBatches:
         """Return the batches of texts, cut to the model's maximum length, or of images and sounds."""
         if self.forward.kinds != (TEXT,):
             return MediaBatches(inputs, self.loaded.processor, batching)
-        return text_batches(self.loaded, inputs.texts or (), batching, hashed=hashed)
+        return text_batches(self.loaded, inputs.texts or (), batching)
 
     def measure(
         self,
@@ -106,7 +107,8 @@ class Session:
             moments=moments,
             last=True,
         )
-        return replace(report, pooled=context.few.pooled(run.texts, self.loaded.tokenizer))
+        pooled = context.few.pooled(run.texts, self.loaded.tokenizer)
+        return replace(report, pooled=pooled, provenance=provenance_of(self.loaded, batches))
 
     def describe(self) -> ModelInfo:
         """Return the description of the model."""
@@ -154,13 +156,11 @@ class Session:
         return [f"{reason}: texts were run one by one"] if reason else []
 
 
-def text_batches(
-    loaded: Loaded, texts: Iterable[str], batching: Batching, *, keep: bool = False, hashed: bool = False
-) -> Batches:
+def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, keep: bool = False) -> Batches:
     """Return the batches of texts, cut to the model's maximum length; the options are those of `Batches`."""
     tokenizer: Any = loaded.tokenizer
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep, hashed=hashed)
+    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
 
 
 def _require_numbers(watcher: Watcher) -> None:

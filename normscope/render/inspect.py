@@ -80,7 +80,7 @@ def sections(
     lines = [facts, *([finding] for finding in findings(report, screen))]
     yield Section(lines, [reword_grid(grid, medium) for grid in grids if grid])
     for name, reason in chosen.items() if detailed else ():
-        yield _layer_section(report.layers[name], reason, top, medium, screen.glyphs)
+        yield layer_section(report.layers[name], reason, top, medium, screen.glyphs)
 
 
 def _overview(
@@ -102,7 +102,8 @@ def _next_steps(last: Section, *, detailed: bool) -> list[str]:
     return [*apart, f"more: {details}--plot, normscope explain agreement"]
 
 
-def _layer_section(layer: LayerReport, reason: str, top: int, medium: str, glyphs: Glyphs) -> Section:
+def layer_section(layer: LayerReport, reason: str, top: int, medium: str, glyphs: Glyphs) -> Section:
+    """Return the tables of one layer by position and by feature, of at most `top` rows."""
     grids = {"position": position_table(layer, top, glyphs), "feature": feature_table(layer, top, glyphs)}
     tables = [
         reword_grid(grid, medium)

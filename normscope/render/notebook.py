@@ -1,21 +1,26 @@
-"""Results as HTML tables for notebooks, in the reader's own colours, light or dark; they load nothing."""
+"""Results as Python shows them: as text for print, as HTML tables for notebooks.
 
+The HTML takes the reader's own colours, light or dark, and loads nothing.
+"""
+
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from normscope.render import compare, inspect, layers, swap, why
 from normscope.render.batch_composition import fillings
-from normscope.render.batches import choice, noisiest, over_layers
+from normscope.render.batches import choice, noisiest, over_layers, render_batches
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
 from normscope.render.markdown import is_numeric
 from normscope.render.pooled import pooled_grid
 from normscope.render.summary import headline, workload
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.base import Shown
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
-from normscope.results.inspect import Report
+from normscope.results.inspect import LayerReport, Report
 from normscope.results.layers import Outline
 from normscope.results.swap import SwapReport
 from normscope.results.why import WhyReport
@@ -48,6 +53,13 @@ def render_html(result: Shown) -> str:
     return str(tag("div", tag("style", Markup(_STYLE)), *paragraphs, *tables, class_="normscope"))
 
 
+def render_text(result: Shown) -> str:
+    """Return what the command shows of a result in the terminal, without colours, as wide as that."""
+    screen = Screen(shutil.get_terminal_size().columns or 80)
+    render = next(render for kind, render in _TEXTS.items() if isinstance(result, kind))
+    return render(result, screen).removesuffix("\n")
+
+
 def _batch_section(report: BatchReport) -> Section:
     grids = [over_layers(report, noisiest(report), UNICODE), *fillings(report, _TOP)]
     return Section([headline(report), workload(report), choice(report)], grids)
@@ -59,14 +71,31 @@ def _why_section(report: WhyReport) -> Section:
     )
 
 
+def _layer_section(layer: LayerReport) -> Section:
+    return inspect.layer_section(layer, "", _TOP, "text", UNICODE)
+
+
 # The lines of facts and the tables that a notebook shows of each kind of result.
 _SECTIONS: dict[type, Callable[[Any], Section]] = {
     Report: lambda result: next(inspect.sections(result, inspect.WIDE)),
+    LayerReport: _layer_section,
     BatchReport: _batch_section,
     SwapReport: lambda result: swap.section(result, UNICODE),
     WhyReport: _why_section,
     Comparison: lambda result: Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)]),
     Outline: lambda result: layers.section(result, verbose=False),
+}
+# The same of a terminal; the last line of `inspect`, which names options of the command, is left out.
+_TEXTS: dict[type, Callable[[Any, Screen], str]] = {
+    Report: lambda result, screen: render_sections(
+        inspect.sections(result, screen, every_layer=False), screen
+    ),
+    LayerReport: lambda result, screen: render_sections([_layer_section(result)], screen),
+    BatchReport: lambda result, screen: render_batches(result, screen=screen),
+    SwapReport: lambda result, screen: swap.render_swap(result, screen=screen),
+    WhyReport: lambda result, screen: why.render_why(result, screen=screen),
+    Comparison: lambda result, screen: compare.render_comparison(result, screen=screen),
+    Outline: lambda result, screen: layers.render_outline(result, screen=screen),
 }
 
 

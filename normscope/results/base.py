@@ -5,21 +5,38 @@ import os
 import typing
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from normscope.errors import ReportError
 from normscope.results.atomic_write import write_json
 from normscope.results.json_codec import from_plain, require_schema, to_plain
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 R = TypeVar("R", bound="Result")
 
 
 class Shown:
-    """A base for results that Jupyter shows as the tables of `normscope.render.notebook`."""
+    """A base for results that print and Jupyter show as the tables of `normscope.render.notebook`."""
+
+    # The renderers are imported by name when they are needed, since results do not depend on them.
+
+    def __str__(self) -> str:
+        return str(import_module("normscope.render.notebook").render_text(self))
 
     def _repr_html_(self) -> str:
-        # Imported by name when a notebook needs it, since results do not depend on renderers.
         return str(import_module("normscope.render.notebook").render_html(self))
+
+
+class Tabular:
+    """A base for results whose numbers are a tidy table."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the table that `--format csv` writes, one row per number; UsageError without pandas."""
+        # Imported by name, since the tables know the kinds of results.
+        frame: pd.DataFrame = import_module("normscope.results.frames").tidy_frame(self)
+        return frame
 
 
 class Record:
@@ -36,7 +53,8 @@ class Record:
 class Result(Record):
     """A base for the results of commands: converts them to JSON under a schema, and back.
 
-    A mapping of `layers` by name becomes a list in JSON.
+    A mapping of `layers` by name becomes a list in JSON. Results are equal when all but their `provenance`
+    is, which has the date.
     """
 
     SCHEMA: ClassVar[str]
@@ -45,6 +63,14 @@ class Result(Record):
     """The name of such a result in messages, such as "a normscope report"."""
     WHERE: ClassVar[str] = "report"
     """The name of the outermost value in messages."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        one, two = ({**to_plain(result), "provenance": None} for result in (self, other))
+        return bool(one == two)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values, in the documented schema that `SCHEMA` names."""

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Floats, ModelInfo, RunInfo, Summary
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class BatchNoise(Record):
     excess_noise: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerNoise(Record):
     """One normalization layer; `sizes` is None where its rows could not be told to be any text's."""
 
@@ -61,6 +62,10 @@ class LayerNoise(Record):
     kind: str
     features: int
     sizes: tuple[BatchNoise, ...] | None
+
+    def __repr__(self) -> str:
+        sizes = sorted({row.batch_size for row in self.sizes or ()})
+        return f"<LayerNoise of {self.name}: {self.kind}, batches of {sizes}>"
 
     def at(self, batch_size: int, order: str) -> BatchNoise | None:
         """Return the noise at one batch size and order; None where there were no such batches."""
@@ -99,7 +104,7 @@ class KeptTexts(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BatchReport(Result, Shown):
+class BatchReport(Result, Shown, Tabular):
     """What BatchNorm would see in batches of the texts of one run, by layer, size and order."""
 
     SCHEMA = "normscope.batches/1"
@@ -115,6 +120,7 @@ class BatchReport(Result, Shown):
     batches: tuple[BatchFilling, ...]
     layers: Mapping[str, LayerNoise]
     warnings: tuple[str, ...]
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         sizes = sorted({batch.batch_size for batch in self.batches})

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class LayerDrift(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Result, Shown):
+class Comparison(Result, Shown, Tabular):
     """Report B against report A; the layers that moved most come first.
 
     `reports` are A and B; `only_a` and `only_b` name the layers that have no counterpart.
@@ -59,6 +60,7 @@ class Comparison(Result, Shown):
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     warnings: tuple[str, ...]
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         a, b = (compared.model.id for compared in self.reports)

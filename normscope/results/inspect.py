@@ -7,15 +7,20 @@ JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.json_codec import NOT_IN_JSON
+from normscope.results.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOMENTS_SCHEMA = "normscope.moments/1"
 
@@ -194,8 +199,8 @@ class OutlierFeature(Record):
     share: float
 
 
-@dataclass(frozen=True, eq=False)
-class LayerReport(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerReport(Record, Shown):
     """All numbers of one normalization layer. A part that could not be measured is None.
 
     `call` is the number of this call within a forward pass, from 1; None if all calls are pooled.
@@ -231,14 +236,27 @@ class LayerReport(Record):
     calls_per_forward: int = 1
     outliers: Outliers | None = None
 
+    def __repr__(self) -> str:
+        counts = counted(self.features, "feature"), counted(self.count, "token")
+        return f"<LayerReport of {self.name}: {self.kind}, {', '.join(counts)}>"
+
     @property
     def module_name(self) -> str:
         """The name of the layer's module in the model, without the number of the call."""
         return self.name.removesuffix(f"#{self.call}")
 
+    def to_frame(self, view: str) -> "pd.DataFrame":
+        """Return one view as a table: a row per "position", or per "feature" (also of "own_output").
+
+        The columns are its statistics. Raises UsageError without pandas, and for another view.
+        """
+        # Imported by name, since the tables know the kinds of results.
+        frame: pd.DataFrame = import_module("normscope.results.frames").view_frame(self, view)
+        return frame
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Report(Result, Shown):
+class Report(Result, Shown, Tabular):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `pooled` has the tokens of a run over one to five
@@ -258,6 +276,7 @@ class Report(Result, Shown):
     outlier_features: tuple[OutlierFeature, ...] = ()
     moments: Any = field(default=None, metadata=NOT_IN_JSON)
     pooled: Pooled | None = None
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         run = self.run

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from normscope.escaping import counted
 from normscope.results.base import Record, Result, Shown
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Outline(Result, Shown):
     normscope: str
     model: OutlinedModel
     layers: tuple[OutlinedLayer, ...]
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         return f"<Outline of {self.model.id}: {counted(len(self.layers), 'layer')}>"

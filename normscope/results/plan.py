@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from normscope.results.base import Record, Result
 from normscope.results.common import ModelInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,3 +54,4 @@ class RunPlan(Result):
     batch: TimedBatch
     flops: float
     expected_seconds: float
+    provenance: Provenance | None = None

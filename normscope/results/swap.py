@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normscope.escaping import counted
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Baseline(Record):
     perplexity: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerSwap(Record):
     """One normalization layer, and the effect of replacing it alone."""
 
@@ -66,6 +67,9 @@ class LayerSwap(Record):
     kind: str
     features: int
     effect: Effect
+
+    def __repr__(self) -> str:
+        return f"<LayerSwap of {self.name}: {self.kind}, damage {self.effect.damage:.3g}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ class CalibrationInfo(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SwapReport(Result, Shown):
+class SwapReport(Result, Shown, Tabular):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` describes the held-out texts, and `kind` the replacement of the layers. `cumulative` and `fold`
@@ -151,6 +155,7 @@ class SwapReport(Result, Shown):
     cumulative: tuple[Step, ...] | None
     warnings: tuple[str, ...]
     fold: FoldInfo | None = None
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         return (

@@ -1,13 +1,14 @@
-"""Tidy data from a report: CSV with one number a row, JSON Lines with one layer a line."""
+"""Tidy data from a result: CSV with one number a row, JSON Lines with one layer, or claim, a line."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from normscope.results.base import Record
 from normscope.results.json_codec import to_plain
+from normscope.results.tidy_records import LAYOUTS, Cell
+from normscope.results.why import WhyReport
 
 COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
 # Views with lists by position; lists of feature or position numbers. All other lists are by feature.
@@ -17,25 +18,36 @@ _NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positi
 Row = tuple[str, str, int | None, int | None, str, float | int]
 
 
-def csv_lines(layers: Mapping[str, Record]) -> Iterator[str]:
-    """Yield the lines of a CSV of layers: a header, then one row per known number.
+def table(result: Any) -> tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]:
+    """Return the columns of a result's tidy table, and its rows: one per known number.
 
-    `view` and `statistic`, joined by a dot, are the path of the number in the JSON. `position` and
-    `feature` are the index of an element of a list, and are empty for other numbers. The position of a
-    bin is its first position. A number of the layer as a whole has the view `layer`. A list of feature or
-    position numbers gives one row per element, with the value 1.
+    `view` and `statistic`, joined by a dot, are the path of the number in the JSON. A number of the layer as
+    a whole has the view `layer`. For reports and comparisons, `position` and `feature` are the index of an
+    element of a list, and are None for other numbers. The position of a bin is its first position. A list
+    of feature or position numbers gives one row per element, with the value 1.
     """
-    yield _line(COLUMNS)
-    for name, layer in layers.items():
-        yield from (_line(row) for row in _rows(name, to_plain(layer)))
+    if layout := LAYOUTS.get(type(result)):
+        return layout.columns, layout.rows(result)
+    layers = result.layers.items()
+    return COLUMNS, (row for name, layer in layers for row in _rows(name, to_plain(layer)))
 
 
-def json_lines(layers: Mapping[str, Record]) -> Iterator[str]:
-    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON report.
+def csv_lines(result: Any) -> Iterator[str]:
+    """Yield the lines of a CSV of a result: a header, then the rows of its `table`."""
+    columns, rows = table(result)
+    yield _line(columns)
+    yield from map(_line, rows)
 
-    The layer's name is added as `layer`, the name of that column in the CSV.
+
+def json_lines(result: Any) -> Iterator[str]:
+    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON; `why` has claims.
+
+    A layer's name is added as `layer`, the name of that column in the CSV.
     """
-    for name, layer in layers.items():
+    if isinstance(result, WhyReport):
+        yield from (f"{json.dumps(to_plain(claim), allow_nan=False)}\n" for claim in result.claims)
+        return
+    for name, layer in result.layers.items():
         yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"
 
 

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from normscope.results.base import Record, Result, Shown
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import ModelInfo, Pooled, RunInfo
+from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Finding(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WhyReport(Result, Shown):
+class WhyReport(Result, Shown, Tabular):
     """The article's claims on why NLP uses LayerNorm and not BatchNorm, with one model's evidence.
 
     The numbers are computed from `kept_texts` of the run's texts, each different text once; those of
@@ -86,6 +87,7 @@ class WhyReport(Result, Shown):
     pooled: Pooled
     warnings: tuple[str, ...]
     null_texts: int = 0
+    provenance: Provenance | None = None
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{finding.id} {finding.verdict}" for finding in self.claims)

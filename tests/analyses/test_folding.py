@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import normscope
 from normscope import Batching, Calibration, Fold, Swapping
+from normscope.analyses.swap.fold_file import Folded
 from normscope.analyses.swap.options import FIXED
 from normscope.analyses.swap.replacement import Replacement, Statistics
 from normscope.errors import ReportError, UsageError
@@ -470,3 +471,11 @@ def test_its_effect_is_that_of_the_saved_fold(swapped: tuple[Any, Any, Path, lis
             logits, target = model(**row).logits[0, :-1], row["input_ids"][0, 1:]
             losses.append(functional.cross_entropy(logits, target, reduction="none"))
     assert float(torch.cat(losses).mean()) == pytest.approx(report.fold.effect.loss.mean, rel=1e-5)
+
+
+def test_folds_and_calibrations_show_themselves_in_a_line() -> None:
+    folded = Folded({"fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}, "0")
+    assert repr(folded) == "<Folded into fc>"
+    fold = Fold("m", "frozen", {"norm": folded}, {"other": "why"})
+    assert repr(fold) == "<Fold of m: frozen, 1 layer folded, 1 not>"
+    assert repr(Calibration("m", {})) == "<Calibration of m: 0 layers>"

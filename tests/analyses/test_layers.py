@@ -460,15 +460,15 @@ def test_the_command_writes_every_format(tmp_path: Path, monkeypatch: pytest.Mon
     outline = list_layers(folder)
     for arguments, text in (
         ([], render_outline(outline)),
-        (["-v"], render_outline(outline, verbose=True)),
+        (["-v", "-q"], render_outline(outline, verbose=True)),
         (["--format", "markdown"], render_outline_markdown(outline)),
-        (["--json"], outline.to_json()),
-        (["--format", "json"], outline.to_json()),
     ):
         result = run(folder, *arguments)
         assert (result.exit_code, result.stdout, result.stderr) == (0, text, "")
+    for options in (["--json"], ["--format", "json"]):
+        assert Outline.from_dict(json.loads(run(folder, *options).stdout)) == outline
     assert run(folder, "--json", "-o", str(tmp_path / "out")).stdout == ""
-    assert (tmp_path / "out").read_text(encoding="utf-8") == outline.to_json()
+    assert Outline.from_dict(json.loads((tmp_path / "out").read_text(encoding="utf-8"))) == outline
     assert len(json.loads(run(folder, "--json", "--layer", "*.0.*").stdout)["layers"]) == 2
 
 

@@ -69,7 +69,8 @@ def require_equal(got: Report, want: Report, within: float, *, apart: set[str] =
 def differing(a: Any, b: Any, path: str) -> set[str]:
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        return {found for key in a for found in differing(a[key], b[key], f"{path}.{key}")}
+        keys = a.keys() - {"provenance"}
+        return {found for key in keys for found in differing(a[key], b[key], f"{path}.{key}")}
     if isinstance(a, list):
         assert len(a) == len(b), path
         return {found for x, y in zip(a, b, strict=True) for found in differing(x, y, path)}

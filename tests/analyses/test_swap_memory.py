@@ -68,7 +68,8 @@ def swapped(model: Any, swapping: Swapping, batching: Batching = WHOLE) -> SwapR
 
 
 def numbers(report: SwapReport) -> dict[str, Any]:
-    return replace(report, warnings=(), run=replace(report.run, seconds=0.0)).to_dict()
+    run = replace(report.run, seconds=0.0)
+    return replace(report, warnings=(), run=run, provenance=None).to_dict()
 
 
 KINDS = [

@@ -341,11 +341,11 @@ def test_a_model_is_freed_when_its_user_drops_it() -> None:
     for _ in range(2):
         with torch.no_grad(), watcher:
             model(**padded("right"))
-    before = watcher.report().to_dict()
+    before = watcher.report()
     del model
     gc.collect()
     assert kept() is None
-    assert watcher.report().to_dict() == before
+    assert watcher.report() == before
     with pytest.raises(UsageError, match="the watched model was deleted"), watcher:
         pass
 

@@ -16,6 +16,7 @@ from normscope.cli.app import app
 from normscope.cli.option_groups import (
     BatchOptions,
     CountedBatchOptions,
+    DataResultOptions,
     FetchOptions,
     LayerOptions,
     LoadOptions,
@@ -125,9 +126,9 @@ def test_as_data_only_the_layers_that_are_shown_are_measured() -> None:
 def test_formats_that_contradict_each_other_are_refused() -> None:
     assert ResultOptions(json=True).chosen_format() is Format.JSON
     with pytest.raises(UsageError, match="--json and --format markdown"):
-        ResultOptions(Format.MARKDOWN, json=True).chosen_format()
+        ResultOptions(format=Format.MARKDOWN, json=True).chosen_format()
     with pytest.raises(UsageError, match="--plot and --format json"):
-        ResultOptions(json=True).chosen_format(plot=True)
+        DataResultOptions(json=True).chosen_format(plot=True)
 
 
 NAMED = TextOptions(text=["-x it's", "a; rm b", "*"], file=["my texts.txt", "-"], field="the text")

@@ -1,5 +1,6 @@
 """Batches that continue from a position, and the digest that proves the corpus is the same."""
 
+import hashlib
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +27,7 @@ WORDS = [
 
 
 def batches_of(texts: list[str], batching: Batching, start: Position | None = None) -> Batches:
-    batches = Batches(iter(texts), TOKENIZER, batching, max_length=None, hashed=True)
+    batches = Batches(iter(texts), TOKENIZER, batching, max_length=None)
     if start is not None:
         batches.resume(start)
     return batches
@@ -100,9 +101,10 @@ def test_a_corpus_that_has_grown_is_refused() -> None:
         list(walked(rest))
 
 
-def test_texts_are_not_hashed_unasked() -> None:
-    corpus = CorpusReader(iter(["a", "b"]))
-    assert (list(corpus), corpus.read, corpus.digest) == (["a", "b"], 2, "")
+def test_the_digest_is_that_of_a_file_with_a_text_in_every_line() -> None:
+    corpus = CorpusReader(iter(["a", "", "b é"]))
+    assert (list(corpus), corpus.read) == (["a", "", "b é"], 3)
+    assert corpus.digest == hashlib.sha256("a\n\nb é\n".encode()).hexdigest()
 
 
 def test_half_a_pair_is_one_line_where_texts_are_hashed_too() -> None:

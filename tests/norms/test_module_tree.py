@@ -22,7 +22,7 @@ def watched(model: nn.Module, run: Callable[..., Any] | None = None) -> dict[str
     with normscope.watch(model) as watcher, torch.no_grad():
         (model if run is None else run)(**padded("right"))
     plain = watcher.report().to_dict()
-    plain["run"]["seconds"] = 0
+    plain["run"]["seconds"], plain["provenance"] = 0, None
     return plain
 
 

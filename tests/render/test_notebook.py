@@ -12,9 +12,16 @@ import pytest
 
 from normscope.escaping import printable
 from normscope.render import notebook
+from normscope.render.batches import render_batches
+from normscope.render.compare import render_comparison
+from normscope.render.inspect import render_report
 from normscope.render.layer import least_agreeing
+from normscope.render.layers import render_outline
 from normscope.render.notebook import render_html
 from normscope.render.numbers import short
+from normscope.render.swap import render_swap
+from normscope.render.terminal import Screen
+from normscope.render.why import render_why
 from normscope.results.base import Shown
 from normscope.results.common import Pooled
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
@@ -138,8 +145,62 @@ def test_it_has_no_colours_that_a_theme_could_hide() -> None:
 
 
 @pytest.mark.parametrize("kind", Shown.__subclasses__())
-def test_every_result_that_is_shown_has_html(kind: type) -> None:
+def test_every_result_that_is_shown_has_html_and_text(kind: type) -> None:
     assert kind in notebook._SECTIONS
+    assert kind in notebook._TEXTS
+
+
+# Text
+
+
+def printed(result: Any, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return str(result)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_print_shows_what_the_terminal_shows(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = Screen(columns)
+    shown: list[tuple[Any, str]] = [
+        (reports.batch_report(), render_batches(reports.batch_report(), screen=screen)),
+        (reports.swap_report(), render_swap(reports.swap_report(), screen=screen)),
+        (why_report(), render_why(why_report(), screen=screen)),
+        (reports.comparison(), render_comparison(reports.comparison(), screen=screen)),
+        (outline(), render_outline(outline(), screen=screen)),
+    ]
+    for result, want in shown:
+        assert printed(result, monkeypatch, columns) + "\n" == want
+    text, whole = (
+        printed(reports.minilm(), monkeypatch, columns),
+        render_report(reports.minilm(), screen=screen),
+    )
+    assert whole.startswith(text)
+    assert whole.removeprefix(text).strip().startswith("more: ")
+
+
+def test_a_layer_shows_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = reports.minilm().layers[reports.MINILM[2]]
+    text, reader = printed(layer, monkeypatch), Reader(layer._repr_html_())
+    assert text.startswith(layer.name)
+    for by in ("by position", "by feature"):
+        assert by in text.lower()
+        assert by in reader.text.lower()
+    assert reader.open == []
+    assert "never called" in printed(reports.layer("n", calls=0), monkeypatch)
+
+
+@pytest.mark.parametrize("make", [reports.hostile, lambda: reports.hostile().layers[HOSTILE[2]]])
+def test_hostile_names_print_no_codes(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(make(), monkeypatch)
+    assert not {c for c in text.replace("\n", "") if not c.isprintable()}
+
+
+def test_reprs_are_one_line_without_tables() -> None:
+    layers = [*reports.minilm().layers.values(), *reports.swap_report().layers.values()]
+    layers += reports.batch_report().layers.values()
+    lines = [repr(layer) for layer in layers]
+    assert all(len(line) < 120 and "\n" not in line and "array" not in line for line in lines)
+    assert repr(reports.layer("n")) == "<LayerReport of n: layernorm, 48 features, 1,824 tokens>"
 
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MAKERS = [reports.minilm, reports.worded, reports.llama, reports.mixed, reports.
 
 
 def table(report: Any) -> pd.DataFrame:
-    text = io.StringIO("".join(csv_lines(report.layers)))
+    text = io.StringIO("".join(csv_lines(report)))
     return pd.read_csv(text, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
 
@@ -44,7 +44,7 @@ def numbers_below(part: Any) -> int:
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_every_known_number_has_one_row(make: Any) -> None:
     report = make()
-    rows = list(csv.reader(io.StringIO("".join(csv_lines(report.layers)), newline="")))
+    rows = list(csv.reader(io.StringIO("".join(csv_lines(report)), newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert {len(row) for row in rows} == {6}
     assert len(rows) - 1 == sum(numbers_below(layer) for layer in report.to_dict()["layers"])
@@ -106,7 +106,7 @@ def test_outliers_go_by_their_feature() -> None:
 
 def test_pandas_reads_the_lines_and_the_layers_come_back() -> None:
     report = reports.mixed()
-    text = "".join(json_lines(report.layers))
+    text = "".join(json_lines(report))
     expected = [{"layer": layer["name"], **layer} for layer in report.to_dict()["layers"]]
     assert [json.loads(line) for line in text.splitlines()] == expected
     frame = pd.read_json(io.StringIO(text), lines=True)
@@ -119,7 +119,7 @@ def test_hostile_names_come_back() -> None:
     frame = table(report)
     names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in report.layers]
     assert frame["layer"].drop_duplicates().tolist() == names
-    assert "".join(json_lines(report.layers)).isascii()
+    assert "".join(json_lines(report)).isascii()
 
 
 # The tensors
@@ -161,7 +161,7 @@ def run(*arguments: object) -> Result:
 
 def test_inspect_writes_tidy_data(library: Library, tmp_path: Path) -> None:  # noqa: F811
     for format, lines in (("csv", csv_lines), ("jsonl", json_lines)):
-        text = "".join(lines(library.report.layers))
+        text = "".join(lines(library.report))
         assert run("inspect", "m", "a text", "--format", format).stdout == text
         done = run("inspect", "m", "a text", "--format", format, "-o", tmp_path / format)
         assert (done.exit_code, done.stdout) == (0, "")
@@ -177,13 +177,13 @@ def test_the_commands_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "inspect", "demo", "a text", "and more", "--tensors", "t", "--moments", "m", "--format", "csv", "-q"
     )
     report = read_report("m")
-    assert out.stdout == "".join(csv_lines(report.layers))
+    assert out.stdout == "".join(csv_lines(report))
     assert run("merge", "m", "--format", "csv", "--tensors", "u").stdout == out.stdout
     with safe_open("t", framework="np") as one, safe_open("u", framework="np") as other:
         for name in one.keys():  # noqa: SIM118
             np.testing.assert_array_equal(one.get_tensor(name), other.get_tensor(name))
     comparison = normscope.compare("m", "m")
-    assert run("compare", "m", "m", "--format", "csv").stdout == "".join(csv_lines(comparison.layers))
+    assert run("compare", "m", "m", "--format", "csv").stdout == "".join(csv_lines(comparison))
     lines = run("compare", "m", "m", "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line)["bn_drift"]["mean"] for line in lines] == [0.0] * 13
     assert not any(math.isnan(layer.bn_drift.mean) for layer in comparison.layers.values())

@@ -16,6 +16,7 @@ from normscope.analyses.swap.folding import CheckedFold, Difference
 from normscope.analyses.swap.options import BATCH, Swapping
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
+from normscope.data.corpus import CorpusReader
 from normscope.data.held_out_split import SplitTexts, split_texts
 from normscope.engine.forward import evaluating
 from normscope.engine.progress import Progress
@@ -24,6 +25,7 @@ from normscope.errors import ReportError, SaveError
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
 from normscope.norms.module_tree import uncompiled
+from normscope.results.provenance import with_facts
 from normscope.results.swap import (
     CalibrationInfo,
     Effect,
@@ -69,7 +71,8 @@ def swap(
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     work = Work(progress)
     session = Session.open(model, work, loading, tokenizer)
-    parted = split_texts(texts, calibration, batching.limit, unique=batching.unique)
+    corpus = CorpusReader(texts)
+    parted = split_texts(corpus, calibration, batching.limit, unique=batching.unique)
     # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(session.loaded, layers, exclude)))
@@ -85,7 +88,13 @@ def swap(
     # Calibration may have given the same warnings on memory: each is reported once.
     new = [note for note in trial.parts.notes if note not in report.warnings]
     run = replace(report.run, seconds=work.seconds())
-    report = replace(report, warnings=(*report.warnings, *new), run=run)
+    provenance = with_facts(
+        measured.report.provenance,
+        seed=swapping.seed,
+        texts_read=corpus.read,
+        texts_sha256=corpus.digest,
+    )
+    report = replace(report, warnings=(*report.warnings, *new), run=run, provenance=provenance)
     if save is not None:
         try:
             trial.calibration.save(save)

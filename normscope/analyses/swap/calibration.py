@@ -18,6 +18,7 @@ from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
 from normscope.engine.session import Session, text_batches
 from normscope.errors import UsageError
+from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.results.inspect import Report
@@ -31,7 +32,7 @@ FILE = FileKind(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """The statistics of a model's layers over a calibration corpus, by the layers' names.
 
@@ -43,6 +44,9 @@ class Calibration:
     layers: Mapping[str, Statistics]
     kind: str | None = None
     replaced: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Calibration of {self.model}: {counted(len(self.layers), 'layer')}>"
 
     @classmethod
     def of_report(cls, report: Report) -> "Calibration":

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from normscope._version import __version__
 from normscope.errors import UsageError
-from normscope.escaping import quoted
+from normscope.escaping import counted, quoted
 from normscope.norms.module_tree import named_modules, unwrapped
 from normscope.statistics.safetensors_file import FileKind
 
 FILE = FileKind("normscope-fold.safetensors", "normscope.fold/1", "fold", "normscope swap --fold --save")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Folded:
     """The new parameters, by name, of the Linears that read one folded layer.
 
@@ -31,13 +31,16 @@ class Folded:
     parameters: Mapping[str, Tensor]
     digest: str
 
+    def __repr__(self) -> str:
+        return f"<Folded into {', '.join(self.into)}>"
+
     @property
     def into(self) -> tuple[str, ...]:
         """The names of the modules that read the layer."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fold:
     """Layers of a model that are folded into the Linears that read them, by the layers' names.
 
@@ -48,6 +51,10 @@ class Fold:
     kind: str
     layers: Mapping[str, Folded]
     refused: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        folded = counted(len(self.layers), "layer")
+        return f"<Fold of {self.model}: {self.kind}, {folded} folded, {len(self.refused)} not>"
 
     def only(self, names: Sequence[str]) -> "Fold":
         """Return a copy that folds these layers alone."""

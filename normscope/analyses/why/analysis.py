@@ -22,6 +22,7 @@ from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
 from normscope.capture.watcher import watch
 from normscope.data.batching import Batching, require_positive, require_seed
+from normscope.data.corpus import CorpusReader
 from normscope.data.media_files import FilePath, Inputs
 from normscope.data.repeated_texts import Unique
 from normscope.data.tokenization import special_ids
@@ -34,6 +35,7 @@ from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.results.common import Pooled
 from normscope.results.inspect import Report
+from normscope.results.provenance import with_facts
 from normscope.results.why import WhyReport
 from normscope.statistics.jackknife import groups_of, replicates
 from normscope.statistics.position_bins import MEMORY
@@ -95,7 +97,8 @@ def why(
     require_seed(seed)
     require_both(beside, images)
     inputs = Inputs(texts)
-    unique = Unique(inputs.texts or ())
+    corpus = CorpusReader(inputs.texts or ())
+    unique = Unique(corpus)
     clock = Clock(progress)
     session = Session.open(model, clock, loading, tokenizer)
     loaded = session.loaded
@@ -126,6 +129,7 @@ def why(
             *(() if vision is None else vision.notes),
         ),
         len(nulls.spaced(kept.sources)),
+        with_facts(report.provenance, seed=seed, texts_sha256=corpus.digest),
     )
 
 

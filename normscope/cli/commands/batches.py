@@ -5,9 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normscope.cli import options
-from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.option_groups import (
+    CountedBatchOptions,
+    DataResultOptions,
+    LayerOptions,
+    LoadOptions,
+    grouped,
+)
 from normscope.cli.output import Output, reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
@@ -41,6 +49,9 @@ a trained layer forgot long ago. What batches hold is the same at every layer.
 length, on one log scale; the noise of one layer, or of those of --layer, and the padding as bars; and how
 many texts reach each position.
 
+--format csv has one number in a row (layer, view, batch_size, order, position, statistic, value), jsonl has
+one layer in a line.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 _Sizes = Annotated[
@@ -70,7 +81,7 @@ def batches(
     batch: CountedBatchOptions,
     layers: LayerOptions,
     top: options.Top = 10,
-    result: ResultOptions,
+    result: DataResultOptions,
     plot: options.Plot = False,
     verbose: options.Verbose = False,
     source: LoadOptions,
@@ -96,18 +107,20 @@ def batches(
             readable_texts(texts, loaded),
             batching=batching,
             drawing=drawing,
-            **layers.selection(as_data=format is options.Format.JSON),
+            **layers.selection(as_data=format.is_data),
             progress=progress,
         )
+    report = with_command(report)
     if plot:
         place.write(_drawn(report, place, shown))
     else:
         from normscope.render.batches import render_batches, render_batches_markdown
 
-        text = place.text(report, format, render_batches, render_batches_markdown, layers=shown, top=top)
-        place.write(text)
+        write_result(report, format, place, render_batches, render_batches_markdown, layers=shown, top=top)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
 
 
 def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:

@@ -7,7 +7,8 @@ import typer
 from normscope.cli import completion, options
 from normscope.cli.destinations import checked_output
 from normscope.cli.output import announce, say, warn
-from normscope.cli.report_options import as_data
+from normscope.cli.provenance import with_command
+from normscope.cli.report_options import write_result
 from normscope.escaping import counted
 
 if TYPE_CHECKING:
@@ -69,17 +70,12 @@ def compare(
 
     gates = [Bound.read(text) for text in fail_above or ()]
     announce(() if quiet else (a, b))
-    comparison = run(a, b)
-    if output_format.is_data:
-        destination.write(as_data(comparison, output_format, destination))
-    else:
-        from normscope.render.compare import render_comparison, render_comparison_markdown
+    comparison = with_command(run(a, b))
+    from normscope.render.compare import render_comparison, render_comparison_markdown
 
-        destination.write(
-            destination.text(
-                comparison, output_format, render_comparison, render_comparison_markdown, top=top
-            )
-        )
+    write_result(
+        comparison, output_format, destination, render_comparison, render_comparison_markdown, top=top
+    )
     if not quiet:
         warn(comparison.warnings, verbose=True)
     if _crossed(gates, comparison):

@@ -12,6 +12,7 @@ from normscope.cli.interruption import handle_signals
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, grouped
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
 from normscope.cli.report_options import ReportOptions, names_of
 from normscope.cli.run_options import CheckpointOptions, run_and_merge, shard_for
 from normscope.cli.text_options import TextOptions, readable_texts
@@ -167,7 +168,7 @@ def inspect(
                 request = stack.enter_context(handle_signals(quiet=ranks is not None))
                 report = run_and_merge(run_rank, ranks, progress, request)
         if plan is not None:
-            _write_plan(plan, result)
+            _write_plan(with_command(plan), result)
             return
         if report is not None:
             result.write(report, names_of(report, detailed))
@@ -217,3 +218,5 @@ def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:
 
     as_json = result.chosen_format() is options.DataFormat.JSON
     result.destination.write(result.destination.json(plan) if as_json else render_plan(plan))
+    if result.verbose and not result.quiet:
+        say_provenance(plan)

@@ -8,6 +8,7 @@ from normscope.cli import options
 from normscope.cli.option_groups import FetchOptions, ResultOptions, grouped
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
 
 EPILOG = """\b
 Examples:
@@ -62,9 +63,11 @@ def layers(
     with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)):
         from normscope.analyses.layers import list_layers
 
-        outline = list_layers(model, loading, layers=layer or (), exclude=exclude or ())
+        outline = with_command(list_layers(model, loading, layers=layer or (), exclude=exclude or ()))
     from normscope.render.layers import render_outline, render_outline_markdown
 
     destination.write(
         destination.text(outline, format, render_outline, render_outline_markdown, verbose=verbose)
     )
+    if verbose and not result.quiet:
+        say_provenance(outline)

@@ -7,9 +7,11 @@ import typer
 
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
-from normscope.cli.option_groups import CountedBatchOptions, LoadOptions, ResultOptions, grouped
+from normscope.cli.option_groups import CountedBatchOptions, DataResultOptions, LoadOptions, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
 
@@ -59,6 +61,9 @@ whose weights change. "not folded because" names another reader of the layer, or
 
 The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer,
 --recalibrate one run per layer on the calibration texts, and --fold two runs per folded layer.
+
+--format csv has one number in a row (layer, view, replaced, statistic, value), jsonl has one layer in a
+line.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
@@ -138,7 +143,7 @@ def swap(
     save: Save = None,
     seed: options.Seed = 0,
     batch: CountedBatchOptions,
-    result: ResultOptions,
+    result: DataResultOptions,
     verbose: options.Verbose = False,
     source: LoadOptions,
 ) -> None:
@@ -180,10 +185,13 @@ def swap(
             )
         except SaveError as error:
             report, failure = error.report, error
+    report = with_command(report)
     from normscope.render.swap import render_swap, render_swap_markdown
 
-    destination.write(destination.text(report, format, render_swap, render_swap_markdown))
+    write_result(report, format, destination, render_swap, render_swap_markdown)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
     if failure is not None:
         raise failure

@@ -5,9 +5,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from normscope.cli import options
-from normscope.cli.option_groups import BatchOptions, LoadOptions, ResultOptions, command_line, grouped
+from normscope.cli.option_groups import BatchOptions, DataResultOptions, LoadOptions, command_line, grouped
 from normscope.cli.output import reserve_stdout, warn
 from normscope.cli.progress_bar import ProgressBar, wanted
+from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ The claims:
 The table at the end has a text in a row and a position in a column: BatchNorm over flattened texts takes a
 column for one feature.
 
+--format csv has one number in a row (claim, view, evidence, layer, statistic, value), jsonl has one claim
+in a line.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 
@@ -67,7 +72,7 @@ def why(
     exclude: options.Exclude = None,
     layer: options.OnlyLayer = None,
     verbose: options.Verbose = False,
-    result: ResultOptions,
+    result: DataResultOptions,
     source: LoadOptions,
 ) -> None:
     """Test an article's claims on LayerNorm and BatchNorm with this model and these texts."""
@@ -105,12 +110,15 @@ def why(
             progress=progress,
         )
     inputs = command_line(batch, source, corpus.explicit())
+    report = with_command(report)
     report = replace(report, claims=tuple(_with_options(finding, inputs) for finding in report.claims))
     from normscope.render.why import render_why, render_why_markdown
 
-    place.write(place.text(report, format, partial(render_why, verbose=verbose), render_why_markdown))
+    write_result(report, format, place, partial(render_why, verbose=verbose), render_why_markdown)
     if not result.quiet:
         warn(report.warnings, verbose=verbose)
+        if verbose:
+            say_provenance(report)
 
 
 def _with_options(finding: "Finding", inputs: str) -> "Finding":

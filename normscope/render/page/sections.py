@@ -16,6 +16,7 @@ from normscope.render.page.claims import claims_section
 from normscope.render.page.figure import Figure, Slice, Tile, table
 from normscope.render.page.parts import COMMANDS, PagePart
 from normscope.render.pooled import means_grid, pooled_grid
+from normscope.render.provenance import provenance_facts
 from normscope.render.summary import headline, workload
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
@@ -226,3 +227,6 @@ def _source(file: str, result: Saved) -> Iterator[str]:
         yield "; ".join(map(_SEPARATOR.join, sides(result)))
     else:
         yield _SEPARATOR.join([*headline(result), *workload(result)])
+    if result.provenance is not None:
+        yield tag("br")
+        yield f"From: {_SEPARATOR.join(provenance_facts(result.provenance))}"

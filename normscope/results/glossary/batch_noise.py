@@ -20,7 +20,7 @@ NOISE = Topic(
             formula="b = number of n in B",
             range="1 or more",
             reading="The noise of a mean falls about as 1 / sqrt(b) in random batches.",
-            source="Chan, Golub & LeVeque 1979, STAN-CS-79-773",
+            source="Chan, Golub & LeVeque 1979, Updating Formulae, STAN-CS-79-773",
             commands=("batches",),
             see_also=("tid", "run.batch_size"),
             columns=("texts a batch",),

@@ -190,5 +190,36 @@ RUN = Topic(
             reading="It differs from run to run, as no statistic does beyond rounding.",
             see_also=("run.tokens",),
         ),
+        _entry(
+            name="provenance",
+            title="when, how and from what it was made",
+            definition="The date in UTC, the command without secrets, the versions of normscope, Python, "
+            "torch and transformers, the model's commit on the Hub or a digest of its weights, the digest of "
+            "the texts, and the seed. It is null in results of versions that did not write it.",
+            formula="weights_sample = SHA-256 of names, dtypes, shapes, 1,024 elements; "
+            "texts_sha256 = SHA-256 of the texts, each with a line feed",
+            range="words, a count and a seed",
+            reading="A paper states it. The digest of a file with a text in each line, all of them read, is "
+            "that of sha256sum. Merged parts have no digest of their texts.",
+            see_also=("provenance.texts_read", "provenance.seed"),
+        ),
+        _entry(
+            name="provenance.texts_read",
+            title="how many texts were read",
+            definition="The texts that were read, blank ones included, up to the limit. Their digest covers "
+            "exactly these.",
+            formula="texts_read = texts that the source gave",
+            range="0 or more; null where the batches were the caller's, or of images and sounds",
+            reading="Of these, run.texts were measured.",
+            see_also=("run.texts", "run.skipped_texts"),
+        ),
+        _entry(
+            name="provenance.seed",
+            title="the random seed",
+            definition="The seed of all random choices of the command.",
+            formula="seed = --seed",
+            range="0 or more; null where nothing is random",
+            reading="The same seed, model and texts give the same choices.",
+        ),
     ),
 )

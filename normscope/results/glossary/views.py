@@ -17,7 +17,7 @@ VIEWS = Topic(
             formula="mean = (1/count) sum_i v_i; std = sqrt((1/count) sum_i (v_i - mean)^2); min, max over i",
             range="count 0 or more; min <= mean <= max, std 0 or more; null where count is 0",
             reading="In the JSON the members of token.mean and its like: count, mean, std, min, max.",
-            source="Chan, Golub & LeVeque 1979, STAN-CS-79-773, for how parts are merged",
+            source="Chan, Golub & LeVeque 1979, Updating Formulae, STAN-CS-79-773, for how parts are merged",
             commands=("inspect", "batches"),
             see_also=("token.mean", "token.variance"),
             columns=("S",),
