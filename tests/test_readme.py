@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
 
 import normscope
 from tests.support import models, reports
@@ -21,14 +22,22 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = ROOT / "examples" / "guides"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *GUIDES.glob("*.md"))}
-BLOCK = re.compile(r"(?:<!-- (not run|ci): (.+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (not run|ci): ([^\n]+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+ROW = r"^\| [^|\n]+ \| `((?:normscope|python) [^`\n]+)` \|"
 
+TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+CLIP = "normscope inspect openai/clip-vit-base-patch32"
+RESUMED = "normscope inspect demo -f corpus.txt --checkpoint run.ckpt --resume --json -o report.json"
 NOT_RUN = {
-    "network": 5,  # torch's index, and models of the Hub with files of the reader's own
-    "torchrun": 1,  # tests/analyses/test_distributed.py starts its processes
-    "interrupted by hand": 3,  # tests/cli/test_resume.py interrupts
+    f"python3 -m venv .venv && .venv/bin/{TORCH}": "network",
+    "normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg": "network",
+    "normscope inspect openai/whisper-tiny --audio speech.wav": "network",
+    f'{CLIP} "a cat" "a dog" --image cat.png --image dog.png': "network",
+    "torchrun --nproc-per-node 2 -m normscope inspect demo -f corpus.txt --json -o report.json": "torchrun",
+    RESUMED: "interrupted by hand",
+    f"{RESUMED} --limit 100": "interrupted by hand",
 }
-"""Why commands are not run, and how many."""
+"""Commands that are not run here, and why; test_signals.py and test_distributed.py run such."""
 REDUCED = {
     "python examples/digits_cnn.py": " --quick",
     "python examples/freeze_layernorm.py": " --quick",
@@ -51,7 +60,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands(page: str) -> Iterator[Command]:
     """Yield the commands of a page in its order: of shell blocks, of transcripts, of tables."""
-    for match in re.finditer(BLOCK.pattern + r"|^\| .+? \| `((?:normscope|python) .+?)` \|", page, re.M | re.S):
+    for match in re.finditer(
+        BLOCK.pattern + r"|^\| .+? \| `((?:normscope|python) .+?)` \|", page, re.M | re.S
+    ):
         mark, value, kind, text, of_table = match.groups()
         reason = value if mark == "not run" else ""
         if of_table:
@@ -125,8 +136,8 @@ def test_commands_run_and_print_what_is_shown(name: str, folder: Path) -> None:
 
 
 def test_what_is_not_run_is_listed() -> None:
-    reasons = [command.not_run for page in PAGES.values() for command in commands(page) if command.not_run]
-    assert {reason: reasons.count(reason) for reason in reasons} == NOT_RUN
+    pages = [commands(page) for page in PAGES.values()]
+    assert {line: reason for page in pages for line, _, reason in page if reason} == NOT_RUN
 
 
 def test_there_are_exactly_two_commands_to_set_up_and_run() -> None:
@@ -152,8 +163,9 @@ def python_names() -> dict[str, Any]:
     tokenizer, batch = models.demo()[1], {"input_ids": torch.arange(10).view(2, 5)}
     texts = ["a text", "another, longer one"]
     given = {"loader": [batch], "batch": batch, "texts": texts, "tokenizer": tokenizer}
-    torch.manual_seed(0)
-    return {**given, "model": models.gpt2_of(tokenizer), "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
+    sizes = {"vocab_size": tokenizer.vocab_size, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    return {**given, "model": model, "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
 
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "```python" in page])
@@ -190,7 +202,7 @@ def test_the_readme_is_short_and_installs_what_is_there() -> None:
 
 
 def test_the_picture_is_of_what_the_readme_shows() -> None:
-    """The words of the picture, which `python examples/picture.py` draws, are those of the screen below it."""
+    """The picture, which `python examples/picture.py` draws, has the words of the screen below it."""
     picture = (ROOT / "examples" / "first-screen.svg").read_text(encoding="utf-8")
     assert "url(http" not in picture
     assert "href" not in picture
