@@ -81,15 +81,21 @@ def shell(line: str, folder: Path) -> str:
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONUTF8": "1"}
     line = f"set -o pipefail; {line}"
     done = subprocess.run(
-        ["bash", "-c", line], check=False, cwd=folder, env=environment, capture_output=True, text=True
+        ["bash", "-c", line],
+        check=False,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, f"{line}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
 def run(line: str, folder: Path) -> str:
-    """Run a line: in this process, if nothing in it needs a shell."""
-    if not line.startswith("normscope ") or re.search(r"[|<>;&]|/\*", line):
+    """Run a line: in this process, if it needs no shell and no input that is a terminal's or nothing."""
+    if not line.startswith("normscope ") or re.search(r"[|<>;&]|/\*|demo --json", line):
         return shell(line + REDUCED.get(line, ""), folder)
     result = ended(shlex.split(line)[1:])
     assert result.exit_code == 0, f"{line}\n{result.stderr}"
@@ -104,7 +110,7 @@ def shorten(folder: Path) -> None:
     lines = corpus.read_text(encoding="utf-8").splitlines() if corpus.exists() else []
     if len(lines) > 100:
         long = [line for line in lines if len(line) > 350]
-        corpus.write_text("\n".join(long[:2] + lines[:: len(lines) // 20]), encoding="utf-8")
+        corpus.write_text("\n".join(long[:2] + lines[:: len(lines) // 12]), encoding="utf-8")
 
 
 @pytest.fixture
@@ -131,7 +137,7 @@ def test_commands_run_and_print_what_is_shown(name: str, folder: Path) -> None:
         if not_run or (name, line) == ("README.md", ELSEWHERE):
             continue
         printed = run(line, folder)
-        assert words(shown.replace("[...]", "")) <= words(printed), line
+        assert words(shown) - {"minutes"} <= words(printed), line  # fewer texts take seconds
         shorten(folder)
 
 
