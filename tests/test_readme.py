@@ -170,8 +170,8 @@ def python_names() -> dict[str, Any]:
     texts = ["a text", "another, longer one"]
     given = {"loader": [batch], "batch": batch, "texts": texts, "tokenizer": tokenizer}
     sizes = {"vocab_size": tokenizer.vocab_size, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
-    return {**given, "model": model, "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
+    small: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    return {**given, "model": small.eval(), "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
 
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "```python" in page])
