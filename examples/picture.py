@@ -24,7 +24,7 @@ WIDTH = 80
 def draw(screen: str) -> str:
     """Return a terminal's text, with its colours, as SVG."""
     console = Console(record=True, width=WIDTH, file=io.StringIO())
-    console.print(Text.from_ansi(screen))
+    console.print(Text.from_ansi(screen.rstrip()))
     svg = console.export_svg(title=COMMAND, theme=MONOKAI, unique_id="screen")
     # Web fonts are left out, because a picture in a page must load nothing.
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)

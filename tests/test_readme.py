@@ -158,7 +158,7 @@ def test_the_main_command_runs(folder: Path) -> None:
     assert "13 normalization layers, all layernorm" in run(command, folder)
 
 
-def test_the_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
+def test_the_corpus_has_each_sentence_once(tmp_path: Path) -> None:
     lines = shell(f"{shlex.quote(sys.executable)} {ROOT}/examples/corpus.py", tmp_path).splitlines()
     assert len(set(lines)) == len(lines) > 2000
     assert all(20 < len(line) < 410 for line in lines)
@@ -168,10 +168,10 @@ def python_names() -> dict[str, Any]:
     """What the Python of the guides takes as given: a model, its inputs, a norm of the reader's own."""
     tokenizer, batch = models.demo()[1], {"input_ids": torch.arange(10).view(2, 5)}
     texts = ["a text", "another, longer one"]
-    given = {"loader": [batch], "batch": batch, "texts": texts, "tokenizer": tokenizer}
+    inputs = {"loader": [batch], "batch": batch, "texts": texts, "tokenizer": tokenizer}
     sizes = {"vocab_size": tokenizer.vocab_size, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     small: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
-    return {**given, "model": small.eval(), "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
+    return {**inputs, "model": small.eval(), "MyNorm": type("MyNorm", (torch.nn.Identity,), {})}
 
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "```python" in page])
