@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = ROOT / "examples" / "guides"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *GUIDES.glob("*.md"))}
 BLOCK = re.compile(r"(?:<!-- (not run|ci): ([^\n]+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+MARKED = {value: text.strip() for mark, value, _, text in BLOCK.findall(README) if mark == "ci"}
 ROW = r"^\| [^|\n]+ \| `((?:normscope|python) [^`\n]+)` \|"
 
 TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
@@ -147,15 +148,13 @@ def test_what_is_not_run_is_listed() -> None:
 
 
 def test_there_are_exactly_two_commands_to_set_up_and_run() -> None:
-    marked = {value: text.strip() for mark, value, _, text in BLOCK.findall(README) if mark == "ci"}
-    assert marked.keys() == {"main", "test"}
-    assert "pip install '.[demo]' && normscope inspect demo " in marked["main"]
-    assert marked["test"].endswith("pip install -e '.[test]' && pytest -n auto")
+    assert MARKED.keys() == {"main", "test"}
+    assert "pip install '.[demo]' && normscope inspect demo " in MARKED["main"]
+    assert MARKED["test"].endswith("pip install -e '.[test]' && pytest -n auto")
 
 
 def test_the_main_command_runs(folder: Path) -> None:
-    command = blocks(README, "sh")[0].split(" && ")[-1]
-    assert "13 normalization layers, all layernorm" in run(command, folder)
+    assert "13 normalization layers, all layernorm" in run(MARKED["main"].split(" && ")[-1], folder)
 
 
 def test_the_corpus_has_each_sentence_once(tmp_path: Path) -> None:
