@@ -25,7 +25,7 @@ from normscope.render.layers import render_outline, render_outline_markdown
 from normscope.render.terminal import Screen
 from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
 from tests.support.hub import COMMIT, fill_cache, save_bert, save_gpt2, save_llama
-from tests.test_readme import README, blocks, shell
+from tests.test_readme import PAGES, commands, shell
 
 PLACES = {"embeddings", "pre-norm", "post-norm", "final", "per-head", "head", "other"}
 SIZES: dict[str, Any] = {
@@ -527,8 +527,7 @@ def peak_of_layers(config: dict[str, Any], folder: Path) -> tuple[int, dict[str,
     return int(peak), json.loads(data)
 
 
-def test_the_readme_shows_what_comes_out(tmp_path: Path) -> None:
-    command = blocks("sh", after="## List the layers")[0].strip()
-    printed = shell(command, tmp_path)
-    assert f"```\n{printed}```\n" in README
-    assert {"embeddings", "post-norm"} <= set(printed.split())
+def test_the_guide_shows_what_comes_out(tmp_path: Path) -> None:
+    (command,) = (c for c in commands(PAGES["inspect.md"]) if c.line.startswith("normscope layers"))
+    assert shell(command.line, tmp_path) == command.shown
+    assert {"embeddings", "post-norm"} <= set(command.shown.split())

@@ -666,9 +666,9 @@ def test_help_all_names_every_chart() -> None:
         assert command in text
 
 
-def test_the_readmes_commands_run(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^normscope report (.+)$", readme, re.MULTILINE)
+def test_the_guides_commands_run(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "examples" / "guides" / "page.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^normscope report (.+)$", guide, re.MULTILINE)
     for file in files:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
