@@ -71,8 +71,8 @@ CLAIMS = Topic(
             "Ratios have theirs on the logarithmic scale.",
             formula="value - t(0.975, G - 1) se; se^2 = (G - 1) / G sum over g of (without_g - their mean)^2",
             range="any number; null where there is no interval",
-            reading="A claim is decided only when the threshold is outside of low to high. Where several texts "
-            "are of one source, such as a page, the interval is too narrow.",
+            reading="A claim is decided only when the threshold is outside of low to high. Where several "
+            "texts are of one source, such as a page, the interval is too narrow.",
             source=_JACKKNIFE,
             see_also=("number.high", "seed"),
         ),
