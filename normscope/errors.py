@@ -63,3 +63,8 @@ class SaveError(ReportError):
     def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
+
+
+def install(extra: str) -> str:
+    """Return advice for a package that an extra of normscope brings."""
+    return f"run pip install '.[{extra}]' in a clone of normscope"

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from normscope.errors import TextError, UsageError
+from normscope.errors import TextError, UsageError, install
 from normscope.escaping import quoted, reason
 
 # The library's reader for each suffix of a file, and its options.
@@ -143,8 +143,8 @@ def _library() -> Any:
         import datasets
     except ImportError as error:
         raise UsageError(
-            "--dataset needs the library datasets, which is not installed; expected it; run pip install "
-            "'normscope[datasets]'"
+            "--dataset needs the library datasets, which is not installed; expected it; "
+            f"{install('datasets')}"
         ) from error
     datasets.disable_progress_bars()
     # The library reports every dataset that it opens to the Hub, also local ones.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normscope.errors import MediaError, UsageError
+from normscope.errors import MediaError, UsageError, install
 from normscope.escaping import quoted, reason
 from normscope.models.modality import AUDIO, IMAGE, TEXT
 
@@ -114,7 +114,7 @@ def _resampled(wave: _Waveform, own_rate: int, rate: int, path: FilePath) -> _Wa
         import soxr
     except ImportError as error:
         got = f"{shown(path)} has {own_rate} samples a second"
-        then = "run pip install 'normscope[audio]', or resample it"
+        then = f"{install('audio')}, or resample it"
         raise MediaError(f"{got}; expected {rate}, as the model does; {then}") from error
     resampled: _Waveform = soxr.resample(wave, own_rate, rate)
     return resampled
@@ -155,7 +155,7 @@ def _require_reader(module: str, package: str, extra: str) -> None:
         __import__(module)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile.
         got = f"{module} cannot be imported ({reason(error)})"
-        raise MediaError(f"{got}; expected {package}; run pip install 'normscope[{extra}]'") from error
+        raise MediaError(f"{got}; expected {package}; {install(extra)}") from error
 
 
 @contextmanager

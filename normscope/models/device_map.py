@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import ModelError
+from normscope.errors import ModelError, install
 from normscope.escaping import quoted
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def require_accelerate(device_map: str) -> None:
     """Raise ModelError if the package that a device map needs is not installed."""
     if find_spec("accelerate") is None:
         got = f"the device map {quoted(device_map)} needs the package accelerate, which is not installed"
-        raise ModelError(f"{got}; expected it; run pip install 'normscope[accelerate]'")
+        raise ModelError(f"{got}; expected it; {install('accelerate')}")
 
 
 def keep_vectors(model: "nn.Module") -> None:

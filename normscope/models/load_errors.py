@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normscope.errors import ModelError, NormscopeError
+from normscope.errors import ModelError, NormscopeError, install
 from normscope.escaping import quoted, reason
 from normscope.models.location import DEMO, MODEL_FORMS, Source
 
@@ -154,7 +154,7 @@ def _download_message(chain: list[BaseException], source: Source, part: str) -> 
 def go_online(source: Source) -> str:
     """Return advice for a file that is not in the cache."""
     if source.name == DEMO:
-        return "run pip install 'normscope[demo]', or go online once"
+        return f"{install('demo')}, or go online once"
     return "go online once, look on its page, or name a model folder"
 
 

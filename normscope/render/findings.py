@@ -73,7 +73,9 @@ def _on_position(report: Report, screen: Screen) -> list[str]:
     low, high, _ = extremes
     special = report.run.special_tokens
     tokens = f", special tokens {special}d" if special in ("include", "exclude") else ""
-    sentence = f"Position explains {percent(share(low))} to {percent(share(high))} of the variance{tokens}"
+    # The estimate is corrected for the number of positions, and falls under 0 where position explains nothing.
+    least = f"{percent(share(low))} to " if share(low) > 0 else "up to "
+    sentence = f"Position explains {least}{percent(share(high))} of the variance{tokens}"
     clauses = [sentence, _named(["most at {}"], [high], report, screen)]
     return clauses + (["--special-tokens exclude leaves them out"] if special == "include" else [])
 

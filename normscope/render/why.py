@@ -80,7 +80,7 @@ def _deciding_lines(finding: Finding) -> _Lines:
     yield f"{_number(decides.number)}  ", Text(printable(decides.name))
     null = "" if math.isnan(decides.null) else f"null {decides.null:g}; "
     rule = finding.rule.partition(":")[0].partition(";")[0]
-    yield "", Text(f"{null}{printable(rule)}{_sides(decides, finding, '; ')}", "dim")
+    yield "", Text(f"{null}{printable(rule)}{layer_counts(decides, finding, '; ')}", "dim")
 
 
 def _all_lines(finding: Finding) -> _Lines:
@@ -146,11 +146,11 @@ def _mark(evidence: Evidence, finding: Finding) -> str:
 
 def _words(evidence: Evidence, finding: Finding) -> str:
     null = "" if math.isnan(evidence.null) else f" (null {evidence.null:g})"
-    sides = _sides(evidence, finding, ": ") if evidence.name == finding.decided_by else ""
+    sides = layer_counts(evidence, finding, ": ") if evidence.name == finding.decided_by else ""
     return f"{printable(evidence.name)}{null}{sides}"
 
 
-def _sides(decides: Evidence, finding: Finding, before: str) -> str:
+def layer_counts(decides: Evidence, finding: Finding, before: str = "") -> str:
     """Say how many layers, or pairs of them, lie on which side of the threshold, where there are several."""
     if len(decides.layers) < 2:
         return ""

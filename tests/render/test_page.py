@@ -644,7 +644,7 @@ def test_without_the_extra_a_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, library, None)
     result = run(files[0])
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
-    assert "run pip install 'normscope[report]'" in result.stderr
+    assert "run pip install '.[report]'" in result.stderr
 
 
 def test_it_loads_no_torch(files: list[Path], tmp_path: Path) -> None:

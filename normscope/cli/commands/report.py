@@ -39,7 +39,7 @@ The charts, and the result that each shows:
   outliers               features that recur as outliers (inspect)
   movers                 layers that moved most (compare)
 
-Pages and charts need an extra: pip install 'normscope[report]'.
+Pages and charts need an extra: pip install '.[report]' in a clone.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."""
 

@@ -3,6 +3,7 @@
 from normscope.render.html_markup import Markup, join, tag
 from normscope.render.numbers import with_interval
 from normscope.render.page import captions
+from normscope.render.why import layer_counts
 from normscope.results.why import Evidence, Finding, WhyReport
 
 
@@ -20,7 +21,7 @@ def _claim(finding: Finding) -> Markup:
         "summary",
         tag("span", finding.verdict, class_="verdict"),
         tag("span", f"{finding.id} {finding.claim}", class_="wording"),
-        *(tag("span", _number(each), class_="decides") for each in decides[:1]),
+        *(tag("span", _decisive(each, finding), class_="decides") for each in decides[:1]),
     )
     null = tag("p", f"Null: {finding.null}.", class_="about") if finding.null else None
     return tag(
@@ -37,6 +38,11 @@ def _claim(finding: Finding) -> Markup:
 def _evidence(evidence: Evidence, finding: Finding) -> Markup:
     line = f"{_number(evidence)}: {evidence.name}"
     return tag("strong", line) if evidence.name == finding.decided_by else join(line)
+
+
+def _decisive(evidence: Evidence, finding: Finding) -> str:
+    """Return the number that decides and, since layers decide, how many of them lie on which side."""
+    return f"{_number(evidence)}{layer_counts(evidence, finding, '; ')}"
 
 
 def _number(evidence: Evidence) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
-from normscope.errors import ReportError, UsageError
+from normscope.errors import ReportError, UsageError, install
 from normscope.escaping import printable, quoted, reason
 from normscope.render.page.parts import PagePart, headings, parts_of
 from normscope.results.atomic_write import write_whole
@@ -112,5 +112,5 @@ def _require_extra() -> None:
     except ImportError as error:
         raise ReportError(
             f"charts cannot be drawn: {reason(error)}; expected altair and vl-convert-python; "
-            "run pip install 'normscope[report]'"
+            f"{install('report')}"
         ) from error
