@@ -73,7 +73,7 @@ def _on_position(report: Report, screen: Screen) -> list[str]:
     low, high, _ = extremes
     special = report.run.special_tokens
     tokens = f", special tokens {special}d" if special in ("include", "exclude") else ""
-    # The estimate is corrected for the number of positions, and falls under 0 where position explains nothing.
+    # Corrected for the number of positions, the share falls under 0 where position explains nothing.
     least = f"{percent(share(low))} to " if share(low) > 0 else "up to "
     sentence = f"Position explains {least}{percent(share(high))} of the variance{tokens}"
     clauses = [sentence, _named(["most at {}"], [high], report, screen)]

@@ -81,10 +81,20 @@ def test_the_share_of_position_says_which_tokens_count(special: str | None, said
     report = reports.minilm()
     sentence = sentences(replace(report, run=replace(report.run, special_tokens=special)))[1]
     tokens = f", special tokens {said}" if said else ""
-    assert sentence.startswith(
-        f"Position explains -0.6% to 15.0% of the variance{tokens}; most at {MINILM[0]}"
-    )
+    assert sentence.startswith(f"Position explains up to 15.0% of the variance{tokens}; most at {MINILM[0]}")
     assert ("--special-tokens exclude" in sentence) == (special == "include")
+
+
+def test_the_least_share_is_shown_where_it_is_over_zero() -> None:
+    report = reports.minilm()
+    layers = list(report.layers.values())
+    for number, layer in enumerate(layers):
+        assert layer.explained is not None
+        share = replace(layer.explained.position, epsilon2=0.02 + 0.01 * number)
+        layers[number] = replace(layer, explained=replace(layer.explained, position=share))
+    most = 2 + len(layers) - 1
+    shown = sentences(reports.report(layers))[1]
+    assert shown.startswith(f"Position explains 2.0% to {most:.1f}% of the variance")
 
 
 def test_what_one_text_cannot_show_is_said() -> None:
