@@ -247,11 +247,13 @@ def test_the_command_writes_every_format(
     for options, text in (
         ([], render_comparison(comparison)),
         (["--top", 2], render_comparison(comparison, top=2)),
-        (["--json"], comparison.to_json()),
         (["--format", "markdown"], render_comparison_markdown(comparison)),
     ):
         result = run(*files, *options)
         assert (result.exit_code, result.stdout, result.stderr) == (0, text, "")
+    done = run(*files, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert Comparison.from_dict(json.loads(done.stdout)) == comparison
     assert run(*files, "--json", "-o", tmp_path / "out").stdout == ""
     assert Comparison.from_dict(json.loads((tmp_path / "out").read_text())) == comparison
 

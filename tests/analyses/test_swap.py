@@ -416,7 +416,7 @@ def counted(model: Any, **options: Any) -> tuple[SwapReport, int]:
 
 
 def without_time(report: SwapReport) -> dict[str, Any]:
-    return {name: part for name, part in report.to_dict().items() if name != "run"}
+    return {name: part for name, part in report.to_dict().items() if name not in ("run", "provenance")}
 
 
 def test_blocks_before_the_first_replaced_layer_run_once(
