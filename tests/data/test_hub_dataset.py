@@ -193,7 +193,7 @@ def test_files_are_let_go_before_python_ends() -> None:
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"pip install 'normscope\[datasets\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[datasets\]'"):
         read_dataset("x")
 
 

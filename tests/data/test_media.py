@@ -229,7 +229,7 @@ def test_sixteen_bits_are_read_to_the_bit(sounds: list[Path]) -> None:
 def test_without_a_resampler_both_rates_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = media.save_sound(tmp_path / "a.wav", rate=8000)
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(MediaError, match=r"8000 samples a second; expected 16000.*normscope\[audio\]"):
+    with pytest.raises(MediaError, match=r"8000 samples a second; expected 16000.*'\.\[audio\]"):
         read_audio(path, 16000)
 
 
@@ -448,7 +448,7 @@ def test_a_reader_that_is_missing_is_named(
     images: list[Path], sounds: list[Path], monkeypatch: pytest.MonkeyPatch, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MediaError, match=rf"{module} cannot be imported.*pip install 'normscope\[{extra}\]'"):
+    with pytest.raises(MediaError, match=rf"{module} cannot be imported.*pip install '\.\[{extra}\]'"):
         Inputs(images=images) if extra == "image" else Inputs(audio=sounds)
 
 

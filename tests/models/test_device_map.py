@@ -69,9 +69,7 @@ def test_an_input_that_comes_from_another_device() -> None:
 
 def test_accelerate_that_is_missing_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normscope.models.device_map.find_spec", lambda name: None)
-    with pytest.raises(
-        ModelError, match=r"needs the package accelerate.*pip install 'normscope\[accelerate\]'"
-    ):
+    with pytest.raises(ModelError, match=r"needs the package accelerate.*pip install '\.\[accelerate\]'"):
         load(folder, Loading(device_map="auto"))
     monkeypatch.undo()
     require_accelerate("auto")
