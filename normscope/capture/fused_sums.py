@@ -1,4 +1,4 @@
-"""Sums of one call in a single compiled pass, where numba is installed; equal to those of batch_sums."""
+"""Sums of one call in a single compiled pass, where numba is installed; equal to those of the operators."""
 
 import math
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class CellBuffers(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples of a batch, with `rows` (B, 1) rows each, and their summary: batch_sums.SampleSummary.
+    """The samples of a batch, with `rows` (B, 1) rows each, and their summary: batch_summary.SampleSummary.
 
     `mean` and `variance` (B, D) are work buffers. `eps` is the eps of the normalization by sample.
     """
