@@ -74,7 +74,7 @@ class Recorder:
         self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
         self.tally = Tally()
-        self._scopes = Scopes(words=bool(words))
+        self._scopes = Scopes()
         self.scope_notes = self._scopes.notes
         """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory
@@ -130,10 +130,6 @@ class Recorder:
         A `probe` counts nothing: it only finds the layouts of the layers' inputs.
         """
         return attributes(self, mask=mask, decoder_mask=decoder_mask, _skip=skip, _probing=probe)
-
-    def name_words(self) -> None:
-        """Attach the token ids to the masks of the next forwards."""
-        self._scopes.words = True
 
     def __enter__(self) -> "Recorder":
         self._model = self.model

@@ -10,7 +10,7 @@ from normscope.errors import ReportError
 from normscope.escaping import quoted
 
 # The last part of a leaf's name says what it holds: _COUNTS are counts; _SQUARES cannot be negative.
-_COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens"}
+_COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens", "histogram"}
 _SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
 # float64 represents every integer up to this one exactly.
 _MAXIMUM = 2**53

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import normscope
+from normscope.capture.recorder import Recorder
 from normscope import Batching, Report
 from normscope.results.tidy import csv_lines
 from normscope.statistics.moments_file import write_moments
@@ -72,12 +73,13 @@ def test_both_shares_are_those_of_two_passes_in_float64(name: str) -> None:
     def keep(name: str) -> Any:
         return lambda _, args: seen.update({name: args[0].double().numpy()})
 
-    with normscope.watch(model) as watcher:
-        for capture in watcher.captures:
+    recorder = Recorder(model)
+    with recorder:
+        for capture in recorder.captures:
             capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
         with torch.no_grad():
             model(**batch)
-    report = watcher.report()
+    report = recorder.report()
     assert set(report.layers) == set(seen)
     for layer in report.layers.values():
         mean, energy = shares(seen[layer.name].reshape(-1, layer.features))
