@@ -117,7 +117,8 @@ def one_pass(
     work = scratch.kept((x.shape, x.dtype), where, lambda: _Workspace.of(where, x, scratch))
     token, samples = x.new_empty(len(work.numbers), 2), _summary(len(work.samples[0]), x.shape[1])
     finite, massive, gap, square = kernels.sum_call(
-        *_arrays(x, out),
+        x.numpy(),
+        out.numpy(),
         work.numbers,
         token.numpy(),
         _row_formula(norm, x),

@@ -14,19 +14,19 @@ UNKNOWN = -1
 class Peaks(NamedTuple):
     """The rows of one batch and the maximum of |value| of each feature over them.
 
-    `rows` (R, D) are all rows of the call if `index` (V,) selects those that count, else (V, D) those alone.
+    `rows` (R, D) are all rows of the call if `chosen` (V,) selects those that count, else (V, D) those alone.
     `largest` (D,) is over the rows that count. The rows are valid until the layer's next call.
     """
 
     largest: Tensor
     rows: Tensor
     where: Alignment
-    index: Tensor | None = None
+    chosen: Tensor | None = None
 
     def place(self, feature: Tensor) -> Tensor:
         """Return the place of the largest |value| of this feature (): feature, position, token id, (3,)."""
         column = self.rows.index_select(1, feature[None])[:, 0]
-        column = column if self.index is None else column[self.index]
+        column = column if self.chosen is None else column[self.chosen]
         row = column.abs().argmax()
         places = (self.where.positions if self.where.positioned else None, self.where.token_ids)
         numbers = [torch.full_like(row, UNKNOWN) if of is None else of[row] for of in places]

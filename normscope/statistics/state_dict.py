@@ -88,7 +88,7 @@ def _grows(old: Tensor) -> bool:
 
 def _check_numbers(path: str, name: str, values: Tensor) -> None:
     counts, squares = name in _COUNTS, name in _SQUARES
-    if counts and not bool(((values >= 0) & (values <= _MAXIMUM)).all()):
+    if counts and not bool(((values >= 0) & (values.double() <= _MAXIMUM)).all()):
         raise ReportError(f"the tensor {quoted(path)} holds a value that is not a count; expected 0 or more")
     if path == "by_position.mean":  # Only column 1, the mean of variances, cannot be negative.
         values, squares = values[:, 1], True

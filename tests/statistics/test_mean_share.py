@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import normscope
-from normscope.capture.recorder import Recorder
 from normscope import Batching, Report
+from normscope.capture.recorder import Recorder
 from normscope.results.tidy import csv_lines
 from normscope.statistics.moments_file import write_moments
 from tests.support import models

@@ -226,6 +226,41 @@ VIEWS = Topic(
             columns=("LN variance sd",),
         ),
         _entry(
+            name="position.token_variance_min",
+            title="the smallest of LayerNorm's variances at a position",
+            definition="The minimum of the tokens' own variances at each position.",
+            formula="token_variance_min[t] = min over n of var[n,t]",
+            range="T numbers, each 0 or more; null where n_t is 0",
+            reading="With position.token_variance_max: the range that one number per position has to serve.",
+            see_also=("position.token_variance_max", "position.far"),
+            columns=("LN variance min",),
+        ),
+        _entry(
+            name="position.token_variance_max",
+            title="the largest of LayerNorm's variances at a position",
+            definition="The maximum of the tokens' own variances at each position.",
+            formula="token_variance_max[t] = max over n of var[n,t]",
+            range="T numbers, each 0 or more; null where n_t is 0",
+            reading="Far above position.token_variance: a few tokens carry a scale of their own.",
+            see_also=("position.token_variance_min", "position.far"),
+            columns=("LN variance max",),
+        ),
+        _entry(
+            name="position.far",
+            title="tokens that BatchNorm's one scale misses by a factor of 2",
+            definition="The share of the tokens at each position whose own variance is over twice or under "
+            "half of the layer's one variance over everything (global.variance). It is read from a "
+            "histogram with eight bins an octave, so it can be off by a part of the tokens in the two bins "
+            "at the limits.",
+            formula="far[t] = #{n: var[n,t] > 2 v or var[n,t] < v / 2} / n_t, v = global.variance",
+            range="T numbers, each 0 to 1; null where n_t is 0, and in reports of versions without it",
+            reading="0: one scale for the layer serves every token at this position within a factor of 2. "
+            "1: it serves none of them; LayerNorm gives each its own.",
+            see_also=("global.variance", "position.token_variance_std"),
+            columns=("over 2x off", "over 2x off tokens"),
+            brief="share of the tokens whose LN variance is over twice or under half BN's one for the layer",
+        ),
+        _entry(
             name="position.first",
             title="the first position of each bin",
             definition="Where late positions share bins, every array over positions has one element per bin: "
