@@ -163,7 +163,7 @@ def test_members_are_the_documented_ones_in_order() -> None:
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
         "agreement affine_fit explained first_position stored_gap call calls_per_forward "
-        "outliers"
+        "outliers mean_share mean_share_energy"
     )
     assert " ".join(layer["outliers"]) == "llm_int8 massive affine_outliers sd_ratio"
     assert " ".join(data["outlier_features"][0]) == "feature width layers share"

@@ -125,6 +125,8 @@ def layer(
         explained=Explained(EffectSize(0.2, 0.15 - 0.013 * index), EffectSize(0.3, 0.05 + 0.02 * index)),
         first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
         outliers=_outliers([], sd_ratio=6.0 + index),
+        mean_share=0.02 / (index + 1),
+        mean_share_energy=0.03 / (index + 1),
     )
     return replace(measured, **changes)  # type: ignore[arg-type]
 
