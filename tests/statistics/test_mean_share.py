@@ -32,15 +32,15 @@ def t5() -> Any:
     """Return a small random T5, whose norms are RMSNorms."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-    return transformers.T5Model(
-        transformers.T5Config(vocab_size=100, decoder_start_token_id=0, **sizes)
-    ).eval()
+    model: Any = transformers.T5Model(transformers.T5Config(vocab_size=100, **sizes))
+    return model.eval()
 
 
 def vit() -> Any:
     """Return a small random ViT."""
     torch.manual_seed(0)
-    return transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **SIZES)).eval()
+    model: Any = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **SIZES))
+    return model.eval()
 
 
 def ids(**more: Any) -> dict[str, Any]:

@@ -153,7 +153,8 @@ def uncalled(name: str, index: int = 0) -> LayerReport:
     parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
     rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers")
     nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
-    return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
+    nothing |= dict.fromkeys(("own_error", "mean_share", "mean_share_energy"), NAN)
+    return layer(name, index, calls=0, count=0, **nothing)
 
 
 def report(
