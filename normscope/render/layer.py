@@ -133,7 +133,7 @@ def _range_columns(stats: PositionStats, rows: list[int]) -> list[Column]:
     return [
         Column("LN variance", "min", aligned(low[rows]), "ln", rank=4),
         Column("LN variance", "max", aligned(high[rows]), "ln", rank=4),
-        Column("over 2x off", "tokens", align(percent(share) for share in far[rows].tolist())),
+        Column("2x off", "tokens", align(percent(share) for share in far[rows].tolist())),
     ]
 
 
@@ -149,7 +149,7 @@ def _position_notes(
         notes.append("sd: how far the tokens' own variances spread around their average.")
     if stats.far is not None and whole is not None:
         notes.append(
-            "over 2x off: tokens whose own variance is over twice or under half of the layer's one for BN, "
+            "2x off: tokens whose own variance is over twice or under half of the layer's one for BN, "
             f"{short(whole.variance)}."
         )
     if stats.first is not None:

@@ -131,6 +131,8 @@ def layer(
         first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
         outliers=_outliers([], sd_ratio=6.0 + index),
         extremes=_extremes(scale, len(d)),
+        mean_share=0.02 / (index + 1),
+        mean_share_energy=0.03 / (index + 1),
     )
     return replace(measured, **changes)  # type: ignore[arg-type]
 
@@ -165,7 +167,8 @@ def uncalled(name: str, index: int = 0) -> LayerReport:
     parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
     rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers", "extremes")
     nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
-    return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
+    nothing |= dict.fromkeys(("own_error", "mean_share", "mean_share_energy"), NAN)
+    return layer(name, index, calls=0, count=0, **nothing)
 
 
 def report(

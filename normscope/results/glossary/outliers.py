@@ -12,6 +12,32 @@ _extreme = partial(
     Entry, source="float16: IEEE 754 binary16, whose largest number is 65504; " + OWN, commands=("inspect",)
 )
 
+
+def _parts(side: str, symbol: str) -> tuple[Entry, ...]:
+    """Return the entries of the largest value and of its place."""
+    places = {
+        "feature": (f"the feature of the largest {side}", f"the d of max |{symbol}[n,t,d]|"),
+        "position": (
+            f"the position of the largest {side}",
+            f"the t of max |{symbol}[n,t,d]|, counted in its text",
+        ),
+        "token": (f"the token id of the largest {side}", f"the id of the token at max |{symbol}[n,t,d]|"),
+    }
+    entries = {"value": (f"the largest {side} itself", f"max over V and d of |{symbol}[n,t,d]|"), **places}
+    return tuple(
+        _extreme(
+            name=f"extremes.{side}.{part}",
+            title=title,
+            definition=f"See extremes.{side}.",
+            formula=formula,
+            range="0 or more; null where it is unknown",
+            reading="The same place in many layers: one feature or token carries it through the model.",
+            see_also=(f"extremes.{side}",),
+        )
+        for part, (title, formula) in entries.items()
+    )
+
+
 EXTREMES = Topic(
     "Extremes",
     (
@@ -38,6 +64,7 @@ EXTREMES = Topic(
             columns=("input largest",),
             brief="the largest |value| of the input over all tokens and features",
         ),
+        *_parts("input", "x"),
         _extreme(
             name="extremes.output",
             title="the largest |value| of the output",
@@ -49,6 +76,7 @@ EXTREMES = Topic(
             columns=("output largest",),
             brief="the largest |value| of the output over all tokens and features",
         ),
+        *_parts("output", "output"),
         _extreme(
             name="extremes.feature",
             title="the largest |value| of each feature",
@@ -63,7 +91,7 @@ EXTREMES = Topic(
             title="room before float16 overflows",
             definition="The largest finite float16 over the largest |value| of input and output.",
             formula="headroom = 65504 / max(input.value, output.value)",
-            range="above 0; null where all values are 0",
+            range="0 or more; null where all values are 0",
             reading="Under 8, which a warning says: a text three powers of two larger overflows in float16. "
             "Under 1: it overflows on these texts.",
             see_also=("extremes.headroom_bits",),
@@ -75,7 +103,7 @@ EXTREMES = Topic(
             title="the same in powers of two",
             definition="How many times the largest value may double before float16 overflows.",
             formula="headroom_bits = log2(headroom)",
-            range="any; null where all values are 0",
+            range="any number; null where all values are 0",
             reading="3: it may double three times.",
             see_also=("extremes.headroom",),
         ),

@@ -227,7 +227,7 @@ VIEWS = Topic(
         ),
         _entry(
             name="position.token_variance_min",
-            title="the smallest of LayerNorm's variances at a position",
+            title="LayerNorm's smallest variance at a position",
             definition="The minimum of the tokens' own variances at each position.",
             formula="token_variance_min[t] = min over n of var[n,t]",
             range="T numbers, each 0 or more; null where n_t is 0",
@@ -237,7 +237,7 @@ VIEWS = Topic(
         ),
         _entry(
             name="position.token_variance_max",
-            title="the largest of LayerNorm's variances at a position",
+            title="LayerNorm's largest variance at a position",
             definition="The maximum of the tokens' own variances at each position.",
             formula="token_variance_max[t] = max over n of var[n,t]",
             range="T numbers, each 0 or more; null where n_t is 0",
@@ -247,17 +247,17 @@ VIEWS = Topic(
         ),
         _entry(
             name="position.far",
-            title="tokens that BatchNorm's one scale misses by a factor of 2",
+            title="tokens over 2 times off BatchNorm's one scale",
             definition="The share of the tokens at each position whose own variance is over twice or under "
             "half of the layer's one variance over everything (global.variance). It is read from a "
             "histogram with eight bins an octave, so it can be off by a part of the tokens in the two bins "
             "at the limits.",
-            formula="far[t] = #{n: var[n,t] > 2 v or var[n,t] < v / 2} / n_t, v = global.variance",
-            range="T numbers, each 0 to 1; null where n_t is 0, and in reports of versions without it",
+            formula="far[t] = #{n: var[n,t] > 2 v or var[n,t] < v / 2} / n_t; v = global.variance",
+            range="T numbers, each 0 or more, at most 1; null where n_t is 0, and in reports of versions without it",
             reading="0: one scale for the layer serves every token at this position within a factor of 2. "
             "1: it serves none of them; LayerNorm gives each its own.",
             see_also=("global.variance", "position.token_variance_std"),
-            columns=("over 2x off", "over 2x off tokens"),
+            columns=("2x off", "2x off tokens"),
             brief="share of the tokens whose LN variance is over twice or under half BN's one for the layer",
         ),
         _entry(
