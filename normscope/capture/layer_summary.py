@@ -32,10 +32,9 @@ from normscope.results.inspect import (
     Scale,
     StoredGap,
 )
-from normscope.statistics import extremes as statistics
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator, Groups
-from normscope.statistics.extremes import UNKNOWN
+from normscope.statistics.extremes import UNKNOWN, LargestValue
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import is_own_sequence
 from normscope.statistics.moments import Moments, Spread
@@ -261,7 +260,7 @@ def _extremes(moments: Accumulator) -> Extremes | None:
     return Extremes(both[0], output, _array(extremes.feature), headroom, math.log2(headroom))
 
 
-def _extreme(extreme: statistics.Extreme) -> Extreme:
+def _extreme(extreme: LargestValue) -> Extreme:
     places = [None if place == UNKNOWN else place for place in extreme.place.tolist()]
     return Extreme(float(extreme.value), *places)
 

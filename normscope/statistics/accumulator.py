@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from normscope.errors import ReportError
-from normscope.statistics.extremes import Extremes
+from normscope.statistics.extremes import LargestValues
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
 from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.state_dict import load_state_dict, state_dict
@@ -76,7 +76,7 @@ class Accumulator:
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = OutlierCounts(features, device)
-        self.extremes = Extremes(features, device)
+        self.extremes = LargestValues(features, device)
         self.words = None if words is None else TokenMoments(features, words, device)
 
     def empty(self) -> "Accumulator":
@@ -137,7 +137,7 @@ class Accumulator:
 
 def _unknown(tensors: Mapping[str, Tensor], features: int) -> dict[str, Tensor]:
     """Return the tensors that files of earlier versions lack; their NaN remains NaN in every merge."""
-    share, extremes = Moments.empty(1, 1), Extremes(features)
+    share, extremes = Moments.empty(1, 1), LargestValues(features)
     for values in (share.mean, share.m2, extremes.feature, extremes.input.value, extremes.output.value):
         values.fill_(torch.nan)
     parts = {

@@ -29,11 +29,11 @@ class Peaks(NamedTuple):
         column = column if self.chosen is None else column[self.chosen]
         row = column.abs().argmax()
         places = (self.where.positions if self.where.positioned else None, self.where.token_ids)
-        numbers = [torch.full_like(row, UNKNOWN) if of is None else of[row] for of in places]
+        numbers = [torch.full_like(row, UNKNOWN) if of is None else of.take(row) for of in places]
         return torch.stack([feature, *numbers])
 
 
-class Extreme:
+class LargestValue:
     """The largest |value|, (), and its `place`: feature, position and token id, (3,) int64, -1 if unknown.
 
     It is 0 before any value, and NaN if a part is from a file of an earlier version.
@@ -46,11 +46,11 @@ class Extreme:
     def add(self, peaks: Peaks) -> None:
         """Add a batch; without a GPU, its rows are searched only if it has a new largest value."""
         value, feature = peaks.largest.max(0)
-        if value.device.type == "cpu" and not bool(value > self.value):
+        if _reads_at_once(value) and not bool(value > self.value):
             return
         self._take(value.double(), peaks.place(feature))
 
-    def merge(self, new: "Extreme") -> None:
+    def merge(self, new: "LargestValue") -> None:
         """Add `new`; of two equal values, the one of the lower feature, position and token id stays."""
         self._take(new.value, new.place)
 
@@ -62,11 +62,11 @@ class Extreme:
         self.value = torch.maximum(self.value, value)  # NaN, the unknown, stays.
 
 
-class Extremes:
-    """The extremes of a layer with D features: `input`, `output`, and the maximum of |x|, `feature` (D,)."""
+class LargestValues:
+    """The largest values of a layer: of its `input`, of its `output`, and of each `feature` of x, (D,)."""
 
     def __init__(self, features: int, device: torch.device | str = "cpu") -> None:
-        self.input, self.output = Extreme(device), Extreme(device)
+        self.input, self.output = LargestValue(device), LargestValue(device)
         self.feature = torch.zeros(features, dtype=torch.float64, device=device)
 
     def add(self, inputs: Peaks, outputs: Peaks | None) -> None:
@@ -76,8 +76,13 @@ class Extremes:
         if outputs is not None:
             self.output.add(outputs)
 
-    def merge(self, new: "Extremes") -> None:
+    def merge(self, new: "LargestValues") -> None:
         """Add `new`."""
         self.input.merge(new.input)
         self.output.merge(new.output)
         self.feature = torch.maximum(self.feature, new.feature)
+
+
+def _reads_at_once(value: Tensor) -> bool:
+    """Whether the host need not wait to read a number: of a GPU, it waits for all work before it."""
+    return value.device.type == "cpu"

@@ -74,10 +74,10 @@ def test_without_a_limit_there_are_bins_for_any_text() -> None:
 
 def test_too_little_memory_says_how_much_is_enough() -> None:
     with pytest.raises(
-        UsageError, match=r"1,000 bytes; expected at least 99,008, for the tables of all layers"
+        UsageError, match=r"1,000 bytes; expected at least 153,328, for the tables of all layers"
     ):
         plan_tables([32] * 5, 64, 1000)
-    assert plan_tables([32] * 5, 64, 99_008).bins == Bins(2)
+    assert plan_tables([32] * 5, 64, 153_328).bins == Bins(2)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,7 @@ def test_tables_take_what_was_planned(model: Any) -> None:
         moments, sums = capture.state.moments, capture.state._pending._table
         held = [moments.table.x.count, moments.table.x.mean, moments.table.x.m2, moments.table.mean_y]
         held += [moments.table.co, *vars(moments.by_position).values(), sums._pivot, sums._count, sums._sums]
+        held += [*vars(moments.variances).values()]
         taken += sum(values.untyped_storage().nbytes() for values in held)
     massive = 12 * 5 * 8  # A number a position, where there are any massive elements.
     assert taken + massive == plan.bytes - plan.rows * 72 * 32

@@ -28,7 +28,7 @@ def _parts(side: str, symbol: str) -> tuple[Entry, ...]:
         _extreme(
             name=f"extremes.{side}.{part}",
             title=title,
-            definition=f"See extremes.{side}.",
+            definition=f"At the largest |value| of the {side}: {title}.",
             formula=formula,
             range="0 or more; null where it is unknown",
             reading="The same place in many layers: one feature or token carries it through the model.",
