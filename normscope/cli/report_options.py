@@ -30,7 +30,8 @@ class ListedLayers(str, Enum):
 Details = Annotated[
     bool,
     typer.Option(
-        "--details", help="Add numbers by position and feature of the layer least like BN, and outliers."
+        "--details",
+        help="Add numbers by position and feature of the layer least like BN, and outliers, also to --plot.",
     ),
 ]
 LayerRows = Annotated[
@@ -149,7 +150,12 @@ class ReportOptions:
         if self.plot:
             from normscope.render.plots import render_plots
 
-            return render_plots(report, layers=layers, screen=self.destination.screen())
+            return render_plots(
+                report,
+                layers=layers,
+                tables=self.top if self.details else 0,
+                screen=self.destination.screen(),
+            )
         if format is options.DataFormat.MARKDOWN:
             from normscope.render.inspect import render_report_markdown
 

@@ -20,6 +20,8 @@ from normscope.results.common import Summary
 
 _SHOWN_SIZES = 4
 _BAR = 20
+_BY_FEATURE = "by feature: the noise of one feature, averaged"
+_DISTANCE = "distance: PowerNorm's, over the number of features"
 
 
 def render_batches(
@@ -114,7 +116,7 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
         [
             "random: how far the mean of a batch of so many texts is from the mean of all,",
             "relative to the features' standard deviations. 0 is no noise.",
-            f"by length: {glyphs.times}2 is twice the noise when texts of like length share a batch,",
+            f"by length: {glyphs.times}2 is twice the noise when texts of similar length share a batch,",
             f"compared with random batches of as many tokens; {glyphs.times}1 is no difference.",
         ],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
@@ -138,8 +140,8 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         Column(
             "of mean", "log scale", [glyphs.bar(0.05 + 0.95 * share, _BAR) for share in bars], "bn", rank=2
         ),
-        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4),
-        *_pair("distance", rows, lambda row: row.distance, 5, "variance"),
+        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4, key=_BY_FEATURE),
+        *_pair("distance", rows, lambda row: row.distance, 5, "variance", key=_DISTANCE),
     ]
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
 
@@ -192,12 +194,14 @@ def _pair(
     parts: Callable[[BatchNoise], NoiseParts],
     rank: int,
     of: str = "sd",
+    *,
+    key: str,
 ) -> list[Column]:
     means = aligned(parts(row).mean.mean for row in rows)
     variances = aligned(parts(row).variance.mean for row in rows)
     return [
-        Column(head, "of mean", means, "bn", rank=rank),
-        Column(head, f"of {of}", variances, "bn", rank=rank),
+        Column(head, "of mean", means, "bn", rank=rank, key=key),
+        Column(head, f"of {of}", variances, "bn", rank=rank, key=key),
     ]
 
 
@@ -247,5 +251,5 @@ def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
     return [
         *notes,
         f"Noise at {grouped(small)} over noise at {grouped(large)} texts: {', '.join(falls)}.",
-        f"Chance alone, with unlike texts of equal length, gives {short(chance, 2)}.",
+        f"Unrelated texts of equal length would give {short(chance, 2)}.",
     ]

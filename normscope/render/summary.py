@@ -38,7 +38,8 @@ def workload(report: _Measured, *, brief: bool = False) -> list[str]:
     """Return the facts about what was fed to the model; a `brief` list leaves out length and padding."""
     run = report.run
     parts = [counted(run.texts, reword("text", run.medium)), counted(run.tokens, "token")]
-    parts += [] if brief else [_longest(run), f"padding {percent(run.padding_share)}"]
+    padding = [f"padding {percent(run.padding_share)}"] if math.isfinite(run.padding_share) else []
+    parts += [] if brief else [_longest(run), *padding]
     parts += [f"{grouped(run.skipped_texts)} skipped"] if run.skipped_texts else []
     parts += [f"{grouped(run.truncated_texts)} truncated"] if run.truncated_texts else []
     parts += ["special tokens excluded"] if run.special_tokens == "exclude" else []

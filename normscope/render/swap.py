@@ -15,6 +15,8 @@ from normscope.render.terminal import Screen, render_sections
 from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
+_L2 = "relative L2: how far the hidden states moved, over their size"
+_LIKENESS = "likeness kept: correlation of the texts' similarities"
 _HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
@@ -30,7 +32,16 @@ def render_swap_markdown(report: SwapReport) -> str:
 
 def section(report: SwapReport, glyphs: Glyphs) -> Section:
     """Return the report's lines of facts and its tables."""
-    return Section([headline(report), workload(report), plan(report)], grids(report, glyphs))
+    lines = [headline(report), workload(report), plan(report)]
+    return Section([*lines, *([[finding(report)]] if report.layers else [])], grids(report, glyphs))
+
+
+def finding(report: SwapReport) -> str:
+    """Say how much damage the replacements do, one at a time and all together."""
+    damages = [layer.effect.damage for layer in report.by_damage()]
+    ends = " to ".join(dict.fromkeys(short(end(damages), 2) for end in (min, max)))
+    alone, together = f"{printable(report.kind)} in one layer does damage {ends}", len(damages)
+    return f"{alone}, in all {together} together {short(report.all_.effect.damage, 2)}; 0 is no change."
 
 
 def plan(report: SwapReport) -> list[str]:
@@ -133,8 +144,8 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
     hidden = [
         Column("hidden", "cosine", estimates(lambda e: e.hidden_cosine), "bn", rank=2),
         Column("sentence", "cosine", estimates(lambda e: e.sentence_cosine), "bn", rank=2),
-        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5),
-        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6),
+        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5, key=_L2),
+        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6, key=_LIKENESS),
     ]
     if report.baseline.loss is None:
         interval = Column("cosine", "95%", intervals(lambda e: e.hidden_cosine), rank=4)

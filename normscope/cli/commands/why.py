@@ -43,9 +43,9 @@ The claims:
   1b    noise at late positions (BN per position), by length over random
   1c    noise per feature, by length over random, corrected for tokens
   2, 3  what text and position explain of the variance (epsilon squared),
-        less the same with words shuffled across texts; no special tokens
-  4     similarities of texts kept by the text's scale less BN's scale, one
-        layer replaced at a time; less the same with shuffled words
+        minus the same with words shuffled across texts; no special tokens
+  4     similarities of texts kept by the text's scale minus by BN's scale, one
+        layer replaced at a time; minus the same with shuffled words
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 

@@ -69,13 +69,13 @@ NOISE = Topic(
         Entry(
             name="tid.length_ratio",
             title="what batching by length does to the noise",
-            definition="The excess noise of batches of texts of like length over that of random batches of "
-            "as many texts. The ratio of their tid.mean would mislead: batches by length hold unequal "
+            definition="The excess noise of batches of texts of similar length over that of random batches "
+            "of as many texts. The ratio of their tid.mean would mislead: batches by length hold unequal "
             "numbers of tokens, and that alone can make it 0.9 or 1.4. Excess noise allows for the numbers "
             "of tokens. In the table of layers only.",
             formula="excess_noise by length / excess_noise at random",
             range="0 or more; unknown where either is",
-            reading="1: texts of like length are no more alike than any texts. 2: with like lengths "
+            reading="1: texts of similar length are no more alike than any texts. 2: with similar lengths "
             "together, batch means are twice as far off. Above 1, what saves padding costs BatchNorm.",
             source=OWN,
             commands=("batches", "why"),
