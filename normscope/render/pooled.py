@@ -25,8 +25,8 @@ def pooled_grid(pooled: Pooled) -> Grid:
     ]
     numbers = Column("text", "", [str(i) for i, _ in enumerate(pooled.texts, start=1)])
     notes = [
-        "BatchNorm over flattened texts takes one mean and one variance of a column; LayerNorm takes them of "
-        "one token."
+        "BatchNorm over flattened texts takes one mean and one variance per column; LayerNorm takes one of "
+        "each per token."
     ]
     heading = f"What BatchNorm pools: tokens by position, {counted(length, 'position')}"
     return Grid(heading, [numbers, *columns], notes)

@@ -117,7 +117,7 @@ def _main_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]
     bars = glyphs.bars_after(aligned(agreements), agreements, _BAR)
     ln, bn = f"LN: mean {glyphs.plus_minus}sd", f"BN: min{glyphs.ellipsis}max"
     return [
-        Column("LN variance", "by token", _spread(variances, glyphs), "ln", key=ln),
+        Column("LN variance", "by token", spread(variances, glyphs), "ln", key=ln),
         Column("BN variance", "by feature", _ranges(layers, glyphs), "bn", key=bn),
         Column("agreement", "with BN", bars, "bn", key="agreement: 1 is equal"),
     ]
@@ -143,7 +143,7 @@ def _wide_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]
     return [
         _explains("position", layers, "position", 3),
         _explains("text", layers, "sequence", 4),
-        Column("LN mean", "by token", _spread(means, glyphs), "ln", rank=5, key=ln),
+        Column("LN mean", "by token", spread(means, glyphs), "ln", rank=5, key=ln),
         Column("best BN", "fit r2", numbers(fit_r2), rank=6, key="best BN: R^2 of a fixed scale and shift"),
         Column("agreement", "position", numbers(lambda x: agreement(x, "position")), rank=7),
         Column("agreement", "text", numbers(lambda x: agreement(x, "sequence")), rank=8),
@@ -162,9 +162,9 @@ def _kind(layer: LayerReport, glyphs: Glyphs) -> str:
     return cut_middle(printable(layer.kind), 10, glyphs.ellipsis)
 
 
-def _spread(summaries: Sequence[Summary | None], glyphs: Glyphs) -> list[str]:
+def spread(summaries: Sequence[Summary | None], glyphs: Glyphs, digits: int = 2) -> list[str]:
     """Write `mean ±std` with the means aligned; aligning the second number, too, would take too much room."""
-    means = aligned((s.mean if s else math.nan for s in summaries), 2)
+    means = aligned((s.mean if s else math.nan for s in summaries), digits)
     pairs = zip(means, summaries, strict=True)
     return [f"{mean} {glyphs.plus_minus}{short(s.std, 2)}" if s else mean for mean, s in pairs]
 
