@@ -11,8 +11,8 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.interruption import finish_writing
-from normscope.cli.output import Output, Writable, warn
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.output import Output, Writable
+from normscope.cli.provenance import say_notes, with_command
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -118,10 +118,7 @@ class ReportOptions:
                     write(report)
                 except ReportError as error:
                     failures.append(str(error))
-        if not self.quiet:
-            warn(report.warnings, verbose=self.verbose)
-            if self.verbose:
-                say_provenance(report)
+        say_notes(report, quiet=self.quiet, verbose=self.verbose)
         if failures:
             raise ReportError("; ".join(failures))
 

@@ -40,8 +40,8 @@ def finding(report: SwapReport) -> str:
     """Say how much damage the replacements do, one at a time and all together."""
     damages = [layer.effect.damage for layer in report.by_damage()]
     ends = " to ".join(dict.fromkeys(short(end(damages), 2) for end in (min, max)))
-    alone, together = f"{printable(report.kind)} in one layer does damage {ends}", len(damages)
-    return f"{alone}, in all {together} together {short(report.all_.effect.damage, 2)}; 0 is no change."
+    together = short(report.all_.effect.damage, 2)
+    return f"Damage: {ends} for one layer replaced, {together} for all {len(damages)}; 0 is no change."
 
 
 def plan(report: SwapReport) -> list[str]:

@@ -12,9 +12,9 @@ from normscope.cli.option_groups import (
     LoadOptions,
     grouped,
 )
-from normscope.cli.output import Output, reserve_stdout, warn
+from normscope.cli.output import Output, reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
@@ -117,10 +117,7 @@ def batches(
         from normscope.render.batches import render_batches, render_batches_markdown
 
         write_result(report, format, place, render_batches, render_batches_markdown, layers=shown, top=top)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
+    say_notes(report, quiet=result.quiet, verbose=verbose)
 
 
 def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:

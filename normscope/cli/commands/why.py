@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, DataResultOptions, LoadOptions, command_line, grouped
-from normscope.cli.output import reserve_stdout, warn
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
@@ -115,10 +115,7 @@ def why(
     from normscope.render.why import render_why, render_why_markdown
 
     write_result(report, format, place, partial(render_why, verbose=verbose), render_why_markdown)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
+    say_notes(report, quiet=result.quiet, verbose=verbose)
 
 
 def _with_options(finding: "Finding", inputs: str) -> "Finding":
