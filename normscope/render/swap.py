@@ -38,10 +38,14 @@ def section(report: SwapReport, glyphs: Glyphs) -> Section:
 
 def finding(report: SwapReport) -> str:
     """Say how much damage the replacements do, one at a time and all together."""
-    damages = [layer.effect.damage for layer in report.by_damage()]
-    ends = " to ".join(dict.fromkeys(short(end(damages), 2) for end in (min, max)))
-    together = short(report.all_.effect.damage, 2)
-    return f"Damage: {ends} for one layer replaced, {together} for all {len(damages)}; 0 is no change."
+    effects = [*(layer.effect for layer in report.layers.values()), report.all_.effect]
+    # Without any finite output, the damage is infinite.
+    *alone, together = [each.damage if math.isfinite(each.damage) else math.nan for each in effects]
+    finite = [damage for damage in alone if not math.isnan(damage)]
+    ends = " to ".join(dict.fromkeys(short(end(finite, default=math.nan), 2) for end in (min, max)))
+    broken = f" ({len(alone) - len(finite)} without a finite number)" if len(finite) < len(alone) else ""
+    one = f"Damage: {ends} for one layer replaced{broken}"
+    return f"{one}, {short(together, 2)} for all {len(alone)}; 0 is no change."
 
 
 def plan(report: SwapReport) -> list[str]:
