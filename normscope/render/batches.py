@@ -12,7 +12,7 @@ from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, short
-from normscope.render.summary import headline, spread, workload
+from normscope.render.summary import count_by_kind, headline, spread, workload
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
 
@@ -98,10 +98,8 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
         )
         for size in sizes
     ]
-    kinds = {layer.kind for layer in layers}
-    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
     return Grid(
-        f"Noise of a batch's mean at {len(layers)} normalization layers{one_kind}",
+        f"Noise of a batch's mean at {count_by_kind(layers)}",
         [Column("layer", "", [layer.name for layer in layers], names=True), *random, *alike],
         [
             "random: how far the mean of a batch of so many texts is from the mean of all,",

@@ -10,7 +10,7 @@ from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.short_names import cut_middle
 from normscope.render.sparklines import feature_lines, position_lines
 from normscope.render.terminal import Screen
-from normscope.results.batches import BatchReport
+from normscope.results.batches import BatchReport, LayerNoise
 from normscope.results.common import RunInfo, Summary
 from normscope.results.compare import Compared
 from normscope.results.glossary.lookup import note
@@ -20,6 +20,7 @@ from normscope.results.why import WhyReport
 
 _BAR = 3
 _MAX_SPARK = 16
+_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 # The results that hold the model and the run.
 _Measured = Report | BatchReport | SwapReport | WhyReport | Compared
@@ -29,9 +30,15 @@ def headline(report: _Measured) -> list[str]:
     """Return the facts about the model that was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
-    parameters = [f"{short(model.parameters / 1e6)}M parameters"] if model.parameters else []
+    parameters = [model_size(model.parameters)] if model.parameters else []
     about = [model.id, model.architecture, model.dtype, model.device, *parameters, *revision]
     return [printable(part) for part in about if part]
+
+
+def model_size(parameters: int) -> str:
+    """Write how many parameters a model has, in billions, millions or thousands."""
+    unit, letter = next((u for u in _UNITS if parameters >= u[0]), (1, ""))
+    return f"{short(parameters / unit)}{letter} parameters"
 
 
 def workload(report: _Measured, *, brief: bool = False) -> list[str]:
@@ -56,11 +63,16 @@ def _longest(run: RunInfo) -> str:
 def layer_count(report: Report) -> str:
     """Return how many layers there are, their kind if it is one, and how many were never called."""
     layers = report.layers.values()
-    kinds = {layer.kind for layer in layers}
     called = sum(layer.calls > 0 for layer in layers)
-    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
     dead = f", {len(layers) - called} never called" if called < len(layers) else ""
-    return f"{len(layers)} normalization layers{one_kind}{dead}"
+    return f"{count_by_kind(layers)}{dead}"
+
+
+def count_by_kind(layers: Collection[LayerReport] | Collection[LayerNoise]) -> str:
+    """Return how many layers there are, and their kind if it is one."""
+    kinds = {layer.kind for layer in layers}
+    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
+    return f"{counted(len(layers), 'normalization layer')}{one_kind}"
 
 
 def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str], screen: Screen) -> Grid:

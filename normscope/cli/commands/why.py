@@ -44,8 +44,8 @@ The claims:
   1c    noise per feature, by length over random, corrected for tokens
   2, 3  what text and position explain of the variance (epsilon squared),
         minus the same with words shuffled across texts; no special tokens
-  4     similarities of texts kept by the text's scale minus by BN's scale, one
-        layer replaced at a time; minus the same with shuffled words
+  4     similarities of texts kept by the text's scale, minus by BN's scale,
+        one layer replaced at a time, minus the same with shuffled words
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
