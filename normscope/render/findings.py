@@ -18,7 +18,7 @@ from normscope.results.inspect import LayerReport, Report
 
 _FEW_TEXTS = 30
 _NAME_WIDTHS = (42, 34, 26, 20, 19, 17, 14)
-_SENTENCE = 60  # cells beside a name that is as wide as in the table of layers
+_SENTENCE = 60  # cells of the sentence without its name, so that names are cut as in the table
 _MAX_FEATURES = 3
 _OUTLIER = "outlier: 6 or more in size in 6% of the tokens"
 _BATCHNORM = "batchnorm"
