@@ -23,18 +23,6 @@ def begin(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def agreement(names: Sequence[str], values: Floats) -> str:
-    """Say at which layers BN's output is least and most like the layer's own."""
-    low, high = _ends(values)
-    if low is None or high is None:
-        return "No layer's agreement with BN is known."
-    return (
-        f"BN's output is least similar to the layer's own at {printable(names[low])}, agreement "
-        f"{short(values[low])}, and most similar at {printable(names[high])}, {short(values[high])}. "
-        f"The median of {counted(len(values), 'layer')} is {median(values)}; 1 is the same up to scale."
-    )
-
-
 def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
     """Say how much of the variance the position, the text and the word explain: median and range."""
     return " ".join(
