@@ -240,7 +240,7 @@ def test_agreement_and_what_explains_are_the_reports() -> None:
     says = figures_by_name["agreement"].slices[0]
     lowest = min(report.layers.values(), key=lambda layer: (layer.agreement or {})["feature"])
     assert says
-    assert f"{lowest.name}, agreement {short((lowest.agreement or {})['feature'])}" in says.says
+    assert f"worst at {lowest.name} ({short((lowest.agreement or {})['feature'], 2)})" in says.says
 
 
 def test_noise_is_that_of_the_size_nearest_to_eight() -> None:

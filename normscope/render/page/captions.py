@@ -215,7 +215,7 @@ def by_layer(values: Floats, write: _Write = short) -> str:
     if np.count_nonzero(np.isfinite(values)) < 2:
         return "one layer"
     ends = write(float(np.nanmin(values))), write(float(np.nanmax(values)))
-    return f"median layer; {ends[0]} to {ends[1]}"
+    return "in every layer" if ends[0] == ends[1] else f"median layer; {ends[0]} to {ends[1]}"
 
 
 def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:

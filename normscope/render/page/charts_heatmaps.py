@@ -193,7 +193,7 @@ def _map(axis: str, colour: alt.Color, titles: Mapping[str, str], layers: int) -
         chart()
         .mark_rect()
         .encode(
-            x=alt.X("low:Q", title=axis, scale=scale, axis=alt.Axis(grid=False, labelFlush=False)),
+            x=alt.X("low:Q", title=axis, scale=scale, axis=alt.Axis(grid=False)),
             x2="high:Q",
             y=layer_rows(),
             color=colour,
