@@ -38,7 +38,7 @@ def headline(report: _Measured) -> list[str]:
 def model_size(parameters: int) -> str:
     """Write how many parameters a model has, in billions, millions or thousands."""
     unit, letter = next((u for u in _UNITS if parameters >= u[0]), (1, ""))
-    return f"{short(parameters / unit)}{letter} parameters"
+    return f"{short(parameters / unit) if letter else parameters}{letter} parameters"
 
 
 def workload(report: _Measured, *, brief: bool = False) -> list[str]:

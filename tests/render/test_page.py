@@ -422,6 +422,7 @@ def flat() -> Any:
 
 
 def test_markup_is_only_what_tag_returns() -> None:
+    assert tag("br") == "<br>", "an end tag would be a second line break"
     assert tag("p", "<b>", tag("i", "&"), None, class_='"x"', hidden=True, id=None, data_x="'") == (
         "<p class=\"&quot;x&quot;\" hidden data-x=\"&#x27;\">&lt;b&gt;<i>&amp;</i></p>"
     )  # fmt: skip
