@@ -11,8 +11,8 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.interruption import finish_writing
-from normscope.cli.output import Output, Writable, warn
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.output import Output, Writable
+from normscope.cli.provenance import say_notes, with_command
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -30,7 +30,8 @@ class ListedLayers(str, Enum):
 Details = Annotated[
     bool,
     typer.Option(
-        "--details", help="Add numbers by position and feature of the layer least like BN, and outliers."
+        "--details",
+        help="Add numbers by position and feature of the layer least like BN, and outliers, also to --plot.",
     ),
 ]
 LayerRows = Annotated[
@@ -117,10 +118,7 @@ class ReportOptions:
                     write(report)
                 except ReportError as error:
                     failures.append(str(error))
-        if not self.quiet:
-            warn(report.warnings, verbose=self.verbose)
-            if self.verbose:
-                say_provenance(report)
+        say_notes(report, quiet=self.quiet, verbose=self.verbose)
         if failures:
             raise ReportError("; ".join(failures))
 
@@ -149,7 +147,12 @@ class ReportOptions:
         if self.plot:
             from normscope.render.plots import render_plots
 
-            return render_plots(report, layers=layers, screen=self.destination.screen())
+            return render_plots(
+                report,
+                layers=layers,
+                tables=self.top if self.details else 0,
+                screen=self.destination.screen(),
+            )
         if format is options.DataFormat.MARKDOWN:
             from normscope.render.inspect import render_report_markdown
 

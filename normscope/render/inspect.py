@@ -6,7 +6,7 @@ from dataclasses import replace
 from normscope.render.findings import cautions, findings
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Grid, Section, reword_grid
-from normscope.render.layer import chosen_layers, feature_table, position_table, title
+from normscope.render.layer import SHORT_KINDS, chosen_layers, feature_table, position_table, title
 from normscope.render.layer_groups import choose_rows
 from normscope.render.markdown import markdown_sections
 from normscope.render.outliers import outliers_by_layer, recurring_outliers
@@ -40,7 +40,7 @@ def render_report(
         sections(report, screen, layers, top, detailed=detailed, every_layer=every_layer, verbose=verbose)
     )
     last = parts[-1]
-    parts[-1] = replace(last, grids=[*last.grids, *_next_steps(last, detailed=detailed or bool(layers))])
+    parts[-1] = replace(last, grids=[*last.grids, *_next_steps(report, last, detailed or bool(layers))])
     return render_sections(parts, screen)
 
 
@@ -95,11 +95,13 @@ def _overview(
     return [table, *([pooled_grid(report.pooled), means_grid(report)] if report.pooled else [])]
 
 
-def _next_steps(last: Section, *, detailed: bool) -> list[str]:
+def _next_steps(report: Report, last: Section, detailed: bool) -> list[str]:
     """Return the last line of the screen, after an empty line unless the list of layers is above."""
-    details = "" if detailed else "--details or --layer GLOB, "
+    details = "" if detailed else "--details, "
     apart = [""] if len(last.grids) != 1 else []
-    return [*apart, f"more: {details}--plot, normscope explain agreement"]
+    can_swap = report.run.medium == "text" and any(x.kind in SHORT_KINDS for x in report.layers.values())
+    swap = "; to try BN: normscope swap" if can_swap else ""
+    return [*apart, f"more: {details}--plot, normscope explain agreement{swap}"]
 
 
 def layer_section(layer: LayerReport, reason: str, top: int, medium: str, glyphs: Glyphs) -> Section:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.markdown import markdown_sections
-from normscope.render.numbers import UNKNOWN, align, aligned, short
+from normscope.render.numbers import UNKNOWN, align, aligned
+from normscope.render.summary import model_size
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.layers import Outline, OutlinedLayer
 
@@ -30,7 +31,7 @@ def about(outline: Outline) -> list[str]:
     """Return the facts about the model."""
     model = outline.model
     revision = [f"revision {model.revision}"] if model.revision else []
-    parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
+    parts = [model.id, model.architecture, model_size(model.parameters), *revision]
     return [printable(part) for part in parts]
 
 
@@ -75,7 +76,3 @@ def _fact(name: str, cell: str) -> str:
 
 def _features(layer: OutlinedLayer) -> str:
     return UNKNOWN if layer.features is None else grouped(layer.features)
-
-
-def _size(parameters: int) -> str:
-    return f"{short(parameters / 1e9)}B" if parameters >= 1e9 else f"{short(parameters / 1e6)}M"

@@ -15,6 +15,8 @@ from normscope.render.terminal import Screen, render_sections
 from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
+_L2 = "relative L2: how far the hidden states moved, over their size"
+_LIKENESS = "likeness kept: correlation of the texts' similarities"
 _HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
@@ -30,7 +32,20 @@ def render_swap_markdown(report: SwapReport) -> str:
 
 def section(report: SwapReport, glyphs: Glyphs) -> Section:
     """Return the report's lines of facts and its tables."""
-    return Section([headline(report), workload(report), plan(report)], grids(report, glyphs))
+    lines = [headline(report), workload(report), plan(report)]
+    return Section([*lines, *([[finding(report)]] if report.layers else [])], grids(report, glyphs))
+
+
+def finding(report: SwapReport) -> str:
+    """Say how much damage the replacements do, one at a time and all together."""
+    effects = [*(layer.effect for layer in report.layers.values()), report.all_.effect]
+    # Without any finite output, the damage is infinite.
+    *alone, together = [each.damage if math.isfinite(each.damage) else math.nan for each in effects]
+    finite = [damage for damage in alone if not math.isnan(damage)]
+    ends = " to ".join(dict.fromkeys(short(end(finite, default=math.nan), 2) for end in (min, max)))
+    broken = f" ({len(alone) - len(finite)} without a finite number)" if len(finite) < len(alone) else ""
+    one = f"Damage: {ends} for one layer replaced{broken}"
+    return f"{one}, {short(together, 2)} for all {len(alone)}; 0 is no change."
 
 
 def plan(report: SwapReport) -> list[str]:
@@ -133,8 +148,8 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
     hidden = [
         Column("hidden", "cosine", estimates(lambda e: e.hidden_cosine), "bn", rank=2),
         Column("sentence", "cosine", estimates(lambda e: e.sentence_cosine), "bn", rank=2),
-        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5),
-        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6),
+        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5, key=_L2),
+        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6, key=_LIKENESS),
     ]
     if report.baseline.loss is None:
         interval = Column("cosine", "95%", intervals(lambda e: e.hidden_cosine), rank=4)

@@ -107,7 +107,7 @@ def test_the_top_says_what_to_run() -> None:
     assert len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 80
     wants = re.findall(r"^    (\w.*?)  +(normscope .*)$", text, re.MULTILINE)
-    assert len(wants) == 6
+    assert len(wants) == 7
     for _, example in wants:
         for command, *words in calls(example):
             with COMMANDS[command].make_context(command, words) as context:

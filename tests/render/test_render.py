@@ -25,6 +25,7 @@ from normscope.render.markdown import escape
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.plots import render_plots
 from normscope.render.short_names import shorten
+from normscope.render.summary import model_size, workload
 from normscope.render.terminal import Screen
 from normscope.results.inspect import FeatureOutput, FeatureStats, LayerReport, Report
 from tests.support import reports
@@ -313,3 +314,21 @@ def test_what_was_fed_is_called_kind_of_file(medium: str, noun: str) -> None:
     names = [reports.layer("a text of texts")]
     shown = render_report(replace(report, layers={names[0].name: names[0]}), layers=[names[0].name])
     assert "a text of texts ·" in shown
+
+
+def test_the_size_of_a_model_has_a_unit() -> None:
+    sizes = {
+        7: "7 parameters",
+        45_100: "45.1K parameters",
+        22_700_000: "22.7M parameters",
+        70_600_000_000: "70.6B",
+    }
+    for parameters, written in sizes.items():
+        assert model_size(parameters).startswith(written)
+
+
+def test_unknown_padding_is_left_out() -> None:
+    report = reports.minilm()
+    images = replace(report, run=replace(report.run, padding_share=NAN))
+    assert any(fact.startswith("padding") for fact in workload(report))
+    assert not any(fact.startswith("padding") for fact in workload(images))

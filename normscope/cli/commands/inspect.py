@@ -12,7 +12,7 @@ from normscope.cli.interruption import handle_signals
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, grouped
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import ReportOptions, names_of
 from normscope.cli.run_options import CheckpointOptions, run_and_merge, shard_for
 from normscope.cli.text_options import TextOptions, readable_texts
@@ -218,5 +218,4 @@ def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:
 
     as_json = result.chosen_format() is options.DataFormat.JSON
     result.destination.write(result.destination.json(plan) if as_json else render_plan(plan))
-    if result.verbose and not result.quiet:
-        say_provenance(plan)
+    say_notes(plan, quiet=result.quiet, verbose=result.verbose)

@@ -8,7 +8,7 @@ from normscope.cli import options
 from normscope.cli.option_groups import FetchOptions, ResultOptions, grouped
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 
 EPILOG = """\b
 Examples:
@@ -69,5 +69,4 @@ def layers(
     destination.write(
         destination.text(outline, format, render_outline, render_outline_markdown, verbose=verbose)
     )
-    if verbose and not result.quiet:
-        say_provenance(outline)
+    say_notes(outline, quiet=result.quiet, verbose=verbose)

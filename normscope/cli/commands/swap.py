@@ -8,9 +8,9 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, DataResultOptions, LoadOptions, grouped
-from normscope.cli.output import reserve_stdout, warn
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, file_texts, readable_texts
 from normscope.errors import SaveError
@@ -189,9 +189,6 @@ def swap(
     from normscope.render.swap import render_swap, render_swap_markdown
 
     write_result(report, format, destination, render_swap, render_swap_markdown)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
+    say_notes(report, quiet=result.quiet, verbose=verbose)
     if failure is not None:
         raise failure
