@@ -50,6 +50,7 @@ def plan(report: SwapReport) -> list[str]:
 def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
     """Return the tables: each layer replaced alone, one after the other if measured, and all together."""
     layers, kind = report.by_damage(), printable(report.kind)
+    kind += ", position 0 apart" if report.first == "apart" else ""
     names = Column("layer", "", [layer.name for layer in layers], names=True)
     alone = Grid(
         f"{counted(len(layers), 'layer')}, each replaced alone by {kind}",

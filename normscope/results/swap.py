@@ -137,7 +137,8 @@ class SwapReport(Result, Shown, Tabular):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` describes the held-out texts, and `kind` the replacement of the layers. `cumulative` and `fold`
-    are None unless requested.
+    are None unless requested. `first` is "apart" if "frozen" has a scale of its own for position 0 of each
+    text, "pooled" if not, and None for the other kinds.
     """
 
     SCHEMA = "normscope.swap/1"
@@ -156,6 +157,7 @@ class SwapReport(Result, Shown, Tabular):
     warnings: tuple[str, ...]
     fold: FoldInfo | None = None
     provenance: Provenance | None = None
+    first: str | None = None
 
     def __repr__(self) -> str:
         return (

@@ -102,6 +102,7 @@ class Plain:
                 "batchnorm-batch": lambda: self.batch_norm(given[0], eps).double(),
                 "frozen": lambda: (z - z.mean(-1, keepdim=True)) * scale,
                 "identity": lambda: z,
+                "rmsnorm": lambda: z / (z.square().mean(-1, keepdim=True) + eps).sqrt(),
                 "scale-feature": lambda: (z - centre) / (variance + eps).sqrt(),
                 "centre-feature": lambda: (z - mean) / (power + eps).sqrt(),
                 "scale-sequence": lambda: (z - centre) / (text_power + eps).sqrt(),
@@ -684,7 +685,7 @@ def test_a_calibration_comes_back_from_its_file(minilm: tuple[Any, Any], tmp_pat
             assert (
                 statistics.known().keys()
                 == before.keys()
-                == {"mean", "variance", "slope", "intercept", "scale"}
+                == {"mean", "variance", "slope", "intercept", "scale", "first_scale", "rest_scale"}
             )
             assert all(torch.equal(value, before[key]) for key, value in statistics.known().items())
     (tmp_path / "other.safetensors").write_bytes(b"no")

@@ -13,7 +13,7 @@ from normscope._version import __version__
 from normscope.analyses.inspect import layer_names
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
 from normscope.analyses.swap.folding import CheckedFold, Difference
-from normscope.analyses.swap.options import BATCH, Swapping
+from normscope.analyses.swap.options import BATCH, FROZEN, RMSNORM, Swapping
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
 from normscope.data.corpus import CorpusReader
@@ -22,6 +22,7 @@ from normscope.engine.forward import evaluating
 from normscope.engine.progress import Progress
 from normscope.engine.session import Session, text_batches
 from normscope.errors import ReportError, SaveError
+from normscope.escaping import counted
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
 from normscope.norms.module_tree import uncompiled
@@ -119,7 +120,7 @@ def _report(
     if swapping.recalibrate:
         *_, all_layers = trial.recalibrate_in(trial.names)
         (together,) = trial.effects([all_layers])
-    run, notes = measured.report.run, _notes(parted, layers, together)
+    run, notes = measured.report.run, _notes(parted, swapping, layers, together)
     return SwapReport(
         __version__,
         measured.report.model,
@@ -132,6 +133,7 @@ def _report(
         Together(together),
         steps,
         (*measured.report.warnings, *measured.notes, *trial.readout.notes, *notes),
+        first=swapping.first if swapping.kind == FROZEN else None,
     )
 
 
@@ -167,10 +169,16 @@ def _fold_info(trial: Trial, checked: CheckedFold) -> FoldInfo:
     )
 
 
-def _notes(parted: SplitTexts, layers: dict[str, LayerSwap], together: Effect) -> Iterator[str]:
+def _notes(
+    parted: SplitTexts, swapping: Swapping, layers: dict[str, LayerSwap], together: Effect
+) -> Iterator[str]:
     if parted.repeated:
         was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
         yield f"{parted.repeated} held-out {was} also in the calibration"
+    same = [name for name, layer in layers.items() if swapping.kind == layer.kind == RMSNORM]
+    if same:
+        are = "is an RMSNorm" if len(same) == 1 else "are RMSNorms"
+        yield f"{counted(len(same), 'layer')} {are} already, so rmsnorm changes nothing there: {same[0]}"
     broken = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
     broken += ["all layers"] if math.isinf(together.damage) else []
     for name in broken:

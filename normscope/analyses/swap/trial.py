@@ -94,7 +94,7 @@ class Trial:
         self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
         self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
         patterns = [glob.escape(name) for name in self.names]
-        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns)
+        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns, first=swapping.first)
         self._prefix = Prefix(loaded.model, self._swap.modules)
         source = text_batches(loaded, texts.held_out, self._batching)
         self._batches = list(source)

@@ -28,13 +28,16 @@ SWAP = Topic(
             "batchnorm-batch: the same, of the batch's tokens; "
             "batchnorm-fitted: y = a[d] x + b[d], by least squares; "
             "frozen: y = s (x - centre), s = mean of 1 / sqrt(power + eps); "
+            "frozen, --first apart: one s of position 0, one of the others; "
             "identity: y = x; "
+            "rmsnorm: y = x / sqrt(mean x^2 + eps); "
             "scale-feature: y = (x - centre) / sqrt(var[d] + eps); "
             "centre-feature: y = (x - mean[d]) / sqrt(power + eps); "
             "scale-sequence: y = (x - centre) / sqrt(power_text + eps); "
             "centre-sequence: y = (x - mean_text) / sqrt(power + eps)",
             range="one of these words, in the report's kind",
-            reading="The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
+            reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. "
+            "The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
             "they tell which half of the token's own statistics the model needs.",
             see_also=("effect", "feature", "sequence", "token"),
         ),
