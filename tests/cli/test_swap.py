@@ -212,6 +212,7 @@ def test_defaults_are_the_librarys(library: Library) -> None:
         ["--kind", "centre-sequence", "--recalibrate"],
         ["--kind", "batchnorm-batch", "--fold"],
         ["--kind", "rmsnorm", "--fold"],
+        ["--kind", "dyt", "--fold"],
         ["--kind", "rmsnorm", "--recalibrate"],
         ["--kind", "frozen", "--first", "apart", "--fold"],
         ["--first", "apart"],

@@ -14,6 +14,7 @@ from normscope.analyses.inspect import layer_names
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
 from normscope.analyses.swap.folding import CheckedFold, Difference
 from normscope.analyses.swap.options import BATCH, FROZEN, RMSNORM, Swapping
+from normscope.analyses.swap.squashing import RUNS
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
 from normscope.data.corpus import CorpusReader
@@ -77,9 +78,8 @@ def swap(
     # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(session.loaded, layers, exclude)))
-    batches = text_batches(session.loaded, parted.calibration, batching, keep=swapping.recalibrate)
-    measured = measure_calibration(session, batches, layers, exclude)
-    work.finish(measured.report.run.texts, measured.report.run.tokens)
+    batches = text_batches(session.loaded, parted.calibration, batching, keep=swapping.reads_again)
+    measured = measure_calibration(session, batches, layers, exclude, kind=swapping.kind)
     trial = Trial(session, parted, batches, swapping, measured, work)
     with quiet(), uncompiled(), evaluating(session.loaded.model), torch.no_grad():
         report = _report(trial, swapping, measured, parted)
@@ -115,7 +115,8 @@ def _report(
     layers = {}
     for name, alone in zip(trial.names, effects, strict=True):
         layer = measured.report.layers[name]
-        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone)
+        fits = measured.fits(name, swapping.kind)
+        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone, **fits)
     steps = _cumulative(trial, swapping, layers, together) if swapping.cumulative else None
     if swapping.recalibrate:
         *_, all_layers = trial.recalibrate_in(trial.names)
@@ -193,4 +194,5 @@ def _expected(parted: SplitTexts, swapping: Swapping, layers: int) -> int:
     if swapping.cumulative:
         calibrations += layers * swapping.recalibrate
         runs += 2 * layers if swapping.recalibrate else max(0, layers - 1)
+    calibrations *= 1 + RUNS.get(swapping.kind, 0)
     return calibrations * len(parted.calibration) + runs * len(parted.held_out)

@@ -13,7 +13,9 @@ SCALE_FEATURE, CENTRE_FEATURE, SCALE_SEQUENCE, CENTRE_SEQUENCE = HALVES = (
     "scale-feature", "centre-feature", "scale-sequence", "centre-sequence",
 )  # fmt: skip
 RMSNORM = "rmsnorm"
-REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY, RMSNORM, *HALVES)
+# A squashing function of single elements, without any statistics: Dynamic Tanh, and Derf with erf.
+DYT, DERF = SQUASHING = ("dyt", "derf")
+REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY, RMSNORM, *HALVES, *SQUASHING)
 # Whether one scale of FROZEN is for all tokens, or position 0 of each text has its own.
 POOLED, APART = FIRSTS = ("pooled", "apart")
 # Kinds with statistics of the text, and kinds without statistics of a corpus.
@@ -40,6 +42,11 @@ class Swapping:
     seed: int = 0
     fold: bool = False
     first: str = POOLED
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether the calibration texts run several times."""
+        return self.recalibrate or self.kind in SQUASHING
 
     def __post_init__(self) -> None:
         require_first(self.first, self.kind)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from normscope.analyses.swap.batch_statistics import BatchStatistics
 from normscope.analyses.swap.calibration import Calibration
+from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import APART, BATCH, BY_TEXT, POOLED, RMSNORM, require_first
-from normscope.analyses.swap.replacement import Replacement, Statistics
+from normscope.analyses.swap.replacement import Replacement
 from normscope.analyses.swap.text_rows import TextRows
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.hooks import shares_memory
@@ -204,14 +205,16 @@ def swapped(
 
     `kind` is "batchnorm", with the mean and variance per feature that `statistics` holds,
     "batchnorm-fitted", with the least-squares line per feature, "batchnorm-batch", with the statistics of
-    each batch, "frozen", with one scale for all tokens, "identity", or "rmsnorm", which does not subtract
-    the mean. "scale-feature" and "centre-feature" replace only the scale or only the centre by that of
-    `statistics`, "scale-sequence" and "centre-sequence" by that of the text in this forward; see
-    `Replacement`. `statistics` may be a report for "batchnorm", "scale-feature" and "centre-feature", and
-    what `calibrate` or `read_calibration` returns for every kind; "batchnorm-batch", "identity", "rmsnorm",
-    "scale-sequence" and "centre-sequence" need none. `layers` and `exclude` are globs on the layers' names.
-    Layers that are no LayerNorm or RMSNorm stay as they are. With `first` "apart", "frozen" has one scale
-    for position 0 of each text, its first token that is no padding, and one for the other positions.
+    each batch, "frozen", with one scale for all tokens, "identity", or "rmsnorm", which does not subtract the
+    mean. "scale-feature" and "centre-feature" replace only the scale or only the centre by that of
+    `statistics`, "scale-sequence" and "centre-sequence" by that of the text in this forward. "dyt" and "derf"
+    are gamma tanh(alpha x) + beta, and the same with erf; see `Replacement`. With `first` "apart", "frozen"
+    has one scale for position 0 of each text, its first token that is no padding, and one for the others.
+
+    `statistics` may be a report for "batchnorm", "scale-feature" and "centre-feature", and what `calibrate`
+    or `read_calibration` returns for every kind, calibrated for that kind if it is "dyt" or "derf";
+    "batchnorm-batch", "identity", "rmsnorm", "scale-sequence" and "centre-sequence" need none. `layers` and
+    `exclude` are globs on the layers' names. Layers that are no LayerNorm or RMSNorm stay as they are.
 
     A layer that is called several times in a forward is replaced at every call. The context's value has
     a `mask`, to leave more tokens than padding out of the statistics of a batch or a text. Gradients flow.

@@ -51,10 +51,14 @@ The kinds of replacement:
                     token keeps its own centre
   centre-sequence   one centre for all tokens and features of a text: the
                     token keeps its own scale
+  dyt               Dynamic Tanh: gamma tanh(alpha x) + beta, alpha for the
+                    layer, gamma and beta per feature, by least squares
+  derf              the same with erf(alpha x + shift)
 
-The own centre of an RMSNorm is 0, and its own scale the root mean square. The layer's own weight and bias
-are applied after each of them. The loss is that of the next token, or of the 15% of a text's tokens that
---seed masks.
+dyt and derf are meant for training from scratch: a poor fit of a trained model is a finding, not a fault.
+They run the calibration texts four and five times. The own centre of an RMSNorm is 0, and its own scale the
+root mean square. The layer's own weight and bias are applied after each of them. The loss is that of the
+next token, or of the 15% of a text's tokens that --seed masks.
 
 batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens (not with --first
 apart). --fold folds such a replacement into the Linear layers that read its output, if nothing else reads
@@ -95,6 +99,8 @@ class SwapKind(str, Enum):
     CENTRE_FEATURE = "centre-feature"
     SCALE_SEQUENCE = "scale-sequence"
     CENTRE_SEQUENCE = "centre-sequence"
+    DYT = "dyt"
+    DERF = "derf"
 
 
 _KindOption = Annotated[

@@ -3,6 +3,7 @@
 from functools import partial
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
+from normscope.results.glossary.squashing import SQUASHING_FITS
 
 _entry = partial(Entry, source=OWN, commands=("swap",))
 
@@ -34,13 +35,18 @@ SWAP = Topic(
             "scale-feature: y = (x - centre) / sqrt(var[d] + eps); "
             "centre-feature: y = (x - mean[d]) / sqrt(power + eps); "
             "scale-sequence: y = (x - centre) / sqrt(power_text + eps); "
-            "centre-sequence: y = (x - mean_text) / sqrt(power + eps)",
+            "centre-sequence: y = (x - mean_text) / sqrt(power + eps); "
+            "dyt: y = gamma[d] tanh(alpha x) + beta[d], least squares; "
+            "derf: y = gamma[d] erf(alpha x + shift) + beta[d], least squares",
             range="one of these words, in the report's kind",
-            reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. "
-            "The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
+            reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. The "
+            "kinds of scale and of centre replace one half by BatchNorm's or the text's: "
             "they tell which half of the token's own statistics the model needs.",
-            see_also=("effect", "feature", "sequence", "token"),
+            source="normscope's own; position 0 apart: Heimersheim 2024, arXiv 2409.13710; rmsnorm: Gupta et "
+            "al. 2024, arXiv 2409.12951",
+            see_also=("effect", "feature", "sequence", "token", "dyt_fit", "derf_fit"),
         ),
+        *SQUASHING_FITS,
         _entry(
             name="calibration",
             title="the texts of the replacements' statistics",
