@@ -24,6 +24,8 @@ from normscope.statistics.layer_state import LayerState
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {DYT: torch.tanh, DERF: torch.erf}
 # An element counts as saturated where the argument of the function is larger than this.
 SATURATED = 2.0
+# Where f varies by less than this, relative to its mean, its variance is rounding: f predicts nothing.
+_RESOLUTION = 1e-6
 
 
 class SearchGrid(NamedTuple):
@@ -70,31 +72,30 @@ class SquashSums:
     """Sums over a layer's rows for the least squares at each of K points, (K, 2): alpha and shift.
 
     Values are summed as distances from f at the feature's mean, so that a mean far from 0 costs no digits.
-    Memory is 3 K D numbers, whatever the number of rows.
+    Memory is 3 K D numbers, whatever the number of rows. The `precise` sums of one point, in float64, also
+    count saturated elements.
     """
 
     def __init__(self, kind: str, points: Tensor, statistics: Statistics, *, precise: bool) -> None:
         self._function, self._points, self._precise = FUNCTIONS[kind], points, precise
         mean = statistics.known()["mean"]
         self._centres = self._function(points[:, :1] * mean + points[:, 1:])  # (K, D)
-        self._mean = mean
         self._sums = torch.zeros(len(points), 3, len(mean), dtype=torch.float64)  # f, f^2, f y
         self._output = torch.zeros(2, len(mean), dtype=torch.float64)  # y, y^2
-        self._saturated = torch.zeros(len(points), dtype=torch.float64)
-        self._rows = 0
+        self._rows = self._saturated = 0
 
     def observe(self, batch: BatchRows, _state: LayerState, /) -> None:
         """Add the rows of a batch."""
         x, y = (v.double() if self._precise else v for v in (batch.rows.x, batch.y))  # (V, D)
-        sums, saturated = [], []
+        sums = []
         for (alpha, shift), centre in zip(self._points.tolist(), self._centres, strict=True):
-            argument = x * alpha + shift
-            saturated.append((argument.abs() > SATURATED).sum())
+            argument = (x * alpha).add_(shift)
+            if self._precise:
+                self._saturated += int((argument.abs() > SATURATED).sum())
             f = self._function(argument).sub_(centre.to(x.dtype).to(x.device))
             sums.append(torch.stack([f.sum(0), (f * f).sum(0), (f * y).sum(0)]))
         self._sums += torch.stack(sums).cpu()
         self._output += torch.stack([y.sum(0), (y * y).sum(0)]).cpu()
-        self._saturated += torch.stack(saturated).cpu()
         self._rows += len(x)
 
     def errors(self) -> Tensor:
@@ -109,7 +110,7 @@ class SquashSums:
         (alpha, shift), (_, slope, _) = self._points[0].tolist(), self._products()
         mean_f = self._centres[0] + self._sums[0, 0] / self._rows
         beta = self._output[0] / self._rows - slope[0] * mean_f
-        saturated = float(self._saturated[0]) / (self._rows * len(beta))
+        saturated = self._saturated / (self._rows * len(beta))
         return Squash(alpha, shift, slope[0], beta, 1 - float(self.errors()[0]), saturated)
 
     def _products(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +118,8 @@ class SquashSums:
         f, ff, fy = self._sums.unbind(1)
         y, yy = self._output
         square, covariance = ff - f.square() / self._rows, fy - f * y / self._rows
-        return yy - y.square() / self._rows, covariance / square.where(square > 0, torch.inf), covariance
+        varies = square > self._rows * (_RESOLUTION * self._centres).square()
+        return yy - y.square() / self._rows, covariance / square.where(varies, torch.inf), covariance
 
 
 def fit_layers(
