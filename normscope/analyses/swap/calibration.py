@@ -16,7 +16,7 @@ from normscope.analyses.swap.options import BATCHNORM, DYT, SQUASHING, require_k
 from normscope.analyses.swap.replacement import obstacle
 from normscope.analyses.swap.squashing import Squash, fit_layers
 from normscope.capture.observers import RowScales
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
@@ -157,14 +157,14 @@ def measure_calibration(
 
     For a `kind` of SQUASHING, which is also fitted, `batches` must be kept.
     """
-    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
-    for capture in watcher.captures:
+    recorder = Recorder(session.loaded.model, layers=layers, exclude=exclude)
+    for capture in recorder.captures:
         capture.observers.append(RowScales())  # The kind "frozen" needs them.
-    report = session.measure(watcher, batches)
+    report = session.measure(recorder, batches)
     session.clock.finish(report.run.texts, report.run.tokens)
     measured: dict[str, Statistics] = {}
     notes = []
-    for capture in watcher.captures:
+    for capture in recorder.captures:
         statistics, reason = Statistics.of(capture), obstacle(capture.norm)
         if statistics is None or reason is not None:
             notes.append(f"{capture.norm.name}: left as it is: {reason or 'it was never called'}")

@@ -16,7 +16,7 @@ from normscope.analyses.swap.golden_section import minimise
 from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import DERF, DYT
 from normscope.capture.observers import BatchRows
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batches
 from normscope.engine.session import Session
 from normscope.statistics.layer_state import LayerState
@@ -167,9 +167,9 @@ def _run(
 ) -> dict[str, SquashSums]:
     """Run the batches once, and return the sums of each layer at its points."""
     sums = {n: SquashSums(kind, points[n], statistics, precise=precise) for n, statistics in layers.items()}
-    watcher = watch(session.loaded.model, layers=[glob.escape(name) for name in layers])
-    for capture in watcher.captures:
+    recorder = Recorder(session.loaded.model, layers=[glob.escape(name) for name in layers])
+    for capture in recorder.captures:
         capture.observers.append(sums[capture.norm.name])
-    run = session.measure(watcher, batches).run
+    run = session.measure(recorder, batches).run
     session.clock.finish(run.texts, run.tokens)
     return sums
