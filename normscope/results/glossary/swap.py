@@ -44,7 +44,7 @@ SWAP = Topic(
             "they tell which half of the token's own statistics the model needs.",
             source="normscope's own; position 0 apart: Heimersheim 2024, arXiv 2409.13710; rmsnorm: Gupta et "
             "al. 2024, arXiv 2409.12951",
-            see_also=("effect", "feature", "sequence", "token", "dyt_fit", "derf_fit"),
+            see_also=("effect", "feature", "sequence", "token", "mean_share", "dyt_fit", "derf_fit"),
         ),
         *SQUASHING_FITS,
         _entry(
