@@ -528,7 +528,8 @@ def test_the_command_refuses() -> None:
     assert run("--json", "--format", "markdown").exit_code == 2
 
 
-def test_its_examples_run() -> None:
+def test_its_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # One of them writes a file.
     lines = run("--help-all").stdout.splitlines()
     examples = [
         line.split("|", maxsplit=1)[0].split()[1:] for line in lines if line.startswith("    normscope ")

@@ -40,8 +40,8 @@ SWAP = Topic(
             "derf: y = gamma[d] erf(alpha x + shift) + beta[d], least squares",
             range="one of these words, in the report's kind",
             reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. The "
-            "kinds of scale and of centre replace one half by BatchNorm's or the text's: "
-            "they tell which half of the token's own statistics the model needs.",
+            "kinds named scale or centre replace that half by BatchNorm's or the text's: they tell which "
+            "half of the token's own statistics the model needs.",
             source="normscope's own; position 0 apart: Heimersheim 2024, arXiv 2409.13710; rmsnorm: Gupta et "
             "al. 2024, arXiv 2409.12951",
             see_also=("effect", "feature", "sequence", "token", "mean_share", "dyt_fit", "derf_fit"),
