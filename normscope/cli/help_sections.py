@@ -36,7 +36,7 @@ SECTIONS = {
     ),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
-        "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
+        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
         "table_memory", "seed", "batch_size", "order", "special_tokens", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),

@@ -12,7 +12,7 @@ from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.summary import headline, workload
 from normscope.render.terminal import Screen, render_sections
-from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
+from normscope.results.swap import DerfFit, Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
 _L2 = "relative L2: how far the hidden states moved, over their size"
@@ -65,6 +65,7 @@ def plan(report: SwapReport) -> list[str]:
 def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
     """Return the tables: each layer replaced alone, one after the other if measured, and all together."""
     layers, kind = report.by_damage(), printable(report.kind)
+    kind += ", position 0 apart" if report.first == "apart" else ""
     names = Column("layer", "", [layer.name for layer in layers], names=True)
     alone = Grid(
         f"{counted(len(layers), 'layer')}, each replaced alone by {kind}",
@@ -82,7 +83,35 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
         "All of them together",
         [_replaced([len(layers)]), *_columns([report.all_.effect], report, glyphs)],
     )
-    return [alone, *([growing] if steps else []), together, *_folds(report, glyphs)]
+    return [alone, *([growing] if steps else []), together, *_fits(report), *_folds(report, glyphs)]
+
+
+def _fits(report: SwapReport) -> Iterator[Grid]:
+    """Yield the table of the layers' fits, the worst first, for the kinds that have one."""
+    fits = {layer.name: layer.fit for layer in report.layers.values() if layer.fit is not None}
+    if not fits:
+        return
+    names = sorted(fits, key=lambda name: fits[name].r2)
+    best = [fits[name] for name in names]
+    shifts = [fit.shift for fit in best if isinstance(fit, DerfFit)]
+    f, argument = ("erf", "alpha x + shift") if shifts else ("tanh", "alpha x")
+    columns = [
+        Column("layer", "", names, names=True),
+        Column("fit", "r2", aligned(fit.r2 for fit in best), "bn"),
+        Column("line", "r2", aligned(fit.affine_r2 for fit in best), "bn"),
+        Column("alpha", "", aligned(fit.alpha for fit in best), rank=1),
+        *([Column("shift", "", aligned(shifts), rank=3)] if shifts else []),
+        Column("saturated", "", align(percent(fit.saturated) for fit in best), rank=2),
+    ]
+    legend = [
+        f"fit r2: how much of the layer's output gamma {f}({argument}) + beta explains.",
+        "line r2: the same of the best line, a x + b: affine_fit.r2.",
+        "alpha: near 0, the fit is a line, too.",
+        f"saturated: elements with |{argument}| above 2.",
+        f"{report.kind} is meant for training from scratch: a poor fit of a trained model is a",
+        "finding about that model, not a fault.",
+    ]
+    yield Grid(f"How well one {f} fits each layer", columns, legend)
 
 
 def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:

@@ -51,9 +51,9 @@ class TokenMask:
         return self.real[:, -self.valid.shape[1] :]
 
     def positions(self) -> Tensor:
-        """Number each sample's real tokens from 0, (B, T)."""
+        """Number each sample's real tokens from 0, (B, T); padding before the first token has 0, too."""
         # Counted over all S tokens, so that the positions continue after the cached tokens.
-        numbers = (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
+        numbers = (self.real.cumsum(1) - 1).clamp(min=0)[:, -self.valid.shape[1] :]
         if self.texts is None:
             return numbers
         # Each text of a row starts at position 0: subtract the number at which the text begins.

@@ -17,8 +17,9 @@ from torch.nn import functional
 import normscope
 from normscope import Batching, Calibration, Fold, Swapping
 from normscope.analyses.swap.fold_file import Folded
+from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import FIXED
-from normscope.analyses.swap.replacement import Replacement, Statistics
+from normscope.analyses.swap.replacement import Replacement
 from normscope.errors import ReportError, UsageError
 from tests.support import models
 

@@ -186,7 +186,8 @@ def test_a_choice_names_every_choice() -> None:
     result = CliRunner().invoke(app, ["swap", "m", "--kind", "norm"])
     assert result.stderr == (
         "error: --kind is 'norm'; expected batchnorm, batchnorm-fitted, batchnorm-batch, frozen, "
-        "identity, scale-feature, centre-feature, scale-sequence or centre-sequence; pick one\n"
+        "identity, rmsnorm, scale-feature, centre-feature, scale-sequence, centre-sequence, dyt or "
+        "derf; pick one\n"
     )
 
 

@@ -14,9 +14,9 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import normscope
-from normscope.analyses.swap.options import REPLACEMENTS, Swapping
+from normscope.analyses.swap.options import FIRSTS, REPLACEMENTS, Swapping
 from normscope.cli.app import app
-from normscope.cli.commands.swap import SwapKind
+from normscope.cli.commands.swap import First, SwapKind
 from normscope.data.batching import Batching
 from normscope.errors import ReportError
 from normscope.models.loading import Loaded
@@ -198,6 +198,12 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     assert (call["layers"], call["exclude"], call["save"]) == (["a.*", "b"], ["x.*"], "d")
 
 
+def test_position_0_apart_reaches_the_library(library: Library) -> None:
+    assert run("m", "one", "--kind", "frozen", "--first", "apart").exit_code == 0
+    assert library.calls[0]["swapping"] == Swapping("frozen", first="apart")
+    assert tuple(first.value for first in First) == FIRSTS
+
+
 def test_defaults_are_the_librarys(library: Library) -> None:
     run("m", "one")
     (call,) = library.calls
@@ -213,6 +219,11 @@ def test_defaults_are_the_librarys(library: Library) -> None:
         ["--kind", "identity", "--recalibrate"],
         ["--kind", "centre-sequence", "--recalibrate"],
         ["--kind", "batchnorm-batch", "--fold"],
+        ["--kind", "rmsnorm", "--fold"],
+        ["--kind", "dyt", "--fold"],
+        ["--kind", "rmsnorm", "--recalibrate"],
+        ["--kind", "frozen", "--first", "apart", "--fold"],
+        ["--first", "apart"],
         ["--kind", "scale-feature", "--fold"],
         ["--kind", "centre-feature", "--fold"],
         ["--kind", "scale-sequence", "--fold"],

@@ -211,7 +211,8 @@ def columns() -> Iterator[Column]:
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
-    for swap in (reports.swap_report(fold=True), reports.swap_report(head=None)):
+    variants: list[dict[str, Any]] = [{"fold": True}, {"head": None}, {"fits": True}]
+    for swap in (reports.swap_report(**variant) for variant in variants):
         yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]

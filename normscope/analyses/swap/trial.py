@@ -23,7 +23,7 @@ from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import memory_errors
 from normscope.engine.loop import run_info
-from normscope.engine.progress import Clock, Progress
+from normscope.engine.progress import Clock
 from normscope.engine.runner import decoder_valid
 from normscope.engine.session import Session, text_batches
 from normscope.errors import TextError
@@ -45,31 +45,12 @@ def _joined(parts: Iterable[list[Sums]]) -> list[Sums]:
 
 
 class Work(Clock):
-    """Reports the progress of all runs of the model together: `texts` counts each text once per run."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        super().__init__(progress)
-        self.expected: int | None = None
-        self._texts = self._tokens = 0
-
-    def finish(self, texts: int, tokens: int) -> None:
-        """Count the texts and tokens of a run, or of a part of one, as done."""
-        self._texts += texts
-        self._tokens += tokens
+    """Reports the progress of all runs of the model together."""
 
     def redo(self, since: int) -> None:
         """Expect another run of the texts that were done after the first `since` texts."""
         if self.expected is not None:
-            self.expected += self._texts - since
-
-    @property
-    def texts(self) -> int:
-        """The number of texts that are done."""
-        return self._texts
-
-    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function; one run's `expected` is used until the total is known."""
-        super().show(stage, self._texts + texts, self._tokens + tokens, self.expected or expected)
+            self.expected += self.texts - since
 
 
 class Trial:
@@ -94,7 +75,7 @@ class Trial:
         self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
         self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
         patterns = [glob.escape(name) for name in self.names]
-        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns)
+        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns, first=swapping.first)
         self._prefix = Prefix(loaded.model, self._swap.modules)
         source = text_batches(loaded, texts.held_out, self._batching)
         self._batches = list(source)
@@ -220,8 +201,9 @@ class Trial:
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
                 only = [glob.escape(name)]
-                measured = measure_calibration(self._session, self._calibration_batches, only)
-            self._work.finish(measured.report.run.texts, measured.report.run.tokens)
+                measured = measure_calibration(
+                    self._session, self._calibration_batches, only, kind=self._swap.kind
+                )
             self.parts.hear(measured.report.warnings)
             statistics = measured.calibration.layers[name]
             self._swap.recalibrate(name, statistics)
