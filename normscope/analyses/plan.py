@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from normscope._version import __version__
 from normscope.capture.watcher import Watcher, watch
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches, Batching
 from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
 from normscope.engine.runner import Runner
@@ -47,7 +48,7 @@ def dry_run(
     session = Session(loaded)
     with session.watching(watcher):
         sample = _sample(session, watcher, iter(texts), batching)
-        timed, seconds = _time_batch(sample, watcher, session.forward, batching)
+        timed, seconds = _time_batch(sample, watcher, session.forward)
     tables = watcher.tables
     slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
@@ -97,11 +98,9 @@ def _sample(session: Session, watcher: Watcher, texts: Iterator[str], batching: 
     return _Sample(source, batches, complete=False, scale=total / len(first) if remaining else math.nan)
 
 
-def _time_batch(
-    sample: _Sample, watcher: Watcher, forward: Forward, batching: Batching
-) -> tuple[Batch, float]:
+def _time_batch(sample: _Sample, watcher: Watcher, forward: Forward) -> tuple[Batch, float]:
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
-    runner = Runner(watcher, forward, batching, None)
+    runner = Runner(watcher, forward, None)
     batch = sample.batches[len(sample.batches) // 2]
     runner.run(batch.part(slice(0, 1)))
     begun = time.perf_counter()

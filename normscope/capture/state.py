@@ -16,6 +16,7 @@ from normscope.results.json_codec import NOT_IN_JSON, from_plain
 from normscope.statistics.layer_state import LayerState, load_state_dicts, state_dicts
 
 COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
+_LEFT_OUT = "left_out."
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class WatcherState:
         )
         tensors = state_dicts((capture.state for capture in watcher.captures), copy=copy)
         counts = {name: getattr(watcher.tally, name) for name in COUNTS}
+        counts |= {f"{_LEFT_OUT}{rule}": count for rule, count in watcher.tally.left_out.items()}
         return cls(counts, tuple(watcher.scope_notes), layers, tensors)
 
     def give(self, watcher: Watcher, *, copy: bool = False) -> None:
@@ -105,10 +107,9 @@ class WatcherState:
         if [state.name for state in self.layers] != ours:
             raise ReportError("the layers in it are not those that are measured now")
         for name in COUNTS:
-            count = from_plain(int, self.counts.get(name), f"counts.{name}")
-            if count < 0:
-                raise ReportError(f"counts.{name} is {count}; expected 0 or more")
-            setattr(watcher.tally, name, count)
+            setattr(watcher.tally, name, self._count(name))
+        for rule in watcher.tally.left_out:
+            watcher.tally.left_out[rule] = self._count(f"{_LEFT_OUT}{rule}")
         watcher.scope_notes.update(dict.fromkeys(self.notes))
         for layer, state in zip(watcher.layers, self.layers, strict=True):
             if len(state.captures) > (max(1, state.per_forward) if layer.per_call else 1):
@@ -122,3 +123,9 @@ class WatcherState:
         for capture, own, measured in zip(watcher.captures, saved, states, strict=True):
             own.norm.give(capture.norm)
             capture.state = measured
+
+    def _count(self, name: str) -> int:
+        count = from_plain(int, self.counts.get(name), f"counts.{name}")
+        if count < 0:
+            raise ReportError(f"counts.{name} is {count}; expected 0 or more")
+        return count
