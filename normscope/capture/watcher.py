@@ -22,7 +22,6 @@ from normscope.capture.observers import TokenIdentity
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
-from normscope.capture.token_rules import rules_of, token_selection
 from normscope.capture.token_scopes import Mask, Scopes, UserMasks
 from normscope.capture.watched_model import describe, require_content, require_model, require_number
 from normscope.data.max_length import length_limit
@@ -31,7 +30,7 @@ from normscope.escaping import reason
 from normscope.norms.detection import find, select, untried
 from normscope.norms.functional import FunctionalNorms
 from normscope.norms.module_tree import is_spread, named_modules, uncompiled, unwrapped
-from normscope.results.common import ModelInfo, RunInfo, TokenSelection
+from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
 from normscope.statistics.layer_state import RunMoments, maximum_counts
@@ -47,8 +46,6 @@ def watch(
     per_call: bool = False,
     words: bool | int = False,
     table_memory: int = MEMORY,
-    exclude_tokens: Sequence[int] = (),
-    skip_first: int = 0,
 ) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
@@ -61,9 +58,6 @@ def watch(
     through the convolutions of an audio model. For a decoder it is read from its own mask, or from
     labels of -100 at the end of a text. For a model without a mask, or to leave out more tokens, set
     `watcher.mask`, for tokens or a layer's rows. Packed texts are separated where `position_ids` go back.
-
-    Tokens whose id is in `exclude_tokens`, and the `skip_first` real tokens of each text, do not count
-    either; they keep their positions. The ids are those of the forward's own `input_ids`.
 
     `layers` and `exclude` are globs on layer names. All calls of a layer in one forward are pooled by
     default. With `per_call` each call is reported separately, as "name#1", "name#2". The context may
@@ -84,16 +78,7 @@ def watch(
     Raises UsageError when a glob matches no layer, for models that take no hooks, and when the table
     memory is too small for any bins.
     """
-    selection = token_selection(model, exclude_tokens, skip_first)
-    return Watcher(
-        model,
-        layers,
-        exclude,
-        per_call=per_call,
-        words=words,
-        table_memory=table_memory,
-        selection=selection,
-    )
+    return Watcher(model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory)
 
 
 class Watcher:
@@ -108,7 +93,6 @@ class Watcher:
         per_call: bool = False,
         words: bool | int = False,
         table_memory: int = MEMORY,
-        selection: TokenSelection | None = None,
     ) -> None:
         require_model(model)
         require_number("words", words, "True, or how many token ids to keep: 1 or more", minimum=0)
@@ -132,8 +116,8 @@ class Watcher:
         scratch = Scratch()  # One for all layers, because only one layer is measured at a time.
         self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
-        self.tally = Tally(selection)
-        self._scopes = Scopes(words=bool(words), rules=rules_of(selection))
+        self.tally = Tally()
+        self._scopes = Scopes(words=bool(words))
         self.scope_notes = self._scopes.notes
         """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory

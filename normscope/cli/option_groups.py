@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typer.models import ArgumentInfo
 
-from normscope.cli import options
+from normscope.cli import options, token_options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.output import Output
 
@@ -116,10 +116,10 @@ class BatchOptions:
     max_length: options.MaxLength = None
     batch_size: options.BatchSize = "32"
     order: options.BatchOrder = options.Order.LENGTH
-    exclude_tokens: options.ExcludeTokens = None
-    skip_first: options.SkipFirst = 0
-    drop_massive: options.DropMassive = False
-    roles: options.Roles = None
+    exclude_tokens: token_options.ExcludeTokens = None
+    skip_first: token_options.SkipFirst = 0
+    drop_massive: token_options.DropMassive = False
+    roles: token_options.Roles = None
 
     def batching(self, *, chat: bool = False) -> "Batching":
         """Return these options for the library; UsageError for values that it refuses.
@@ -134,11 +134,11 @@ class BatchOptions:
             self.order.value,
             limit=self.limit,
             unique=self.unique,
-            exclude_tokens=options.token_names("--exclude-tokens", self.exclude_tokens),
+            exclude_tokens=token_options.token_names("--exclude-tokens", self.exclude_tokens),
             skip_first=self.skip_first,
             drop_massive=self.drop_massive,
             chat_template=chat,
-            roles=options.names("--roles", self.roles),
+            roles=token_options.names("--roles", self.roles),
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normscope.cli import options
+from normscope.cli import options, token_options
 from normscope.cli.output import notice_if_slow, say
 from normscope.errors import TextError, UsageError
 from normscope.escaping import quoted
@@ -32,7 +32,7 @@ class TextOptions:
     dataset: options.Dataset = None
     split: options.Split = None
     field: options.Field = None
-    chat_template: options.Chat = False
+    chat_template: token_options.ChatTemplate = False
 
     @property
     def any_named(self) -> bool:
@@ -67,7 +67,6 @@ class TextOptions:
             "field": self.field,
             "dataset": self.dataset,
             "split": self.split,
-            "chat template": "yes" if self.chat_template else None,
             "file sizes": " + ".join(sizes) or None,
         }
 

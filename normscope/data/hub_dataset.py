@@ -8,8 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from normscope.data.conversations import EXPECTED, as_text
-from normscope.data.json_texts import Field
+from normscope.data.conversations import EXPECTED, MESSAGES, as_text
 from normscope.errors import TextError, UsageError, install
 from normscope.escaping import quoted, reason
 
@@ -39,9 +38,11 @@ class DatasetTexts(Iterator[str]):
     TextError while iterating.
     """
 
-    def __init__(self, name: str, rows: Any, field: Field, token: str | None = None) -> None:
+    def __init__(
+        self, name: str, rows: Any, field: str | None, token: str | None = None, *, chat: bool = False
+    ) -> None:
         self._name, self._rows, self._token = name, iter(rows), token
-        self._chat, self._field = field.chat, field.member if field.chat else field.name
+        self._chat, self._field = chat, field or (MESSAGES if chat else None)
         weakref.finalize(self, _close, self._rows)
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
@@ -139,7 +140,7 @@ def read_dataset(
         raise TextError(
             f"dataset {quoted(name)} has no split {quoted(chosen)}; expected one of {listed}; name one"
         )
-    return DatasetTexts(name, splits[chosen], Field(field, chat), token)
+    return DatasetTexts(name, splits[chosen], field, token, chat=chat)
 
 
 def _listed(names: Iterable[str]) -> str:
