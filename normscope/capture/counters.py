@@ -1,4 +1,4 @@
-"""Counters of a watcher: forwards, samples, tokens, padding and time."""
+"""Counters of a recorder: forwards, samples, tokens, padding and time."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from normscope.statistics.alignment import TokenMask
 
 
 class Tally:
-    """Counts of the forwards, samples and tokens of a watcher, and their time in seconds.
+    """Counts of the forwards, samples and tokens of a recorder, and their time in seconds.
 
     `selection` has the rules of the watcher that leave tokens out, None if there are none.
     """

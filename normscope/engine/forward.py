@@ -18,7 +18,7 @@ from normscope.models.modality import TEXT, WORDS, kinds_of
 
 # Files of the package whose hooks run inside a model's forward, and those of them that count tokens.
 _PACKAGE = Path(__file__).parents[1]
-_COUNTING = (str(_PACKAGE / "capture" / "watcher.py"),)
+_COUNTING = (str(_PACKAGE / "capture" / "recorder.py"),)
 _OURS = (
     str(_PACKAGE / "analyses" / "swap" / "swapped.py"),
     str(_PACKAGE / "engine" / "massive_tokens.py"),
