@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normscope.errors import TextError
+from normscope.escaping import counted, grouped, printable
 
 if TYPE_CHECKING:
     from normscope.results.common import RunInfo
@@ -78,6 +79,22 @@ def notes_on_texts(run: "RunInfo") -> list[str]:
             "each time; --unique (Batching(unique=True)) leaves them out"
         )
     return notes
+
+
+def notes_on_left_out(run: "RunInfo") -> list[str]:
+    """Return a warning that counts the tokens that the rules of a run left out, if it has such rules."""
+    rules, counts = run.selection, run.left_out
+    if rules is None or counts is None:
+        return []
+    parts = {
+        f"{grouped(counts.special)} special": run.special_tokens == "exclude",
+        f"{grouped(counts.excluded)} of the excluded ids": bool(rules.exclude_tokens),
+        f"{grouped(counts.first)} at the first {counted(rules.skip_first, 'position')}": rules.skip_first,
+        f"{grouped(counts.roles)} of other roles than {' and '.join(rules.roles)}": bool(rules.roles),
+        f"{grouped(counts.massive)} with a massive activation": rules.drop_massive,
+    }
+    said = ", ".join(printable(part) for part, applies in parts.items() if applies)
+    return [f"tokens left out: {said}; {grouped(run.tokens)} count"] if said else []
 
 
 def no_text(blank: int) -> TextError:
