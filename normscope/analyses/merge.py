@@ -161,7 +161,12 @@ class _Total:
         """Return the report of all parts."""
         layers = {name: self._layer(name, seen) for name, seen in self._moments.layers.items()}
         run = self._run()
-        notes = [*self._warnings, *notes_on_texts(run), *notes_on_left_out(run), *missing(self._moments.shards)]
+        notes = [
+            *self._warnings,
+            *notes_on_texts(run),
+            *notes_on_left_out(run),
+            *missing(self._moments.shards),
+        ]
         notes += [note for name in layers for note in _notes(layers[name], self._moments.layers[name])]
         devices = dict.fromkeys(report.model.device for report in self._reports)
         return Report(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from normscope.data.text_lines import lone_surrogate
@@ -49,6 +49,19 @@ def messages_of(text: str, index: int) -> Messages:
         )
     messages: Messages = value
     return messages
+
+
+def rewritten(text: str, rewrite: Callable[[str], str]) -> str:
+    """Return a conversation in JSON with what `rewrite` makes of the text of each message, in order."""
+    messages = messages_of(text, 0)
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            message["content"] = rewrite(content)
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                part["text"] = rewrite(part["text"])
+    return json.dumps(messages, ensure_ascii=False)
 
 
 class Turns(NamedTuple):

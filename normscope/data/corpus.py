@@ -97,6 +97,14 @@ def notes_on_left_out(run: "RunInfo") -> list[str]:
     return [f"tokens left out: {said}; {grouped(run.tokens)} count"] if said else []
 
 
-def no_text(blank: int) -> TextError:
-    """Return the error for a corpus without text; `blank` texts were in it."""
+def no_text(blank: int, *, selected: bool = False) -> TextError:
+    """Return the error for a corpus without text; `blank` texts were in it.
+
+    If tokens were `selected`, these texts may only hold tokens that do not count.
+    """
+    if selected and blank:
+        return TextError(
+            f"no token to measure in {counted(blank, 'text')}; expected at least one that counts; leave fewer "
+            "out by --exclude-tokens, --skip-first, --drop-massive or --roles"
+        )
     return TextError(f"no text to measure ({blank} blank); expected at least one text with a word in it")

@@ -130,7 +130,7 @@ class Loop:
             return []
         if self.context.shard is not None:
             return [f"shard {self.context.shard} holds no text: there are fewer texts than shards"]
-        raise no_text(run.skipped_texts)
+        raise no_text(run.skipped_texts, selected=run.selection is not None)
 
 
 def _resize(batches: Batches, batch: Batch, largest: int, runner: Runner) -> None:
