@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from normscope.data.text_lines import lone_surrogate
 from normscope.errors import ModelError, TextError, UsageError
-from normscope.escaping import quoted, reason
+from normscope.escaping import counted, quoted, reason
 
 ASSISTANT, MESSAGES = "assistant", "messages"
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers recognises it
@@ -119,9 +119,9 @@ class ChatTemplate:
             start, written = end, self._prefix(messages[:number], index)
             if written is None or ids[: len(written)] != written or len(written) < end:
                 raise UsageError(
-                    f"the chat template does not write message {number} of the text at index {index} behind "
-                    "the messages before it, so no token's role is known; expected that, or generation "
-                    "markers; leave out --roles, or set a template with {% generation %}"
+                    f"what the chat template writes of the first {counted(number, 'message')} of the text at "
+                    f"index {index} is not the beginning of the whole, so no token's role is known; expected "
+                    "that, or generation markers; leave out --roles, or set a template with {% generation %}"
                 )
             end = len(written)
             if message["role"] in self._roles:

@@ -104,7 +104,7 @@ def no_text(blank: int, *, selected: bool = False) -> TextError:
     """
     if selected and blank:
         return TextError(
-            f"no token to measure in {counted(blank, 'text')}; expected at least one that counts; leave fewer "
-            "out by --exclude-tokens, --skip-first, --drop-massive or --roles"
+            f"no token to measure in {counted(blank, 'text')}; expected at least one that counts; "
+            "leave fewer out by --exclude-tokens, --skip-first, --drop-massive or --roles"
         )
     return TextError(f"no text to measure ({blank} blank); expected at least one text with a word in it")
