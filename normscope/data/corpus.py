@@ -86,10 +86,11 @@ def notes_on_left_out(run: "RunInfo") -> list[str]:
     rules, counts = run.selection, run.left_out
     if rules is None or counts is None:
         return []
+    places = "position" if rules.skip_first == 1 else f"{grouped(rules.skip_first)} positions"
     parts = {
         f"{grouped(counts.special)} special": run.special_tokens == "exclude",
         f"{grouped(counts.excluded)} of the excluded ids": bool(rules.exclude_tokens),
-        f"{grouped(counts.first)} at the first {counted(rules.skip_first, 'position')}": rules.skip_first,
+        f"{grouped(counts.first)} at the first {places}": rules.skip_first > 0,
         f"{grouped(counts.roles)} of other roles than {' and '.join(rules.roles)}": bool(rules.roles),
         f"{grouped(counts.massive)} with a massive activation": rules.drop_massive,
     }
