@@ -19,6 +19,7 @@ from tests.support import chats, models
 from tests.support.command import ended, error_of
 from tests.support.reference import layer_norm, measure, rms_norm, stack, worst_error
 
+tf: Any = transformers
 Inputs = dict[str, Any]
 TEXTS = ["alpha beta gamma", "delta alpha alphas beta a b c", "gamma", "a alpha", "b beta d e f"]
 
@@ -172,10 +173,10 @@ def test_shards_merge_to_the_whole(minilm: tuple[Any, Any], rules: dict[str, Any
 
 def t5() -> Any:
     torch.manual_seed(0)
-    config = transformers.T5Config(
+    config = tf.T5Config(
         vocab_size=100, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
     )
-    return models.spread_norms(transformers.T5ForConditionalGeneration(config))
+    return models.spread_norms(tf.T5ForConditionalGeneration(config))
 
 
 @pytest.mark.parametrize(
