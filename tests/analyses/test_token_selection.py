@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import normscope
+from normscope.analyses.why import nulls
 from normscope.data.batching import Batching
 from normscope.errors import UsageError
 from normscope.models.loading import Loaded
@@ -554,3 +555,19 @@ def test_a_resumed_run_counts_what_was_left_out_before(tmp_path: Path) -> None:
     )
     assert rest.run.left_out == whole.run.left_out
     assert rest.run.tokens == whole.run.tokens
+
+
+def test_words_of_conversations_are_shuffled_within_their_form() -> None:
+    made = [as_json(chat) for chat in chats.conversations(6)]
+    shuffled = nulls.shuffled(made, made, 3, chat=True)
+
+    def words(texts: Sequence[str]) -> list[str]:
+        said = [message["content"] for text in texts for message in json.loads(text)]
+        return sorted(word for content in said for word in content.split())
+
+    assert shuffled != made
+    assert words(shuffled) == words(made)
+    for before, after in zip(made, shuffled, strict=True):
+        old, new = json.loads(before), json.loads(after)
+        assert [m["role"] for m in old] == [m["role"] for m in new]
+        assert [len(m["content"].split()) for m in old] == [len(m["content"].split()) for m in new]
