@@ -78,7 +78,7 @@ class Recorder:
         """The layers that are measured, in order."""
         selection = token_selection(model, exclude_tokens, skip_first)
         self.tally = Tally(selection)
-        self._scopes = Scopes(words=bool(words), rules=rules_of(selection))
+        self._scopes = Scopes(rules=rules_of(selection))
         self.scope_notes = self._scopes.notes
         """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory
@@ -134,10 +134,6 @@ class Recorder:
         A `probe` counts nothing: it only finds the layouts of the layers' inputs.
         """
         return attributes(self, mask=mask, decoder_mask=decoder_mask, _skip=skip, _probing=probe)
-
-    def name_words(self) -> None:
-        """Attach the token ids to the masks of the next forwards."""
-        self._scopes.words = True
 
     def __enter__(self) -> "Recorder":
         self._model = self.model

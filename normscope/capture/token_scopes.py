@@ -44,13 +44,12 @@ class UserMasks(NamedTuple):
 
 
 class Scopes:
-    """The open scopes, outermost first. With `words`, their masks carry the token ids.
+    """The open scopes, outermost first; their masks carry the token ids.
 
     Late positions of their tokens share `bins`, if these are set. The `rules` leave more tokens out.
     """
 
-    def __init__(self, words: bool = False, rules: TokenRules | None = None) -> None:
-        self.words = words
+    def __init__(self, rules: TokenRules | None = None) -> None:
         self._rules = rules or TokenRules()
         self.bins: Bins | None = None
         self._open: list[Scope] = []
@@ -251,9 +250,8 @@ class Scopes:
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
         texts = packed_texts(arguments, real) if real.shape == shape else None
         token_mask = replace(_token_mask(real, shape, user_mask, strict=strict), texts=texts, bins=self.bins)
-        if self.words or self._rules.excluded:
-            same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
-            token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
+        same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
+        token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
         if self._rules:
             left_out = self._rules.left_out(token_mask.valid, token_mask.positions(), token_mask.ids)
             token_mask = replace(token_mask, valid=without(token_mask.valid, left_out), left_out=left_out)
