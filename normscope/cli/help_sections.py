@@ -31,13 +31,14 @@ EXPLAINED = {
 # The options of each section, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
-        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "limit", "unique",
-        "max_length",
+        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "chat_template",
+        "limit", "unique", "max_length",
     ),
     "Layers": ("layer", "exclude", "per_call"),
     "Measuring": (
         "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
-        "table_memory", "seed", "batch_size", "order", "special_tokens", "dry_run",
+        "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
+        "skip_first", "drop_massive", "roles", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typer.models import ArgumentInfo
 
-from normscope.cli import options
+from normscope.cli import options, token_options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.output import Output
 
@@ -116,13 +116,30 @@ class BatchOptions:
     max_length: options.MaxLength = None
     batch_size: options.BatchSize = "32"
     order: options.BatchOrder = options.Order.LENGTH
+    exclude_tokens: token_options.ExcludeTokens = None
+    skip_first: token_options.SkipFirst = 0
+    drop_massive: token_options.DropMassive = False
+    roles: token_options.Roles = None
 
-    def batching(self) -> "Batching":
-        """Return these options for the library; UsageError for values that it refuses."""
+    def batching(self, *, chat: bool = False) -> "Batching":
+        """Return these options for the library; UsageError for values that it refuses.
+
+        With `chat` the texts are conversations.
+        """
         from normscope.data.batching import Batching
 
-        size = options.batch_size(self.batch_size)
-        return Batching(size, self.max_length, self.order.value, limit=self.limit, unique=self.unique)
+        return Batching(
+            options.batch_size(self.batch_size),
+            self.max_length,
+            self.order.value,
+            limit=self.limit,
+            unique=self.unique,
+            exclude_tokens=token_options.token_names("--exclude-tokens", self.exclude_tokens),
+            skip_first=self.skip_first,
+            drop_massive=self.drop_massive,
+            chat_template=chat,
+            roles=token_options.names("--roles", self.roles),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,9 +148,9 @@ class CountedBatchOptions(BatchOptions):
 
     special_tokens: options.Special = options.SpecialTokens.INCLUDE
 
-    def batching(self) -> "Batching":
+    def batching(self, *, chat: bool = False) -> "Batching":
         """Return these options for the library; UsageError for values that it refuses."""
-        return replace(super().batching(), special_tokens=self.special_tokens.value)
+        return replace(super().batching(chat=chat), special_tokens=self.special_tokens.value)
 
 
 @dataclass(frozen=True)

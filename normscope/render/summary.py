@@ -50,12 +50,14 @@ def workload(report: _Measured, *, brief: bool = False) -> list[str]:
     parts += [f"{grouped(run.skipped_texts)} skipped"] if run.skipped_texts else []
     parts += [f"{grouped(run.truncated_texts)} truncated"] if run.truncated_texts else []
     parts += ["special tokens excluded"] if run.special_tokens == "exclude" else []
+    left_out = 0 if run.selection is None or run.left_out is None else sum(vars(run.left_out).values())
+    parts += [f"{counted(left_out, 'token')} left out"] if left_out else []
     return [*parts, f"{run.seconds:.1f} s"]
 
 
 def _longest(run: RunInfo) -> str:
-    """Return the length of the longest text, or the last position when special tokens are left out."""
-    if run.special_tokens == "exclude" and run.positions:
+    """Return the length of the longest text, or the last position when tokens are left out."""
+    if (run.special_tokens == "exclude" or run.selection is not None) and run.positions:
         return f"last at position {grouped(run.positions - 1)}"
     return f"longest {grouped(run.positions)}"
 

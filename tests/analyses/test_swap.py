@@ -349,7 +349,7 @@ def test_masked_tokens_depend_on_the_seed_and_not_on_batches() -> None:
 
 def test_masking_hides_words_alone() -> None:
     _, tokenizer = models.demo()
-    readout = Readout(masked_model(), tokenizer, SHORT, 0)
+    readout = Readout(masked_model(), tokenizer, 0)
     for batch in Batches(sentences(9), tokenizer, SHORT, max_length=None):
         question = readout.ask(batch)
         hidden = question.inputs["input_ids"] == tokenizer.mask_token_id

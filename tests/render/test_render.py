@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from normscope.escaping import printable, quoted, reason
+from normscope.escaping import counted, printable, quoted, reason
 from normscope.render.axis_downsampling import spaced_rows
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.inspect import render_report, render_report_markdown
@@ -105,8 +105,9 @@ def test_default_layer_agrees_least_and_was_called() -> None:
 def test_hardly_anything_measured(layers: list[LayerReport]) -> None:
     report = reports.report(layers)
     shown = list(report.layers)
-    assert f"{len(layers)} normalization layers" in render_report(report, layers=shown)
-    assert f"{len(layers)} normalization layers" in render_report_markdown(report, layers=shown)
+    number = counted(len(layers), "normalization layer")
+    assert number in render_report(report, layers=shown)
+    assert number in render_report_markdown(report, layers=shown)
 
 
 def test_unknown_numbers_are_dashes() -> None:

@@ -87,6 +87,7 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
 
 LENGTH = 2  # of all arrays
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
     int: st.integers(-(2**80), 2**80),
     float: st.floats(allow_infinity=False, allow_nan=False) | st.just(math.nan),
     str: st.text(max_size=8),
@@ -156,7 +157,7 @@ def test_members_are_the_documented_ones_in_order() -> None:
     assert " ".join(data["run"]) == (
         "texts tokens skipped_texts truncated_texts positions max_length "
         "special_tokens batch_size batches order padding_share seconds medium position_bins batch_tokens "
-        "unknown_tokens repeated_texts"
+        "unknown_tokens repeated_texts selection left_out"
     )
     layer = data["layers"][0]
     assert " ".join(layer) == (

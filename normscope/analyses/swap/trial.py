@@ -18,7 +18,8 @@ from normscope.analyses.swap.predictions import Answer, Question, Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
 from normscope.capture.counters import Tally
-from normscope.data.batching import Batch, Batches
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches
 from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import memory_errors
@@ -70,14 +71,13 @@ class Trial:
     ) -> None:
         self._session, self._calibration_batches, self._work = session, batches, work
         loaded = session.loaded
-        self._batching = batches.batching
         self.names: Variant = tuple(measured.calibration.layers)
         self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
-        self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
+        self.readout = Readout(loaded.model, loaded.tokenizer, swapping.seed)
         patterns = [glob.escape(name) for name in self.names]
         self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns, first=swapping.first)
         self._prefix = Prefix(loaded.model, self._swap.modules)
-        source = text_batches(loaded, texts.held_out, self._batching)
+        source = text_batches(loaded, texts.held_out, batches.batching)
         self._batches = list(source)
         if not self._batches:
             raise TextError("no held-out text has a token to count; expected at least one; give other texts")
@@ -85,6 +85,7 @@ class Trial:
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
             tally.unknown += source.unknown_in(batch)
+            tally.leave_out(batch.left_out)
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self.parts = BatchSplitter(self.readout.device, "it and later ones were run in parts")
         self.parts.hear(measured.report.warnings)
@@ -138,7 +139,7 @@ class Trial:
         return sums
 
     def _ask(self, batch: Batch) -> Question:
-        self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
+        self._swap.mask, self._swap.decoder_mask = batch.valid, batch.decoder_valid
         question = self.readout.ask(batch)
         self.readout.prepare(question)
         return question

@@ -88,7 +88,7 @@ def batches(
 
     place = result.destination(corpus.paths(model))
     loading = source.loading()
-    batching = batch.batching()
+    batching = batch.batching(chat=corpus.chat_template)
     numbers = options.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, options.memory(table_memory))
     format = result.chosen_format(plot)

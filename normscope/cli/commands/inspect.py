@@ -144,7 +144,7 @@ def inspect(
         part = shard_for(ranks, shard)
         loading = source.loading()
         arguments: dict[str, Any] = {
-            "batching": batch.batching(),
+            "batching": batch.batching(chat=corpus.chat_template),
             "table_memory": options.memory(table_memory),
             **layers.selection(as_data=result.chosen_format().is_data),
             "per_call": per_call,

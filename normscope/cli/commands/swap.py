@@ -12,7 +12,7 @@ from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
-from normscope.cli.text_options import TextOptions, file_texts, readable_texts
+from normscope.cli.text_options import TextOptions, readable_texts
 from normscope.errors import SaveError
 
 EPILOG = """\b
@@ -183,12 +183,12 @@ def swap(
     if save is not None:
         require_folder("--save", save, SAVED)
     loading = source.loading()
-    batching = batch.batching()
+    batching = batch.batching(chat=corpus.chat_template)
     swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold, first.value)
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     format = result.chosen_format()
-    calibration_texts = file_texts(calibration, corpus.field) if calibration else None
+    calibration_texts = corpus.file_texts(calibration) if calibration else None
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.swap.analysis import swap

@@ -80,7 +80,7 @@ def why(
 
     place = result.destination({**corpus.paths(model), "--beside": [beside or ""], "--image": image or []})
     loading = source.loading()
-    batching = batch.batching()
+    batching = batch.batching(chat=corpus.chat_template)
     room = options.memory(table_memory)
     # What cannot be is refused before the model is loaded.
     Drawing(seed=seed, samples=samples, table_memory=room)
