@@ -84,7 +84,8 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
         """Outputs of layers and their copies, by their memory; kept alive, so that it is not reused."""
         self._linears: dict[str, dict[str, LinearReader]] = {norm.name: {} for norm in norms}
-        self._others: dict[str, dict[str, None]] = {norm.name: {} for norm in norms}
+        self._others: dict[str, dict[str, dict[str, None]]] = {norm.name: {} for norm in norms}
+        """Other operations that read a layer's output, by the module in which they run."""
         self._obstacles: dict[str, str] = {}
         self._parameters: dict[int, list[_Parameter]] = {}
         """All parameters by their memory: tied ones share it."""
@@ -114,7 +115,7 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in tensors:
             if _memory(value) in self._outputs:
                 norm = self._outputs[_memory(value)][0]
-                self._others[norm.name]["the caller of the model"] = None
+                self._others[norm.name]["the caller of the model"] = {}
                 self._refuse(norm, "the model returns it")
 
     def linears(self, name: str) -> list[LinearReader]:
@@ -122,8 +123,11 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return list(self._linears[name].values())
 
     def others(self, name: str) -> list[str]:
-        """Return what else reads the layer's output, one phrase for each operation in each module."""
-        return list(self._others[name])
+        """Return what else reads the layer's output, one phrase for each module."""
+        readers = self._others[name].items()
+        return [
+            f"{', '.join(operations)} in {where}" if operations else where for where, operations in readers
+        ]
 
     def obstacle(self, name: str) -> str | None:
         """Say why the layer cannot be folded into its readers, None if it can."""
@@ -185,27 +189,27 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._outputs[_memory(result)] = (norm, result)
         elif product is None or value is not product.x:
             operation = str(func._schema.name).rpartition("::")[2].strip("_")
-            self._read_by_other(norm, f"{_NAMES.get(operation, operation)} in {self._where()}")
+            self._read_by_other(norm, _NAMES.get(operation, operation))
         elif not _holds_rows(value, features):
-            self._read_by_other(norm, f"{self._where()}, in part or turned round")
+            self._read_by_other(norm, "a product that takes it in part or turned round")
         else:
             self._read_by_product(norm, product)
 
-    def _read_by_other(self, norm: NormLayer, reader: str) -> None:
-        self._others[norm.name][reader] = None
-        self._refuse(norm, f"read by {reader}")
+    def _read_by_other(self, norm: NormLayer, operation: str) -> None:
+        self._others[norm.name].setdefault(self._where(), {})[operation] = None
+        self._refuse(norm, f"read by {operation} in {self._where()}")
 
     def _read_by_product(self, norm: NormLayer, product: _Product) -> None:
         """Record the module that owns a product's W, and what keeps a fold from its W and c."""
         where = self._where()
         owners = self._parameters.get(_memory(product.weight), [])
         if not owners:
-            self._read_by_other(norm, f"a product with a weight that is no parameter in {where}")
+            self._read_by_other(norm, "a product with a weight that is no parameter")
             return
         weight, *tied = sorted(owners, key=lambda owner: owner.owner != where)
         transposed = weight.value.dim() == 2 and _same(product.weight, weight.value.mT)
         if not transposed and not _same(product.weight, weight.value):
-            self._read_by_other(norm, f"a product with a part of {weight.path} in {where}")
+            self._read_by_other(norm, f"a product with a part of {weight.path}")
             return
         bias = self._bias(weight, product)
         if tied:
@@ -242,7 +246,7 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _memory(value: Tensor) -> int:
     """Return the identity of a tensor's storage; all of its views share it, on the meta device too."""
-    return value.untyped_storage()._cdata
+    return int(value.untyped_storage()._cdata)
 
 
 def _holds_rows(value: Tensor, features: int) -> bool:
