@@ -73,9 +73,11 @@ def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
 
 def _linears(layers: Sequence[OutlinedLayer]) -> list[Column]:
     """Return the column of the Linears that read each layer, if readers were looked for."""
-    readers = [(layer.name, layer.readers.linears) for layer in layers if layer.readers is not None]
-    cells = [printable(", ".join(below(name, linears))) or UNKNOWN for name, linears in readers]
-    return [Column("read by", "", cells, wraps=True)] if cells else []
+    cells = [
+        printable(", ".join(below(layer.name, layer.readers.linears))) or UNKNOWN if layer.readers else ""
+        for layer in layers
+    ]
+    return [Column("read by", "", cells, wraps=True)] if any(cells) else []
 
 
 def _obstacles(outline: Outline) -> list[Grid]:

@@ -91,6 +91,6 @@ def layers(
 
 def _write_mappings(outline: "Outline", destination: Output, *, quiet: bool) -> None:
     mappings = outline.mappings()
-    destination.write(json.dumps(mappings, indent=2) + "\n")
+    destination.write("[\n" + ",\n".join(map(json.dumps, mappings)) + "\n]\n")
     if not quiet and (left_out := len(outline.layers) - len(mappings)):
         say(f"{left_out} of {counted(len(outline.layers), 'layer')} left out; --readers says why")
