@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normscope._version import __version__
 from normscope.analyses.layer_readers import find_readers
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.models.loading import quiet, skeleton
 from normscope.models.location import Loading
 from normscope.norms.detection import NormLayer, find
@@ -125,13 +125,13 @@ def _call(norm: NormLayer) -> NormLayer:
         return norm
     channels = x.transpose(1, 2).reshape(_TEXTS, features, _POSITIONS, 1)  # features on axis 1, as in images
     for inputs in (x, channels):
-        watcher = watch(module)
+        recorder = Recorder(module)
         try:
-            with watcher, preserve_random_state():
+            with recorder, preserve_random_state():
                 module(inputs.clone())
         except (Exception, SystemExit):  # It needs another shape, or more inputs.
             continue
-        (called,) = (capture.norm for capture in watcher.captures)
+        (called,) = (capture.norm for capture in recorder.captures)
         if called.formula is not None:
             break
     return called

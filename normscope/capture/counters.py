@@ -1,4 +1,4 @@
-"""Counters of a watcher: forwards, samples, tokens, padding and time."""
+"""Counters of a recorder: forwards, samples, tokens, padding and time."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from normscope.statistics.alignment import TokenMask
 
 
 class Tally:
-    """Counts of the forwards, samples and tokens of a watcher, and their time in seconds."""
+    """Counts of the forwards, samples and tokens of a recorder, and their time in seconds."""
 
     def __init__(self) -> None:
         self.batches = self.samples = self.tokens = self.real = self.slots = self.positions = 0

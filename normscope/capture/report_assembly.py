@@ -1,4 +1,4 @@
-"""Assembles a report from the state of all layers of a watcher."""
+"""Assembles a report from the state of all layers of a recorder."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -17,7 +17,7 @@ from normscope.models.modality import TEXT, WORDS, kinds_of
 
 # Files of the package whose hooks run inside a model's forward, and those of them that count tokens.
 _PACKAGE = Path(__file__).parents[1]
-_COUNTING = (str(_PACKAGE / "capture" / "watcher.py"),)
+_COUNTING = (str(_PACKAGE / "capture" / "recorder.py"),)
 _OURS = (str(_PACKAGE / "analyses" / "swap" / "swapped.py"), *_COUNTING)
 # Messages of torch for a lack of memory where it raises a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")

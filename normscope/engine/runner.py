@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normscope.capture.state import WatcherState
+from normscope.capture.recorder import Recorder
+from normscope.capture.state import RecorderState
 from normscope.capture.text_sample import TextSample
-from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batch, Batching
 from normscope.engine.batch_splitting import BatchSplitter, cut
 from normscope.engine.forward import Forward, shifted
@@ -19,12 +19,12 @@ _ROOM = 0.4
 
 
 class Runner:
-    """Runs batches of texts under a watcher; `notes` says whether memory did not hold one."""
+    """Runs batches of texts under a recorder; `notes` says whether memory did not hold one."""
 
     def __init__(
-        self, watcher: Watcher, forward: Forward, batching: Batching, sample: TextSample | None
+        self, recorder: Recorder, forward: Forward, batching: Batching, sample: TextSample | None
     ) -> None:
-        self._watcher, self._forward, self._batching, self._sample = watcher, forward, batching, sample
+        self._recorder, self._forward, self._batching, self._sample = recorder, forward, batching, sample
         self._device = forward.device
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
@@ -42,7 +42,7 @@ class Runner:
         """Tell whether memory held all batches so far, and much of a GPU's memory was never in use."""
         return not self.notes and fullness(self._device) < _ROOM
 
-    def _snapshot(self, batch: Batch) -> WatcherState | None:
+    def _snapshot(self, batch: Batch) -> RecorderState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
 
         Only such a batch can need more memory for counting than was there so far.
@@ -50,10 +50,10 @@ class Runner:
         slots, longest = batch.mask.numel(), batch.mask.shape[1]
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
-        affordable = copies_fit(self._device) or not self._watcher.tally.batches
-        return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
+        affordable = copies_fit(self._device) or not self._recorder.tally.batches
+        return RecorderState.of(self._recorder, copy=True) if larger and affordable else None
 
-    def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:
+    def _run_countable(self, batch: Batch, snapshot: RecorderState | None) -> int:
         """Run a batch in parts that the layers can count; return the maximum of slots that ran at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
@@ -68,7 +68,7 @@ class Runner:
             return run(cut(batch, number))
 
         def undo() -> None:
-            snapshot.give(self._watcher, copy=True)
+            snapshot.give(self._recorder, copy=True)
             if self._sample is not None:
                 self._sample.take_back(batch.sources)
 
@@ -96,14 +96,14 @@ class Runner:
         if self._sample is not None:
             self._sample.select(batch.sources)
         try:
-            with self._watcher.batch(batch.valid, decoder_valid(batch, self._batching), counted):
+            with self._recorder.batch(batch.valid, decoder_valid(batch, self._batching), counted):
                 self._forward(batch.inputs)
             return batch.mask.numel()
         except OutOfMemoryError:
             if len(batch.sources) == 1:
                 raise
         # After the `except`, because the error keeps the tensors of the failed forward alive.
-        counted = self._watcher.counted_calls()
+        counted = self._recorder.counted_calls()
         self._splitter.make_room(batch)
         return max(self._run(half, counted) for half in cut(batch, 2))
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from normscope.capture.recorder import Recorder
 from normscope.capture.watched_model import describe
-from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batches, Batching
 from normscope.data.max_length import length_limit
 from normscope.data.media_batches import MediaBatches
@@ -83,24 +83,24 @@ class Session:
 
     def measure(
         self,
-        watcher: Watcher,
+        recorder: Recorder,
         batches: Batches | MediaBatches,
         context: RunContext | None = None,
         *,
         moments: bool = False,
     ) -> Report:
-        """Run the batches through the model under a watcher, and return the report."""
+        """Run the batches through the model under a recorder, and return the report."""
         context = context or RunContext()
-        loop = Loop(watcher, self.forward, self.clock, context)
-        with self.watching(watcher):
+        loop = Loop(recorder, self.forward, self.clock, context)
+        with self.watching(recorder):
             if isinstance(batches, MediaBatches):
                 run, notes = loop.run_media(batches)
             else:
-                first_notes = self.prepare(watcher, batches)
+                first_notes = self.prepare(recorder, batches)
                 run, notes = loop.run_texts(batches)
                 notes = [*first_notes, *notes]
-        _require_numbers(watcher)
-        report = watcher.report_as(
+        _require_numbers(recorder)
+        report = recorder.report_as(
             self.describe(),
             replace(run, seconds=self.clock.seconds()),
             (*self.loaded.warnings, *notes),
@@ -117,23 +117,23 @@ class Session:
         return replace(model, revision=loaded.revision, commit=loaded.commit)
 
     @contextmanager
-    def watching(self, watcher: Watcher) -> Iterator[None]:
-        """Open a watcher for forwards of our own, in evaluation mode and without gradients.
+    def watching(self, recorder: Recorder) -> Iterator[None]:
+        """Open a recorder for forwards of our own, in evaluation mode and without gradients.
 
         Raises UsageError if no layer is left to measure.
         """
         model = self.loaded.model
-        if not watcher.captures:
+        if not recorder.captures:
             raise UsageError(
                 f"no normalization layer of {type(model).__name__} is left to measure; expected at least "
                 "one; see --exclude"
             )
         # A failure to count ends this run; in a user's own forward it only becomes a note.
-        watcher.guest = False
-        with quiet(), watcher, evaluating(model), torch.no_grad():
+        recorder.guest = False
+        with quiet(), recorder, evaluating(model), torch.no_grad():
             yield
 
-    def prepare(self, watcher: Watcher, batches: Batches) -> list[str]:
+    def prepare(self, recorder: Recorder, batches: Batches) -> list[str]:
         """Find the axes of every layer's input, and plan the tables; return notes.
 
         A probe runs: a batch whose sizes are all different. Texts run one by one if padding cannot be masked
@@ -144,15 +144,15 @@ class Session:
         ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)
         reason = None
         # If the model fails on the texts too, the run explains it.
-        with suppress(RunError), watcher.batch(probe=True):
+        with suppress(RunError), recorder.batch(probe=True):
             self.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-            if names := [capture.norm.name for capture in watcher.captures if capture.unaligned]:
+            if names := [capture.norm.name for capture in recorder.captures if capture.unaligned]:
                 reason = f"{names[0]} and {len(names) - 1} more do not see one row a token"
             elif not self.forward.takes_mask:
                 reason = "the model takes no attention mask"
         if reason or not self.forward.takes_mask:
             batches.size.one_by_one()
-        self.clock.plan(watcher.plan_tables(batches.max_length))
+        self.clock.plan(recorder.plan_tables(batches.max_length))
         return [f"{reason}: texts were run one by one"] if reason else []
 
 
@@ -163,8 +163,8 @@ def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, ke
     return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
 
 
-def _require_numbers(watcher: Watcher) -> None:
-    called = [capture for capture in watcher.captures if capture.state.calls]
+def _require_numbers(recorder: Recorder) -> None:
+    called = [capture for capture in recorder.captures if capture.state.calls]
     if called and all(capture.state.moments is None for capture in called):
         raise RunError(
             f"every token at all of {counted(len(called), 'layer')} is NaN or infinite; "

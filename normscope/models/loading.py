@@ -276,17 +276,18 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
     # Code of the repository may have a quantization of its own.
     if not isinstance(quantization, dict) or source.options.trust_remote_code:
         return
-    method = str(quantization.get("quant_method"))
-    if missing := [name for name in _PACKAGES.get(method, ()) if find_spec(name) is None]:
+    method = quantization.get("quant_method")
+    if missing := [name for name in _PACKAGES.get(str(method), ()) if find_spec(name) is None]:
         got = f"the weights of {quoted(source.name)} are quantized by {quoted(method)}, which needs packages"
         names = " ".join(missing)
         raise ModelError(f"{got}; expected {names} to be installed; run pip install {names}")
     with as_model_errors(source, "weights"):
         is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
     if not is_supported:
-        got = f"transformers cannot read the weights of {quoted(source.name)}, quantized by {quoted(method)}"
+        got = f"the weights of {quoted(source.name)} are quantized by {quoted(method)}"
         raise ModelError(
-            f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
+            f"{got}, which transformers cannot read; expected a quantization that it knows; "
+            "update transformers or name the model unquantized"
         )
 
 

@@ -5,11 +5,12 @@ from torch import nn
 
 import normscope
 from normscope.capture.observers import BatchRows, Observer, RowScales
+from normscope.capture.recorder import Recorder
 from normscope.statistics.layer_state import LayerState
 from tests.support.reports_alike import furthest
 
 
-class Recorder:
+class RowKeeper:
     """Keeps the rows of all batches, and the tokens that the layer had by then."""
 
     def __init__(self) -> None:
@@ -40,34 +41,34 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def watched(*observers: Observer) -> normscope.Report:
     model = Model()
-    watcher = normscope.watch(model)
-    (capture,) = watcher.captures
+    recorder = Recorder(model)
+    (capture,) = recorder.captures
     capture.observers += observers
-    with watcher:
+    with recorder:
         for x, mask in batches():
             model(x, attention_mask=mask)
     assert (capture.state.scales is not None) == any(isinstance(one, RowScales) for one in observers)
-    return watcher.report()
+    return recorder.report()
 
 
 def test_they_get_the_rows_that_count_after_the_state_has_them() -> None:
-    recorder = Recorder()
-    watched(recorder)
-    assert recorder.tokens == [7, 14, 21]
-    for rows, (x, mask) in zip(recorder.rows, batches(), strict=True):
+    keeper = RowKeeper()
+    watched(keeper)
+    assert keeper.tokens == [7, 14, 21]
+    for rows, (x, mask) in zip(keeper.rows, batches(), strict=True):
         torch.testing.assert_close(rows, x[mask.bool()], rtol=0, atol=0)
 
 
 def test_no_number_of_the_report_depends_on_them() -> None:
-    assert furthest(watched().to_dict(), watched(Recorder(), RowScales()).to_dict(), ("seconds",)) == 0
+    assert furthest(watched().to_dict(), watched(RowKeeper(), RowScales()).to_dict(), ("seconds",)) == 0
 
 
 def test_row_scales_are_those_of_the_formula() -> None:
     model = Model()
-    watcher = normscope.watch(model)
-    (capture,) = watcher.captures
+    recorder = Recorder(model)
+    (capture,) = recorder.captures
     capture.observers.append(RowScales())
-    with watcher:
+    with recorder:
         for x, mask in batches():
             model(x, attention_mask=mask)
     rows = torch.cat([x[mask.bool()] for x, mask in batches()])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import normscope
-from normscope.capture.watcher import Watcher
+from normscope.capture.recorder import Recorder
 from normscope.errors import UsageError
 from normscope.statistics.position_bins import MEMORY, UNLIMITED, Bins, plan_tables
 from tests.support import models
@@ -90,11 +90,11 @@ def batches(lengths: list[int], seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"input_ids": torch.randint(5, 100, (1, n), generator=generator)} for n in lengths]
 
 
-def watched(model: Any, given: list[dict[str, Tensor]], memory: int = TWELVE_ROWS) -> Watcher:
-    with normscope.watch(model, table_memory=memory) as watcher, torch.no_grad():
+def watched(model: Any, given: list[dict[str, Tensor]], memory: int = TWELVE_ROWS) -> Recorder:
+    with Recorder(model, table_memory=memory) as recorder, torch.no_grad():
         for inputs in given:
             model(**inputs)
-    return watcher
+    return recorder
 
 
 def test_binned_views_are_those_of_the_reference(model: Any) -> None:
@@ -145,10 +145,10 @@ def test_parts_with_other_bins_are_refused(model: Any) -> None:
 
 
 def test_tables_take_what_was_planned(model: Any) -> None:
-    watcher = watched(model, batches(LENGTHS))
-    plan = watcher.tables
+    recorder = watched(model, batches(LENGTHS))
+    plan = recorder.tables
     taken = 0
-    for capture in watcher.captures:
+    for capture in recorder.captures:
         capture.state.flush()
         assert capture.state.moments is not None
         assert capture.state._pending is not None

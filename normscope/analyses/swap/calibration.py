@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normscope.analyses.swap.replacement import Statistics, obstacle
 from normscope.capture.observers import RowScales
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
@@ -130,13 +130,13 @@ def measure_calibration(
     session: Session, batches: Batches, layers: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> MeasuredCalibration:
     """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
-    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
-    for capture in watcher.captures:
+    recorder = Recorder(session.loaded.model, layers=layers, exclude=exclude)
+    for capture in recorder.captures:
         capture.observers.append(RowScales())  # The kind "frozen" needs them.
-    report = session.measure(watcher, batches)
+    report = session.measure(recorder, batches)
     measured: dict[str, Statistics] = {}
     notes = []
-    for capture in watcher.captures:
+    for capture in recorder.captures:
         statistics, reason = Statistics.of(capture), obstacle(capture.norm)
         if statistics is None or reason is not None:
             notes.append(f"{capture.norm.name}: left as it is: {reason or 'it was never called'}")

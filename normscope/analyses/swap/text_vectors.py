@@ -13,7 +13,7 @@ from normscope.analyses.swap.options import BY_TEXT
 from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batch, Batching
 from normscope.data.corpus import no_text
 from normscope.data.tokenization import special_ids
@@ -77,11 +77,11 @@ def _align(loaded: Loaded, swaps: Sequence[Swap]) -> None:
     """Find the text axis of the layers' inputs: in a batch of as many texts as tokens, sizes do not tell."""
     if not swaps:
         return
-    watcher = watch(loaded.model)
+    recorder = Recorder(loaded.model)
     session = Session(loaded)
-    with session.watching(watcher):
-        session.prepare(watcher, text_batches(loaded, (), Batching()))
-    layouts = {capture.norm.name: capture.state.known_layout for capture in watcher.captures}
+    with session.watching(recorder):
+        session.prepare(recorder, text_batches(loaded, (), Batching()))
+    layouts = {capture.norm.name: capture.state.known_layout for capture in recorder.captures}
     for swap in swaps:
         swap.align({name: None if layout == UNALIGNED else layout for name, layout in layouts.items()})
 

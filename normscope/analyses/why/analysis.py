@@ -20,7 +20,7 @@ from normscope.analyses.why.nulls import RecordedTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.corpus import CorpusReader
 from normscope.data.media_files import FilePath, Inputs
@@ -162,10 +162,10 @@ def _material(
 
 
 def _run(session: Session, inputs: Inputs, choices: _Choices, kept: KeptTokens) -> Report:
-    watcher = watch(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
-    watcher.name_words()
+    recorder = Recorder(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
+    recorder.name_words()
     batches = session.batches(inputs, choices.batching)
-    return session.measure(watcher, batches, RunContext(sample=kept))
+    return session.measure(recorder, batches, RunContext(sample=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:
@@ -222,8 +222,8 @@ def _scales(
     batching = replace(choices.batching, limit=None, max_length=longest, special_tokens="exclude")
 
     def effects(model: Loaded, given: Sequence[str]) -> ScaleEffects:
-        watcher = watch(model.model, layers=choices.layers, exclude=choices.exclude)
-        report = Session(model).measure(watcher, text_batches(model, given, batching))
+        recorder = Recorder(model.model, layers=choices.layers, exclude=choices.exclude)
+        report = Session(model).measure(recorder, text_batches(model, given, batching))
         return scale_effects.scale_effects(model, given, batching, report)
 
     try:
