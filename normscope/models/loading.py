@@ -278,9 +278,9 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
         return
     method = quantization.get("quant_method")
     if missing := [name for name in _PACKAGES.get(str(method), ()) if find_spec(name) is None]:
-        got = f"the weights of {quoted(source.name)} are quantized by {quoted(method)}, which needs packages"
         names = " ".join(missing)
-        raise ModelError(f"{got}; expected {names} to be installed; run pip install {names}")
+        got = f"the weights of {quoted(source.name)}, of {quoted(method)}, cannot be read without {names}"
+        raise ModelError(f"{got}; expected it to be installed; run pip install {names}")
     with as_model_errors(source, "weights"):
         is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
     if not is_supported:

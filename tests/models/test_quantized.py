@@ -49,7 +49,7 @@ def refusal(model: Path) -> str:
 
 def sums_by_hooks(folder: Path) -> dict[str, float]:
     """Return the mean of each norm's input over the tokens of one text, by transformers and hooks alone."""
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     means: dict[str, float] = {}
     for name, module in model.named_modules():
         if "Norm" in type(module).__name__:
@@ -94,15 +94,15 @@ def test_torchao_is_measured(config: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["load_in_4bit", "load_in_8bit"])
 def test_bitsandbytes_is_measured_on_a_cpu(option: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    wanted: Any = transformers.BitsAndBytesConfig(**{option: True})
-    assert_measured(save_quantized(wanted, tmp_path))
+    kind: Any = transformers.BitsAndBytesConfig
+    assert_measured(save_quantized(kind(**{option: True}), tmp_path))
 
 
 def test_compressed_tensors_are_measured(tmp_path: Path) -> None:
     quantization = pytest.importorskip("compressed_tensors.quantization")
     from compressed_tensors.compressors import ModelCompressor
 
-    model = transformers.LlamaForCausalLM.from_pretrained(save_llama(tmp_path / "whole"))
+    model: Any = transformers.LlamaForCausalLM.from_pretrained(save_llama(tmp_path / "whole"))
     weights = quantization.QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel")
     scheme = quantization.QuantizationScheme(targets=["Linear"], weights=weights)
     config = quantization.QuantizationConfig(config_groups={"all": scheme}, ignore=["lm_head"])
