@@ -14,17 +14,7 @@ _NAME_WIDTH = 26  # an option with a longer name gets a line of its own
 # The options that users of a command need first, in this order, by their names in Python.
 MOST_USED = {
     "inspect": ("file", "image", "limit", "special_tokens", "layer", "plot", "json", "output"),
-    "layers": (
-        "layer",
-        "exclude",
-        "readers",
-        "format",
-        "json",
-        "output",
-        "verbose",
-        "revision",
-        "trust_remote_code",
-    ),
+    "layers": ("layer", "exclude", "readers", "format", "json", "output", "verbose", "revision"),
     "batches": ("file", "limit", "max_length", "sizes", "layer", "plot", "json", "output"),
     "swap": ("file", "calibration", "kind", "layer", "fold", "save", "json", "output"),
     "why": ("file", "limit", "samples", "beside", "image", "layer", "json", "output"),
