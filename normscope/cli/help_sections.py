@@ -14,7 +14,7 @@ _NAME_WIDTH = 26  # an option with a longer name gets a line of its own
 # The options that users of a command need first, in this order, by their names in Python.
 MOST_USED = {
     "inspect": ("file", "image", "limit", "special_tokens", "layer", "plot", "json", "output"),
-    "layers": ("layer", "exclude", "format", "json", "output", "verbose", "revision", "trust_remote_code"),
+    "layers": ("layer", "exclude", "readers", "format", "json", "output", "verbose", "revision"),
     "batches": ("file", "limit", "max_length", "sizes", "layer", "plot", "json", "output"),
     "swap": ("file", "calibration", "kind", "layer", "fold", "save", "json", "output"),
     "why": ("file", "limit", "samples", "beside", "image", "layer", "json", "output"),
@@ -34,7 +34,7 @@ SECTIONS = {
         "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "chat_template",
         "limit", "unique", "max_length",
     ),
-    "Layers": ("layer", "exclude", "per_call"),
+    "Layers": ("layer", "exclude", "per_call", "readers"),
     "Measuring": (
         "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
         "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",

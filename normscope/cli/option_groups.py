@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import typer
 from typer.models import ArgumentInfo
 
 from normscope.cli import options, token_options
@@ -213,3 +214,26 @@ class DataResultOptions(_OutputOptions):
     def chosen_format(self, plot: bool = False) -> options.DataFormat:
         """Return the format; UsageError for options that contradict each other."""
         return self._chosen(options.DataFormat, self.format, plot=plot)
+
+
+class OutlineFormat(str, Enum):
+    """The format of a list of layers; `mappings` is the JSON of SmoothQuant and AWQ recipes."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    MAPPINGS = "mappings"
+
+
+@dataclass(frozen=True)
+class OutlineOptions(_OutputOptions):
+    """The format and the destination of a list of layers."""
+
+    format: Annotated[OutlineFormat | None, typer.Option("--format", help=options.FORMAT_HELP)] = None
+
+    def chosen_format(self) -> OutlineFormat:
+        """Return the format; UsageError for options that contradict each other."""
+        chosen = options.choose_format(OutlineFormat, self.format, self.json, self.output)
+        if not self.quiet and chosen is not OutlineFormat.MAPPINGS:  # These are JSON, too.
+            options.warn_of_suffix(chosen, self.output)
+        return chosen

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
+from normscope.render.short_names import below
 from normscope.render.summary import headline, workload
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.swap import DerfFit, Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
@@ -138,7 +138,9 @@ def _folded(layers: Sequence[FoldedLayer], fold: FoldInfo) -> list[Column]:
     relative = [*(layer.relative_difference for layer in layers), fold.relative_difference]
     return [
         Column("layer", "", [*(layer.name for layer in layers), "all of these"], names=True),
-        Column("read by", "", [*map(_readers, layers), ""], wraps=True),
+        Column(
+            "read by", "", [*(printable(", ".join(below(x.name, x.into))) for x in layers), ""], wraps=True
+        ),
         Column("largest", "difference", aligned(largest), rank=3),
         Column("relative", "difference", aligned(relative)),
     ]
@@ -149,14 +151,6 @@ def _equal(tolerance: float) -> list[str]:
         "relative difference: between the model's outputs, replaced and folded, over",
         f"the largest of them; up to {short(tolerance)} they count as equal.",
     ]
-
-
-def _readers(layer: FoldedLayer) -> str:
-    """Return the modules that read a layer, without the beginning that they share with its name."""
-    into = [name.split(".") for name in layer.into]
-    level = zip(layer.name.split("."), *into, strict=False)
-    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, level))
-    return printable(", ".join(".".join(parts[shared:]) for parts in into))
 
 
 def _replaced(counts: Sequence[int]) -> Column:

@@ -162,12 +162,12 @@ def test_an_option_of_one_command_stands_where_it_belongs_among_a_groups(before:
     ("line", "said"),
     [
         ("inspect m --format x", "--format is 'x'; expected table, json, jsonl, csv or markdown; pick one"),
-        ("layers m --format csv", "--format is 'csv'; expected table, json or markdown; pick one"),
+        ("layers m --format csv", "--format is 'csv'; expected table, json, markdown or mappings; pick one"),
         ("inspect m --order=x", "--order is 'x'; expected length or given; pick one"),
         ("inspect m --special-tokens ''", "--special-tokens is ''; expected include or exclude; pick one"),
         (
             "layers m --format 'a\nb\x1b'",
-            r"--format is 'a\nb\x1b'; expected table, json or markdown; pick one",
+            r"--format is 'a\nb\x1b'; expected table, json, markdown or mappings; pick one",
         ),
         ("inspect m -b x", "--batch-size is 'x'; expected a whole number, or auto; change it"),
         ("inspect m --top 1.5", "--top is '1.5'; expected a whole number; change it"),

@@ -51,7 +51,7 @@ from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Gl
 from normscope.results.glossary.lookup import COMMANDS, ENTRIES, TOPICS, children, explain, find_entries
 from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
-from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
+from normscope.results.layers import LayerReaders, Outline, OutlinedLayer, OutlinedModel
 from normscope.results.swap import Estimate
 from normscope.statistics.views import COMPARED
 from tests.support import models, reports
@@ -67,11 +67,11 @@ DERIVED = {
     "likeness_difference", "scale_difference", "noise_ratio",
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
-WORDS = {"verdict", "kind", "affine", "place", "layout"}
+WORDS = {"verdict", "kind", "affine", "place", "layout", "readers"}
 SHARED = {"summary", "estimate", "replacement"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
-LABELS |= {"read by", "not folded because"}
+LABELS |= {"not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
@@ -207,7 +207,7 @@ def columns() -> Iterator[Column]:
     model = OutlinedModel("m", None, None, "M", 5)
     unlike = [
         OutlinedLayer("a", 0, "A", "layernorm", 8, 1e-5, "none", 0, "final"),
-        OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other"),
+        OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other", LayerReaders(("f",), (), None)),
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
@@ -246,7 +246,7 @@ def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
     listed = " ".join(
         entry.column for name in COMMANDS for listed in command_columns(name).values() for entry in listed
     )
-    labels = {"full name", "layer of B", "module", "not folded because", "read by"}
+    labels = {"full name", "layer of B", "module", "not folded because"}
     assert {title for title in TITLES if title not in listed} == labels
 
 

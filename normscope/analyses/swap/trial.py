@@ -25,7 +25,6 @@ from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import memory_errors
 from normscope.engine.loop import run_info
 from normscope.engine.progress import Clock
-from normscope.engine.runner import decoder_valid
 from normscope.engine.session import Session, text_batches
 from normscope.errors import TextError
 from normscope.results.swap import Baseline, Effect
