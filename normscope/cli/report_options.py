@@ -33,6 +33,9 @@ Details = Annotated[
         "--details", help="Add numbers by position and feature of the layer least like BN, and outliers."
     ),
 ]
+Depth = Annotated[
+    bool, typer.Option("--depth", help="Add the residual stream along the blocks: size, growth, outliers.")
+]
 LayerRows = Annotated[
     ListedLayers,
     typer.Option("--layers", help="Of over 13 layers, list the ends and extremes of each group, or all."),
@@ -72,6 +75,7 @@ class ReportOptions:
     """The formats and the files of a report."""
 
     details: Details = False
+    depth: Depth = False
     rows: LayerRows = ListedLayers.FEW
     top: options.Top = 10
     format: options.OutputDataFormat = None
@@ -161,7 +165,13 @@ class ReportOptions:
 
     def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
         """Return which parts of the report its tables have."""
-        return {"layers": layers, "top": self.top, "detailed": self.details, "verbose": self.verbose}
+        return {
+            "layers": layers,
+            "top": self.top,
+            "detailed": self.details,
+            "depth": self.depth,
+            "verbose": self.verbose,
+        }
 
 
 def names_of(report: "Report", modules: Collection[str]) -> list[str]:
