@@ -68,7 +68,7 @@ DERIVED = {
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout"}
-SHARED = {"summary", "estimate", "replacement"}
+SHARED = {"summary", "estimate", "replacement", "depth"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"read by", "not folded because"}
