@@ -41,7 +41,7 @@ def _grid(report: Report, profile: DepthProfile, screen: Screen, *, every: bool)
     sizes = dict(zip((p.name for p in profile.points), shares(_logarithms(profile)), strict=True))
     bars = [screen.glyphs.bar(0.1 + 0.9 * sizes[point.name], _BAR) for point in points]
     columns = [
-        Column("norm", "", [point.name for point in points], names=True),
+        Column("layer", "", [point.name for point in points], names=True),
         Column("block", "", align(UNKNOWN if p.block is None else str(p.block) for p in points), rank=2),
         Column("rms", "stream", aligned(point.residual.rms for point in points)),
         Column("", "log scale", bars, rank=3),
