@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from normscope._version import __version__
+from normscope.analyses.depth import merge_depth
 from normscope.capture.layer_summary import fill, notes_on, pooling_notes
 from normscope.data.corpus import notes_on_left_out, notes_on_texts
 from normscope.data.shards import missing
@@ -178,6 +179,7 @@ class _Total:
             outlier_features(layers.values()),
             self._moments,
             provenance=self._provenance(),
+            depth=merge_depth(self._reports, layers),
         )
 
     def _provenance(self) -> Provenance:

@@ -42,8 +42,8 @@ SECTIONS = {
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (
-        "schema", "bibtex", "fail_above", "details", "rows", "plot", "chart", "top", "format", "json",
-        "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
+        "schema", "bibtex", "fail_above", "details", "depth", "rows", "plot", "chart", "top", "format",
+        "json", "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",

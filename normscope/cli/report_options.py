@@ -34,6 +34,9 @@ Details = Annotated[
         help="Add numbers by position and feature of the layer least like BN, and outliers, also to --plot.",
     ),
 ]
+Depth = Annotated[
+    bool, typer.Option("--depth", help="Add the residual stream along the blocks: size, growth, outliers.")
+]
 LayerRows = Annotated[
     ListedLayers,
     typer.Option("--layers", help="Of over 13 layers, list the ends and extremes of each group, or all."),
@@ -73,6 +76,7 @@ class ReportOptions:
     """The formats and the files of a report."""
 
     details: Details = False
+    depth: Depth = False
     rows: LayerRows = ListedLayers.FEW
     top: options.Top = 10
     format: options.OutputDataFormat = None
@@ -164,7 +168,13 @@ class ReportOptions:
 
     def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
         """Return which parts of the report its tables have."""
-        return {"layers": layers, "top": self.top, "detailed": self.details, "verbose": self.verbose}
+        return {
+            "layers": layers,
+            "top": self.top,
+            "detailed": self.details,
+            "depth": self.depth,
+            "verbose": self.verbose,
+        }
 
 
 def names_of(report: "Report", modules: Collection[str]) -> list[str]:

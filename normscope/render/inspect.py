@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from normscope.render.depth import depth_grids
 from normscope.render.findings import cautions, findings
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Grid, Section, reword_grid
@@ -26,6 +27,7 @@ def render_report(
     layers: Sequence[str] = (),
     top: int = 10,
     detailed: bool = False,
+    depth: bool = False,
     every_layer: bool = False,
     verbose: bool = False,
     screen: Screen = Screen(),
@@ -33,12 +35,11 @@ def render_report(
     """Return findings and a table of the layers, and some layers in detail, as text with line ends.
 
     `layers` are the names of those in detail; `detailed` without any shows the layer that agrees least
-    with BN. `top` is the maximum number of rows of the detailed tables. Of many layers the table has a
-    few, or `every_layer`.
+    with BN. `top` is the maximum number of rows of the detailed tables. `depth` adds the residual stream
+    along the blocks. Of many layers the tables have a few, or `every_layer`.
     """
-    parts = list(
-        sections(report, screen, layers, top, detailed=detailed, every_layer=every_layer, verbose=verbose)
-    )
+    shown = {"detailed": detailed, "depth": depth, "every_layer": every_layer, "verbose": verbose}
+    parts = list(sections(report, screen, layers, top, **shown))
     last = parts[-1]
     parts[-1] = replace(last, grids=[*last.grids, *_next_steps(report, last, detailed or bool(layers))])
     return render_sections(parts, screen)
@@ -50,10 +51,12 @@ def render_report_markdown(
     layers: Sequence[str] = (),
     top: int = 10,
     detailed: bool = False,
+    depth: bool = False,
     verbose: bool = False,
 ) -> str:
     """Return what `render_report` shows as GitHub-flavoured Markdown: every layer and column, no name cut."""
-    return markdown_sections(sections(report, WIDE, layers, top, detailed=detailed, verbose=verbose))
+    shown = {"detailed": detailed, "depth": depth, "verbose": verbose}
+    return markdown_sections(sections(report, WIDE, layers, top, **shown))
 
 
 def sections(
@@ -63,10 +66,11 @@ def sections(
     top: int = 10,
     *,
     detailed: bool = False,
+    depth: bool = False,
     every_layer: bool = True,
     verbose: bool = False,
 ) -> Iterator[Section]:
-    """Yield the section of all layers, then one for each layer in detail."""
+    """Yield the section of all layers, then one for each layer in detail, and one of the depth."""
     detailed, chosen = detailed or bool(layers), chosen_layers(report, layers)
     grids = [
         *_overview(report, [*chosen], screen, every=every_layer, detailed=detailed),
@@ -81,6 +85,8 @@ def sections(
     yield Section(lines, [reword_grid(grid, medium) for grid in grids if grid])
     for name, reason in chosen.items() if detailed else ():
         yield layer_section(report.layers[name], reason, top, medium, screen.glyphs)
+    if depth:
+        yield Section([["Along the depth"]], depth_grids(report, screen, every=every_layer))
 
 
 def _overview(

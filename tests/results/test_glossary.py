@@ -28,6 +28,7 @@ from normscope.errors import UsageError
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import detail, noisiest, over_layers
 from normscope.render.compare import drifts
+from normscope.render.depth import depth_grids
 from normscope.render.explain import (
     render_columns,
     render_columns_markdown,
@@ -37,7 +38,7 @@ from normscope.render.explain import (
     render_glossary_markdown,
 )
 from normscope.render.glyphs import UNICODE
-from normscope.render.grid import Column
+from normscope.render.grid import Column, Grid
 from normscope.render.layer import feature_table, position_table
 from normscope.render.layers import outline_grid
 from normscope.render.markdown import escape
@@ -68,7 +69,7 @@ DERIVED = {
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
 WORDS = {"verdict", "kind", "affine", "place", "layout", "readers"}
-SHARED = {"summary", "estimate", "replacement"}
+SHARED = {"summary", "estimate", "replacement", "depth"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
 LABELS |= {"not folded because"}
@@ -204,6 +205,9 @@ def columns() -> Iterator[Column]:
         for layer in report.layers.values():
             for grid in (position_table(layer, 5, UNICODE), feature_table(layer, 5, UNICODE)):
                 yield from grid.columns if grid else ()
+    for profile in depth_grids(reports.profiled(), Screen(300), every=True):
+        assert isinstance(profile, Grid)
+        yield from profile.columns
     model = OutlinedModel("m", None, None, "M", 5)
     unlike = [
         OutlinedLayer("a", 0, "A", "layernorm", 8, 1e-5, "none", 0, "final"),

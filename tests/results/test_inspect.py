@@ -151,7 +151,10 @@ def test_a_report_shows_itself_in_a_line() -> None:
 
 def test_members_are_the_documented_ones_in_order() -> None:
     data = reports.minilm().to_dict()
-    assert " ".join(data) == "schema normscope model run layers warnings outlier_features pooled provenance"
+    assert (
+        " ".join(data)
+        == "schema normscope model run layers warnings outlier_features pooled provenance depth"
+    )
     assert data["schema"] == "normscope.report/1"
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (

@@ -18,6 +18,7 @@ from normscope.results.batches import (
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison
+from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
     AffineOutliers,
@@ -180,6 +181,26 @@ def report(
     run = RunInfo(64, 1536, 0, 3, 40, 256, "include", 32, 2, "length", 0.125, 1.234)
     by_name = {each.name: each for each in layers}
     return Report("0.1.0", model, run, by_name, tuple(warnings), outlier_features(by_name.values()))
+
+
+def profiled() -> Report:
+    """The report of `minilm` with the residual stream along its encoder."""
+    report = minilm()
+    stack = "encoder.layer"
+    points = tuple(
+        DepthPoint(
+            each.name,
+            (i - 1) // 2,
+            ResidualSize(0.5 * i, NAN if i < 3 else i / (i - 2)),
+            each.mean_share,
+            2.5 + i,
+            {"feature": 0.9},
+        )
+        for i, each in enumerate(report.layers.values())
+        if each.name.startswith(stack)
+    )
+    profile = DepthProfile(stack, 6, ResidualTotal(12.0), points[3].name, points, ("1 norm left out, x: y",))
+    return replace(report, depth=(profile,))
 
 
 def minilm() -> Report:

@@ -61,6 +61,9 @@ outliers. The shares that position, text and word explain are epsilon squared: b
 those of random groups. The kind of a layer is shown where layers differ in it; a wide terminal shows their
 Python classes, too.
 
+--depth adds the residual stream along the blocks, at the norms that read it: its size, its growth, the share
+of its squares that token means carry, and the kurtosis of its features. Nothing is diagnosed from them.
+
 --plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
 input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
 BN's sd of each feature, divided by the layer's median); and curves of LN and BN along positions and
