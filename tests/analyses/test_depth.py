@@ -12,6 +12,7 @@ import transformers
 import normscope
 from normscope import Batching, Report
 from normscope.analyses.depth import depth_profiles, kurtosis
+from normscope.capture.recorder import Recorder
 from normscope.norms.residual_stream import stack_norms
 from normscope.render.inspect import render_report, render_report_markdown
 from normscope.render.terminal import Screen
@@ -39,7 +40,7 @@ def olmo2() -> Any:
 
 
 def numbered(model: Any) -> Any:
-    norms = {capture.norm.name: capture.norm.features for capture in normscope.watch(model).captures}
+    norms = {capture.norm.name: capture.norm.features for capture in Recorder(model).captures}
     return stack_norms(model, norms)
 
 
@@ -80,12 +81,13 @@ def test_numbers_are_those_of_two_passes_in_float64(name: str) -> None:
     def keep(layer: str) -> Any:
         return lambda _, args: seen.update({layer: args[0].double().numpy()})
 
-    with normscope.watch(model) as watcher:
-        for capture in watcher.captures:
+    recorder = Recorder(model)
+    with recorder:
+        for capture in recorder.captures:
             capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
         with torch.no_grad():
             model(**batch)
-    profiles = depth_profiles(model, watcher.report().layers)
+    profiles = depth_profiles(model, recorder.report().layers)
     assert profiles
     for profile in profiles:
         rms = [math.sqrt((seen[point.name] ** 2).mean()) for point in profile.points]
