@@ -18,7 +18,7 @@ _NOTES = [
     note("residual.growth", "growth"),
     note("mean_share", "mean share"),
     note("kurtosis", "kurtosis"),
-    "Reported, not judged: growth of the stream was found unrelated to a model's robustness.",
+    "Reported, not judged: a stream that grows is not a fault by itself.",
 ]
 
 

@@ -50,8 +50,8 @@ DEPTH = Topic(
             definition="The root mean square of the stream, and how it grows along the blocks.",
             formula="rms, growth in a block, total from first to last",
             range="0 or more",
-            reading="Each block of a pre-norm model adds to the stream, so it usually grows. A survey found "
-            "growth unrelated to robustness.",
+            reading="Each block of a pre-norm model adds to the stream, so it usually grows. That is not a "
+            "fault by itself.",
             source=_CURSE,
             see_also=("depth",),
         ),
