@@ -175,6 +175,8 @@ def measurements(moments: Accumulator, positioned: bool, exact: int | None = Non
         "global_": Scale(float(everything.mean), float(everything.variance())),
         "agreement": _agreement(moments, positioned),
         "outliers": _outliers(moments, positioned, first),
+        "mean_share": metrics.mean_share(moments),
+        "mean_share_energy": metrics.mean_share_energy(moments),
     }
     if not math.isnan(float(moments.output.mean.sum())):
         output = moments.output

@@ -5,6 +5,7 @@ A number that is unknown, because data is missing or it does not apply, is NaN h
 JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -205,7 +206,9 @@ class LayerReport(Record, Shown):
 
     `call` is the number of this call within a forward pass, from 1; None if all calls are pooled.
     `calls_per_forward` is the maximum number of calls in one forward pass, `calls` the number of calls in
-    these statistics.
+    these statistics. `mean_share` in [0, 1] is the average over tokens of mean^2 / (mean^2 + variance), and
+    `mean_share_energy` the same share of the sums of squares of all tokens (Gupta et al. 2024, arXiv
+    2409.12951); both are NaN if all tokens are zeros, and in reports of earlier versions.
     """
 
     name: str
@@ -235,6 +238,8 @@ class LayerReport(Record, Shown):
     call: int | None = None
     calls_per_forward: int = 1
     outliers: Outliers | None = None
+    mean_share: float = math.nan
+    mean_share_energy: float = math.nan
 
     def __repr__(self) -> str:
         counts = counted(self.features, "feature"), counted(self.count, "token")

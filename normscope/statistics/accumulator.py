@@ -18,6 +18,8 @@ from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.state_dict import load_state_dict, state_dict
 from normscope.statistics.token_identity import TokenMoments
 
+_PARTS = ("table", "output", "by_position", "mean_share", "token", "sequence", "instance", "outliers")
+
 
 @dataclass
 class Groups:
@@ -48,10 +50,11 @@ class Accumulator:
     `table` (T, D) holds, by position, the moments of the input x and its co-moments with y, the layer's
     own normalization of x before the affine. `output` (1, D) holds the moments of y per feature.
     `by_position` (T, 2) holds, by position, the moments of the tokens' means (column 0) and variances
-    (column 1). `within_samples` (1, D) is the sum of squares of x around the mean of its sample, per
-    feature. `outliers` counts outliers of the input and of the layer's real output. The attribute `words`
-    holds the moments of x by token id; it is None unless the argument `words`, the maximum number of ids,
-    is given.
+    (column 1). `mean_share` (1, 1) holds those of mean^2 / (mean^2 + variance) of the tokens; its mean is
+    NaN if a part is from a file of an earlier version. `within_samples` (1, D) is the sum of squares of x
+    around the mean of its sample, per feature. `outliers` counts outliers of the input and of the layer's
+    real output. The attribute `words` holds the moments of x by token id; it is None unless the argument
+    `words`, the maximum number of ids, is given.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Accumulator:
         self.table = CoMoments.empty(0, features, device)
         self.output = Moments.empty(1, features, device)
         self.by_position = Moments.empty(0, 2, device)
+        self.mean_share = Moments.empty(1, 1, device)
         self.token, self.sequence, self.instance = (Groups.empty(device) for _ in range(3))
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
@@ -86,14 +90,14 @@ class Accumulator:
         if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
             raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
         moments = cls(features, 0.0, words=1 if "words.most" in tensors else None)
-        load_state_dict(moments, tensors)
+        load_state_dict(moments, {**_unknown(), **tensors})
         if moments.words is not None and not moments.words.is_numbered():
             raise ReportError("the rows of 'words' are not numbered from 0 within its tables; expected that")
         return moments
 
     def merge(self, new: "Accumulator") -> None:
         """Add the moments that `new` holds of the same layer; the order of merges does not matter."""
-        for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):
+        for name in _PARTS:
             getattr(self, name).merge(getattr(new, name))
         self.sequence_likeness.merge(new.sequence_likeness)
         self.instance_likeness.merge(new.instance_likeness)
@@ -121,3 +125,9 @@ class Accumulator:
     def samples(self) -> int:
         """The number of samples; a layer that is called twice in a forward pass counts each sample twice."""
         return int(self.sequence.mean.moments.count)
+
+
+def _unknown() -> dict[str, Tensor]:
+    """Return the tensors that files of earlier versions lack; their NaN remains NaN in every merge."""
+    mean, m2 = (torch.full((1, 1), torch.nan, dtype=torch.float64) for _ in range(2))
+    return {"mean_share.count": torch.zeros_like(mean), "mean_share.mean": mean, "mean_share.m2": m2}

@@ -2,7 +2,16 @@
 
 from functools import partial
 
-from normscope.results.glossary.entry import BATCHNORM, GROUPNORM, INSTANCENORM, LAYERNORM, OWN, Entry, Topic
+from normscope.results.glossary.entry import (
+    BATCHNORM,
+    GROUPNORM,
+    GUPTA,
+    INSTANCENORM,
+    LAYERNORM,
+    OWN,
+    Entry,
+    Topic,
+)
 
 _entry = partial(Entry, source=OWN, commands=("inspect",))
 
@@ -59,6 +68,30 @@ VIEWS = Topic(
             see_also=("summary", "position.token_variance", "feature.variance"),
             columns=("LN variance", "LN variance by token"),
             brief="each token's variance over its features, as LayerNorm takes it: average +-sd over tokens",
+        ),
+        _entry(
+            name="mean_share",
+            title="what LayerNorm removes, RMSNorm does not",
+            definition="The share of a token's sum of squares that its mean carries, averaged over the "
+            "tokens: the squared cosine between the token and the vector of ones. Tokens of zeros are left "
+            "out.",
+            formula="average over V of mean[n,t]^2 / (mean[n,t]^2 + var[n,t])",
+            range="0 to 1; null where all tokens are zeros, and in reports of versions without it",
+            reading="0.01: without its mean the average token keeps 99 % of its square, so RMSNorm in "
+            "place of LayerNorm changes its scale little. Of a random direction it is 1 / D.",
+            source=GUPTA,
+            see_also=("mean_share_energy", "token.mean", "token.variance"),
+        ),
+        _entry(
+            name="mean_share_energy",
+            title="the same share, of all squares together",
+            definition="The share of the sum of squares of all tokens that their means carry.",
+            formula="sum_V mean[n,t]^2 / sum_V (mean[n,t]^2 + var[n,t])",
+            range="0 to 1; null where all tokens are zeros, and in reports of versions without it",
+            reading="Large tokens decide it: far from mean_share where a few tokens of huge norm, such as "
+            "the first, have another share than the rest.",
+            source=GUPTA,
+            see_also=("mean_share", "token.mean", "token.variance"),
         ),
         _entry(
             name="feature",
