@@ -22,6 +22,7 @@ __all__ = [
     "Swapping",
     "Watcher",
     "WhyReport",
+    "Window",
     "batch_noise",
     "calibrate",
     "compare",
@@ -61,6 +62,7 @@ _HOMES = {
     "Swapping": "normscope.analyses.swap.options",
     "Watcher": "normscope.capture.watcher",
     "WhyReport": "normscope.results.why",
+    "Window": "normscope.capture.window",
     "batch_noise": "normscope.analyses.batches",
     "calibrate": "normscope.analyses.swap.calibration",
     "compare": "normscope.analyses.compare",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from normscope.analyses.swap.swapped import swapped
     from normscope.analyses.why.analysis import why
     from normscope.capture.watcher import Watcher, watch
+    from normscope.capture.window import Window
     from normscope.data.batch_sampling import Drawing
     from normscope.data.batching import Batching
     from normscope.data.shards import Shard
