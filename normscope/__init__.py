@@ -13,6 +13,7 @@ __all__ = [
     "Drawing",
     "Fold",
     "Loading",
+    "NormCallback",
     "NormscopeError",
     "Outline",
     "Report",
@@ -53,6 +54,7 @@ _HOMES = {
     "Drawing": "normscope.data.batch_sampling",
     "Fold": "normscope.analyses.swap.fold_file",
     "Loading": "normscope.models.location",
+    "NormCallback": "normscope.analyses.training.trainer_callback",
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.results.layers",
     "Report": "normscope.results.inspect",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from normscope.analyses.swap.folding import fold
     from normscope.analyses.swap.options import Swapping
     from normscope.analyses.swap.swapped import swapped
+    from normscope.analyses.training.trainer_callback import NormCallback
     from normscope.analyses.why.analysis import why
     from normscope.capture.watcher import Watcher, watch
     from normscope.capture.window import Window

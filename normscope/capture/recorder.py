@@ -102,6 +102,10 @@ class Recorder:
             raise UsageError("the watched model was deleted; expected one in use; watch a new one")
         return model
 
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether it records this model, with or without wrappers."""
+        return self._reference() is unwrapped(model)
+
     @property
     def captures(self) -> list[LayerCapture]:
         """The captures of all layers, in order; one for each call if calls are reported separately."""

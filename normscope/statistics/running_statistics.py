@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from normscope.statistics.moments import Moments
+from normscope.statistics.safetensors_file import FileKind
 
 MOMENTUM = 0.1
+_PARTS = ("mean", "variance")
+# It stands in the folder of a checkpoint of the training.
+FILE = FileKind(
+    "normscope-running.safetensors", "normscope.running/1", "file of running statistics", "NormCallback"
+)
 
 
 @dataclass(frozen=True)
@@ -37,3 +44,20 @@ class RunningStatistics:
 
 
 RunningByLayer = Mapping[str, RunningStatistics]
+
+
+def write_running(running: RunningByLayer, folder: Path) -> None:
+    """Write the running statistics of all layers into a folder; ReportError if it cannot be written."""
+    FILE.write(
+        folder, {f"{part}/{name}": getattr(one, part) for name, one in running.items() for part in _PARTS}, {}
+    )
+
+
+def read_running(folder: Path) -> dict[str, RunningStatistics]:
+    """Read the running statistics in a folder, none if it has no such file; ReportError if it is damaged."""
+    return FILE.read(folder, _by_layer) if (folder / FILE.name).is_file() else {}
+
+
+def _by_layer(tensors: dict[str, Tensor], _: object) -> dict[str, RunningStatistics]:
+    names = [name.partition("/")[2] for name in tensors if name.startswith("mean/")]
+    return {name: RunningStatistics(*(tensors[f"{part}/{name}"] for part in _PARTS)) for name in names}
