@@ -21,6 +21,7 @@ __all__ = [
     "Stop",
     "SwapReport",
     "Swapping",
+    "Track",
     "Watcher",
     "WhyReport",
     "Window",
@@ -38,6 +39,7 @@ __all__ = [
     "register",
     "swap",
     "swapped",
+    "track",
     "watch",
     "why",
     "write_moments",
@@ -78,6 +80,8 @@ _HOMES = {
     "register": "normscope.norms.registry",
     "swap": "normscope.analyses.swap.analysis",
     "swapped": "normscope.analyses.swap.swapped",
+    "Track": "normscope.results.track",
+    "track": "normscope.analyses.training.track",
     "watch": "normscope.capture.watcher",
     "why": "normscope.analyses.why.analysis",
     "merge": "normscope.analyses.merge",
@@ -98,6 +102,7 @@ if TYPE_CHECKING:
     from normscope.analyses.swap.folding import fold
     from normscope.analyses.swap.options import Swapping
     from normscope.analyses.swap.swapped import swapped
+    from normscope.analyses.training.track import track
     from normscope.analyses.training.trainer_callback import NormCallback
     from normscope.analyses.why.analysis import why
     from normscope.capture.watcher import Watcher, watch
@@ -118,6 +123,7 @@ if TYPE_CHECKING:
     from normscope.results.layers import Outline
     from normscope.results.reading import read_report
     from normscope.results.swap import SwapReport
+    from normscope.results.track import Track
     from normscope.results.why import WhyReport
     from normscope.statistics.moments_file import write_moments
     from normscope.statistics.position_tables_file import write_tensors

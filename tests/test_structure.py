@@ -40,7 +40,9 @@ LIBRARIES: dict[str, set[str]] = {
         "models.device_map", "models.loading", "data.batching", "data.media_batches", "statistics", "norms",
         "capture", "engine", "analyses",
     },
-    "transformers": {"models.weight_checks", "models.loading", "data.batching"},
+    "transformers": {
+        "models.weight_checks", "models.loading", "data.batching", "analyses.training.trainer_callback",
+    },
     "huggingface_hub": {"data.hub_dataset", "models.load_errors", "models.loading", "models.location"},
     "accelerate": {"models.device_map"},
     "datasets": {"data.hub_dataset"},

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope._version import __version__
-from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, why
+from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, track, why
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
 from normscope.cli.help_sections import Sectioned, with_help_all
@@ -122,6 +122,7 @@ for module, summary in {
     swap: "Replace layers by BatchNorm and measure what breaks.",
     why: "Test an article's claims on a model and texts.",
     compare: "Show how far apart two reports are, or fail.",
+    track: "Show which layers moved in a training, or fail.",
     merge: "Make one report from the parts of a corpus.",
     report: "Make a page or a picture of saved results.",
     explain: "Explain the numbers of the reports.",

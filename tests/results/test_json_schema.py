@@ -65,6 +65,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "swap": reports.swap_report,
     "why": why,
     "compare": reports.comparison,
+    "track": reports.track,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),
 }
 

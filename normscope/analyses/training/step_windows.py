@@ -78,7 +78,7 @@ class StepWindows:
         due = step == 1 or step % self.options.every == 0
         self._step = self._new(model) if due else None
 
-    def measure_step(self) -> AbstractContextManager[object]:
+    def measure_step(self, _: nn.Module) -> AbstractContextManager[object]:
         """Return the context for a batch of the current step."""
         return nullcontext() if self._step is None else self._step
 

@@ -1,5 +1,7 @@
 """A callback for transformers' Trainer: norm statistics of every k-th step, in the loggers it reports to."""
 
+# ruff: noqa: ARG002 (the Trainer names the arguments of its events)
+
 import functools
 import os
 import sys
@@ -67,18 +69,18 @@ class NormCallback(TrainerCallback):
         checkpoint = _checkpoint(args, step) if step else None
         self._windows.begin(others["model"], step, checkpoint, is_main=state.is_world_process_zero)
 
-    def on_step_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **others: Any) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **others: Any) -> None:
         """Choose whether this step is measured."""
         self._windows.begin_step(others["model"], state.global_step + 1)
 
     def on_step_end(
-        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Log the step's numbers."""
         self._log(self._windows.end_step(state.global_step), control)
 
     def on_evaluate(
-        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Log the evaluation's numbers."""
         self._log(self._windows.end_evaluation(others["model"], state.global_step), control)
@@ -100,8 +102,9 @@ class NormCallback(TrainerCallback):
         self._trainer = weakref.ref(trainer)
         windows = self._windows
         # Events tell when a step begins, but none comes after an exception: only a context closes then.
-        trainer.training_step = _within(trainer.training_step, lambda _: windows.measure_step())  # type: ignore[method-assign]
-        trainer.prediction_step = _within(trainer.prediction_step, windows.measure_evaluation)  # type: ignore[method-assign]
+        contexts = {"training_step": windows.measure_step, "prediction_step": windows.measure_evaluation}
+        for name, context in contexts.items():
+            setattr(trainer, name, _within(getattr(trainer, name), context))
 
     def _log(self, numbers: dict[str, float], control: TrainerControl) -> None:
         trainer = self._trainer()

@@ -17,9 +17,24 @@ from normscope.results.glossary.outliers import OUTLIERS
 from normscope.results.glossary.plan import PLAN
 from normscope.results.glossary.run import RUN
 from normscope.results.glossary.swap import SWAP
+from normscope.results.glossary.training import TRAINING
 from normscope.results.glossary.views import VIEWS
 
-TOPICS = (RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, NOISE, FILLING, CLAIMS, SWAP, DRIFT, PLAN)
+TOPICS = (
+    RUN,
+    LAYER,
+    VIEWS,
+    COMPARISON,
+    EXPLAINED,
+    OUTLIERS,
+    NOISE,
+    FILLING,
+    CLAIMS,
+    SWAP,
+    DRIFT,
+    TRAINING,
+    PLAN,
+)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))

