@@ -12,6 +12,7 @@ __all__ = [
     "Comparison",
     "Drawing",
     "Fold",
+    "LightningNormCallback",
     "Loading",
     "NormCallback",
     "NormscopeError",
@@ -55,6 +56,7 @@ _HOMES = {
     "Comparison": "normscope.results.compare",
     "Drawing": "normscope.data.batch_sampling",
     "Fold": "normscope.analyses.swap.fold_file",
+    "LightningNormCallback": "normscope.analyses.training.lightning_callback",
     "Loading": "normscope.models.location",
     "NormCallback": "normscope.analyses.training.trainer_callback",
     "NormscopeError": "normscope.errors",
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from normscope.analyses.swap.folding import fold
     from normscope.analyses.swap.options import Swapping
     from normscope.analyses.swap.swapped import swapped
+    from normscope.analyses.training.lightning_callback import LightningNormCallback
     from normscope.analyses.training.track import track
     from normscope.analyses.training.trainer_callback import NormCallback
     from normscope.analyses.why.analysis import why

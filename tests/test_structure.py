@@ -45,6 +45,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "huggingface_hub": {"data.hub_dataset", "models.load_errors", "models.loading", "models.location"},
     "accelerate": {"models.device_map"},
+    "lightning": {"analyses.training.lightning_callback"},
     "datasets": {"data.hub_dataset"},
     "PIL": {"data.media_files"},
     "soundfile": {"data.media_files"},

@@ -48,16 +48,22 @@ RunningByLayer = Mapping[str, RunningStatistics]
 
 def write_running(running: RunningByLayer, folder: Path) -> None:
     """Write the running statistics of all layers into a folder; ReportError if it cannot be written."""
-    FILE.write(
-        folder, {f"{part}/{name}": getattr(one, part) for name, one in running.items() for part in _PARTS}, {}
-    )
+    FILE.write(folder, tensors_of(running), {})
 
 
 def read_running(folder: Path) -> dict[str, RunningStatistics]:
     """Read the running statistics in a folder, none if it has no such file; ReportError if it is damaged."""
-    return FILE.read(folder, _by_layer) if (folder / FILE.name).is_file() else {}
+    if not (folder / FILE.name).is_file():
+        return {}
+    return FILE.read(folder, lambda tensors, _: of_tensors(tensors))
 
 
-def _by_layer(tensors: dict[str, Tensor], _: object) -> dict[str, RunningStatistics]:
+def tensors_of(running: RunningByLayer) -> dict[str, Tensor]:
+    """Return the running statistics of all layers as named tensors."""
+    return {f"{part}/{name}": getattr(one, part) for name, one in running.items() for part in _PARTS}
+
+
+def of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, RunningStatistics]:
+    """Return the running statistics of all layers from what `tensors_of` returns."""
     names = [name.partition("/")[2] for name in tensors if name.startswith("mean/")]
     return {name: RunningStatistics(*(tensors[f"{part}/{name}"] for part in _PARTS)) for name in names}

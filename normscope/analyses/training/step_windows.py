@@ -16,7 +16,6 @@ from normscope.results.windows import append_window, keep_windows
 from normscope.statistics.running_statistics import (
     MOMENTUM,
     RunningStatistics,
-    read_running,
     write_running,
 )
 
@@ -53,16 +52,19 @@ class StepWindows:
     def __init__(self, options: WindowOptions) -> None:
         self.options = options
         self._recorder: Recorder | None = None
-        self._running: dict[str, RunningStatistics] = {}
+        self.running: dict[str, RunningStatistics] = {}
+        """BatchNorm's running statistics of each layer after the last measured step."""
         self._step: Window | None = None
         self._evaluation: Window | None = None
         self._evaluated = 0
 
-    def begin(self, model: nn.Module, step: int, checkpoint: Path | None, *, is_main: bool) -> None:
-        """Begin a training after `step` steps; if that is not 0, it continues from a checkpoint folder."""
+    def begin(
+        self, model: nn.Module, step: int, running: dict[str, RunningStatistics], *, is_main: bool
+    ) -> None:
+        """Begin a training after `step` steps with these running statistics, both of a checkpoint or none."""
         self._new(model)  # Refuses a model that cannot be measured before the first step.
-        self._running = read_running(checkpoint) if checkpoint else {}
         self._step = self._evaluation = None
+        self.running = running
         if self.options.save is not None and is_main:
             keep_windows(self.options.save, step)
 
@@ -71,7 +73,7 @@ class StepWindows:
         if self._recorder is None or not self._recorder.is_of(model):
             self._recorder = Recorder(model, self.options.layers, self.options.exclude)
         self._recorder = self._recorder.renewed()
-        return Window(self._recorder, self._running, self.options.momentum)
+        return Window(self._recorder, self.running, self.options.momentum)
 
     def begin_step(self, model: nn.Module, step: int) -> None:
         """Choose whether the step with this number, from 1, is measured: the first, and every k-th."""
@@ -88,7 +90,7 @@ class StepWindows:
         if window is None or not window.gather():
             return {}
         numbers = self._read(window, step, "train")
-        self._running = window.running()
+        self.running = window.running()
         return numbers
 
     def measure_evaluation(self, model: nn.Module) -> AbstractContextManager[object]:
@@ -113,8 +115,8 @@ class StepWindows:
 
     def save(self, checkpoint: Path) -> None:
         """Save the running statistics into the folder of a checkpoint, if it exists."""
-        if self._running and checkpoint.is_dir():
-            write_running(self._running, checkpoint)
+        if self.running and checkpoint.is_dir():
+            write_running(self.running, checkpoint)
 
     def _read(self, window: Window, step: int, split: str) -> dict[str, float]:
         options = self.options

@@ -38,13 +38,12 @@ def track(path: str | os.PathLike[str]) -> Track:
         raise ReportError(f"{quoted(path)} has no window; expected one or more; train for more steps")
     split = "train" if "train" in courses else "eval"
     steps = sorted(set(chain.from_iterable(course.steps for course in courses[split].values())))
-    layers = {name: course.track(steps) for name, course in courses[split].items()}
-    ordered = sorted(layers.values(), key=bn_distance, reverse=True)
+    tracks = [course.track(steps) for course in courses[split].values()]
     return Track(
         __version__,
         split,
         np.array(steps, dtype=np.int64),
-        {layer.name: layer for layer in ordered},
+        {layer.name: layer for layer in sorted(tracks, key=bn_distance, reverse=True)},
         tuple(_warnings(steps, courses[split])),
         provenance_now(),
     )

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from normscope.analyses.training.step_windows import StepWindows, WindowOptions
 from normscope.errors import UsageError
-from normscope.statistics.running_statistics import MOMENTUM
+from normscope.statistics.running_statistics import MOMENTUM, read_running
 
 
 class NormCallback(TrainerCallback):
@@ -66,8 +66,8 @@ class NormCallback(TrainerCallback):
         """Begin, or continue after a checkpoint."""
         self._attach()
         step = state.global_step
-        checkpoint = _checkpoint(args, step) if step else None
-        self._windows.begin(others["model"], step, checkpoint, is_main=state.is_world_process_zero)
+        running = read_running(_checkpoint(args, step)) if step else {}
+        self._windows.begin(others["model"], step, running, is_main=state.is_world_process_zero)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **others: Any) -> None:
         """Choose whether this step is measured."""

@@ -150,9 +150,7 @@ def test_another_file_is_refused_in_one_line(file: Path, text: str, message: str
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ReportError, match=r"cannot read .*missing.jsonl'.*; expected the file of"
-    ):
+    with pytest.raises(ReportError, match=r"cannot read .*missing.jsonl'.*; expected the file of"):
         normscope.track(tmp_path / "missing.jsonl")
 
 
