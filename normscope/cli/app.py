@@ -111,7 +111,7 @@ def normscope(
       use it in a pipe    normscope inspect gpt2 --json | jq '.layers[0].token'
       fold norms away     normscope swap gpt2 --kind frozen --fold --save DIR
       publish a page      normscope report inspect.json -o page.html
-      watch a training    in Python: with normscope.watch(model) as watcher: ...
+      watch a training    in Python: callbacks=[normscope.NormCallback(every=100)]
     """
 
 
