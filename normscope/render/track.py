@@ -5,7 +5,7 @@ from statistics import median
 
 import numpy as np
 
-from normscope.escaping import counted, grouped
+from normscope.escaping import counted, grouped, printable
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import UNICODE, Glyphs
 from normscope.render.grid import Column, Grid, Section
@@ -80,7 +80,7 @@ def _step(step: int | None) -> str:
 
 
 def _notes(track: Track) -> list[str]:
-    moved = sorted((x.moved_at, x.name) for x in track.layers.values() if x.moved_at is not None)
+    moved = {layer.name: layer.moved_at for layer in track.layers.values() if layer.moved_at is not None}
     lines = [
         "moved by: the last window from the first, as in normscope compare.",
         "at step: the first whose distance is over twice the median of neighbours:",
@@ -88,7 +88,10 @@ def _notes(track: Track) -> list[str]:
     ]
     if not moved:
         return [*lines, "No layer moved by more than the noise of batches."]
-    return [*lines, f"First to move: {moved[0][1]}, at step {grouped(moved[0][0] or 0)}."]
+    step = min(moved.values())
+    first = [printable(name) for name, at in moved.items() if at == step]
+    more = f" and {len(first) - 1} more" if len(first) > 1 else ""
+    return [*lines, f"First to move: {first[0]}{more}, at step {grouped(step)}."]
 
 
 def _medians(track: Track, screen: Screen) -> Grid:
