@@ -1,7 +1,9 @@
 """Trains a small GPT-2 with transformers' Trainer, with LayerNorm and with BatchNorm, and watches its norms.
 
 The data are the bytes of Python's documentation, in blocks of equal length without padding: the easiest case
-for BatchNorm. NormCallback hands batch noise and agreement with BatchNorm to the Trainer's loggers.
+for BatchNorm. NormCallback hands two numbers to the Trainer's loggers: the gap between a batch's means and the
+running ones, which is batch noise and, while the model still moves, that movement; and the agreement of each
+layer with BatchNorm. In training BatchNorm also sees later tokens, so its loss is not that of a language model.
 
 Run: python examples/train_gpt2.py [--quick] [--picture training.png] [--folder runs]     (three minutes)
 """
@@ -25,7 +27,7 @@ BLOCK, BATCH = 64, 16
 # The curves of the picture, by the names that are logged.
 CURVES = {
     "loss": "loss of the training step",
-    "norms/bn_gap_mean/median": "batch noise: gap from the running mean",
+    "norms/bn_gap_mean/median": "gap of batch from running means",
     "norms/bn_agreement/median": "agreement of the layer with BN",
 }
 
@@ -80,7 +82,7 @@ def train(norm: str, folder: Path, steps: int) -> Iterator[Mapping[str, Any]]:
         dataloader_pin_memory=False,
     )
     callback = normscope.NormCallback(every, per_layer=False, save=folder / f"{norm}.jsonl")
-    trainer = Trainer(model_with(norm), arguments, train_dataset=blocks(), callbacks=[callback])  # type: ignore[arg-type]
+    trainer = Trainer(model_with(norm), arguments, train_dataset=blocks(), callbacks=[callback])
     trainer.train()
     for entry in trainer.state.log_history:
         for name in CURVES.keys() & entry.keys():

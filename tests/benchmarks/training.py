@@ -23,7 +23,7 @@ def minilm() -> list[float]:
 def bert_base() -> list[float]:
     _, tokenizer = models.demo()
     torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig()).train()  # type: ignore[no-untyped-call]
+    model = transformers.BertModel(transformers.BertConfig()).train()
     return ratios(model, batches(tokenizer, texts=16, size=16)[0])
 
 

@@ -262,7 +262,7 @@ def comparison() -> Comparison:
 
 
 def track() -> Track:
-    """MiniLM in five windows: one layer jumps at step 30, the others have small noise alone."""
+    """MiniLM in five windows: two layers jump at step 30, the others have small noise alone."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "norms.jsonl"
         write_windows(path, MINILM)
@@ -270,11 +270,11 @@ def track() -> Track:
 
 
 def write_windows(path: Path, names: Sequence[str]) -> None:
-    """Write five windows of such layers, of which the third one jumps at step 30."""
+    """Write five windows of such layers, of which the third and the fourth jump at step 30."""
     whole = report(layer(name, i) for i, name in enumerate(names))
     for step in (1, 10, 20, 30, 40):
         layers = {
-            name: _shifted(each, step, 1.0 if each.index == 2 and step >= 30 else 0.0)
+            name: _shifted(each, step, 1.0 if each.index in (2, 3) and step >= 30 else 0.0)
             for name, each in whole.layers.items()
         }
         gaps = {} if step == 1 else dict.fromkeys(layers, (0.1, 0.05))

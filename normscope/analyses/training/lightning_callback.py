@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from normscope.analyses.training.step_windows import StepWindows, WindowOptions
+from normscope.errors import install
 from normscope.statistics.running_statistics import MOMENTUM, RunningStatistics, of_tensors, tensors_of
+
+try:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+except ImportError as error:
+    raise ImportError(f"LightningNormCallback needs the package lightning; {install('lightning')}") from error
 
 
 class LightningNormCallback(Callback):

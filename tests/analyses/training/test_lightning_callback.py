@@ -1,6 +1,8 @@
 """LightningNormCallback in real runs of Lightning's Trainer."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,10 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     fit(tmp_path, Model(), callback, logger=logger)
     file = events.EventAccumulator(logger.log_dir).Reload()
     assert [event.step for event in file.Scalars("norms/input_rms/median")] == [1, 3, 6]
+
+
+def test_a_missing_package_is_said_in_one_line() -> None:
+    code = "import sys; sys.modules['lightning'] = None; import normscope; normscope.LightningNormCallback"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: LightningNormCallback needs the package lightning; run pip install")
