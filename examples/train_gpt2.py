@@ -1,9 +1,10 @@
 """Trains a small GPT-2 with transformers' Trainer, with LayerNorm and with BatchNorm, and watches its norms.
 
-The data are the bytes of Python's documentation, in blocks of equal length without padding: the easiest case
-for BatchNorm. NormCallback hands two numbers to the Trainer's loggers: the gap between a batch's means and the
-running ones, which is batch noise and, while the model still moves, that movement; and the agreement of each
-layer with BatchNorm. In training BatchNorm also sees later tokens, so its loss is not that of a language model.
+The data are the bytes of Python's documentation, in blocks of equal length without padding: the easiest
+case for BatchNorm. NormCallback hands two numbers to the Trainer's loggers: the gap between a batch's means
+and the running ones, which is batch noise and, while the model still moves, that movement; and the agreement
+of each layer with BatchNorm. In training BatchNorm also sees later tokens, so that its loss is not that of a
+language model.
 
 Run: python examples/train_gpt2.py [--quick] [--picture training.png] [--folder runs]     (three minutes)
 """
