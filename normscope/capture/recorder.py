@@ -75,7 +75,7 @@ class Recorder:
         self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
         self.tally = Tally()
-        self._scopes = Scopes(words=bool(words))
+        self._scopes = Scopes()
         self.scope_notes = self._scopes.notes
         """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory
@@ -136,16 +136,12 @@ class Recorder:
         """
         return attributes(self, mask=mask, decoder_mask=decoder_mask, _skip=skip, _probing=probe)
 
-    def name_words(self) -> None:
-        """Attach the token ids to the masks of the next forwards."""
-        self._scopes.words = True
-
     def renewed(self) -> "Recorder":
         """Return a recorder of the same layers, settled as these are, that has measured nothing yet."""
         self._require_closed()
         new = copy(self)
         new.layers = [layer.renewed() for layer in self.layers]
-        new.tally, new._scopes, new._turn = Tally(), Scopes(words=self._scopes.words), Turn()
+        new.tally, new._scopes, new._turn = Tally(), Scopes(), Turn()
         new.scope_notes, new._scopes.bins = new._scopes.notes, self.tables.bins
         new._hooks, new._searching, new._has_run = ExitStack(), ExitStack(), False
         return new

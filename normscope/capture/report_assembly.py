@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from normscope._version import __version__
 from normscope.capture.layer_calls import LayerCalls
-from normscope.capture.layer_summary import layer_report, notes_on, pooling_notes
+from normscope.capture.layer_summary import headroom_notes, layer_report, notes_on, pooling_notes
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
@@ -41,7 +41,7 @@ def assemble(
                 carried.layers[name] = capture.state.copy(share=last)
             warnings += [f"{name}: {note}" for note in notes_on(reports[name], capture.state)]
         warnings += layer.notes()
-    warnings += pooling_notes(reports.values())
+    warnings += [*pooling_notes(reports.values()), *headroom_notes(reports.values())]
     recurring = outlier_features(reports.values())
     run = replace(run, position_bins=bins)
     return Report(

@@ -43,13 +43,12 @@ class UserMasks(NamedTuple):
 
 
 class Scopes:
-    """The open scopes, outermost first. With `words`, their masks carry the token ids.
+    """The open scopes, outermost first; their masks carry the token ids.
 
     Late positions of their tokens share `bins`, if these are set.
     """
 
-    def __init__(self, words: bool = False) -> None:
-        self.words = words
+    def __init__(self) -> None:
         self.bins: Bins | None = None
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
@@ -240,9 +239,8 @@ class Scopes:
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
         texts = packed_texts(arguments, real) if real.shape == shape else None
         token_mask = replace(_token_mask(real, shape, user_mask, strict=strict), texts=texts, bins=self.bins)
-        if self.words:
-            same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
-            token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
+        same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
+        token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
         # The rows of a spectrogram count as tokens; convolutions reduce their number.
         frames = None if media is None or bool(token_mask.valid.all()) else Frames(token_mask.valid)
         source = real if mask is None else mask

@@ -128,6 +128,7 @@ def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | 
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
         *([Curve("LN variance sd", spread, log=True)] if spread is not None else []),
+        *([] if stats.far is None else [Curve("2x off", stats.far)]),
         Curve("BN variance", stats.variance, log=True),
     ]
     notes = [reword("LN: average and sd of the tokens' own. BN: over all texts and features there.", medium)]

@@ -49,10 +49,12 @@ class PositionStats(Record):
 
     `count` is the number of samples that reach the position. `mean` and `variance` pool samples and
     features there, as BatchNorm does with the position as its channel. `token_mean` and `token_variance`
-    average each token's own mean and variance, as LayerNorm takes them; `token_variance_std` is the
-    standard deviation of these variances, None in reports of earlier versions. If late positions share
-    bins, each array element is a bin: `first` is its first position, and `count` the number of tokens in
-    it. `first` is None if there are no bins.
+    average each token's own mean and variance, as LayerNorm takes them. Of these variances,
+    `token_variance_std` is the standard deviation, `token_variance_min` and `token_variance_max` are the
+    minimum and maximum, and `far` is the share over twice or under half of BN's one variance for the layer
+    (`global_`); each is None in reports of earlier versions. If late positions share bins, each array
+    element is a bin: `first` is its first position, and `count` the number of tokens in it. `first` is None
+    if there are no bins.
     """
 
     count: Counts
@@ -62,6 +64,9 @@ class PositionStats(Record):
     token_variance: Floats
     first: Counts | None = None
     token_variance_std: Floats | None = None
+    token_variance_min: Floats | None = None
+    token_variance_max: Floats | None = None
+    far: Floats | None = None
 
     @property
     def numbers(self) -> Counts:
@@ -188,6 +193,32 @@ class Outliers(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class Extreme(Record):
+    """The largest |value| and its place: feature, position in the text, token id; None if unknown."""
+
+    value: float
+    feature: int | None
+    position: int | None
+    token: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Extremes(Record):
+    """The largest values of a layer's input and of its output, None if the output is unknown.
+
+    `feature` (D,) is the maximum of |x_d| of the input. `headroom` is 65504, the largest finite float16,
+    over the larger of both values, and `headroom_bits` its logarithm to base 2: the powers of two that are
+    left before an overflow.
+    """
+
+    input: Extreme
+    output: Extreme | None
+    feature: Floats
+    headroom: float
+    headroom_bits: float
+
+
+@dataclass(frozen=True, eq=False)
 class OutlierFeature(Record):
     """One feature of the layers with `width` features that is an outlier in several of them.
 
@@ -240,6 +271,7 @@ class LayerReport(Record, Shown):
     outliers: Outliers | None = None
     mean_share: float = math.nan
     mean_share_energy: float = math.nan
+    extremes: Extremes | None = None
 
     def __repr__(self) -> str:
         counts = counted(self.features, "feature"), counted(self.count, "token")

@@ -80,6 +80,8 @@ class LayerState:
         pending.add(batch.sums)
         if self.moments is not None and batch.outliers is not None:
             self.moments.outliers.add(batch.outliers)
+        if self.moments is not None and batch.inputs is not None:
+            self.moments.extremes.add(batch.inputs, batch.outputs)
         if batch.errors is not None:
             self.precision = batch.errors.precision
             self._errors.add(batch.errors.gap, batch.errors.norm, torch.tensor(batch.errors.elements))

@@ -109,6 +109,15 @@ def mean_share_energy(moments: Accumulator) -> float:
     return ratio(removed, removed + variance.mean)
 
 
+# The largest finite float16.
+_FLOAT16_MAX = 65504.0
+
+
+def headroom(largest: float) -> float:
+    """Return how many times the largest |value| fits below float16's maximum, 65504; NaN if it is 0."""
+    return _FLOAT16_MAX / largest if largest else math.nan
+
+
 def sd_ratio(by_feature: Moments) -> float:
     """Return the maximum over the median of the standard deviations of the features of x, 1 or more.
 

@@ -71,6 +71,7 @@ class PendingSums:
 
     def _fold_tokens(self, tokens: Tensor, positions: Tensor) -> None:
         self._moments.by_position.merge(Moments.by_group(tokens, Labels.of(positions)))
+        self._moments.variances.add(tokens[:, 1], positions)
         self._moments.token.add(tokens[:, 0], tokens[:, 1])
         self._moments.mean_share.merge(mean_shares(*tokens.T))
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,8 +283,11 @@ def test_the_spread_at_a_position_is_shown_where_it_is_known() -> None:
     mean, spread, one = (
         layer.position.token_variance[0], layer.position.token_variance_std[0], layer.position.variance[0],
     )  # fmt: skip
-    np.testing.assert_allclose(numbers[-3:], [mean, spread, one], rtol=6e-3)
-    old = replace(layer, position=replace(layer.position, token_variance_std=None))
+    assert layer.position.far is not None
+    np.testing.assert_allclose(numbers[-4:], [mean, spread, 100 * layer.position.far[0], one], rtol=6e-3)
+    unknown = dict.fromkeys(("std", "min", "max"))
+    parts: dict[str, Any] = {f"token_variance_{name}": value for name, value in unknown.items()}
+    old = replace(layer, position=replace(layer.position, **parts, far=None))
     before = render_report(reports.report([old]), detailed=True)
     assert "spread" not in before
     assert "spread" in text

@@ -163,13 +163,14 @@ def test_members_are_the_documented_ones_in_order() -> None:
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
         "agreement affine_fit explained first_position stored_gap call calls_per_forward "
-        "outliers"
+        "outliers mean_share mean_share_energy extremes"
     )
     assert " ".join(layer["outliers"]) == "llm_int8 massive affine_outliers sd_ratio"
     assert " ".join(data["outlier_features"][0]) == "feature width layers share"
     assert list(layer["token"]) == ["mean", "variance"]
     assert list(layer["token"]["mean"]) == ["count", "mean", "std", "min", "max"]
     members = ["count", "mean", "variance", "token_mean", "token_variance", "first", "token_variance_std"]
+    members += ["token_variance_min", "token_variance_max", "far"]
     assert list(layer["position"]) == members
     assert layer["explained"]["position"].keys() == {"eta2", "epsilon2"}
     assert [layer["name"] for layer in data["layers"]] == reports.MINILM

@@ -16,26 +16,32 @@ from torch import nn
 
 import normscope
 from normscope import Batching, Report
+from normscope.capture.recorder import Recorder
 from normscope.results.tidy import csv_lines
 from normscope.statistics.moments_file import write_moments
 from tests.support import models
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def t5() -> Any:
     """Return a small random T5, whose norms are RMSNorms."""
     torch.manual_seed(0)
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-    return transformers.T5Model(
-        transformers.T5Config(vocab_size=100, decoder_start_token_id=0, **sizes)
-    ).eval()
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    model: Any = transformers.T5Model(transformers.T5Config(vocab_size=100, **sizes))
+    return model.eval()
 
 
 def vit() -> Any:
     """Return a small random ViT."""
     torch.manual_seed(0)
-    return transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **SIZES)).eval()
+    model: Any = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **SIZES))
+    return model.eval()
 
 
 def ids(**more: Any) -> dict[str, Any]:
@@ -72,12 +78,13 @@ def test_both_shares_are_those_of_two_passes_in_float64(name: str) -> None:
     def keep(name: str) -> Any:
         return lambda _, args: seen.update({name: args[0].double().numpy()})
 
-    with normscope.watch(model) as watcher:
-        for capture in watcher.captures:
+    recorder = Recorder(model)
+    with recorder:
+        for capture in recorder.captures:
             capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
         with torch.no_grad():
             model(**batch)
-    report = watcher.report()
+    report = recorder.report()
     assert set(report.layers) == set(seen)
     for layer in report.layers.values():
         mean, energy = shares(seen[layer.name].reshape(-1, layer.features))
@@ -94,7 +101,8 @@ class _Only(nn.Module):
         self.norm = nn.LayerNorm(4)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.norm(inputs)
+        outputs: torch.Tensor = self.norm(inputs)
+        return outputs
 
 
 def watched(*tokens: list[float]) -> Any:

@@ -69,6 +69,8 @@ def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = Non
             "token_mean": _each(positions, lambda rows: x[rows].mean(1).mean()),
             "token_variance": _each(positions, lambda rows: x[rows].var(1).mean()),
             "token_variance_std": _each(positions, lambda rows: x[rows].var(1).std()),
+            "token_variance_min": _each(positions, lambda rows: x[rows].var(1).min()),
+            "token_variance_max": _each(positions, lambda rows: x[rows].var(1).max()),
         },
         "sequence": _pair([x[rows].mean() for rows in samples], [x[rows].var() for rows in samples]),
         "instance": _pair(
@@ -89,6 +91,7 @@ def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = Non
         "explained": {"position": _effect(x, filled), "sequence": _effect(x, samples)},
         "first_position": _first(x, at),
         **_mean_shares(x),
+        "extremes": {"input": {"value": np.abs(x).max()}, "feature": np.abs(x).max(0)},
         "outliers": {
             "massive": _massive(tokens, samples),
             "sd_ratio": x.std(0).max() / np.median(x.std(0)),

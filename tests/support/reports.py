@@ -27,6 +27,8 @@ from normscope.results.inspect import (
     EffectSize,
     Explained,
     ExplainedByToken,
+    Extreme,
+    Extremes,
     FeatureOutput,
     FeatureStats,
     FirstPosition,
@@ -113,6 +115,9 @@ def layer(
             0.01 * np.sin(t),
             token_variance,
             token_variance_std=token_variance * (0.2 + 0.1 * np.sin(t)),
+            token_variance_min=token_variance * 0.4,
+            token_variance_max=token_variance * 1.7,
+            far=0.5 + 0.5 * np.sin(t),
         ),
         sequence=GroupStats(_summary(0.0, scale / 9), _summary(scale, scale / 8)),
         instance=GroupStats(_summary(0.0, scale / 3), _summary(scale, scale / 2)),
@@ -130,8 +135,19 @@ def layer(
         explained=Explained(EffectSize(0.2, 0.15 - 0.013 * index), EffectSize(0.3, 0.05 + 0.02 * index)),
         first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
         outliers=_outliers([], sd_ratio=6.0 + index),
+        extremes=_extremes(scale, len(d)),
+        mean_share=0.02 / (index + 1),
+        mean_share_energy=0.03 / (index + 1),
     )
     return replace(measured, **changes)  # type: ignore[arg-type]
+
+
+def _extremes(scale: float, features: int) -> Extremes:
+    largest = 20 * scale**0.5
+    sizes = largest / (1 + np.arange(features, dtype=np.float64))
+    return Extremes(
+        Extreme(largest, 0, 0, 101), Extreme(30.0, 1, 2, 102), sizes, 65504 / max(largest, 30), 10.0
+    )
 
 
 def standing_out(index: int) -> Outliers:
@@ -154,9 +170,10 @@ def _outliers(large: list[int], *, massive: int = 0, sd_ratio: float) -> Outlier
 def uncalled(name: str, index: int = 0) -> LayerReport:
     """A layer that the model has and the run did not reach."""
     parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
-    rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers")
+    rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers", "extremes")
     nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
-    return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
+    nothing |= dict.fromkeys(("own_error", "mean_share", "mean_share_energy"), NAN)
+    return layer(name, index, calls=0, count=0, **nothing)
 
 
 def report(

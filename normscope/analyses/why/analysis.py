@@ -163,7 +163,6 @@ def _material(
 
 def _run(session: Session, inputs: Inputs, choices: _Choices, kept: KeptTokens) -> Report:
     recorder = Recorder(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
-    recorder.name_words()
     batches = session.batches(inputs, choices.batching)
     return session.measure(recorder, batches, RunContext(sample=kept))
 

@@ -134,9 +134,10 @@ def profile(part: PagePart, report: Report) -> Figure | None:
             "position": "position",
             **{name: f"variance, {name}" for name in names},
             "sd": spread,
+            "far": "tokens over 2x off BN's one",
             "texts": "texts",
         },
-        ["position.token_variance", "position.token_variance_std", "position.variance"],
+        ["position.token_variance", "position.token_variance_std", "position.far", "position.variance"],
         [
             f"{who} is the tokens' average; the band around it is 1 sd of the tokens' own variances, "
             "cut where it would reach 0."
@@ -236,12 +237,14 @@ def _position_slice(layer: LayerReport | None, who: str) -> Slice | None:
         spread = stats.token_variance_std[reached]
     curves = [value for values in (average, variance, [per_feature]) for value in values if value > 0]
     floor = min(curves, default=1.0) / 2  # a log axis has no room for 0
+    far = np.full(len(average), math.nan) if stats.far is None else stats.far[reached]
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,
         who: positive(average),
         _BN[0]: positive(variance),
         _BN[1]: positive([per_feature] * len(numbers)),
         "sd": rounded(spread),
+        "far": rounded(far),
         "low": positive(np.maximum(average - spread, floor)),
         "high": positive(average + spread),
         "texts": stats.count[reached].tolist(),

@@ -13,7 +13,7 @@ from normscope.results.glossary.compare import DRIFT
 from normscope.results.glossary.entry import Entry
 from normscope.results.glossary.explained_variance import EXPLAINED
 from normscope.results.glossary.layer import LAYER
-from normscope.results.glossary.outliers import OUTLIERS
+from normscope.results.glossary.outliers import EXTREMES, OUTLIERS
 from normscope.results.glossary.plan import PLAN
 from normscope.results.glossary.run import RUN
 from normscope.results.glossary.swap import SWAP
@@ -21,20 +21,9 @@ from normscope.results.glossary.training import TRAINING
 from normscope.results.glossary.views import VIEWS
 
 TOPICS = (
-    RUN,
-    LAYER,
-    VIEWS,
-    COMPARISON,
-    EXPLAINED,
-    OUTLIERS,
-    NOISE,
-    FILLING,
-    CLAIMS,
-    SWAP,
-    DRIFT,
-    TRAINING,
-    PLAN,
-)
+    RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, EXTREMES, NOISE, FILLING, CLAIMS, SWAP, DRIFT,
+    TRAINING, PLAN,
+)  # fmt: skip
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
