@@ -34,6 +34,10 @@ class WindowMoments:
         everything = cells(self.moments, "global").x
         return math.sqrt(float(everything.mean.square() + everything.variance()))
 
+    def largest_input(self) -> float:
+        """Return the largest |x| of the layer's input."""
+        return float(self.moments.extremes.input.value)
+
     def bn_gap(self) -> tuple[float, float]:
         """Return how far this window's statistics are from the running ones: of means, and of deviations.
 
@@ -52,6 +56,7 @@ METRICS: Mapping[str, Callable[[WindowMoments], float]] = {
     "bn_gap_mean": lambda window: window.bn_gap()[0],
     "bn_gap_variance": lambda window: window.bn_gap()[1],
     "input_rms": WindowMoments.input_rms,
+    "largest_input": WindowMoments.largest_input,
 }
 
 

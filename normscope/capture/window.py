@@ -44,7 +44,8 @@ class Window:
         - bn_gap_mean, bn_gap_variance: how far the window's mean and standard deviation per feature are from
           BatchNorm's running ones over the windows before, relative to the running standard deviations
           (Training Inference Discrepancy, arXiv 2210.05153); undefined in the first window;
-        - input_rms: the root mean square of the layer's input.
+        - input_rms: the root mean square of the layer's input;
+        - largest_input: the largest |x| of the layer's input.
 
         Raises UsageError for another metric.
         """

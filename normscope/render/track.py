@@ -25,6 +25,7 @@ CURVES: dict[str, Callable[[OverSteps], Floats]] = {
     "BN gap, mean": lambda over: over.bn_gap_mean,
     "BN gap, sd": lambda over: over.bn_gap_variance,
     "input rms": lambda over: over.input_rms,
+    "largest |input|": lambda over: over.largest_input,
 }
 
 

@@ -25,6 +25,7 @@ class OverSteps(Record):
     bn_gap_mean: Floats
     bn_gap_variance: Floats
     input_rms: Floats
+    largest_input: Floats
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

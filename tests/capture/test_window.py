@@ -82,6 +82,7 @@ def reference(windows: list[Any], eps: float, centred: bool) -> dict[str, float]
         "ln_variance": x.var(1).mean(),
         "bn_agreement": (y * z).sum() / np.sqrt((y**2).sum() * (z**2).sum()),
         "input_rms": np.sqrt((x**2).mean()),
+        "largest_input": np.abs(x).max(),
     }
     if len(windows) > 1:
         scale = np.linalg.norm(np.sqrt(variance))

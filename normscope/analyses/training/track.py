@@ -76,14 +76,14 @@ class _Course:
         scalars = _scalars(layer)
         self.numbers[line.step] = (
             *(drift.bn_drift.mean, drift.bn_drift.variance, scalars["ln_variance"], scalars["bn_agreement"]),
-            *(line.bn_gap.mean, line.bn_gap.variance, scalars["input_rms"]),
+            *(line.bn_gap.mean, line.bn_gap.variance, scalars["input_rms"], scalars["largest_input"]),
         )
         self.last = layer
 
     def track(self, steps: list[int]) -> LayerTrack:
         assert self.first is not None  # A course without a window has no steps.
         assert self.last is not None
-        unknown = (math.nan,) * 7
+        unknown = (math.nan,) * 8
         arrays = np.array([self.numbers.get(step, unknown) for step in steps]).T
         drift = layer_drift(self.first, self.last)
         return LayerTrack(**vars(drift), over_steps=OverSteps(*arrays), moved_at=self._moved_at())
@@ -102,6 +102,7 @@ def _scalars(layer: LayerReport) -> dict[str, float]:
         "ln_variance": layer.token.variance.mean if layer.token else math.nan,
         "bn_agreement": layer.agreement["feature"] if layer.agreement else math.nan,
         "input_rms": math.sqrt(everything.mean**2 + everything.variance) if everything else math.nan,
+        "largest_input": layer.extremes.input.value if layer.extremes else math.nan,
     }
 
 

@@ -119,5 +119,14 @@ TRAINING = Topic(
             reading="At a norm that reads the residual stream, the size of that stream.",
             see_also=("over_steps.ln_variance",),
         ),
+        _entry(
+            name="over_steps.largest_input",
+            title="largest value of the input, over steps",
+            definition="The largest |x| of the layer's input in each window.",
+            formula="largest_input[w] = max over V and d of |x|",
+            range="0 or more; " + _NULL,
+            reading="extremes.input of a window has its feature, position and token.",
+            see_also=("extremes.input", "over_steps.input_rms"),
+        ),
     ),
 )

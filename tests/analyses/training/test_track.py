@@ -88,7 +88,14 @@ def test_the_scalars_of_a_real_run_are_those_that_were_logged(tmp_path: Path, fi
     track, logs = normscope.track(file), norm_logs(one)
     assert track.steps.tolist() == list(logs)
     for name, layer in track.layers.items():
-        for metric in ("ln_variance", "bn_agreement", "bn_gap_mean", "bn_gap_variance", "input_rms"):
+        for metric in (
+            "ln_variance",
+            "bn_agreement",
+            "bn_gap_mean",
+            "bn_gap_variance",
+            "input_rms",
+            "largest_input",
+        ):
             want = [numbers.get(f"norms/{metric}/{name}", np.nan) for numbers in logs.values()]
             np.testing.assert_allclose(getattr(layer.over_steps, metric), want, rtol=1e-9)
 
@@ -124,7 +131,7 @@ def test_the_page_has_a_curve_for_each_number(tmp_path: Path, file: Path) -> Non
     done = CliRunner().invoke(app, ["track", str(file), "-o", str(tmp_path / "track.html"), "-q"])
     assert done.exit_code == 0, done.stderr
     page = (tmp_path / "track.html").read_text()
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
