@@ -34,6 +34,7 @@ NOT_RUN = {
     f"python3 -m venv .venv && .venv/bin/{TORCH}": "network",
     "normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg": "network",
     "normscope inspect openai/whisper-tiny --audio speech.wav": "network",
+    'normscope layers gpt2 --format mappings --layer "*.[01].*"': "network",
     f'{CLIP} "a cat" "a dog" --image cat.png --image dog.png': "network",
     "torchrun --nproc-per-node 2 -m normscope inspect demo -f corpus.txt --json -o report.json": "torchrun",
     RESUMED: "interrupted by hand",

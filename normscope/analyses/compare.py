@@ -27,7 +27,7 @@ METRICS: dict[str, Callable[[LayerDrift], float]] = {
     )
 }  # fmt: skip
 # Fields of the run that must be equal for the numbers to be comparable.
-_SAME = ("special_tokens", "max_length")
+_SAME = ("special_tokens", "max_length", "selection")
 
 
 def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[str]) -> Comparison:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from normscope.analyses.depth import depth_profiles
 from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batching
 from normscope.data.media_files import FilePath, Inputs
@@ -98,6 +100,7 @@ def inspect(
     context = RunContext(saver, stop or Stop(), shard=shard)
     batches = session.batches(inputs, batching)
     report = session.measure(recorder, batches, context, moments=moments)
+    report = replace(report, depth=depth_profiles(session.loaded.model, report.layers))
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)
     return report

@@ -4,7 +4,7 @@ import math
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from normscope._version import __version__
 from normscope.capture.recorder import Recorder
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches, Batching
 from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
+from normscope.engine.massive_tokens import MassiveTokens
 from normscope.engine.runner import Runner
 from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded
@@ -46,8 +48,10 @@ def dry_run(
     )
     session = Session(loaded)
     with session.watching(recorder):
-        sample = _sample(session, recorder, iter(texts), batching)
-        timed, seconds = _time_batch(sample, recorder, session.forward, batching)
+        # Massive tokens are looked for in the timed batch alone: they are too few to change an estimate.
+        sample = _sample(session, recorder, iter(texts), replace(batching, drop_massive=False))
+        massive = MassiveTokens(session.forward, loaded.tokenizer) if batching.drop_massive else None
+        timed, seconds = _time_batch(sample, recorder, session.forward, massive)
     tables = recorder.tables
     slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
@@ -98,14 +102,15 @@ def _sample(session: Session, recorder: Recorder, texts: Iterator[str], batching
 
 
 def _time_batch(
-    sample: _Sample, recorder: Recorder, forward: Forward, batching: Batching
+    sample: _Sample, recorder: Recorder, forward: Forward, massive: MassiveTokens | None
 ) -> tuple[Batch, float]:
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
-    runner = Runner(recorder, forward, batching, None)
+    runner = Runner(recorder, forward, None)
     batch = sample.batches[len(sample.batches) // 2]
-    runner.run(batch.part(slice(0, 1)))
+    screen = massive.screen if massive is not None else lambda batch: batch
+    runner.run(screen(batch.part(slice(0, 1))))
     begun = time.perf_counter()
-    runner.run(batch)
+    runner.run(screen(batch))
     if forward.device.type == "cuda":
         torch.cuda.synchronize(forward.device)
     return batch, time.perf_counter() - begun

@@ -23,6 +23,7 @@ from normscope.capture.observers import TokenIdentity
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
+from normscope.capture.token_rules import rules_of, token_selection
 from normscope.capture.token_scopes import Mask, Scopes, UserMasks
 from normscope.capture.watched_model import describe, require_content, require_model, require_number
 from normscope.data.max_length import length_limit
@@ -51,6 +52,8 @@ class Recorder:
         per_call: bool = False,
         words: bool | int = False,
         table_memory: int = MEMORY,
+        exclude_tokens: Sequence[int] = (),
+        skip_first: int = 0,
     ) -> None:
         require_model(model)
         require_number("words", words, "True, or how many token ids to keep: 1 or more", minimum=0)
@@ -74,8 +77,9 @@ class Recorder:
         scratch = Scratch()  # One for all layers, because only one layer is measured at a time.
         self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""
-        self.tally = Tally()
-        self._scopes = Scopes()
+        selection = token_selection(model, exclude_tokens, skip_first)
+        self.tally = Tally(selection)
+        self._scopes = Scopes(rules=rules_of(selection))
         self.scope_notes = self._scopes.notes
         """Notes on tokens and masks that could not be read, each note once."""
         self._table_memory = table_memory

@@ -6,6 +6,7 @@ from dataclasses import replace
 from normscope._version import __version__
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_summary import headroom_notes, layer_report, notes_on, pooling_notes
+from normscope.data.corpus import notes_on_left_out
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
@@ -31,7 +32,7 @@ def assemble(
     """
     reports: dict[str, LayerReport] = {}
     bins = _first_positions(tables, run)
-    warnings = [*notes, *_note_on_bins(tables, bins)]
+    warnings = [*notes, *notes_on_left_out(run), *_note_on_bins(tables, bins)]
     for layer in layers:
         for name, call, capture in layer.named():
             capture.state.flush()

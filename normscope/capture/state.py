@@ -16,6 +16,7 @@ from normscope.results.json_codec import NOT_IN_JSON, from_plain
 from normscope.statistics.layer_state import LayerState, load_state_dicts, state_dicts
 
 COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
+_LEFT_OUT = "left_out."
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class RecorderState:
         )
         tensors = state_dicts((capture.state for capture in recorder.captures), copy=copy)
         counts = {name: getattr(recorder.tally, name) for name in COUNTS}
+        counts |= {f"{_LEFT_OUT}{rule}": count for rule, count in recorder.tally.left_out.items()}
         return cls(counts, tuple(recorder.scope_notes), layers, tensors)
 
     def give(self, recorder: Recorder, *, copy: bool = False) -> None:
@@ -105,10 +107,9 @@ class RecorderState:
         if [state.name for state in self.layers] != ours:
             raise ReportError("the layers in it are not those that are measured now")
         for name in COUNTS:
-            count = from_plain(int, self.counts.get(name), f"counts.{name}")
-            if count < 0:
-                raise ReportError(f"counts.{name} is {count}; expected 0 or more")
-            setattr(recorder.tally, name, count)
+            setattr(recorder.tally, name, self._count(name))
+        for rule in recorder.tally.left_out:
+            recorder.tally.left_out[rule] = self._count(f"{_LEFT_OUT}{rule}")
         recorder.scope_notes.update(dict.fromkeys(self.notes))
         for layer, state in zip(recorder.layers, self.layers, strict=True):
             if len(state.captures) > (max(1, state.per_forward) if layer.per_call else 1):
@@ -122,3 +123,9 @@ class RecorderState:
         for capture, own, measured in zip(recorder.captures, saved, states, strict=True):
             own.norm.give(capture.norm)
             capture.state = measured
+
+    def _count(self, name: str) -> int:
+        count = from_plain(int, self.counts.get(name), f"counts.{name}")
+        if count < 0:
+            raise ReportError(f"counts.{name} is {count}; expected 0 or more")
+        return count

@@ -19,6 +19,8 @@ def watch(
     per_call: bool = False,
     words: bool | int = False,
     table_memory: int = MEMORY,
+    exclude_tokens: Sequence[int] = (),
+    skip_first: int = 0,
 ) -> "Watcher":
     """Measure the normalization layers of any module, in whatever forward passes you run.
 
@@ -31,6 +33,9 @@ def watch(
     through the convolutions of an audio model. For a decoder it is read from its own mask, or from
     labels of -100 at the end of a text. For a model without a mask, or to leave out more tokens, set
     `watcher.mask`, for tokens or a layer's rows. Packed texts are separated where `position_ids` go back.
+
+    Tokens whose id is in `exclude_tokens`, and the `skip_first` first real tokens of each text, do not
+    count either; they keep their positions. The ids are those of the forward's own `input_ids`.
 
     `layers` and `exclude` are globs on layer names. All calls of a layer in one forward are pooled by
     default. With `per_call` each call is reported separately, as "name#1", "name#2". The context may
@@ -48,10 +53,19 @@ def watch(
     with its own names. Compiled parts run as written, uncompiled, while the context is open. Each process
     measures its own part of the data. FSDP is not supported: its weights are not whole where hooks run.
 
-    Raises UsageError when a glob matches no layer, for models that take no hooks, and when the table
-    memory is too small for any bins.
+    Raises UsageError when a glob matches no layer, for models that take no hooks, when the table memory is
+    too small for any bins, and for a token id outside of the vocabulary.
     """
-    return Watcher(model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory)
+    return Watcher(
+        model,
+        layers,
+        exclude,
+        per_call=per_call,
+        words=words,
+        table_memory=table_memory,
+        exclude_tokens=exclude_tokens,
+        skip_first=skip_first,
+    )
 
 
 class Watcher:
@@ -66,9 +80,18 @@ class Watcher:
         per_call: bool = False,
         words: bool | int = False,
         table_memory: int = MEMORY,
+        exclude_tokens: Sequence[int] = (),
+        skip_first: int = 0,
     ) -> None:
         self._recorder = Recorder(
-            model, layers, exclude, per_call=per_call, words=words, table_memory=table_memory
+            model,
+            layers,
+            exclude,
+            per_call=per_call,
+            words=words,
+            table_memory=table_memory,
+            exclude_tokens=exclude_tokens,
+            skip_first=skip_first,
         )
         self._window: Window | None = None
 

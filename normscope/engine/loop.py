@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from normscope.capture.counters import Tally
 from normscope.capture.recorder import Recorder
 from normscope.capture.text_sample import TextSample
-from normscope.data.batching import Batch, Batches
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches
 from normscope.data.corpus import Position, no_text, notes_on_texts
 from normscope.data.media_batches import MediaBatches
 from normscope.data.shards import Shard
@@ -16,7 +17,7 @@ from normscope.engine.progress import Clock
 from normscope.engine.runner import Runner
 from normscope.engine.stop import Stop
 from normscope.errors import TextError
-from normscope.results.common import RunInfo
+from normscope.results.common import LeftOut, RunInfo, TokenSelection
 
 _INTERRUPTED = "the run was interrupted: the numbers cover the texts until then"
 
@@ -51,7 +52,7 @@ class Loop:
             self.clock.earlier = saved.seconds
             batches.resume(saved.position)
         self._sample_inputs()
-        runner = Runner(self.recorder, self.forward, batches.batching, self.context.sample)
+        runner = Runner(self.recorder, self.forward, self.context.sample)
         position = self._run_batches(runner, batches, Position() if saved is None else saved.position)
         run = run_info(self.recorder.tally, batches)
         if self.context.stop.asked:
@@ -98,6 +99,7 @@ class Loop:
             for batch in self.context.stop.until_asked(batches):
                 _resize(batches, batch, runner.run(batch), runner)
                 tally.unknown += batches.unknown_in(batch)
+                tally.leave_out(batch.left_out)
                 self.context.few.add(batch)
                 position = batches.position()
                 done += len(batch.sources)
@@ -128,7 +130,7 @@ class Loop:
             return []
         if self.context.shard is not None:
             return [f"shard {self.context.shard} holds no text: there are fewer texts than shards"]
-        raise no_text(run.skipped_texts)
+        raise no_text(run.skipped_texts, selected=run.selection is not None)
 
 
 def _resize(batches: Batches, batch: Batch, largest: int, runner: Runner) -> None:
@@ -141,6 +143,12 @@ def _resize(batches: Batches, batch: Batch, largest: int, runner: Runner) -> Non
 
 def run_info(tally: Tally, batches: Batches) -> RunInfo:
     """Return the counts and options of a run over these batches of texts."""
+    options = batches.batching
+    excluded, first, massive = batches.excluded, options.skip_first, options.drop_massive
+    selection = None
+    if excluded or first or massive or options.chat_template:
+        roles = tuple(options.roles)
+        selection = TokenSelection(excluded, first, massive, options.chat_template, roles)
     return replace(
         tally.run_info(),
         texts=batches.texts,
@@ -153,4 +161,6 @@ def run_info(tally: Tally, batches: Batches) -> RunInfo:
         order=batches.batching.order,
         unknown_tokens=tally.unknown,
         repeated_texts=batches.repeated,
+        selection=selection,
+        left_out=LeftOut(**tally.left_out) if selection or any(tally.left_out.values()) else None,
     )

@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from normscope.capture.recorder import Recorder
 from normscope.capture.state import RecorderState
 from normscope.capture.text_sample import TextSample
-from normscope.data.batching import Batch, Batching
+from normscope.data.batch import Batch
 from normscope.engine.batch_splitting import BatchSplitter, cut
-from normscope.engine.forward import Forward, shifted
+from normscope.engine.forward import Forward
 from normscope.errors import CountingError, OutOfMemoryError
 
 # A GPU has room for larger batches while at most this share of its memory was ever in use.
@@ -21,10 +20,8 @@ _ROOM = 0.4
 class Runner:
     """Runs batches of texts under a recorder; `notes` says whether memory did not hold one."""
 
-    def __init__(
-        self, recorder: Recorder, forward: Forward, batching: Batching, sample: TextSample | None
-    ) -> None:
-        self._recorder, self._forward, self._batching, self._sample = recorder, forward, batching, sample
+    def __init__(self, recorder: Recorder, forward: Forward, sample: TextSample | None) -> None:
+        self._recorder, self._forward, self._sample = recorder, forward, sample
         self._device = forward.device
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
@@ -96,7 +93,7 @@ class Runner:
         if self._sample is not None:
             self._sample.select(batch.sources)
         try:
-            with self._recorder.batch(batch.valid, decoder_valid(batch, self._batching), counted):
+            with self._recorder.batch(batch.valid, batch.decoder_valid, counted):
                 self._forward(batch.inputs)
             return batch.mask.numel()
         except OutOfMemoryError:
@@ -119,9 +116,3 @@ def fullness(device: torch.device) -> float:
         return 1.0
     _, total = torch.cuda.mem_get_info(device)
     return torch.cuda.max_memory_reserved(device) / total
-
-
-def decoder_valid(batch: Batch, batching: Batching) -> Tensor:
-    """Return which tokens (B, T) of the shifted text count: its start token is a special one."""
-    first = int(batching.special_tokens == "include")
-    return (shifted(batch.valid.int(), first) != 0) & batch.mask

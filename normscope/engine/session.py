@@ -15,8 +15,9 @@ from normscope.data.batching import Batches, Batching
 from normscope.data.max_length import length_limit
 from normscope.data.media_batches import MediaBatches
 from normscope.data.media_files import Inputs
-from normscope.engine.forward import Forward, evaluating
+from normscope.engine.forward import Forward, evaluating, probe_inputs, start_token
 from normscope.engine.loop import Loop, RunContext
+from normscope.engine.massive_tokens import MassiveTokens
 from normscope.engine.progress import Clock
 from normscope.engine.provenance import provenance_of
 from normscope.errors import RunError, UsageError
@@ -30,9 +31,6 @@ from normscope.results.inspect import Report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# The numbers of texts and tokens of the probe, which are unlikely to equal any size inside a model.
-_PROBE = (3, 11)
 
 
 class Session:
@@ -139,13 +137,10 @@ class Session:
         A probe runs: a batch whose sizes are all different. Texts run one by one if padding cannot be masked
         in the model, or not be recognised at a layer.
         """
-        tokenizer: Any = self.loaded.tokenizer
-        token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
-        ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)
         reason = None
         # If the model fails on the texts too, the run explains it.
         with suppress(RunError), recorder.batch(probe=True):
-            self.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            self.forward(probe_inputs(self.loaded.tokenizer))
             if names := [capture.norm.name for capture in recorder.captures if capture.unaligned]:
                 reason = f"{names[0]} and {len(names) - 1} more do not see one row a token"
             elif not self.forward.takes_mask:
@@ -160,7 +155,16 @@ def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, ke
     """Return the batches of texts, cut to the model's maximum length; the options are those of `Batches`."""
     tokenizer: Any = loaded.tokenizer
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
+    forward = Forward(loaded.model)
+    return Batches(
+        texts,
+        tokenizer,
+        batching,
+        max_length=limit,
+        keep=keep,
+        start=start_token(loaded.model) if forward.decodes else None,
+        screen=MassiveTokens(forward, tokenizer).screen if batching.drop_massive else None,
+    )
 
 
 def _require_numbers(recorder: Recorder) -> None:

@@ -165,8 +165,8 @@ def _position_notes(
 def _feature_notes(output: FeatureOutput, rows: int, glyphs: Glyphs) -> list[str]:
     deviations = np.sort(np.sqrt(output.variance[np.isfinite(output.variance)]))
     notes = [
-        f"The {rows} of {grouped(len(output.mean))} features that end up furthest from BN's mean 0 "
-        "and variance 1. distance = mean^2 + (sd - 1)^2."
+        f"The {rows} of {grouped(len(output.mean))} features furthest from BN's mean 0 and variance 1.",
+        "distance = mean^2 + (sd - 1)^2.",
     ]
     if len(deviations):
         low, high = short(deviations[0], 2), short(deviations[-1], 2)

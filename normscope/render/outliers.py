@@ -1,4 +1,4 @@
-"""Tables of outliers: features that recur across layers, and the outliers of feature layer."""
+"""Tables of outliers: features that recur across layers, and the outliers of each layer."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
 
 
 _NOTES = [
-    "6 or more in size in the output, in at least 6% of the tokens, in a quarter of the layers or more.",
+    "An output of 6 or more in size, in 6% of the tokens and a quarter of the layers.",
     "tokens: the largest share of tokens in one of these layers.",
     "sd ratio: the sd of the layer's input there over that of the median feature.",
     "stands out: in how many of these layers it is over 3 sd from the others.",

@@ -17,6 +17,7 @@ from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
+from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import NOT_IN_JSON
 from normscope.results.provenance import Provenance
 
@@ -297,9 +298,10 @@ class Report(Result, Shown, Tabular):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `pooled` has the tokens of a run over one to five
-    texts, else it is None. `moments` is a
-    `normscope.statistics.layer_state.RunMoments`, which `normscope.merge` needs; it is None unless
-    requested, and is part neither of the JSON nor of a comparison.
+    texts, else it is None. `depth` has the residual stream along each stack of blocks; it is None if the
+    model was not at hand, as in `watch`. `moments` is a `normscope.statistics.layer_state.RunMoments`,
+    which `normscope.merge` needs; it is None unless requested, and is part neither of the JSON nor of a
+    comparison.
     """
 
     SCHEMA = "normscope.report/1"
@@ -314,6 +316,7 @@ class Report(Result, Shown, Tabular):
     moments: Any = field(default=None, metadata=NOT_IN_JSON)
     pooled: Pooled | None = None
     provenance: Provenance | None = None
+    depth: tuple[DepthProfile, ...] | None = None
 
     def __repr__(self) -> str:
         run = self.run

@@ -72,7 +72,9 @@ def test_row_scales_are_those_of_the_formula() -> None:
         for x, mask in batches():
             model(x, attention_mask=mask)
     rows = torch.cat([x[mask.bool()] for x, mask in batches()])
+    first = torch.cat([torch.arange(4).expand(2, 4)[mask.bool()] == 0 for _, mask in batches()])
     scales = (rows.var(1, unbiased=False) + model.norm.eps).rsqrt()
     assert capture.state.scales is not None
-    torch.testing.assert_close(capture.state.scales.mean[0, 0], scales.mean(), rtol=1e-12, atol=0)
-    assert float(capture.state.scales.count) == len(rows)
+    expected = torch.stack([scales[first].mean(), scales[~first].mean()])
+    torch.testing.assert_close(capture.state.scales.mean[:, 0], expected, rtol=1e-12, atol=0)
+    assert capture.state.scales.count[:, 0].tolist() == [int(first.sum()), int((~first).sum())]

@@ -87,6 +87,7 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
 
 LENGTH = 2  # of all arrays
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
     int: st.integers(-(2**80), 2**80),
     float: st.floats(allow_infinity=False, allow_nan=False) | st.just(math.nan),
     str: st.text(max_size=8),
@@ -150,13 +151,16 @@ def test_a_report_shows_itself_in_a_line() -> None:
 
 def test_members_are_the_documented_ones_in_order() -> None:
     data = reports.minilm().to_dict()
-    assert " ".join(data) == "schema normscope model run layers warnings outlier_features pooled provenance"
+    assert (
+        " ".join(data)
+        == "schema normscope model run layers warnings outlier_features pooled provenance depth"
+    )
     assert data["schema"] == "normscope.report/1"
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (
         "texts tokens skipped_texts truncated_texts positions max_length "
         "special_tokens batch_size batches order padding_share seconds medium position_bins batch_tokens "
-        "unknown_tokens repeated_texts"
+        "unknown_tokens repeated_texts selection left_out"
     )
     layer = data["layers"][0]
     assert " ".join(layer) == (

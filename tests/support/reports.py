@@ -21,6 +21,7 @@ from normscope.results.batches import (
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison
+from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
     AffineOutliers,
@@ -44,6 +45,7 @@ from normscope.results.inspect import (
 from normscope.results.swap import (
     Baseline,
     CalibrationInfo,
+    DerfFit,
     Effect,
     Estimate,
     FoldedLayer,
@@ -186,6 +188,26 @@ def report(
     return Report("0.1.0", model, run, by_name, tuple(warnings), outlier_features(by_name.values()))
 
 
+def profiled() -> Report:
+    """The report of `minilm` with the residual stream along its encoder."""
+    report = minilm()
+    stack = "encoder.layer"
+    points = tuple(
+        DepthPoint(
+            each.name,
+            (i - 1) // 2,
+            ResidualSize(0.5 * i, NAN if i < 3 else i / (i - 2)),
+            each.mean_share,
+            2.5 + i,
+            {"feature": 0.9},
+        )
+        for i, each in enumerate(report.layers.values())
+        if each.name.startswith(stack)
+    )
+    profile = DepthProfile(stack, 6, ResidualTotal(12.0), points[3].name, points, ("1 norm left out, x: y",))
+    return replace(report, depth=(profile,))
+
+
 def minilm() -> Report:
     """Thirteen LayerNorms, as in all-MiniLM-L6-v2."""
     return report(
@@ -322,17 +344,18 @@ def swap_report(
     cumulative: bool = True,
     broken: bool = False,
     fold: bool = False,
+    fits: bool = False,
 ) -> SwapReport:
     """What replacing such layers does; with `broken` the first layer's replacement gives no numbers.
 
-    With `fold` every third layer is folded.
+    With `fold` every third layer is folded; with `fits` erf is fitted to each.
     """
     base = report([layer(name, i) for i, name in enumerate(names)], id=id)
     damages = [0.9 / (1 + (5 * i) % 13) ** 1.5 for i in range(len(names))]
     if broken:
         damages[0] = NAN
     layers = {
-        name: LayerSwap(name, i, "layernorm", 48, _effect(damage, head))
+        name: LayerSwap(name, i, "layernorm", 48, _effect(damage, head), derf_fit=_fit(i) if fits else None)
         for i, (name, damage) in enumerate(zip(names, damages, strict=True))
     }
     order = sorted(layers.values(), key=lambda swapped: swapped.effect.damage)
@@ -341,7 +364,7 @@ def swap_report(
         "0.1.0",
         base.model,
         base.run,
-        "batchnorm",
+        "derf" if fits else "batchnorm",
         0,
         CalibrationInfo(64, 1600, False),
         Baseline(head, 1472 if head else 0, _estimate(3.2) if head else None, 24.5 if head else NAN),
@@ -351,6 +374,11 @@ def swap_report(
         ("a note",),
         _fold(names, head) if fold else None,
     )
+
+
+def _fit(index: int) -> DerfFit:
+    r2, line = 0.99 - 0.01 * index, 0.97 - 0.02 * index
+    return DerfFit(0.4 / (1 + index), r2, line, 0.003 * index, 0.01 * index - 0.03)
 
 
 def _fold(names: Sequence[str], head: str | None) -> FoldInfo:

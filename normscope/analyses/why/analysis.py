@@ -108,7 +108,7 @@ def why(
         vision = image_moments(beside, images, table_memory=table_memory, seed=seed, **options)
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts))
+    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts, chat=batching.chat_template))
     report = _run(session, recorded, choices, kept)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
@@ -144,7 +144,7 @@ def _material(
     known = [each.name for each in layers]
     pool = [kept.texts[source] for source in kept.sources]
     texts = nulls.spaced(pool)
-    shuffled = nulls.shuffled(texts, pool, choices.seed)
+    shuffled = nulls.shuffled(texts, pool, choices.seed, chat=choices.batching.chat_template)
     few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts, shuffled))
     scales, without, notes = _scales(loaded, few, few_shuffled, choices)
     noise, without_images = _image_noise(vision, len(kept.sources))
@@ -227,7 +227,7 @@ def _scales(
 
     try:
         scales = {"scales": effects(loaded, texts), "shuffled_scales": effects(loaded, shuffled)}
-    except (RunError, UsageError) as error:  # Such as a model that returns no hidden states.
+    except (RunError, TextError, UsageError) as error:  # Such as a model that returns no hidden states.
         return {}, {"4": str(error)}, []
     copy = nulls.untrained(loaded, choices.seed)
     if isinstance(copy, str):

@@ -82,6 +82,8 @@ VIEWS = Topic(
             "place of LayerNorm changes its scale little. Of a random direction it is 1 / D.",
             source=GUPTA,
             see_also=("mean_share_energy", "token.mean", "token.variance"),
+            columns=("mean share",),
+            brief="share of a token's square that its mean carries; LayerNorm removes it, RMSNorm does not",
         ),
         _entry(
             name="mean_share_energy",
