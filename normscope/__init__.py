@@ -12,7 +12,9 @@ __all__ = [
     "Comparison",
     "Drawing",
     "Fold",
+    "LightningNormCallback",
     "Loading",
+    "NormCallback",
     "NormscopeError",
     "Outline",
     "Report",
@@ -20,8 +22,10 @@ __all__ = [
     "Stop",
     "SwapReport",
     "Swapping",
+    "Track",
     "Watcher",
     "WhyReport",
+    "Window",
     "batch_noise",
     "calibrate",
     "compare",
@@ -36,6 +40,7 @@ __all__ = [
     "register",
     "swap",
     "swapped",
+    "track",
     "watch",
     "why",
     "write_moments",
@@ -51,7 +56,9 @@ _HOMES = {
     "Comparison": "normscope.results.compare",
     "Drawing": "normscope.data.batch_sampling",
     "Fold": "normscope.analyses.swap.fold_file",
+    "LightningNormCallback": "normscope.analyses.training.lightning_callback",
     "Loading": "normscope.models.location",
+    "NormCallback": "normscope.analyses.training.trainer_callback",
     "NormscopeError": "normscope.errors",
     "Outline": "normscope.results.layers",
     "Report": "normscope.results.inspect",
@@ -61,6 +68,7 @@ _HOMES = {
     "Swapping": "normscope.analyses.swap.options",
     "Watcher": "normscope.capture.watcher",
     "WhyReport": "normscope.results.why",
+    "Window": "normscope.capture.window",
     "batch_noise": "normscope.analyses.batches",
     "calibrate": "normscope.analyses.swap.calibration",
     "compare": "normscope.analyses.compare",
@@ -74,6 +82,8 @@ _HOMES = {
     "register": "normscope.norms.registry",
     "swap": "normscope.analyses.swap.analysis",
     "swapped": "normscope.analyses.swap.swapped",
+    "Track": "normscope.results.track",
+    "track": "normscope.analyses.training.track",
     "watch": "normscope.capture.watcher",
     "why": "normscope.analyses.why.analysis",
     "merge": "normscope.analyses.merge",
@@ -94,8 +104,12 @@ if TYPE_CHECKING:
     from normscope.analyses.swap.folding import fold
     from normscope.analyses.swap.options import Swapping
     from normscope.analyses.swap.swapped import swapped
+    from normscope.analyses.training.lightning_callback import LightningNormCallback
+    from normscope.analyses.training.track import track
+    from normscope.analyses.training.trainer_callback import NormCallback
     from normscope.analyses.why.analysis import why
     from normscope.capture.watcher import Watcher, watch
+    from normscope.capture.window import Window
     from normscope.data.batch_sampling import Drawing
     from normscope.data.batching import Batching
     from normscope.data.shards import Shard
@@ -112,6 +126,7 @@ if TYPE_CHECKING:
     from normscope.results.layers import Outline
     from normscope.results.reading import read_report
     from normscope.results.swap import SwapReport
+    from normscope.results.track import Track
     from normscope.results.why import WhyReport
     from normscope.statistics.moments_file import write_moments
     from normscope.statistics.position_tables_file import write_tensors

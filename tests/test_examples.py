@@ -17,6 +17,7 @@ import torch
 import transformers
 from PIL import Image
 
+import normscope
 from normscope.analyses.why.vision import image_moments
 from normscope.results.inspect import Report
 from normscope.results.tidy import csv_lines, json_lines
@@ -36,6 +37,26 @@ def test_special_tokens(tmp_path: Path) -> None:
     assert len(shares) == 13
     included, excluded = shares["encoder.layer.0.output.LayerNorm"]
     assert included > 50 > excluded
+
+
+def test_train_gpt2(tmp_path: Path) -> None:
+    picture, folder = tmp_path / "training.png", tmp_path / "runs"
+    command = [sys.executable, str(EXAMPLES / "train_gpt2.py"), "--quick"]
+    command += ["--picture", str(picture), "--folder", str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    last = {norm: re.findall(rf"^{norm}: .*", done, re.M)[0] for norm in ("LayerNorm", "BatchNorm")}
+    assert Image.open(picture).width > 600
+    assert normscope.track(folder / "LayerNorm.jsonl").steps.tolist() == [*range(1, 21)]
+    # In training, BatchNorm is what BatchNorm would give.
+    agreement = {norm: float(line.rpartition(" ")[2]) for norm, line in last.items()}
+    assert agreement["BatchNorm"] == pytest.approx(1, abs=1e-3)
+    assert agreement["LayerNorm"] < 0.999
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for norm in last:
+        (file,) = (folder / norm).rglob("events.out.*")
+        points = events.EventAccumulator(str(file)).Reload().Scalars("train/norms/bn_gap_mean/median")
+        assert [point.step for point in points] == [*range(2, 21)]
+        assert all(0 < point.value < 10 for point in points)
 
 
 ARTICLE = ("what_bn_pools", "variable_length", "mlp_rnn_transformer", "cnn_vs_nlp", "freeze_layernorm")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+import normscope
 from normscope.norms.detection import find
 from tests.support import models, reports
 from tests.support.command import ended
@@ -115,6 +116,9 @@ def shorten(folder: Path) -> None:
         corpus.write_text("\n".join(long[:2] + lines[:: len(lines) // 12]), encoding="utf-8")
 
 
+GPT2 = [*(f"transformer.h.{i}.ln_{n}" for i in range(4) for n in (1, 2)), "transformer.ln_f"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like a clone, in which corpus.txt and some reports have been made."""
@@ -123,6 +127,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shorten(tmp_path)
     for name in ("inspect.json", "before.json", "after.json"):
         reports.minilm().to_json(tmp_path / name)
+    reports.write_windows(tmp_path / "norms.jsonl", GPT2)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -184,6 +189,7 @@ def test_python_runs(name: str, folder: Path) -> None:
     if name == "training.md":
         assert sorted(names["reports"]) == [0, 10, 20]
         assert len(names["moved"].layers) == 5
+        assert normscope.track("norms.jsonl").steps.tolist() == [1, 4, 8, 12]
         assert len(find(names["MyNorm"]())) == 1  # recognised after `register`
     if name == "swap-and-fold.md":
         assert len(names["fold"].layers) >= 4

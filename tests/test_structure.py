@@ -40,9 +40,12 @@ LIBRARIES: dict[str, set[str]] = {
         "models.device_map", "models.loading", "data.batch", "data.media_batches", "data.token_selection",
         "statistics", "norms", "capture", "engine", "analyses",
     },
-    "transformers": {"models.weight_checks", "models.loading", "data.batching"},
+    "transformers": {
+        "models.weight_checks", "models.loading", "data.batching", "analyses.training.trainer_callback",
+    },
     "huggingface_hub": {"data.hub_dataset", "models.load_errors", "models.loading", "models.location"},
     "accelerate": {"models.device_map"},
+    "lightning": {"analyses.training.lightning_callback"},
     "datasets": {"data.hub_dataset"},
     "PIL": {"data.media_files"},
     "soundfile": {"data.media_files"},

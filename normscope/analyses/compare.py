@@ -16,6 +16,7 @@ from normscope.results.compare import Compared, Comparison, Drift, LayerDrift
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
 from normscope.results.reading import read_report
+from normscope.results.track import Track
 
 # The metrics that a bound can test: one number per layer, by its path in the JSON.
 METRICS: dict[str, Callable[[LayerDrift], float]] = {
@@ -47,12 +48,12 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     """
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))
-    drifts = [_layer(a.layers[name], b.layers[other]) for name, other in pairs]
+    drifts = [layer_drift(a.layers[name], b.layers[other]) for name, other in pairs]
     matched_a, matched_b = ({pair[side] for pair in pairs} for side in (0, 1))
     return Comparison(
         __version__,
         (Compared(a.model, a.run), Compared(b.model, b.run)),
-        {layer.name: layer for layer in sorted(drifts, key=_distance, reverse=True)},
+        {layer.name: layer for layer in sorted(drifts, key=bn_distance, reverse=True)},
         tuple(name for name in a.layers if name not in matched_a),
         tuple(name for name in b.layers if name not in matched_b),
         tuple(_warnings(a, b, pairs)),
@@ -60,7 +61,7 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     )
 
 
-def _distance(layer: LayerDrift) -> float:
+def bn_distance(layer: LayerDrift) -> float:
     """Return how far a layer moved: the larger of its two BN drifts, -1 if neither is known."""
     drifts = (layer.bn_drift.mean, layer.bn_drift.variance)
     return max((value for value in drifts if value >= 0), default=-1.0)
@@ -73,7 +74,8 @@ def _pairs(a: list[str], b: list[str]) -> Iterator[tuple[str, str]]:
     yield from zip((n for n in a if n not in names), (n for n in b if n not in names), strict=False)
 
 
-def _layer(a: LayerReport, b: LayerReport) -> LayerDrift:
+def layer_drift(a: LayerReport, b: LayerReport) -> LayerDrift:
+    """Return how far a layer in one report is from its counterpart in another; see `compare`."""
     before, after = (x.agreement.get("feature", math.nan) if x.agreement else math.nan for x in (a, b))
     explained = [x.explained.position.epsilon2 if x.explained else math.nan for x in (a, b)]
     return LayerDrift(
@@ -157,7 +159,7 @@ class Bound:
             )
         return cls(metric, bound)
 
-    def crossed(self, comparison: Comparison) -> list[str]:
+    def crossed(self, comparison: Comparison | Track) -> list[str]:
         """Return a line for each layer above the bound, the largest value first.
 
         Raises ReportError when no layer has the metric, since nothing was tested then.
@@ -171,8 +173,9 @@ class Bound:
         above = sorted((n for n in numbers if numbers[n] > self.bound), key=lambda n: -numbers[n])
         return [f"{printable(n)}: {self.metric} {numbers[n]:.4g} is above {self.bound:.4g}" for n in above]
 
-    def untested(self, comparison: Comparison) -> list[str]:
+    def untested(self, comparison: Comparison | Track) -> list[str]:
         """Return the names of the layers without the metric, and of those without a counterpart."""
         read = METRICS[self.metric]
         unknown = [name for name, layer in comparison.layers.items() if math.isnan(read(layer))]
-        return [*unknown, *comparison.only_a, *comparison.only_b]
+        alone = () if isinstance(comparison, Track) else (*comparison.only_a, *comparison.only_b)
+        return [*unknown, *alone]

@@ -52,6 +52,13 @@ class Tally:
         for rule, count in counts.items():
             self.left_out[rule] += count
 
+    def merge(self, new: "Tally") -> None:
+        """Add the counts of another part of the same forwards; their time is that of the longest part."""
+        for name in ("batches", "samples", "tokens", "real", "slots", "unknown"):
+            setattr(self, name, getattr(self, name) + getattr(new, name))
+        self.positions = max(self.positions, new.positions)
+        self.seconds = max(self.seconds, new.seconds)
+
     def run_info(self) -> RunInfo:
         """Return the counts as the description of a run whose batches the user made."""
         return RunInfo(

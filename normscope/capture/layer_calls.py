@@ -37,6 +37,14 @@ class LayerCalls:
         self.per_call = per_call
         self._observers, self._scratch = observers, scratch
 
+    def renewed(self) -> "LayerCalls":
+        """Return the same layer, settled as it is, with nothing measured yet."""
+        new = LayerCalls(self.norm, self._observers, self._scratch, per_call=self.per_call)
+        new.captures = [LayerCapture(old.norm, old.observers, self._scratch) for old in self.captures]
+        for capture, old in zip(new.captures, self.captures, strict=True):
+            capture.state.known_layout = old.state.known_layout
+        return new
+
     def start(self) -> None:
         """Begin a forward: the next call is its first."""
         self.calls = 0

@@ -7,6 +7,7 @@ context ends, also after an exception.
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from normscope.norms.module_tree import is_spread, named_modules, uncompiled, un
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import Report
 from normscope.statistics.buffers import Scratch
-from normscope.statistics.layer_state import RunMoments, maximum_counts
+from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
 from normscope.statistics.position_bins import MEMORY, TablePlan, plan_tables
 from normscope.statistics.token_identity import TokenRoom
 
@@ -105,6 +106,10 @@ class Recorder:
             raise UsageError("the watched model was deleted; expected one in use; watch a new one")
         return model
 
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether it records this model, with or without wrappers."""
+        return self._reference() is unwrapped(model)
+
     @property
     def captures(self) -> list[LayerCapture]:
         """The captures of all layers, in order; one for each call if calls are reported separately."""
@@ -135,12 +140,35 @@ class Recorder:
         """
         return attributes(self, mask=mask, decoder_mask=decoder_mask, _skip=skip, _probing=probe)
 
+    def renewed(self) -> "Recorder":
+        """Return a recorder of the same layers, settled as these are, that has measured nothing yet."""
+        self._require_closed()
+        new = copy(self)
+        new.layers = [layer.renewed() for layer in self.layers]
+        new.tally, new._scopes, new._turn = Tally(), Scopes(), Turn()
+        new.scope_notes, new._scopes.bins = new._scopes.notes, self.tables.bins
+        new._hooks, new._searching, new._has_run = ExitStack(), ExitStack(), False
+        return new
+
+    def merge(self, tally: Tally, states: Sequence[Sequence[LayerState]]) -> None:
+        """Add what another recorder of the same layers has measured: the states of each layer's captures."""
+        self.tally.merge(tally)
+        for layer, new in zip(self.layers, states, strict=True):
+            layer.resize(max(len(new), len(layer.captures)))
+            for capture, state in zip(layer.captures, new, strict=False):
+                # The other's state is on the CPU.
+                capture.state = capture.state.copy()
+                capture.state.merge(state)
+
+    def _require_closed(self) -> None:
+        if self._open:
+            raise UsageError("this watcher is already open; leave its context before entering it again")
+
     def __enter__(self) -> "Recorder":
         self._model = self.model
         if any(parameter.is_meta for parameter in self.model.parameters()) and not is_spread(self.model):
             raise UsageError("the model is on the meta device, without weights; load it onto a real device")
-        if self._open:
-            raise UsageError("this watcher is already open; leave its context before entering it again")
+        self._require_closed()
         self._hooks.enter_context(uncompiled())
         self._open = True
         self.tally.start()

@@ -11,11 +11,24 @@ from normscope.results.inspect import Report
 def require_model(model: object) -> None:
     """Raise UsageError if `model` is not a module; the message sends a model name to `inspect`."""
     if isinstance(model, nn.Module):
+        _require_whole(model)
         return
     todo = "give it the model itself"
     if isinstance(model, str):
         todo = f"give it the model itself, or the name to normscope.inspect({model[:80]!r})"
     raise UsageError(f"watch got a {type(model).__name__}; expected a torch.nn.Module; {todo}")
+
+
+def _require_whole(model: nn.Module) -> None:
+    """Raise UsageError if FSDP or DeepSpeed ZeRO-3 has sharded the weights, which hooks then see in part."""
+    classes = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    fsdp = not classes.isdisjoint(("FullyShardedDataParallel", "FSDPModule"))
+    if fsdp or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        name = "FSDP" if fsdp else "DeepSpeed ZeRO-3"
+        raise UsageError(
+            f"the model's weights are sharded by {name}; expected whole ones; use DistributedDataParallel, "
+            "or ZeRO-2"
+        )
 
 
 def require_number(name: str, value: object, expected: str, minimum: int | None = None) -> None:

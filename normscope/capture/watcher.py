@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normscope.capture.recorder import Recorder
+from normscope.capture.window import Window
 from normscope.results.inspect import Report
 from normscope.statistics.position_bins import MEMORY
+from normscope.statistics.running_statistics import MOMENTUM
 
 
 def watch(
@@ -91,6 +93,7 @@ class Watcher:
             exclude_tokens=exclude_tokens,
             skip_first=skip_first,
         )
+        self._window: Window | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -119,6 +122,26 @@ class Watcher:
     def decoder_mask(self, mask: Tensor | None) -> None:
         """Set the mask of the next forwards' decoder tokens."""
         self._recorder.decoder_mask = mask
+
+    def window(self, *, momentum: float = MOMENTUM) -> Window:
+        """Return a context whose forward passes are measured on their own, as one step of a training.
+
+            watcher = normscope.watch(model)
+            for step, batch in enumerate(loader):
+                if step % 100 == 0:
+                    with watcher.window() as window:
+                        loss = model(**batch).loss
+                    logger.log(window.scalars(), step)
+                else:
+                    loss = model(**batch).loss
+
+        Each window begins with empty moments; `report` is then on the last one. `momentum` is that of
+        BatchNorm's running statistics over windows. Raises UsageError while the watcher is open.
+        """
+        before = self._window.running() if self._window else {}
+        self._recorder = self._recorder.renewed()
+        self._window = Window(self._recorder, before, momentum)
+        return self._window
 
     def __enter__(self) -> "Watcher":
         self._recorder.__enter__()

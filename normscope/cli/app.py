@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from normscope._version import __version__
-from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, why
+from normscope.cli.commands import batches, compare, explain, inspect, layers, merge, report, swap, track, why
 from normscope.cli.completion import VARIABLE
 from normscope.cli.exit_codes import full_disk, guard
 from normscope.cli.help_sections import Sectioned, with_help_all
@@ -112,7 +112,7 @@ def normscope(
       use it in a pipe    normscope inspect gpt2 --json | jq '.layers[0].token'
       fold norms away     normscope swap gpt2 --kind frozen --fold --save DIR
       publish a page      normscope report inspect.json -o page.html
-      watch a training    in Python: with normscope.watch(model) as watcher: ...
+      watch a training    in Python: callbacks=[normscope.NormCallback(every=100)]
     """
 
 
@@ -123,6 +123,7 @@ for module, summary in {
     swap: "Replace layers by BatchNorm and measure what breaks.",
     why: "Test an article's claims on a model and texts.",
     compare: "Show how far apart two reports are, or fail.",
+    track: "Show which layers moved in a training, or fail.",
     merge: "Make one report from the parts of a corpus.",
     report: "Make a page or a picture of saved results.",
     explain: "Explain the numbers of the reports.",

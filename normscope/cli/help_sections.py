@@ -19,13 +19,14 @@ MOST_USED = {
     "swap": ("file", "calibration", "kind", "layer", "fold", "save", "json", "output"),
     "why": ("file", "limit", "samples", "beside", "image", "layer", "json", "output"),
     "compare": ("fail_above", "top", "format", "json", "output", "quiet"),
+    "track": ("fail_above", "top", "format", "json", "output", "quiet"),
     "merge": ("layer", "top", "plot", "format", "json", "output", "moments", "quiet"),
     "report": ("output", "chart", "layer"),
     "explain": ("schema", "bibtex", "format", "json", "output"),
 }
 # What to ask `explain` for, to read what a command's numbers mean.
 EXPLAINED = {
-    **{name: name for name in ("inspect", "layers", "batches", "swap", "why", "compare")},
+    **{name: name for name in ("inspect", "layers", "batches", "swap", "why", "compare", "track")},
     "merge": "inspect",
 }
 # The options of each section, by their names in Python; options of no section come last.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from normscope.render import compare, inspect, layers, swap, why
+from normscope.render import compare, inspect, layers, swap, track, why
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import facts, noisiest, over_layers, render_batches
 from normscope.render.glyphs import UNICODE
@@ -22,6 +22,7 @@ from normscope.results.compare import Comparison
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.layers import Outline
 from normscope.results.swap import SwapReport
+from normscope.results.track import Track
 from normscope.results.why import WhyReport
 
 _TOP = 10
@@ -83,6 +84,7 @@ _SECTIONS: dict[type, Callable[[Any], Section]] = {
     WhyReport: _why_section,
     Comparison: lambda result: Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)]),
     Outline: lambda result: layers.section(result, verbose=False),
+    Track: lambda result: track.section(result, _MAX_MOVERS, inspect.WIDE),
 }
 # The same of a terminal; the last line of `inspect`, which names options of the command, is left out.
 _TEXTS: dict[type, Callable[[Any, Screen], str]] = {
@@ -95,6 +97,7 @@ _TEXTS: dict[type, Callable[[Any, Screen], str]] = {
     WhyReport: lambda result, screen: why.render_why(result, screen=screen),
     Comparison: lambda result, screen: compare.render_comparison(result, screen=screen),
     Outline: lambda result, screen: layers.render_outline(result, screen=screen),
+    Track: lambda result, screen: track.render_track(result, screen=screen),
 }
 
 

@@ -18,6 +18,7 @@ from normscope.results.json_codec import plain_fields
 from normscope.results.layers import Outline
 from normscope.results.plan import RunPlan
 from normscope.results.swap import SwapReport
+from normscope.results.track import Track
 from normscope.results.why import WhyReport
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -30,6 +31,7 @@ RESULTS: dict[str, tuple[str, type[Any]]] = {
     "swap": (SwapReport.SCHEMA, SwapReport),
     "why": (WhyReport.SCHEMA, WhyReport),
     "compare": (Comparison.SCHEMA, Comparison),
+    "track": (Track.SCHEMA, Track),
     "explain": (EXPLAIN_SCHEMA, Glossary),
 }
 # Members that a result's JSON has in addition to those of its type.
@@ -41,7 +43,7 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, plan, layers, batches, swap, why, compare or explain. The members that a reader
+    `name` is report, plan, layers, batches, swap, why, compare, track or explain. The members that a reader
     of this version needs are required; later minor versions may add others. Raises UsageError for
     another name.
     """

@@ -7,7 +7,7 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from tests.benchmarks import hooks, memory, others, profile, start, swap
+from tests.benchmarks import hooks, memory, others, profile, start, swap, training
 
 BENCHMARKS = {
     "hooked / bare forward, MiniLM": hooks.in_one_pass(hooks.minilm),
@@ -21,6 +21,9 @@ BENCHMARKS = {
     "script by hand / inspect, 1,000 sentences": others.whole_run,
     "swap / (layers + 2) bare, Llama, 1 thread": swap.over_bare(1),
     "swap / (layers + 2) bare, Llama, 2 threads": swap.over_bare(2),
+    "measured / bare training step, MiniLM": training.minilm,
+    "measured / bare training step, BERT-base size": training.bert_base,
+    "every=100 / bare training, MiniLM": training.of_every_100(training.minilm),
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
     "peak memory, 100,000 / 2,000 texts": memory.growth,

@@ -158,7 +158,7 @@ def test_a_mask_of_another_shape_is_refused() -> None:
 def test_a_watcher_shows_only_what_a_user_needs() -> None:
     watcher = normscope.watch(models.gpt2())
     public = [name for name in dir(watcher) if not name.startswith("_")]
-    assert public == ["decoder_mask", "mask", "model", "report"]
+    assert public == ["decoder_mask", "mask", "model", "report", "window"]
 
 
 def test_a_key_value_cache_goes_on_counting_positions() -> None:

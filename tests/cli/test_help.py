@@ -112,7 +112,7 @@ def test_the_top_says_what_to_run() -> None:
         for command, *words in calls(example):
             with COMMANDS[command].make_context(command, words) as context:
                 assert context.params
-    assert "normscope.watch(model)" in text
+    assert "normscope.NormCallback(every=100)" in text
 
 
 def test_what_help_says_to_explain_is_explained() -> None:

@@ -46,6 +46,7 @@ from normscope.render.outliers import outliers_by_layer, recurring_outliers
 from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
 from normscope.render.terminal import Screen
+from normscope.render.track import movers
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
@@ -215,6 +216,7 @@ def columns() -> Iterator[Column]:
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
+    yield from movers(reports.track(), 12, UNICODE).columns
     variants: list[dict[str, Any]] = [{"fold": True}, {"head": None}, {"fits": True}]
     for swap in (reports.swap_report(**variant) for variant in variants):
         yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)

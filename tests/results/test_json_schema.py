@@ -65,6 +65,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "swap": lambda: reports.swap_report(fits=True),
     "why": why,
     "compare": reports.comparison,
+    "track": reports.track,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),
 }
 

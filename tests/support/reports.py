@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from normscope.analyses.compare import compare
+from normscope.analyses.training.track import track as follow
 from normscope.results.batches import (
     BatchFilling,
     BatchNoise,
@@ -52,6 +55,8 @@ from normscope.results.swap import (
     SwapReport,
     Together,
 )
+from normscope.results.track import Track
+from normscope.results.windows import append_window
 from normscope.statistics.outliers import outlier_features
 
 NAN = float("nan")
@@ -293,6 +298,32 @@ def comparison() -> Comparison:
         )
     ]
     return compare(before, report(after, id="moved"))
+
+
+def track() -> Track:
+    """MiniLM in five windows: two layers jump at step 30, the others have small noise alone."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "norms.jsonl"
+        write_windows(path, MINILM)
+        return follow(path)
+
+
+def write_windows(path: Path, names: Sequence[str]) -> None:
+    """Write five windows of such layers, of which the third and the fourth jump at step 30."""
+    whole = report(layer(name, i) for i, name in enumerate(names))
+    for step in (1, 10, 20, 30, 40):
+        layers = {
+            name: _shifted(each, step, 1.0 if each.index in (2, 3) and step >= 30 else 0.0)
+            for name, each in whole.layers.items()
+        }
+        gaps = {} if step == 1 else dict.fromkeys(layers, (0.1, 0.05))
+        append_window(path, step, "train", replace(whole, layers=layers), gaps)
+
+
+def _shifted(each: LayerReport, step: int, shift: float) -> LayerReport:
+    assert each.feature is not None
+    noise = 0.01 * np.cos(np.arange(each.features) * step + each.index)
+    return replace(each, feature=replace(each.feature, mean=each.feature.mean + noise + shift))
 
 
 def _moved(index: int) -> LayerReport:

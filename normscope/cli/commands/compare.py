@@ -14,6 +14,7 @@ from normscope.escaping import counted
 if TYPE_CHECKING:
     from normscope.analyses.compare import Bound
     from normscope.results.compare import Comparison
+    from normscope.results.track import Track
 
 _CROSSED = 3
 
@@ -38,7 +39,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 
 A = Annotated[str, typer.Argument(metavar="A", help="The first report, JSON or with moments.")]
 B = Annotated[str, typer.Argument(metavar="B", help="The second report, which is compared with A.")]
-_FailAbove = Annotated[
+FailAbove = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-above",
@@ -53,7 +54,7 @@ Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Show at mos
 def compare(
     a: A,
     b: B,
-    fail_above: _FailAbove = None,
+    fail_above: FailAbove = None,
     top: Top = 20,
     format: options.OutputDataFormat = None,
     json: options.Json = False,
@@ -78,11 +79,11 @@ def compare(
     )
     if not quiet:
         warn(comparison.warnings, verbose=True)
-    if _crossed(gates, comparison):
+    if is_crossed(gates, comparison):
         raise typer.Exit(_CROSSED)
 
 
-def _crossed(gates: "list[Bound]", comparison: "Comparison") -> bool:
+def is_crossed(gates: "list[Bound]", comparison: "Comparison | Track") -> bool:
     """Name the layers that are above a gate, and warn of those that it cannot test."""
     crossed = [line for gate in gates for line in gate.crossed(comparison)]
     for gate in gates:

@@ -28,8 +28,8 @@ Examples:
 
 \b
 NAME is one of:
-  a command             inspect, layers, batches, swap, why or compare: what
-                        each column of its tables holds
+  a command             inspect, layers, batches, swap, why, compare or track:
+                        what each column of its tables holds
   a path in the JSON    agreement.feature, run.padding_share, with or without
                         lists: .layers[0].token.mean
   a part of a path      agreement: its definition, and all numbers below it
@@ -39,7 +39,7 @@ NAME is one of:
 Upper and lower case are the same in the name of a number, and so are spaces, - and _. No model is loaded.
 
 --schema prints the JSON Schema (draft 2020-12) of a result instead. NAME is then report, plan, layers,
-batches, swap, why, compare or explain; without NAME, the schemas of all are printed.
+batches, swap, why, compare, track or explain; without NAME, the schemas of all are printed.
 
 For a paper: --format latex writes definitions with their formulas (amsmath) and \\cite, whose keys are those
 of --bibtex.

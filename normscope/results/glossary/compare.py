@@ -4,7 +4,7 @@ from functools import partial
 
 from normscope.results.glossary.entry import GUPTA, OWN, TID, Entry, Topic
 
-_entry = partial(Entry, source=OWN, commands=("compare",))
+_entry = partial(Entry, source=OWN, commands=("compare", "track"))
 
 DRIFT = Topic(
     "How far report B is from report A",

@@ -18,11 +18,12 @@ from normscope.results.glossary.outliers import EXTREMES, OUTLIERS
 from normscope.results.glossary.plan import PLAN
 from normscope.results.glossary.run import RUN
 from normscope.results.glossary.swap import SWAP
+from normscope.results.glossary.training import TRAINING
 from normscope.results.glossary.views import VIEWS
 
 TOPICS = (
     RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, EXTREMES, DEPTH, NOISE, FILLING, CLAIMS, SWAP, DRIFT,
-    PLAN,
+    TRAINING, PLAN,
 )  # fmt: skip
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
