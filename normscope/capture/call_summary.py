@@ -82,11 +82,12 @@ def _by_operators(
         # `of` overwrites its first argument, which is y itself for a formula without an affine.
         errors = OutputErrors.of(expected.clone() if expected is y else expected, out)
     real = out if call.final is None else call.final
+    largest = torch.abs(rows.x, out=scratch.block("first", rows.x)).amax(0)
     sizes = None if real is None else torch.abs(real, out=scratch.block("first", real))
     # First, because the sums overwrite `sizes`, which is a scratch block.
     outliers = BatchOutliers.of(rows, sizes, where)
     outputs = None if real is None or outliers.largest is None else Peaks(outliers.largest, real, where)
-    inputs = Peaks(torch.linalg.vector_norm(rows.x, math.inf, 0), rows.x, where)
+    inputs = Peaks(largest, rows.x, where)
     sums, samples = BatchSums.of(rows, y, where, _eps(norm), scratch)
     summary = BatchSummary(nonfinite, sums, outliers, inputs, outputs, errors)
     return summary, BatchRows(norm, rows, y, samples.moments(), where)
