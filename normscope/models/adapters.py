@@ -13,7 +13,7 @@ from normscope.models.location import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# The attributes in which wrappers of PEFT hold the trained copies of a module, by the adapter's name.
+# The children of PEFT's wrappers that hold the trained copies of a module, by the adapter's name.
 _COPIES = ("modules_to_save", "ln_tuning_layers")
 
 
@@ -44,9 +44,8 @@ def attach(source: Source, network: "PreTrainedModel") -> "PreTrainedModel":
         config = peft.PeftConfig.from_pretrained(folder)
         if config.is_prompt_learning:
             got = f"the adapter {quoted(folder)} is one of learned prompts ({quoted(config.peft_type.value)})"
-            raise ModelError(
-                f"{got}; expected one that changes layers, such as LoRA; measure its base, {source.name!r}"
-            )
+            then = f"measure its base, {quoted(source.name)}"
+            raise ModelError(f"{got}; expected one that changes layers, such as LoRA; {then}")
         network = peft.PeftModel.from_pretrained(network, folder, config=config).get_base_model()
         _put_trained_copies(network)
     return network
@@ -54,11 +53,8 @@ def attach(source: Source, network: "PreTrainedModel") -> "PreTrainedModel":
 
 def _put_trained_copies(network: Any) -> None:
     """Replace every wrapper around an original module and its trained copy by the copy."""
-    from torch import nn
-
     # Inner modules first: the path of one inside a wrapper is gone afterwards.
     for name, module in reversed([*network.named_modules()]):
-        for attribute in _COPIES:
-            copies = getattr(module, attribute, None)
-            if isinstance(copies, nn.ModuleDict):
+        for attribute, copies in module.named_children():
+            if attribute in _COPIES:
                 network.set_submodule(name, copies[module.active_adapters[0]])

@@ -111,7 +111,8 @@ def locate(model: str | os.PathLike[str], options: Loading) -> Source:
     else:
         source = Source(name, name, _is_folder(name, must_be=not isinstance(model, str)), options)
     if source.is_folder and options.revision is not None:
-        got = f"revision {quoted(options.revision)} with {quoted(name)}, which is a folder"
+        form = "file" if source.gguf_file else "folder"
+        got = f"revision {quoted(options.revision)} with {quoted(name)}, which is a {form}"
         raise UsageError(f"{got}; expected a Hub id with a revision; leave one of them out")
     is_model = not source.is_folder or source.gguf_file or _has_file(source.location, "config.json")
     return source if is_model else _on_base(source)

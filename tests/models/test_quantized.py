@@ -131,11 +131,11 @@ def test_a_method_without_its_packages_is_refused(
     assert refusal(folder).endswith(f"run pip install {packages}")
 
 
-def save_gguf(path: Path, model: Any) -> None:
+def save_gguf(path: Path, model: Any, architecture: str = "qwen2", left_out: str = "none") -> None:
     """Write a Qwen2 as llama.cpp does, its matrices in blocks of 8 bits, and leave the same in the model."""
     gguf = pytest.importorskip("gguf")
     config, tokenizer = model.config, byte_tokenizer()
-    writer = gguf.GGUFWriter(path, "qwen2")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(64)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size)
@@ -154,6 +154,8 @@ def save_gguf(path: Path, model: Any) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if left_out in name:
+            continue
         if weight.dim() == 1:
             writer.add_tensor(stored, weight.numpy())
             continue
@@ -166,18 +168,21 @@ def save_gguf(path: Path, model: Any) -> None:
     writer.close()
 
 
-def test_a_gguf_file_is_measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def small_qwen2() -> Any:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    config = transformers.Qwen2Config(
-        vocab_size=len(byte_tokenizer()), bos_token_id=0, eos_token_id=0, **sizes, **heads
-    )
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(byte_tokenizer())}
+    config = transformers.Qwen2Config(bos_token_id=0, eos_token_id=0, **sizes)
     model: Any = transformers.Qwen2ForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / 10)
-        save_gguf(tmp_path / "tiny.gguf", model)
+    return model.requires_grad_(False).eval()
+
+
+def test_a_gguf_file_is_measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = small_qwen2()
+    save_gguf(tmp_path / "tiny.gguf", model)
     (tmp_path / "unrelated.index.json").write_text(json.dumps({"weight_map": {"a": "absent"}}))
     capfd.readouterr()
     report = normscope.inspect(tmp_path / "tiny.gguf", LINES)
@@ -185,7 +190,7 @@ def test_a_gguf_file_is_measured(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert not report.warnings
     assert report.model.id == str(tmp_path / "tiny.gguf")
     assert report.model.architecture == "Qwen2ForCausalLM"
-    assert_alike(report, normscope.inspect(model.eval(), LINES, tokenizer=byte_tokenizer()))
+    assert_alike(report, normscope.inspect(model, LINES, tokenizer=byte_tokenizer()))
     outline = normscope.list_layers(tmp_path / "tiny.gguf")
     assert [layer.name for layer in outline.layers] == [*report.layers]
 
@@ -200,8 +205,11 @@ def assert_alike(report: Any, expected: Any) -> None:
         assert measured.feature.variance == pytest.approx(layer.feature.variance, rel=1e-4)
 
 
-def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+def test_a_gguf_file_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "other.gguf", small_qwen2(), architecture="clip")
+    assert "clip" in refusal(tmp_path / "other.gguf")
+    save_gguf(tmp_path / "part.gguf", small_qwen2(), left_out="layers.1.")
+    assert "not in the checkpoint" in refusal(tmp_path / "part.gguf")
     for content in (b"", b"GGUF", b"GGUF" + b"\xff" * 64):
         (tmp_path / "tiny.gguf").write_bytes(content)
         assert "tiny.gguf" in refusal(tmp_path / "tiny.gguf")
@@ -287,6 +295,7 @@ def test_an_adapter_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     assert "no adapter_model.safetensors" in refusal(folder)
     for wrong, part in {
         "absent/folder/of": "the base model of the adapter",
+        str(folder): "cannot read the configuration",
         5: "names the base model",
     }.items():
         config.write_text(json.dumps({**settings, "base_model_name_or_path": wrong}))
@@ -299,6 +308,17 @@ def test_an_adapter_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         tmp_path / "prompts"
     )
     assert "learned prompts" in refusal(tmp_path / "prompts")
+
+
+def test_a_base_on_the_hub_is_taken_at_its_revision(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = {"base_model_name_or_path": "owner/base", "revision": "v1"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    source = location.locate(str(tmp_path), location.Loading(token="hf_x"))
+    assert (source.location, source.is_folder, source.adapter) == ("owner/base", False, str(tmp_path))
+    assert source.download_keywords(source.options.revision) == {
+        "revision": "v1", "token": "hf_x", "cache_dir": None, "local_files_only": False,
+    }  # fmt: skip
 
 
 def test_an_adapter_without_peft_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
