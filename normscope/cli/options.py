@@ -129,7 +129,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A Hub id such as gpt2, a folder in Hugging Face layout, or demo: a small real model.",
+        help="A Hub id such as gpt2, a model folder, a GGUF file, or demo: a small real model.",
         autocompletion=completion.models,
     ),
 ]

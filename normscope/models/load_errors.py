@@ -4,7 +4,6 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from normscope.errors import ModelError, NormscopeError, install
 from normscope.escaping import quoted, reason
@@ -26,6 +25,7 @@ def as_model_errors(source: Source, part: str) -> Iterator[None]:
 
 
 _NEXT_STEPS = {
+    "adapter": "expected adapter weights that fit adapter_config.json and the base model; save them again",
     "configuration": "expected a config.json that transformers knows; check it or update transformers",
     "model class": "expected an architecture that can be imported; check transformers and torch",
     "tokenizer": "expected tokenizer files next to the weights; save them with tokenizer.save_pretrained",
@@ -62,9 +62,9 @@ def _model_error(error: Exception, source: Source, part: str) -> ModelError:
 
 def _unopened(source: Source) -> str | None:
     """Return why a file of weights cannot be opened; its reader reports it as missing in every case."""
-    for path in sorted(Path(source.location).glob("*")):
+    for path in source.weight_files():
         try:
-            if path.suffix in (".safetensors", ".bin") and path.is_file():
+            if path.is_file():
                 path.open("rb").close()
         except OSError as error:
             return f"{quoted(path.name)} cannot be opened ({error.strerror})"

@@ -8,31 +8,23 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import ModelError
 from normscope.escaping import quoted, reason
+from normscope.models.adapters import attach, tokenizer_source
 from normscope.models.device_map import STRATEGIES, keep_vectors, require_accelerate
 from normscope.models.load_errors import as_model_errors, go_online, untrusted
 from normscope.models.location import Loading, Source, locate, outage_of
 from normscope.models.missing_weights import require_weights
 from normscope.models.modality import AUDIO, IMAGE, TEXT, require_kinds
+from normscope.models.quantization import hidden_bar, require_gguf, require_known_quantization, with_head
 from normscope.models.weight_checks import require_buildable, require_fit, require_shards
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# The packages that transformers needs for weights quantized by a method, named as they are imported.
-_PACKAGES = {
-    "awq": ("gptqmodel",),
-    "bitsandbytes": ("bitsandbytes",),
-    "compressed-tensors": ("compressed_tensors",),
-    "gptq": ("optimum", "gptqmodel"),
-    "torchao": ("torchao",),
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +48,10 @@ def load(
 ) -> Loaded:
     """Load MODEL with the head class that its configuration names, and its tokenizer or processor.
 
-    MODEL is a Hub id, a folder in Hugging Face layout, or `demo`; `kinds` are the kinds of inputs. Small
-    files are read first, to report most mistakes before weights are downloaded. Raises ModelError when the
-    model cannot be found, trusted, read or placed on the device, UsageError when options clash or the model
-    does not take inputs of these kinds.
+    MODEL is a Hub id, a folder in Hugging Face layout or of a PEFT adapter, a GGUF file, or `demo`; `kinds`
+    are the kinds of inputs. Small files are read first, to report most mistakes before weights are
+    downloaded. Raises ModelError when the model cannot be found, trusted, read or placed on the device,
+    UsageError when options clash or the model does not take inputs of these kinds.
     """
     source = locate(model, options)
     with quiet():
@@ -69,16 +61,18 @@ def load(
             if options.device_map not in STRATEGIES:
                 _device(options.device_map)
         source, config, commit = _configuration(source)
-        keywords = source.keywords(commit or options.revision)
+        keywords = source.keywords(commit or source.options.revision)
         loader = _loader(source, config)
         if _has_forward(loader):
             require_kinds(loader, kinds)
         of_text = set(kinds) == {TEXT}
-        tokenizer = _tokenizer(source, config, keywords) if of_text else None
+        tokenizer = _tokenizer(tokenizer_source(source), config, commit) if of_text else None
         processor = None if of_text else _processor(source, config, keywords, kinds)
         require_shards(source)
         require_fit(source, config, lambda: _skeleton(source, loader, config, commit))
         network, notes = _network(source, loader, config, keywords)
+        if source.adapter is not None:
+            network = attach(source, network)
         if tokenizer is not None:
             _set_padding(network, tokenizer)
         with as_model_errors(source, "weights"):
@@ -87,7 +81,9 @@ def load(
                 keep_vectors(network)
             else:
                 network.to(device)  # type: ignore[arg-type]
-    return Loaded(network, tokenizer, source.name, options.revision, commit, notes, processor)
+    return Loaded(
+        network, tokenizer, source.adapter or source.name, options.revision, commit, notes, processor
+    )
 
 
 def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Loaded:
@@ -100,7 +96,7 @@ def skeleton(model: str | os.PathLike[str], options: Loading = Loading()) -> Loa
         source, config, commit = _configuration(source)
         loader = _loader(source, config)
         network: Any = _skeleton(source, loader, config, commit)
-    return Loaded(network.eval(), None, source.name, options.revision, commit, ())
+    return Loaded(network.eval(), None, source.adapter or source.name, options.revision, commit, ())
 
 
 def _skeleton(
@@ -116,6 +112,7 @@ def _skeleton(
 
 def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | None]":
     """Read config.json; return the source, which now knows of an outage, the configuration and its commit."""
+    require_gguf(source)
     source = replace(source, outage=outage_of(source))
     commit = _commit(source)
     # With the commit fixed, later files match the first one and need fewer requests.
@@ -123,7 +120,7 @@ def _configuration(source: Source) -> "tuple[Source, PreTrainedConfig, str | Non
     with as_model_errors(source, "configuration"):
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(source.location, **keywords)
+        config = with_head(source, AutoConfig.from_pretrained(source.location, **keywords))
         require_buildable(source, config)
     return source, config, commit
 
@@ -205,9 +202,8 @@ def _has_forward(loader: Any) -> bool:
     return getattr(loader, "forward", nn.Module.forward) is not nn.Module.forward
 
 
-def _tokenizer(
-    source: Source, config: "PreTrainedConfig", keywords: dict[str, Any]
-) -> "PreTrainedTokenizerBase":
+def _tokenizer(source: Source, config: "PreTrainedConfig", commit: str | None) -> "PreTrainedTokenizerBase":
+    keywords = source.keywords(commit or source.options.revision)
     with as_model_errors(source, "tokenizer"):
         from transformers import AutoTokenizer
 
@@ -251,10 +247,10 @@ def _network(
     source: Source, loader: Any, config: "PreTrainedConfig", keywords: dict[str, Any]
 ) -> "tuple[PreTrainedModel, tuple[str, ...]]":
     """Read the weights; return the model and warnings about the checkpoint."""
-    _require_known_quantization(source, config)
+    require_known_quantization(source, config)
     options = {name: getattr(source.options, name) for name in ("attn_implementation", "device_map")}
     more = {name: value for name, value in options.items() if value is not None}
-    with as_model_errors(source, "weights"):
+    with as_model_errors(source, "weights"), hidden_bar(source):
         network, info = loader.from_pretrained(
             source.location,
             config=config,
@@ -265,30 +261,6 @@ def _network(
             **keywords,
         )
     return network, require_weights(source, network, info)
-
-
-def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
-    """Raise ModelError for quantized weights that transformers would ignore, or lacks a package for."""
-    from transformers import quantizers
-
-    methods: Any = quantizers  # It exports more than its annotations say.
-    quantization = getattr(config, "quantization_config", None)
-    # Code of the repository may have a quantization of its own.
-    if not isinstance(quantization, dict) or source.options.trust_remote_code:
-        return
-    method = quantization.get("quant_method")
-    if missing := [name for name in _PACKAGES.get(str(method), ()) if find_spec(name) is None]:
-        names = " ".join(missing)
-        got = f"the weights of {quoted(source.name)}, of {quoted(method)}, cannot be read without {names}"
-        raise ModelError(f"{got}; expected it to be installed; run pip install {names}")
-    with as_model_errors(source, "weights"):
-        is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
-    if not is_supported:
-        got = f"the weights of {quoted(source.name)} are quantized by {quoted(method)}"
-        raise ModelError(
-            f"{got}, which transformers cannot read; expected a quantization that it knows; "
-            "update transformers or name the model unquantized"
-        )
 
 
 def _set_padding(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

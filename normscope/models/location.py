@@ -1,9 +1,11 @@
 """The location of a model: a folder or a Hub id, and the options to read it."""
 
+import json
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
+ADAPTER_CONFIG = "adapter_config.json"
 
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -59,7 +62,9 @@ class Loading:
 class Source:
     """The source of a model: MODEL as the user wrote it (`name`), and the folder or Hub id it stands for.
 
-    `outage` says why the Hub cannot be reached, if it cannot.
+    `outage` says why the Hub cannot be reached, if it cannot. For a PEFT adapter, `adapter` is its folder as
+    the user wrote it, and the rest is about its base model. `gguf_file` is a file in the folder `location`
+    that holds configuration, tokenizer and weights.
     """
 
     name: str
@@ -67,10 +72,14 @@ class Source:
     is_folder: bool
     options: Loading
     outage: str | None = None
+    adapter: str | None = None
+    gguf_file: str | None = None
 
     def keywords(self, revision: str | None) -> dict[str, Any]:
         """Return the arguments for every `from_pretrained`; an explicit False prevents questions on stdin."""
-        trust = {"trust_remote_code": self.options.trust_remote_code}
+        trust: dict[str, Any] = {"trust_remote_code": self.options.trust_remote_code}
+        if self.gguf_file is not None:
+            return {**trust, "gguf_file": self.gguf_file}
         return trust if self.is_folder else {**trust, **self.download_keywords(revision)}
 
     def download_keywords(self, revision: str | None) -> dict[str, Any]:
@@ -83,6 +92,13 @@ class Source:
             "local_files_only": options.local_files_only or self.outage is not None,
         }
 
+    def weight_files(self) -> list[Path]:
+        """List the paths of a folder that have the name of a file of weights, sorted."""
+        if self.gguf_file is not None:
+            return [Path(self.location, self.gguf_file)]
+        paths = sorted(Path(self.location).glob("*"))
+        return [path for path in paths if path.suffix in (".safetensors", ".bin")]
+
 
 def locate(model: str | os.PathLike[str], options: Loading) -> Source:
     """Return the source of MODEL; ModelError when it can be none, UsageError when options clash."""
@@ -90,12 +106,38 @@ def locate(model: str | os.PathLike[str], options: Loading) -> Source:
     if name == DEMO and isinstance(model, str):
         folder = _demo_folder()
         source = Source(name, folder or DEMO_HUB_ID, folder is not None, options)
+    elif name.endswith(".gguf") and stat.S_ISREG(_mode(name)):
+        source = Source(name, str(Path(name).parent), True, options, gguf_file=Path(name).name)
     else:
         source = Source(name, name, _is_folder(name, must_be=not isinstance(model, str)), options)
     if source.is_folder and options.revision is not None:
-        got = f"revision {quoted(options.revision)} with {quoted(name)}, which is a folder"
+        form = "file" if source.gguf_file else "folder"
+        got = f"revision {quoted(options.revision)} with {quoted(name)}, which is a {form}"
         raise UsageError(f"{got}; expected a Hub id with a revision; leave one of them out")
-    return source
+    is_model = not source.is_folder or source.gguf_file or _has_file(source.location, "config.json")
+    return source if is_model else _on_base(source)
+
+
+def _on_base(source: Source) -> Source:
+    """Return the source of the base model of a folder with a PEFT adapter alone."""
+    got = f"{ADAPTER_CONFIG} of {quoted(source.name)}"
+    try:
+        config = json.loads(Path(source.location, ADAPTER_CONFIG).read_bytes())
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{got} names no base model ({reason(error)}); expected base_model_name_or_path in it; "
+            "save the adapter again"
+        ) from error
+    if not isinstance(base, str) or not isinstance(revision, str | None):
+        names = f"{quoted(base)} at revision {quoted(revision)}"
+        raise ModelError(f"{got} names the base model {names}; expected two texts; save the adapter again")
+    try:
+        is_folder = _is_folder(base, must_be=False)
+    except ModelError as error:
+        raise ModelError(f"the base model of the adapter {quoted(source.name)}: {error}") from error
+    options = source.options if is_folder else replace(source.options, revision=revision)
+    return Source(base, base, is_folder, options, adapter=source.name)
 
 
 def _demo_folder() -> str | None:
@@ -123,24 +165,32 @@ def _is_folder(name: str, must_be: bool) -> bool:
     """Whether MODEL is a folder; raises ModelError when it can be neither a folder nor a Hub id."""
     shown, mode = quoted(name), _mode(name)
     if stat.S_ISDIR(mode):
-        if not stat.S_ISREG(_mode(os.fspath(Path(name, "config.json")))):
-            if stat.S_ISREG(_mode(os.fspath(Path(name, "adapter_config.json")))):
-                got = f"the folder {shown} holds a PEFT adapter without its base model"
-                then = "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new)"
-                raise ModelError(f"{got}; expected a whole model; write one in Python: {then}")
-            then = "name the folder that holds it, or write one with save_pretrained"
-            raise ModelError(f"no config.json in the folder {shown}; expected a Hugging Face model; {then}")
+        if not _has_file(name, "config.json"):
+            _require_adapter(name)
         return True
-    if mode and name.endswith(".gguf"):
-        then = "AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).save_pretrained(new)"
-        raise ModelError(
-            f"{shown} is a GGUF file; expected {MODEL_FORMS}; write one with its tokenizer in Python: {then}"
-        )
     if mode:
         raise ModelError(f"{shown} is a file; expected {MODEL_FORMS}; name the folder that holds it")
     if must_be or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise ModelError(f"there is no folder {shown}; expected {MODEL_FORMS}; check the path")
     return False
+
+
+def _require_adapter(folder: str) -> None:
+    """Raise ModelError unless a folder without config.json holds an adapter that can be loaded."""
+    shown = quoted(folder)
+    if not _has_file(folder, ADAPTER_CONFIG):
+        then = "name the folder that holds it, or write one with save_pretrained"
+        raise ModelError(f"no config.json in the folder {shown}; expected a Hugging Face model; {then}")
+    if find_spec("peft") is None:
+        then = "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new)"
+        raise ModelError(
+            f"the folder {shown} holds a PEFT adapter without its base model; expected a whole model, or "
+            f"the package peft to load both; run pip install peft, or write one in Python: {then}"
+        )
+
+
+def _has_file(folder: str, name: str) -> bool:
+    return stat.S_ISREG(_mode(os.fspath(Path(folder, name))))
 
 
 def _mode(path: str) -> int:

@@ -35,7 +35,7 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
     `build` makes the model without memory for weights. It is called if two numbers of the configuration
     could be the sizes of such a large matrix.
     """
-    files = [path for path in Path(source.location).glob("*") if path.suffix in (".safetensors", ".bin")]
+    files = source.weight_files()
     stored = sum(path.stat().st_size for path in files if path.is_file())
     maximum = max(_WEIGHTS_PER_BYTE * stored, _MANY_WEIGHTS)
     largest = sorted(value for _, value in _numbers(config.to_dict()))[-2:]
@@ -51,7 +51,8 @@ def require_fit(source: Source, config: "PreTrainedConfig", build: "Callable[[],
 
 def require_shards(source: Source) -> None:
     """Raise ModelError if the index of a folder names anything but files: a device may have no end."""
-    for index in sorted(Path(source.location).glob("*.index.json")) if source.is_folder else ():
+    has_index = source.is_folder and source.gguf_file is None
+    for index in sorted(Path(source.location).glob("*.index.json")) if has_index else ():
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -406,7 +406,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert data["schema"] == "normscope.layers/1"
     assert data["layers"][1] == {
         "name": "b", "index": 0, "module": "RMSNorm", "kind": "rmsnorm", "features": None, "eps": None,
-        "affine": "weight", "parameters": 8, "place": "final",
+        "affine": "weight", "parameters": 8, "place": "final", "readers": None,
     }  # fmt: skip
     assert data["model"] == {
         "id": "m", "revision": "r", "commit": None, "architecture": "Model", "parameters": 2_500_000_000,
