@@ -66,6 +66,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "why": why,
     "compare": reports.comparison,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),
+    "trajectory": reports.trajectory,
 }
 
 

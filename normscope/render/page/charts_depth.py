@@ -32,7 +32,7 @@ def depth(part: PagePart, report: Report) -> Figure | None:
     points = [(p.name, point) for p in profiles for point in p.points if point.name in numbers]
     if not points:
         return None
-    columns = {
+    columns: dict[str, list[Value]] = {
         **part.columns([numbers[point.name] for _, point in points]),
         **_columns([point for _, point in points]),
         "stack": [printable(stack) for stack, _ in points],
