@@ -30,6 +30,7 @@ ROW = r"^\| [^|\n]+ \| `((?:normscope|python) [^`\n]+)` \|"
 TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 CLIP = "normscope inspect openai/clip-vit-base-patch32"
 RESUMED = "normscope inspect demo -f corpus.txt --checkpoint run.ckpt --resume --json -o report.json"
+REVISIONS = 'normscope inspect org/tiny "the cat sat" "it rained on the plain"'
 NOT_RUN = {
     f"python3 -m venv .venv && .venv/bin/{TORCH}": "network",
     "normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg": "network",
@@ -37,6 +38,7 @@ NOT_RUN = {
     'normscope layers gpt2 --format mappings --layer "*.[01].*"': "network",
     f'{CLIP} "a cat" "a dog" --image cat.png --image dog.png': "network",
     "torchrun --nproc-per-node 2 -m normscope inspect demo -f corpus.txt --json -o report.json": "torchrun",
+    f"{REVISIONS} --revision step1,step2,step3": "needs revisions on the Hub",
     RESUMED: "interrupted by hand",
     f"{RESUMED} --limit 100": "interrupted by hand",
 }

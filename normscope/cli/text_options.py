@@ -54,6 +54,11 @@ class TextOptions:
         return replace(self, text=["-"]) if self._reads_pipe else self
 
     @property
+    def reads_stdin(self) -> bool:
+        """Whether standard input has texts, named or not; it can be read once."""
+        return "-" in (*(self.text or []), *(self.file or [])) or self._reads_pipe
+
+    @property
     def _reads_pipe(self) -> bool:
         """Whether no texts were named, and standard input has some."""
         named = self.text or self.file or self.dataset

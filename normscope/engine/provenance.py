@@ -30,7 +30,20 @@ def sample_digest(model: nn.Module) -> str:
 
     The elements of tensors that are not plain are left out, such as those of quantized weights.
     """
-    stored = {name: values for name, values in model.state_dict().items() if isinstance(values, Tensor)}
+    stored = _stored(model)
     shapes = {name: f"{values.dtype} {[*values.shape]}" for name, values in stored.items()}
     plain = {name: values for name, values in stored.items() if type(values) is Tensor}
     return digest_of({name: values.flatten()[:_ELEMENTS] for name, values in plain.items()}, shapes)
+
+
+def weights_digest(model: nn.Module) -> str | None:
+    """Return the SHA-256 of the names, dtypes, shapes and elements of all weights and buffers.
+
+    None if some are not in memory, on the meta device.
+    """
+    stored = _stored(model)
+    return None if any(values.is_meta for values in stored.values()) else digest_of(stored, {})
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    return {name: values for name, values in model.state_dict().items() if isinstance(values, Tensor)}

@@ -91,17 +91,23 @@ _BY_LAYER = [
 
 def _extremes(layers: Sequence[LayerReport]) -> list[Column]:
     """Return the columns of the largest values; none in reports of earlier versions."""
-    extremes = [layer.extremes for layer in layers]
-    if not any(extremes):
+    if not any(layer.extremes for layer in layers):
         return []
-    inputs = [math.nan if one is None else one.input.value for one in extremes]
-    outputs = [math.nan if one is None or one.output is None else one.output.value for one in extremes]
-    rooms = [math.nan if one is None else one.headroom for one in extremes]
+    inputs, outputs, rooms = zip(*map(extreme_sizes, layers), strict=True)
     return [
         Column("input", "largest", aligned(inputs)),
         Column("output", "largest", aligned(outputs)),
         Column("headroom", "float16", aligned(rooms), rank=2),
     ]
+
+
+def extreme_sizes(layer: LayerReport) -> tuple[float, float, float]:
+    """Return the largest |input| and |output| of a layer and its headroom, NaN where unknown."""
+    extremes = layer.extremes
+    if extremes is None:
+        return math.nan, math.nan, math.nan
+    output = math.nan if extremes.output is None else extremes.output.value
+    return extremes.input.value, output, extremes.headroom
 
 
 def _massive(outliers: Sequence[Outliers]) -> list[Column]:

@@ -19,6 +19,7 @@ from normscope.results.layers import Outline
 from normscope.results.plan import RunPlan
 from normscope.results.swap import SwapReport
 from normscope.results.track import Track
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,6 +34,7 @@ RESULTS: dict[str, tuple[str, type[Any]]] = {
     "compare": (Comparison.SCHEMA, Comparison),
     "track": (Track.SCHEMA, Track),
     "explain": (EXPLAIN_SCHEMA, Glossary),
+    "trajectory": (Trajectory.SCHEMA, Trajectory),
 }
 # Members that a result's JSON has in addition to those of its type.
 _EXTRA_MEMBERS: dict[str, dict[str, Any]] = {"explain": {"notation": {"type": "string"}}}
@@ -43,8 +45,8 @@ Schema = dict[str, Any]
 def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
-    `name` is report, plan, layers, batches, swap, why, compare, track or explain. The members that a reader
-    of this version needs are required; later minor versions may add others. Raises UsageError for
+    `name` is report, plan, layers, batches, swap, why, compare, track, explain or trajectory. The members
+    that a reader of this version needs are required; later minor versions may add others. Raises UsageError for
     another name.
     """
     if name is None:
@@ -61,6 +63,10 @@ def _result(name: str) -> Schema:
     definitions: dict[str, Schema] = {}
     body = _Types(definitions).record(kind)
     extra = {"schema": {"const": version}, **_EXTRA_MEMBERS.get(name, {})}
+    if kind is Trajectory:
+        report = _result("report")
+        definitions.update(report.pop("$defs"))
+        extra["reports"] = {"type": "array", "items": report}
     return {
         "title": version,
         **body,

@@ -49,7 +49,7 @@ def of_one_model() -> list[Any]:
     """A result of each command about MiniLM, and a comparison."""
     about = replace(why(), model=reports.minilm().model)
     return [
-        reports.minilm(),
+        reports.profiled(),
         reports.batch_report(),
         about,
         reports.swap_report(id=MODEL, head=None),
@@ -596,7 +596,7 @@ def test_the_layer_that_is_chosen_is_shown_first(files: list[Path]) -> None:
         (["-o", "x.pdf"], 2, "expected .html or .htm for a page"),
         (["-o", "x.svg"], 2, "add --chart NAME"),
         (["--chart", "agreement", "-o", "x.html"], 2, "expected .svg or .png for a chart"),
-        (["--chart", "agrement"], 2, "agreement, explained, noise, damage, positions"),
+        (["--chart", "agrement"], 2, "agreement, explained, depth, noise, damage, positions"),
         (["--chart", "\x1b"], 2, "there is no chart"),
         (["--chart", "movers"], 2, "a result of normscope compare"),
         (["--layer", "nothing*"], 2, "no layer matches"),

@@ -179,3 +179,62 @@ def test_captions_begin_with_a_capital_and_name_what_was_fed() -> None:
 def test_numbers_that_are_equal_in_every_layer_are_said_once() -> None:
     assert by_layer(np.array([0.501, 0.501, 0.5011])) == "in every layer"
     assert by_layer(np.array([0.5, 0.6])) == "median layer; 0.500 to 0.600"
+
+
+# The residual stream
+
+
+def test_the_residual_stream_is_the_reports() -> None:
+    report = reports.profiled()
+    (profile,) = report.depth or ()
+    figure = drawn(report)["depth"]
+    for row, point in zip(data(figure), profile.points, strict=True):
+        assert (row["name"], row["block"], row["stack"]) == (point.name, point.block, profile.name)
+        assert row["rms"] == pytest.approx(point.residual.rms, rel=1e-3)
+        assert row["agreement"] == point.agreement["feature"]
+        assert row["mean_share"] == pytest.approx(point.mean_share, rel=1e-3)
+        assert row["kurtosis"] == point.kurtosis
+    assert data(figure)[0]["growth"] is None
+    assert data(figure)[2]["growth"] == pytest.approx(profile.points[2].residual.growth, rel=1e-3)
+    points = figure.spec["layer"][1]
+    assert points["encoding"]["x"]["scale"]["type"] == "log"
+    assert points["encoding"]["color"]["field"] == "agreement"
+    assert {each["field"] for each in points["encoding"]["tooltip"]} >= {"mean_share", "kurtosis"}
+    says = figure.slices[0]
+    assert says
+    assert "rms last over first 12.0. First massive activations" in says.says
+    assert says.says.endswith("1 norm left out, x: y.")
+
+
+def test_encoder_and_decoder_have_lines_and_shapes_of_their_own() -> None:
+    report = reports.profiled()
+    (profile,) = report.depth or ()
+    first, last = profile.points[:5], profile.points[5:]
+    stacks = (replace(profile, points=first), replace(profile, name="decoder", points=last))
+    figure = drawn(replace(report, depth=stacks))["depth"]
+    assert [row["stack"] for row in data(figure)] == [profile.name] * 5 + ["decoder"] * 7
+    lines, points = figure.spec["layer"]
+    assert lines["encoding"]["detail"]["field"] == points["encoding"]["shape"]["field"] == "stack"
+    assert points["encoding"]["shape"]["legend"]
+    assert drawn(report)["depth"].spec["layer"][1]["encoding"]["shape"]["legend"] is None
+
+
+def test_reports_without_a_stream_have_no_such_chart() -> None:
+    report = reports.profiled()
+    (profile,) = report.depth or ()
+    for depth in (None, (), (replace(profile, points=()),)):
+        assert "depth" not in drawn(replace(report, depth=depth))
+
+
+def test_the_largest_values_stand_with_the_agreement_where_they_are_known() -> None:
+    report = reports.minilm()
+    figure = drawn(report)["agreement"]
+    for row in data(figure):
+        extremes = report.layers[row["name"]].extremes
+        assert extremes
+        assert extremes.output
+        assert row["input"] == pytest.approx(extremes.input.value, rel=1e-3)
+        assert row["output"] == pytest.approx(extremes.output.value, rel=1e-3)
+        assert row["room"] == pytest.approx(extremes.headroom, rel=1e-3)
+    old = [replace(each, extremes=None) for each in report.layers.values()]
+    assert "input" not in drawn(reports.report(old))["agreement"].heads

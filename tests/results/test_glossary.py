@@ -47,6 +47,7 @@ from normscope.render.summary import details, headline, summary, workload
 from normscope.render.swap import grids as swap_grids
 from normscope.render.terminal import Screen
 from normscope.render.track import movers
+from normscope.render.trajectory import revisions
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
@@ -73,7 +74,7 @@ WORDS = {"verdict", "kind", "affine", "place", "layout", "readers"}
 SHARED = {"summary", "estimate", "replacement", "depth"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
-LABELS |= {"not folded because"}
+LABELS |= {"not folded because", "revision", "commit", "same weights as"}
 # What is said above and below the tables, and in the documentation of the JSON.
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
@@ -217,6 +218,7 @@ def columns() -> Iterator[Column]:
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
     yield from movers(reports.track(), 12, UNICODE).columns
+    yield from revisions(reports.trajectory(), UNICODE).columns
     variants: list[dict[str, Any]] = [{"fold": True}, {"head": None}, {"fits": True}]
     for swap in (reports.swap_report(**variant) for variant in variants):
         yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
@@ -253,6 +255,7 @@ def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
         entry.column for name in COMMANDS for listed in command_columns(name).values() for entry in listed
     )
     labels = {"full name", "layer of B", "module", "not folded because"}
+    labels |= {"revision", "commit", "same weights as"}
     assert {title for title in TITLES if title not in listed} == labels
 
 

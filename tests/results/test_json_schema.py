@@ -67,6 +67,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "compare": reports.comparison,
     "track": reports.track,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),
+    "trajectory": reports.trajectory,
 }
 
 

@@ -20,7 +20,7 @@ from normscope.results.batches import (
     Running,
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
-from normscope.results.compare import Comparison
+from normscope.results.compare import Comparison, Drift
 from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
@@ -57,6 +57,13 @@ from normscope.results.swap import (
 )
 from normscope.results.track import Track
 from normscope.results.windows import append_window
+from normscope.results.trajectory import (
+    InputExtremes,
+    LargestInput,
+    LayerPoint,
+    RevisionPoint,
+    Trajectory,
+)
 from normscope.statistics.outliers import outlier_features
 
 NAN = float("nan")
@@ -206,6 +213,19 @@ def profiled() -> Report:
     )
     profile = DepthProfile(stack, 6, ResidualTotal(12.0), points[3].name, points, ("1 norm left out, x: y",))
     return replace(report, depth=(profile,))
+
+
+def trajectory() -> Trajectory:
+    """Two revisions, whose weights are equal."""
+    drift, largest = Drift(0.5, 0.25), InputExtremes(LargestInput(3.0))
+    numbers: dict[str, Any] = {"agreement": {"feature": 0.9}, "extremes": largest}
+    numbers |= {"bn_drift": drift, "ln_drift": Drift(NAN, 0.5)}
+    layers = (LayerPoint("a", **numbers),)
+    points = (
+        RevisionPoint("v1", "0" * 40, "1" * 64, None, **numbers, layers=layers),
+        RevisionPoint("v2", None, None, "v1", **numbers, layers=layers),
+    )
+    return Trajectory("0.1.0", points, ("a warning",), (report([layer("a")]), report([layer("a")])))
 
 
 def minilm() -> Report:

@@ -14,6 +14,7 @@ from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import ReportOptions, names_of
+from normscope.cli.revisions import inspect_revisions, read_revisions, require_support
 from normscope.cli.run_options import CheckpointOptions, run_and_merge, shard_for
 from normscope.cli.text_options import TextOptions, readable_texts
 from normscope.cli.torchrun import is_leader, join_ranks, require_files
@@ -42,6 +43,7 @@ Examples:
   normscope inspect gpt2 -f part1.txt --moments part1.safetensors
   normscope inspect gpt2 -f corpus.txt --checkpoint run.ckpt --resume
   normscope inspect gpt2 -f corpus.txt --shard 1/4 --moments 1.safetensors
+  normscope inspect EleutherAI/pythia-70m --revision step1000,step143000
 
 Layers have the names of the model's own code. -v shows the full names. The globs of --layer and --exclude
 match the full names; upper and lower case differ. With --per-call, name#2 is the second call of a layer in
@@ -90,6 +92,11 @@ its own checkpoint (PATH.1-of-4), and rank 0 writes the result of all:
 \b
   torchrun --nproc-per-node 4 -m normscope inspect gpt2 -f corpus.txt
 
+--revision a,b,c measures the same texts at each revision, one after the other, and shows a trajectory: the
+medians over layers of the agreement, of the largest |input|, and of how far the statistics moved from the
+first revision, as normscope compare defines it. --json has these numbers of every layer, and a report of
+each revision. Weights that are equal under two names are told. --layer then chooses what is measured.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated, 129 hung up."""
 
 
@@ -109,11 +116,22 @@ _Words = Annotated[
 ]
 
 
+_Revision = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        metavar="REV",
+        help="A branch, tag or commit of the model; several, as a,b,c, give a trajectory.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class _MappedLoadOptions(LoadOptions):
     """The source of a model, and how it runs, also on several devices."""
 
     device_map: options.DeviceMap = None
+    revision: _Revision = None
 
 
 @grouped
@@ -144,17 +162,26 @@ def inspect(
             reads = {**corpus.paths(model), "--image": image or [], "--audio": audio or []}
             result.check(reads, {"--checkpoint": saving.paths(ranks)})
         saving.check()
+        revisions = read_revisions(source.revision)
+        if several := len(revisions) > 1:
+            others = {"--checkpoint": checkpoint, "--resume": resume, "--shard": shard, "--dry-run": dry_run}
+            require_support(result, {**others, "torchrun": ranks})
         part = shard_for(ranks, shard)
         loading = source.loading()
         arguments: dict[str, Any] = {
             "batching": batch.batching(chat=corpus.chat_template),
             "table_memory": options.memory(table_memory),
-            **layers.selection(as_data=result.chosen_format().is_data),
+            **layers.selection(as_data=several or result.chosen_format().is_data),
             "per_call": per_call,
         }
+        read = partial(_inputs, corpus, image or [], audio or [], ranks, source)
+        if several:
+            piped = corpus.reads_stdin and not ((image or audio) and not corpus.any_named)
+            inspect_revisions(model, revisions, loading, read, result, piped=piped, words=words, **arguments)
+            return
         if dry_run:
             _require_dry_run_support(result.chosen_format(), media=bool(image or audio))
-        inputs = _inputs(corpus, image or [], audio or [], ranks, source, quiet=quiet)
+        inputs = read(quiet=quiet)
         with reserve_stdout(), ProgressBar(model, shown=wanted(quiet), plans=result.verbose) as progress:
             from normscope.analyses.inspect import inspect as run
             from normscope.models.loading import load

@@ -31,6 +31,7 @@ model, or a second result of one command, begins a new part. Comparisons come la
 \b
 The charts, and the result that each shows:
   agreement, explained   all layers (inspect)
+  depth                  the residual stream along the blocks (inspect)
   noise                  all layers, batches of 8 texts (batches)
   damage                 all layers, replaced one at a time (swap)
   positions, features    heat maps by layer (inspect)

@@ -7,10 +7,12 @@ import numpy as np
 
 from normscope.escaping import counted, printable
 from normscope.render.batch_composition import ORDERS
+from normscope.render.depth import heading, massive
 from normscope.render.layer import distances, largest, share_near_bn
 from normscope.render.numbers import percent, short, with_interval
 from normscope.results.batches import BatchNoise
 from normscope.results.common import Counts, Floats
+from normscope.results.depth import DepthProfile
 from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.results.swap import Effect, SwapReport
 from normscope.results.why import WhyReport
@@ -29,6 +31,16 @@ def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
         f"The {what} explains {median(values, percent)} of the input's variance in the median layer, "
         f"{_range(names, values, percent)}."
         for what, values in by.items()
+    )
+
+
+def depth(profiles: Iterable[DepthProfile]) -> str:
+    """Say how far the residual stream grows along each stack of blocks, and which norms have no point."""
+    return " ".join(
+        " ".join(
+            [f"{heading(profile)}.", massive(profile), *(f"{printable(why)}." for why in profile.left_out)]
+        )
+        for profile in profiles
     )
 
 

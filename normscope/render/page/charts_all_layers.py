@@ -12,6 +12,7 @@ from normscope.render.findings import findings
 from normscope.render.grid import reword
 from normscope.render.inspect import WIDE
 from normscope.render.numbers import percent, short
+from normscope.render.outliers import extreme_sizes
 from normscope.render.page import captions
 from normscope.render.page.chart_style import (
     BN,
@@ -40,6 +41,7 @@ _BATCH_SIZE = 8  # texts in the batches that the overview shows; without them, t
 
 _NUMBERS = alt.Axis(tickCount=6, format="~g")
 _FROM_ZERO = alt.Scale(zero=True)
+_EXTREMES = {"input": "largest |input|", "output": "largest |output|", "room": "headroom of float16"}
 _SHARES = [-1, -0.5, 0, 0.2, 0.4, 0.6, 0.8, 1]
 
 
@@ -53,12 +55,16 @@ def agreement(part: PagePart, report: Report) -> Figure:
         "fit": rounded(fit_r2(layer) for _, layer in layers),
     }
     heads = {"name": "layer", "agreement": "agreement with BN", "fit": "best BN fit r2"}
+    if any(layer.extremes for _, layer in layers):
+        sizes = zip(*(extreme_sizes(layer) for _, layer in layers), strict=True)
+        columns |= {name: rounded(values) for name, values in zip(_EXTREMES, sizes, strict=True)}
+        heads |= _EXTREMES
     lowest = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
     scale, shares = alt.Scale(domain=[lowest, 1.1]), alt.Axis(values=_SHARES, format="~g")
     axes = layer_axes("agreement:Q", len(layers), title="agreement with BN", scale=scale, axis=shares)
     base = chart().encode(**axes)
     drawn = base.mark_bar(cornerRadiusEnd=2, color=BN, strokeWidth=2).encode(
-        stroke=chosen_ring(), tooltip=tooltips(heads, "agreement", "fit")
+        stroke=chosen_ring(), tooltip=tooltips(heads, "agreement", "fit", *_EXTREMES)
     )
     if len(layers) <= FEW_LAYERS:
         drawn += base.mark_text(align="left", dx=4, clip=False).encode(
@@ -70,7 +76,7 @@ def agreement(part: PagePart, report: Report) -> Figure:
         layer_specification(drawn, len(layers)),
         [Slice(columns, findings(report, WIDE)[0])],
         heads,
-        ["agreement.feature"],
+        ["agreement.feature", "extremes", "extremes.headroom"],
         ["A frame marks the layer that is shown below."],
         tiles=[Tile("Agreement with BN", captions.median(values), captions.by_layer(values))],
     )

@@ -10,7 +10,13 @@ from normscope.render.findings import cautions, findings
 from normscope.render.grid import Grid, reword
 from normscope.render.html_markup import Markup, escape, join, tag
 from normscope.render.inspect import WIDE
-from normscope.render.page import captions, charts_all_layers, charts_heatmaps, charts_one_layer
+from normscope.render.page import (
+    captions,
+    charts_all_layers,
+    charts_depth,
+    charts_heatmaps,
+    charts_one_layer,
+)
 from normscope.render.page.chart_style import FEW_LAYERS
 from normscope.render.page.claims import claims_section
 from normscope.render.page.figure import Figure, Slice, Tile, table
@@ -26,6 +32,7 @@ from normscope.results.reading import Saved
 CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = (
     ("agreement", "inspect", charts_all_layers.agreement),
     ("explained", "inspect", charts_all_layers.explained),
+    ("depth", "inspect", charts_depth.depth),
     ("noise", "batches", charts_all_layers.noise),
     ("damage", "swap", charts_all_layers.damage),
     ("positions", "inspect", charts_heatmaps.positions),
