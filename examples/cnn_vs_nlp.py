@@ -122,11 +122,11 @@ def claims(found: dict[str, list[Training]], steps: int) -> list[Row]:
         Row(claim, f"{quantity}; the Transformer's norms over the CNN's {norm} norm", null, on,
             written(number), verdict(norms, 1.0))
         for claim, quantity, norm, (number, norms) in (
-            ("5 BatchNorm suits images better: at as many samples, its statistics are noisier on text.",
+            ("5 BatchNorm suits images better: at equally many samples, its statistics are noisier on text.",
              samples, "median", compare(sizes, image_sizes)),
             ("5b The same, against the noisiest norm of the CNN.",
              samples, "noisiest", compare(sizes, image_sizes, np.max)),
-            ("6 Its statistics are noisier on text also when as many values are pooled.",
+            ("6 Its statistics are noisier on text even when equally many values are pooled.",
              pooled, "median", compare(elements, image_elements)),
             ("6b The same, against the noisiest norm of the CNN.",
              pooled, "noisiest", compare(elements, image_elements, np.max)),

@@ -59,8 +59,8 @@ def padding(demo: Loaded, texts: Sequence[str], length: int, order: str) -> tupl
 def statistics(demo: Loaded, batch: Any, *, padding: bool) -> Report:
     """Measure one batch, with its padding left out, or averaged in as nn.BatchNorm1d would."""
     keys = batch.mask[:, None, None, :].expand(-1, 1, batch.mask.shape[1], -1)
-    mask = None if padding else batch.mask
-    with normscope.watch(demo.model) as watcher, watcher.batch(mask), torch.no_grad():
+    with normscope.watch(demo.model) as watcher, torch.no_grad():
+        watcher.mask = None if padding else batch.mask
         # A mask of four axes keeps the model from reading padding, and lets normscope count it.
         demo.model(input_ids=batch.inputs["input_ids"], attention_mask=keys)
     return watcher.report()

@@ -125,7 +125,7 @@ def main() -> None:
     rows += [row(report, found["4"]), centring(report, found["4"])]
     answer = (
         f"A text explains {rows[0].found} more of the variance of its words than a position does,\n"
-        f"each less shuffled words (claim 2 {rows[0].verdict}). Words of one text have\n{rows[1].found} "
+        f"each minus shuffled words (claim 2 {rows[0].verdict}). Words of one text have\n{rows[1].found} "
         f"in common beyond shuffled words (claim 3 {rows[1].verdict}).\nSimilarities of texts, kept by "
         f"BatchNorm's scale alone against its centre alone:\n{rows[3].found}. "
         f"{report.model.id}, {report.kept_texts} sentences, 95% intervals."

@@ -37,8 +37,8 @@ SUB_PACKAGES: dict[str, set[str]] = {
 # Where each library is used: sub-packages, folders or modules.
 LIBRARIES: dict[str, set[str]] = {
     "torch": {
-        "models.device_map", "models.loading", "data.batching", "data.media_batches", "statistics", "norms",
-        "capture", "engine", "analyses",
+        "models.device_map", "models.loading", "data.batch", "data.media_batches", "data.token_selection",
+        "statistics", "norms", "capture", "engine", "analyses",
     },
     "transformers": {"models.weight_checks", "models.loading", "data.batching"},
     "huggingface_hub": {"data.hub_dataset", "models.load_errors", "models.loading", "models.location"},

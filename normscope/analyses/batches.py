@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from normscope._version import __version__
 from normscope.capture.layer_summary import summary_of
+from normscope.capture.recorder import Recorder
 from normscope.capture.text_sample import TextSample
-from normscope.capture.watcher import watch
 from normscope.data.batch_sampling import Drawing, Plan, plans
 from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
@@ -65,8 +65,8 @@ def batch_noise(
     inputs = Inputs(texts)
     session = Session.open(model, Clock(progress), loading, tokenizer)
     sample = TextSample(drawing.samples, drawing.table_memory, drawing.seed)
-    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
-    report = session.measure(watcher, session.batches(inputs, batching), RunContext(sample=sample))
+    recorder = Recorder(session.loaded.model, layers=layers, exclude=exclude)
+    report = session.measure(recorder, session.batches(inputs, batching), RunContext(sample=sample))
     return _reported(report, sample, drawing)
 
 

@@ -22,11 +22,11 @@ METRICS: dict[str, Callable[[LayerDrift], float]] = {
     path: operator.attrgetter(path)
     for path in (
         "bn_drift.mean", "bn_drift.variance", "ln_drift.mean", "ln_drift.variance", "agreement_change",
-        "position_change",
+        "position_change", "mean_share_change",
     )
 }  # fmt: skip
 # Fields of the run that must be equal for the numbers to be comparable.
-_SAME = ("special_tokens", "max_length")
+_SAME = ("special_tokens", "max_length", "selection")
 
 
 def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[str]) -> Comparison:
@@ -40,7 +40,8 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
     - `ln_drift.mean` = |m_b - m_a| / sqrt(v_a) and `ln_drift.variance` = |v_b - v_a| / v_a, where m and v
       are the averages of the tokens' own means and variances;
     - `agreement_change` and `position_change`: the agreement with BN, and the share of variance that
-      position explains (epsilon squared), in b minus in a.
+      position explains (epsilon squared), in b minus in a;
+    - `mean_share_change`: the share of a token's square that its mean carries, in b minus in a.
 
     A number is NaN if either report lacks it. Raises ReportError for a file that is not a report.
     """
@@ -84,6 +85,7 @@ def _layer(a: LayerReport, b: LayerReport) -> LayerDrift:
         ln_drift=_ln_drift(a, b),
         agreement_change=after - before,
         position_change=explained[1] - explained[0],
+        mean_share_change=b.mean_share - a.mean_share,
     )
 
 

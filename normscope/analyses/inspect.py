@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from normscope.capture.watcher import watch
+from normscope.analyses.depth import depth_profiles
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batching
 from normscope.data.media_files import FilePath, Inputs
 from normscope.data.shards import Shard
@@ -78,7 +80,7 @@ def inspect(
     if shard is not None:
         inputs = shard.of(inputs, batching.limit, unique=batching.unique)
     session = Session.open(model, Clock(progress), loading, tokenizer, processor, inputs.kinds)
-    watcher = watch(
+    recorder = Recorder(
         session.loaded.model,
         layers=layers,
         exclude=exclude,
@@ -97,7 +99,8 @@ def inspect(
     saver = Saver(checkpoint, facts(session.loaded, batching, selection) if checkpoint else {})
     context = RunContext(saver, stop or Stop(), shard=shard)
     batches = session.batches(inputs, batching)
-    report = session.measure(watcher, batches, context, moments=moments)
+    report = session.measure(recorder, batches, context, moments=moments)
+    report = replace(report, depth=depth_profiles(session.loaded.model, report.layers))
     if report.moments is not None and shard is not None:
         report.moments.shards = (str(shard),)
     return report

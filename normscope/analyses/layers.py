@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.watcher import watch
+from normscope.analyses.layer_readers import find_readers
+from normscope.capture.recorder import Recorder
 from normscope.models.loading import quiet, skeleton
 from normscope.models.location import Loading
 from normscope.norms.detection import NormLayer, find
@@ -29,16 +31,18 @@ def list_layers(
     *,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    readers: bool = False,
 ) -> Outline:
     """List the normalization layers of a model, each with its formula and its place in the model.
 
     `model` is a Hub id, a folder in Hugging Face layout, or "demo"; only its config.json is read.
     The model is built on torch's meta device, without memory for weights. If only a call can show what a
     layer computes, one layer of its class and size gets random weights and is called alone.
-    `layers` and `exclude` are globs that choose the layers to list.
+    `layers` and `exclude` are globs that choose the layers to list. With `readers`, one forward on the
+    meta device shows which modules read each layer's output.
 
-    Raises ModelError when there is no such model or it cannot be built, UsageError when a glob
-    matches nothing or options clash.
+    Raises ModelError when there is no such model, or it cannot be built or run on the meta device;
+    UsageError when a glob matches nothing or options clash.
     """
     loaded = skeleton(model, options)
     network: nn.Module = loaded.model
@@ -48,6 +52,9 @@ def list_layers(
         for norm in norms:
             formulas.settle(norm)
         outlined = tuple(_outline(norm, places) for norm in norms)
+        if readers:
+            found = find_readers(network, norms, loaded.id)
+            outlined = tuple(replace(layer, readers=found[layer.name]) for layer in outlined)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     about = OutlinedModel(loaded.id, loaded.revision, loaded.commit, type(network).__name__, parameters)
     return Outline(__version__, about, outlined, provenance_now(loaded.commit))
@@ -118,13 +125,13 @@ def _call(norm: NormLayer) -> NormLayer:
         return norm
     channels = x.transpose(1, 2).reshape(_TEXTS, features, _POSITIONS, 1)  # features on axis 1, as in images
     for inputs in (x, channels):
-        watcher = watch(module)
+        recorder = Recorder(module)
         try:
-            with watcher, preserve_random_state():
+            with recorder, preserve_random_state():
                 module(inputs.clone())
         except (Exception, SystemExit):  # It needs another shape, or more inputs.
             continue
-        (called,) = (capture.norm for capture in watcher.captures)
+        (called,) = (capture.norm for capture in recorder.captures)
         if called.formula is not None:
             break
     return called

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from normscope._version import __version__
+from normscope.analyses.depth import merge_depth
 from normscope.capture.layer_summary import fill, notes_on, pooling_notes
-from normscope.data.corpus import notes_on_texts
+from normscope.data.corpus import notes_on_left_out, notes_on_texts
 from normscope.data.shards import missing
 from normscope.errors import UsageError
 from normscope.escaping import quoted
-from normscope.results.common import RunInfo
+from normscope.results.common import LeftOut, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import Provenance, provenance_now
 from normscope.statistics.layer_state import LayerState, RunMoments, maximum_counts
@@ -21,7 +22,7 @@ from normscope.statistics.outliers import outlier_features
 
 # Fields that must be equal in all parts: of the model, of the run, and of each layer that saw a token.
 MODEL = ("id", "revision", "commit", "architecture", "dtype", "parameters")
-RUN = ("special_tokens", "max_length", "medium")
+RUN = ("special_tokens", "max_length", "medium", "selection")
 LAYER = ("module", "kind", "features", "eps", "affine", "call")
 # Fields of the run that are summed over parts; then those that are summed if all parts know them; then
 # those that the result has only if they are equal in all parts.
@@ -161,7 +162,12 @@ class _Total:
         """Return the report of all parts."""
         layers = {name: self._layer(name, seen) for name, seen in self._moments.layers.items()}
         run = self._run()
-        notes = [*self._warnings, *notes_on_texts(run), *missing(self._moments.shards)]
+        notes = [
+            *self._warnings,
+            *notes_on_texts(run),
+            *notes_on_left_out(run),
+            *missing(self._moments.shards),
+        ]
         notes += [note for name in layers for note in _notes(layers[name], self._moments.layers[name])]
         devices = dict.fromkeys(report.model.device for report in self._reports)
         return Report(
@@ -173,6 +179,7 @@ class _Total:
             outlier_features(layers.values()),
             self._moments,
             provenance=self._provenance(),
+            depth=merge_depth(self._reports, layers),
         )
 
     def _provenance(self) -> Provenance:
@@ -198,6 +205,7 @@ class _Total:
         for name in _OPTIONAL_SUMS:
             values = [getattr(run, name) for run in runs]
             fields[name] = None if None in values else sum(values)
+        fields["left_out"] = _left_out_of(runs)
         for name in _COMMON:
             fields[name] = getattr(runs[0], name) if len({getattr(run, name) for run in runs}) == 1 else None
         fields["positions"] = max(run.positions for run in runs)
@@ -211,6 +219,14 @@ class _Total:
     def _padding_share(self, runs: Sequence[RunInfo]) -> float:
         padding = sum(run.padding_share * n for run, n in zip(runs, self._slots, strict=True) if n)
         return padding / self._moments.slots if self._moments.slots else math.nan
+
+
+def _left_out_of(runs: Sequence[RunInfo]) -> LeftOut | None:
+    """Return the numbers of tokens that were left out of all runs; None if one does not have them."""
+    counts = [vars(run.left_out) for run in runs if run.left_out is not None]
+    if len(counts) < len(runs):
+        return None
+    return LeftOut(**{rule: sum(each[rule] for each in counts) for rule in counts[0]})
 
 
 def _first_difference(old: list[str], new: list[str]) -> tuple[Any, Any]:
@@ -229,7 +245,7 @@ def _general_warnings(report: Report, moments: RunMoments) -> list[str]:
     """Return a report's warnings without those that the merged report writes again: on layers and shards."""
     layers = report.layers
     of_layers = {note for name in layers for note in _notes(layers[name], moments.layers[name])}
-    of_run = {*notes_on_texts(report.run), *missing(moments.shards)}
+    of_run = {*notes_on_texts(report.run), *notes_on_left_out(report.run), *missing(moments.shards)}
     rewritten = {*of_layers, *of_run, *pooling_notes(layers.values())}
     return [note for note in report.warnings if note not in rewritten]
 

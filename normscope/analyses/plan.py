@@ -4,17 +4,19 @@ import math
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from normscope._version import __version__
-from normscope.capture.watcher import Watcher, watch
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.capture.recorder import Recorder
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches, Batching
 from normscope.data.corpus import no_text
 from normscope.engine.forward import Forward
+from normscope.engine.massive_tokens import MassiveTokens
 from normscope.engine.runner import Runner
 from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded
@@ -41,19 +43,21 @@ def dry_run(
     Tokenizes the first 4,096 texts; if there are more, extrapolates from the share of the files that
     these texts take. Runs one batch of middle length. Raises what `inspect` raises.
     """
-    watcher = watch(
+    recorder = Recorder(
         loaded.model, layers=layers, exclude=exclude, per_call=per_call, table_memory=table_memory
     )
     session = Session(loaded)
-    with session.watching(watcher):
-        sample = _sample(session, watcher, iter(texts), batching)
-        timed, seconds = _time_batch(sample, watcher, session.forward, batching)
-    tables = watcher.tables
+    with session.watching(recorder):
+        # Massive tokens are looked for in the timed batch alone: they are too few to change an estimate.
+        sample = _sample(session, recorder, iter(texts), replace(batching, drop_massive=False))
+        massive = MassiveTokens(session.forward, loaded.tokenizer) if batching.drop_massive else None
+        timed, seconds = _time_batch(sample, recorder, session.forward, massive)
+    tables = recorder.tables
     slots = sum(batch.mask.numel() for batch in sample.batches) * sample.scale
     return RunPlan(
         __version__,
         session.describe(),
-        len(watcher.captures),
+        len(recorder.captures),
         Tables(tables.bytes, tables.rows, tables.positions, tables.bins.exact if tables.bins else None),
         sample.corpus(),
         TimedBatch(len(timed.sources), int(timed.valid.sum()), seconds),
@@ -83,10 +87,10 @@ class _Sample:
         return Corpus(round(self.source.texts * self.scale), round(tokens * self.scale), self.complete)
 
 
-def _sample(session: Session, watcher: Watcher, texts: Iterator[str], batching: Batching) -> _Sample:
+def _sample(session: Session, recorder: Recorder, texts: Iterator[str], batching: Batching) -> _Sample:
     first = list(islice(texts, min(SAMPLE, batching.limit or SAMPLE)))
     source = text_batches(session.loaded, first, batching)
-    session.prepare(watcher, source)
+    session.prepare(recorder, source)
     batches = list(source)
     if not batches:
         raise no_text(source.skipped)
@@ -98,14 +102,15 @@ def _sample(session: Session, watcher: Watcher, texts: Iterator[str], batching: 
 
 
 def _time_batch(
-    sample: _Sample, watcher: Watcher, forward: Forward, batching: Batching
+    sample: _Sample, recorder: Recorder, forward: Forward, massive: MassiveTokens | None
 ) -> tuple[Batch, float]:
     """Time the batch of middle length. One of its texts runs first, so that one-time costs are not timed."""
-    runner = Runner(watcher, forward, batching, None)
+    runner = Runner(recorder, forward, None)
     batch = sample.batches[len(sample.batches) // 2]
-    runner.run(batch.part(slice(0, 1)))
+    screen = massive.screen if massive is not None else lambda batch: batch
+    runner.run(screen(batch.part(slice(0, 1))))
     begun = time.perf_counter()
-    runner.run(batch)
+    runner.run(screen(batch))
     if forward.device.type == "cuda":
         torch.cuda.synchronize(forward.device)
     return batch, time.perf_counter() - begun

@@ -13,6 +13,7 @@ from normscope.norms.detection import NormLayer
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.batch_summary import BatchSummary, BatchSums, OutputErrors
 from normscope.statistics.buffers import Scratch
+from normscope.statistics.extremes import Peaks
 from normscope.statistics.moments import Rows
 from normscope.statistics.outliers import BatchOutliers
 
@@ -84,8 +85,11 @@ def _by_operators(
     sizes = None if real is None else torch.abs(real, out=scratch.block("first", real))
     # First, because the sums overwrite `sizes`, which is a scratch block.
     outliers = BatchOutliers.of(rows, sizes, where)
+    outputs = None if real is None or outliers.largest is None else Peaks(outliers.largest, real, where)
+    inputs = Peaks(torch.linalg.vector_norm(rows.x, math.inf, 0), rows.x, where)
     sums, samples = BatchSums.of(rows, y, where, _eps(norm), scratch)
-    return BatchSummary(nonfinite, sums, outliers, errors), BatchRows(norm, rows, y, samples.moments(), where)
+    summary = BatchSummary(nonfinite, sums, outliers, inputs, outputs, errors)
+    return summary, BatchRows(norm, rows, y, samples.moments(), where)
 
 
 def _settle(norm: NormLayer, rows: Rows, call: CallRows, where: Alignment) -> None:

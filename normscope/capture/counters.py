@@ -1,19 +1,27 @@
-"""Counters of a watcher: forwards, samples, tokens, padding and time."""
+"""Counters of a recorder: forwards, samples, tokens, padding and time."""
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import fields
 
-from normscope.results.common import RunInfo
+from normscope.results.common import LeftOut, RunInfo, TokenSelection
 from normscope.statistics.alignment import TokenMask
 
 
 class Tally:
-    """Counts of the forwards, samples and tokens of a watcher, and their time in seconds."""
+    """Counts of the forwards, samples and tokens of a recorder, and their time in seconds.
 
-    def __init__(self) -> None:
+    `selection` has the rules of the watcher that leave tokens out, None if there are none.
+    """
+
+    def __init__(self, selection: TokenSelection | None = None) -> None:
+        self._selection = selection
         self.batches = self.samples = self.tokens = self.real = self.slots = self.positions = 0
         self.unknown = 0
         """The number of unknown tokens; counted by the caller, which has the tokenizer."""
+        self.left_out = dict.fromkeys((field.name for field in fields(LeftOut)), 0)
+        """The number of real tokens that each rule left out."""
         self.seconds = 0.0
         self._since = 0.0
 
@@ -37,6 +45,12 @@ class Tally:
             self.tokens += int(mask.valid.sum())
             last = positions[mask.valid].max() if mask.valid.any() else -1
             self.positions = max(self.positions, int(last) + 1)
+            self.leave_out({name: int(tokens.sum()) for name, tokens in mask.left_out.items()})
+
+    def leave_out(self, counts: Mapping[str, int]) -> None:
+        """Count the tokens that rules left out."""
+        for rule, count in counts.items():
+            self.left_out[rule] += count
 
     def run_info(self) -> RunInfo:
         """Return the counts as the description of a run whose batches the user made."""
@@ -53,6 +67,8 @@ class Tally:
             order=None,
             padding_share=self.padding_share(),
             seconds=self.seconds,
+            selection=self._selection,
+            left_out=LeftOut(**self.left_out) if self._selection or any(self.left_out.values()) else None,
         )
 
     def padding_share(self) -> float:

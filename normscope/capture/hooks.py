@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from normscope.errors import UsageError
+
+_silent = ContextVar("silent", default=False)
 
 # It may run a forward again to compute gradients; only the first run counts.
 BACKWARD = "a backward pass"
@@ -22,12 +25,22 @@ class Hook:
         self._call = call
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run the hook."""
-        return self._call(*arguments)
+        """Run the hook, unless the forward is `unobserved`."""
+        return None if _silent.get() else self._call(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A standard-library method that returns None: a pickled model can be loaded without normscope.
         return getattr, (nullcontext(), "__exit__")
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Keep all hooks of this kind quiet inside the context: its forwards are for another purpose."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from normscope.results.inspect import (
     AffineFit,
     AffineOutliers,
     Explained,
+    Extreme,
+    Extremes,
     FeatureOutput,
     FeatureStats,
     FirstPosition,
@@ -32,6 +34,7 @@ from normscope.results.inspect import (
 )
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator, Groups
+from normscope.statistics.extremes import UNKNOWN, LargestValue
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import is_own_sequence
 from normscope.statistics.moments import Moments, Spread
@@ -40,6 +43,8 @@ from normscope.statistics.views import COMPARED, WITHOUT_POSITIONS, cells
 
 # The maximum number of features, and of positions, that are listed for massive activations.
 _LISTED = 16
+# A warning is given if float16 has room for less than this many times the largest value.
+_LITTLE_ROOM = 8
 
 
 def layer_report(capture: LayerCapture) -> LayerReport:
@@ -132,6 +137,20 @@ def notes_on(layer: LayerReport, state: LayerState) -> list[str]:
     return notes
 
 
+def headroom_notes(layers: Iterable[LayerReport]) -> list[str]:
+    """Return one sentence on the layers whose values come close to float16's maximum, or an empty list."""
+    rooms = [(layer.extremes.headroom, layer) for layer in layers if layer.extremes is not None]
+    short = sorted((room, layer.index) for room, layer in rooms if room < _LITTLE_ROOM)
+    if not short:
+        return []
+    worst = min(rooms, key=lambda pair: pair[0])[1]
+    others = f" and {len(short) - 1} more" if len(short) > 1 else ""
+    return [
+        f"{worst.name}{others}: the largest value is over an eighth of float16's maximum "
+        f"(headroom {short[0][0]:.2g}), so float16 may overflow on other texts; use bfloat16 or float32"
+    ]
+
+
 def pooling_notes(layers: Iterable[LayerReport]) -> list[str]:
     """Return one sentence on all layers whose calls in a forward were pooled, or an empty list."""
     several = [layer for layer in layers if layer.call is None and layer.calls_per_forward > 1]
@@ -175,6 +194,9 @@ def measurements(moments: Accumulator, positioned: bool, exact: int | None = Non
         "global_": Scale(float(everything.mean), float(everything.variance())),
         "agreement": _agreement(moments, positioned),
         "outliers": _outliers(moments, positioned, first),
+        "extremes": _extremes(moments),
+        "mean_share": metrics.mean_share(moments),
+        "mean_share_energy": metrics.mean_share_energy(moments),
     }
     if not math.isnan(float(moments.output.mean.sum())):
         output = moments.output
@@ -201,6 +223,7 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
             token_variance=_array(tokens.known_mean()[:, 1]),
             first=first,
             token_variance_std=_array(tokens.variance()[:, 1].sqrt()),
+            **_variance_range(moments),
         ),
         "sequence": _group_stats(moments.sequence),
         "instance": _group_stats(moments.instance),
@@ -211,6 +234,35 @@ def _by_position(moments: Accumulator, first: Counts | None) -> dict[str, Any]:
         ),
         "first_position": FirstPosition(rms, rest, metrics.ratio(rms, rest)),
     }
+
+
+def _variance_range(moments: Accumulator) -> dict[str, Any]:
+    """Return the range of the tokens' variances and the share far from BN's one; nothing if unknown."""
+    variances = moments.variances
+    if bool(variances.low.isnan().any()):  # Moments of an earlier version.
+        return {}
+    filled = moments.by_position.count > 0
+    return {
+        "token_variance_min": _array(variances.low.where(filled, torch.nan)),
+        "token_variance_max": _array(variances.high.where(filled, torch.nan)),
+        "far": _array(variances.far(float(cells(moments, "global").x.variance()))),
+    }
+
+
+def _extremes(moments: Accumulator) -> Extremes | None:
+    """Return the largest values of the layer; None in moments of an earlier version."""
+    extremes = moments.extremes
+    if bool(extremes.input.value.isnan()):
+        return None
+    both = [_extreme(one) for one in (extremes.input, extremes.output)]
+    headroom = metrics.headroom(max(one.value for one in both))
+    output = both[1] if moments.outliers.tokens else None
+    return Extremes(both[0], output, _array(extremes.feature), headroom, math.log2(headroom))
+
+
+def _extreme(extreme: LargestValue) -> Extreme:
+    places = [None if place == UNKNOWN else place for place in extreme.place.tolist()]
+    return Extreme(float(extreme.value), *places)
 
 
 def _outliers(moments: Accumulator, positioned: bool, first: Counts | None) -> Outliers:

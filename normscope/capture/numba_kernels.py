@@ -69,10 +69,11 @@ class Samples(NamedTuple):
 
 
 class OutputBuffers(NamedTuple):
-    """Buffers for the statistics by feature of y and of a layer's output `out`, (D,) each.
+    """Buffers for the statistics by feature of x, y and a layer's output `out`, (D,) each.
 
     `moved` and `square` are the sums of y - pivot and of its square. `worst` is the maximum of
     |y weight + bias - out|, `largest` the maximum of |out|, and `large` how often |out| reaches `limit`.
+    `peak` is the maximum of |x|.
     """
 
     limit: float
@@ -82,6 +83,7 @@ class OutputBuffers(NamedTuple):
     worst: np.ndarray
     largest: np.ndarray
     large: np.ndarray
+    peak: np.ndarray
 
 
 @compiled
@@ -129,17 +131,18 @@ def _add_cell(x: np.ndarray, y: np.ndarray, cells: CellBuffers, cell: int) -> No
 
 
 @compiled
-def add_output(y: np.ndarray, formula: Way, out: np.ndarray, buffers: OutputBuffers) -> float:
-    """Add one row y and the layer's output (D,) to `buffers`; return the sum of out^2."""
+def add_output(x: np.ndarray, y: np.ndarray, formula: Way, out: np.ndarray, buffers: OutputBuffers) -> float:
+    """Add one row x, its y and the layer's output (D,) to `buffers`; return the sum of out^2."""
     pivot, moved, squares, worst = buffers.pivot, buffers.moved, buffers.square, buffers.worst
     largest, large, limit = buffers.largest, buffers.large, out.dtype.type(buffers.limit)
-    weight, bias, square = formula.weight, formula.bias, 0.0
+    weight, bias, peak, square = formula.weight, formula.bias, buffers.peak, 0.0
     for d in range(len(y)):
         deviation = np.float64(y[d] - pivot[d])
         moved[d] += deviation
         squares[d] += deviation * deviation
     for d in range(len(y)):
         worst[d] = max(worst[d], abs(y[d] * weight[d] + bias[d] - out[d]))
+        peak[d] = max(peak[d], abs(x[d]))
     for d in range(len(y)):
         square += np.float64(out[d] * out[d])
     for d in range(len(y)):
@@ -164,7 +167,7 @@ def _add_rows(
     begin(position, x, index)
     begin(sample, x, index)
     buffers.moved[:], buffers.square[:], buffers.worst[:] = 0, 0, 0
-    buffers.largest[:], buffers.large[:] = 0, 0
+    buffers.largest[:], buffers.large[:], buffers.peak[:] = 0, 0, 0
     y, square = np.empty(x.shape[1], x.dtype), 0.0
     # The middle row comes first: its y is the pivot for the y of all rows.
     for turn in range(-1, len(index)):
@@ -181,7 +184,7 @@ def _add_rows(
             continue
         _add_cell(row, y, position, position.group[r])
         _add_cell(row, y, sample, sample.group[r])
-        square += add_output(y, formula, out[index[r]], buffers)
+        square += add_output(row, y, formula, out[index[r]], buffers)
     return square
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from normscope.norms.detection import NormLayer
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.layer_state import LayerState
-from normscope.statistics.moments import Moments, Rows
+from normscope.statistics.moments import Labels, Moments, Rows
 from normscope.statistics.token_identity import TokenMoments, TokenRoom
 
 
@@ -47,12 +47,16 @@ class TokenIdentity:
 
 
 class RowScales:
-    """Collects the moments of the factor by which a layer multiplies each row into the layer's state."""
+    """Collects the moments of the factor by which a layer multiplies each row into the layer's state.
+
+    They are (2, 1): those at position 0 of a sample, and those after it.
+    """
 
     def observe(self, batch: BatchRows, state: LayerState, /) -> None:
         """Add the factors of a batch, if the formula of the layer has one for each row."""
         formula = batch.norm.formula
         if formula is None or not formula.is_plain:
             return
-        state.scales = state.scales or Moments.empty(1, 1)
-        state.scales.merge(Moments.of(formula.row_scale(batch.rows)).to("cpu"))
+        state.scales = state.scales or Moments.empty(2, 1)
+        later = Labels.of((batch.where.positions > 0).long())
+        state.scales.merge(Moments.by_group(formula.row_scale(batch.rows).double(), later).to("cpu"))

@@ -1,11 +1,12 @@
-"""Assembles a report from the state of all layers of a watcher."""
+"""Assembles a report from the state of all layers of a recorder."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from normscope._version import __version__
 from normscope.capture.layer_calls import LayerCalls
-from normscope.capture.layer_summary import layer_report, notes_on, pooling_notes
+from normscope.capture.layer_summary import headroom_notes, layer_report, notes_on, pooling_notes
+from normscope.data.corpus import notes_on_left_out
 from normscope.results.common import ModelInfo, RunInfo
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
@@ -31,7 +32,7 @@ def assemble(
     """
     reports: dict[str, LayerReport] = {}
     bins = _first_positions(tables, run)
-    warnings = [*notes, *_note_on_bins(tables, bins)]
+    warnings = [*notes, *notes_on_left_out(run), *_note_on_bins(tables, bins)]
     for layer in layers:
         for name, call, capture in layer.named():
             capture.state.flush()
@@ -41,7 +42,7 @@ def assemble(
                 carried.layers[name] = capture.state.copy(share=last)
             warnings += [f"{name}: {note}" for note in notes_on(reports[name], capture.state)]
         warnings += layer.notes()
-    warnings += pooling_notes(reports.values())
+    warnings += [*pooling_notes(reports.values()), *headroom_notes(reports.values())]
     recurring = outlier_features(reports.values())
     run = replace(run, position_bins=bins)
     return Report(

@@ -1,4 +1,4 @@
-"""The state of a watcher as plain values and tensors, for checkpoints and for undoing a batch."""
+"""The state of a recorder as plain values and tensors, for checkpoints and for undoing a batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from normscope.capture.watcher import Watcher
+from normscope.capture.recorder import Recorder
 from normscope.errors import ReportError
 from normscope.escaping import quoted
 from normscope.norms.detection import NormLayer
@@ -16,6 +16,7 @@ from normscope.results.json_codec import NOT_IN_JSON, from_plain
 from normscope.statistics.layer_state import LayerState, load_state_dicts, state_dicts
 
 COUNTS = ("batches", "samples", "tokens", "real", "slots", "positions", "unknown")
+_LEFT_OUT = "left_out."
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class _CallsState:
 
 
 @dataclass(frozen=True)
-class WatcherState:
-    """A watcher between two forwards; `tensors` of capture i, counted over all layers, are named "i/..."."""
+class RecorderState:
+    """A recorder between two forwards; `tensors` of capture i, counted over all layers, are named "i/..."."""
 
     counts: Mapping[str, int]
     notes: tuple[str, ...]
@@ -82,35 +83,35 @@ class WatcherState:
     tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, metadata=NOT_IN_JSON)
 
     @classmethod
-    def of(cls, watcher: Watcher, *, copy: bool = False) -> "WatcherState":
-        """Read the state of a watcher; the tensors may share its memory, unless a `copy` is requested."""
+    def of(cls, recorder: Recorder, *, copy: bool = False) -> "RecorderState":
+        """Read the state of a recorder; the tensors may share its memory, unless a `copy` is requested."""
         layers = tuple(
             _CallsState(
                 layer.norm.name,
                 layer.per_forward,
                 tuple(_CaptureState(NormState.of(c.norm), c.state.facts()) for c in layer.captures),
             )
-            for layer in watcher.layers
+            for layer in recorder.layers
         )
-        tensors = state_dicts((capture.state for capture in watcher.captures), copy=copy)
-        counts = {name: getattr(watcher.tally, name) for name in COUNTS}
-        return cls(counts, tuple(watcher.scope_notes), layers, tensors)
+        tensors = state_dicts((capture.state for capture in recorder.captures), copy=copy)
+        counts = {name: getattr(recorder.tally, name) for name in COUNTS}
+        counts |= {f"{_LEFT_OUT}{rule}": count for rule, count in recorder.tally.left_out.items()}
+        return cls(counts, tuple(recorder.scope_notes), layers, tensors)
 
-    def give(self, watcher: Watcher, *, copy: bool = False) -> None:
-        """Let a watcher on the same model continue from here; ReportError if the state does not fit.
+    def give(self, recorder: Recorder, *, copy: bool = False) -> None:
+        """Let a recorder on the same model continue from here; ReportError if the state does not fit.
 
         With `copy`, later forwards do not change this state, so it can be used again.
         """
-        ours = [layer.norm.name for layer in watcher.layers]
+        ours = [layer.norm.name for layer in recorder.layers]
         if [state.name for state in self.layers] != ours:
             raise ReportError("the layers in it are not those that are measured now")
         for name in COUNTS:
-            count = from_plain(int, self.counts.get(name), f"counts.{name}")
-            if count < 0:
-                raise ReportError(f"counts.{name} is {count}; expected 0 or more")
-            setattr(watcher.tally, name, count)
-        watcher.scope_notes.update(dict.fromkeys(self.notes))
-        for layer, state in zip(watcher.layers, self.layers, strict=True):
+            setattr(recorder.tally, name, self._count(name))
+        for rule in recorder.tally.left_out:
+            recorder.tally.left_out[rule] = self._count(f"{_LEFT_OUT}{rule}")
+        recorder.scope_notes.update(dict.fromkeys(self.notes))
+        for layer, state in zip(recorder.layers, self.layers, strict=True):
             if len(state.captures) > (max(1, state.per_forward) if layer.per_call else 1):
                 raise ReportError(f"{quoted(state.name)} has {len(state.captures)} captures; expected fewer")
             layer.per_forward = state.per_forward
@@ -119,6 +120,12 @@ class WatcherState:
         states = [capture.seen.facts() for capture in saved]
         tensors = {name: values.clone() if copy else values for name, values in self.tensors.items()}
         load_state_dicts(states, tensors, [capture.norm.features for capture in saved])
-        for capture, own, measured in zip(watcher.captures, saved, states, strict=True):
+        for capture, own, measured in zip(recorder.captures, saved, states, strict=True):
             own.norm.give(capture.norm)
             capture.state = measured
+
+    def _count(self, name: str) -> int:
+        count = from_plain(int, self.counts.get(name), f"counts.{name}")
+        if count < 0:
+            raise ReportError(f"counts.{name} is {count}; expected 0 or more")
+        return count

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from normscope.capture.observers import BatchRows
+from normscope.data.batch import Batch
 from normscope.data.batch_sampling import random_bits
-from normscope.data.batching import Batch
 from normscope.errors import UsageError
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import Moments

@@ -27,6 +27,7 @@ from normscope.capture.call_arguments import (
     tensors,
 )
 from normscope.capture.scope import Scope
+from normscope.data.token_selection import TokenRules, without
 from normscope.errors import UsageError
 from normscope.statistics.alignment import TokenMask
 from normscope.statistics.position_bins import Bins
@@ -43,13 +44,13 @@ class UserMasks(NamedTuple):
 
 
 class Scopes:
-    """The open scopes, outermost first. With `words`, their masks carry the token ids.
+    """The open scopes, outermost first; their masks carry the token ids.
 
-    Late positions of their tokens share `bins`, if these are set.
+    Late positions of their tokens share `bins`, if these are set. The `rules` leave more tokens out.
     """
 
-    def __init__(self, words: bool = False) -> None:
-        self.words = words
+    def __init__(self, rules: TokenRules | None = None) -> None:
+        self._rules = rules or TokenRules()
         self.bins: Bins | None = None
         self._open: list[Scope] = []
         self.notes: dict[str, None] = {}
@@ -92,6 +93,15 @@ class Scopes:
         # If a module inside takes a mask, its own scope knows the padding.
         self._unread &= not takes_mask
         self._open.append(self._scope(arguments, chosen))
+        if self.depth == 1 and self._rules:
+            self._look_for_ids(self._open[0].mask)
+
+    def _look_for_ids(self, mask: TokenMask | None) -> None:
+        """Add a note when the rules that leave tokens out cannot be applied to the outermost forward."""
+        if mask is None:
+            self.notes["a forward has no tokens, so exclude_tokens and skip_first left nothing out"] = None
+        elif mask.ids is None and self._rules.excluded:
+            self.notes["a forward has no input_ids, so exclude_tokens left nothing out"] = None
 
     def _look_for_padding(self, module: nn.Module, arguments: dict[str, Any], chosen: UserMasks) -> None:
         """Add a note when ids hold the padding token and there is no mask."""
@@ -240,9 +250,11 @@ class Scopes:
         strict = all(scope.source is None for scope in self._open) and not (decodes and self._open)
         texts = packed_texts(arguments, real) if real.shape == shape else None
         token_mask = replace(_token_mask(real, shape, user_mask, strict=strict), texts=texts, bins=self.bins)
-        if self.words:
-            same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
-            token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
+        same_tokens = outer if outer is not None and outer.is_of(shape) and not decodes else None
+        token_mask = replace(token_mask, ids=_ids(tokens, same_tokens))
+        if self._rules:
+            left_out = self._rules.left_out(token_mask.valid, token_mask.positions(), token_mask.ids)
+            token_mask = replace(token_mask, valid=without(token_mask.valid, left_out), left_out=left_out)
         # The rows of a spectrogram count as tokens; convolutions reduce their number.
         frames = None if media is None or bool(token_mask.valid.all()) else Frames(token_mask.valid)
         source = real if mask is None else mask

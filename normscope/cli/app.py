@@ -108,6 +108,7 @@ def normscope(
       try it              normscope inspect demo
       understand a model  normscope inspect gpt2 -f corpus.txt
       ask why LayerNorm   normscope why gpt2 -f corpus.txt
+      put BatchNorm in    normscope swap gpt2 -f corpus.txt
       use it in a pipe    normscope inspect gpt2 --json | jq '.layers[0].token'
       fold norms away     normscope swap gpt2 --kind frozen --fold --save DIR
       publish a page      normscope report inspect.json -o page.html

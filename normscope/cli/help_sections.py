@@ -14,7 +14,7 @@ _NAME_WIDTH = 26  # an option with a longer name gets a line of its own
 # The options that users of a command need first, in this order, by their names in Python.
 MOST_USED = {
     "inspect": ("file", "image", "limit", "special_tokens", "layer", "plot", "json", "output"),
-    "layers": ("layer", "exclude", "format", "json", "output", "verbose", "revision", "trust_remote_code"),
+    "layers": ("layer", "exclude", "readers", "format", "json", "output", "verbose", "revision"),
     "batches": ("file", "limit", "max_length", "sizes", "layer", "plot", "json", "output"),
     "swap": ("file", "calibration", "kind", "layer", "fold", "save", "json", "output"),
     "why": ("file", "limit", "samples", "beside", "image", "layer", "json", "output"),
@@ -31,18 +31,19 @@ EXPLAINED = {
 # The options of each section, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
-        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "limit", "unique",
-        "max_length",
+        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "chat_template",
+        "limit", "unique", "max_length",
     ),
-    "Layers": ("layer", "exclude", "per_call"),
+    "Layers": ("layer", "exclude", "per_call", "readers"),
     "Measuring": (
-        "sizes", "draws", "momentum", "kind", "cumulative", "recalibrate", "words", "samples",
-        "table_memory", "seed", "batch_size", "order", "special_tokens", "dry_run",
+        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
+        "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
+        "skip_first", "drop_massive", "roles", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (
-        "schema", "bibtex", "fail_above", "details", "rows", "plot", "chart", "top", "format", "json",
-        "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
+        "schema", "bibtex", "fail_above", "details", "depth", "rows", "plot", "chart", "top", "format",
+        "json", "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",

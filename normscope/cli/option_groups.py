@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import typer
 from typer.models import ArgumentInfo
 
-from normscope.cli import options
+from normscope.cli import options, token_options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.output import Output
 
@@ -116,13 +117,30 @@ class BatchOptions:
     max_length: options.MaxLength = None
     batch_size: options.BatchSize = "32"
     order: options.BatchOrder = options.Order.LENGTH
+    exclude_tokens: token_options.ExcludeTokens = None
+    skip_first: token_options.SkipFirst = 0
+    drop_massive: token_options.DropMassive = False
+    roles: token_options.Roles = None
 
-    def batching(self) -> "Batching":
-        """Return these options for the library; UsageError for values that it refuses."""
+    def batching(self, *, chat: bool = False) -> "Batching":
+        """Return these options for the library; UsageError for values that it refuses.
+
+        With `chat` the texts are conversations.
+        """
         from normscope.data.batching import Batching
 
-        size = options.batch_size(self.batch_size)
-        return Batching(size, self.max_length, self.order.value, limit=self.limit, unique=self.unique)
+        return Batching(
+            options.batch_size(self.batch_size),
+            self.max_length,
+            self.order.value,
+            limit=self.limit,
+            unique=self.unique,
+            exclude_tokens=token_options.token_names("--exclude-tokens", self.exclude_tokens),
+            skip_first=self.skip_first,
+            drop_massive=self.drop_massive,
+            chat_template=chat,
+            roles=token_options.names("--roles", self.roles),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,9 +149,9 @@ class CountedBatchOptions(BatchOptions):
 
     special_tokens: options.Special = options.SpecialTokens.INCLUDE
 
-    def batching(self) -> "Batching":
+    def batching(self, *, chat: bool = False) -> "Batching":
         """Return these options for the library; UsageError for values that it refuses."""
-        return replace(super().batching(), special_tokens=self.special_tokens.value)
+        return replace(super().batching(chat=chat), special_tokens=self.special_tokens.value)
 
 
 @dataclass(frozen=True)
@@ -196,3 +214,26 @@ class DataResultOptions(_OutputOptions):
     def chosen_format(self, plot: bool = False) -> options.DataFormat:
         """Return the format; UsageError for options that contradict each other."""
         return self._chosen(options.DataFormat, self.format, plot=plot)
+
+
+class OutlineFormat(str, Enum):
+    """The format of a list of layers; `mappings` is the JSON of SmoothQuant and AWQ recipes."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    MAPPINGS = "mappings"
+
+
+@dataclass(frozen=True)
+class OutlineOptions(_OutputOptions):
+    """The format and the destination of a list of layers."""
+
+    format: Annotated[OutlineFormat | None, typer.Option("--format", help=options.FORMAT_HELP)] = None
+
+    def chosen_format(self) -> OutlineFormat:
+        """Return the format; UsageError for options that contradict each other."""
+        chosen = options.choose_format(OutlineFormat, self.format, self.json, self.output)
+        if not self.quiet and chosen is not OutlineFormat.MAPPINGS:  # These are JSON, too.
+            options.warn_of_suffix(chosen, self.output)
+        return chosen

@@ -71,14 +71,13 @@ class ProgressBar:
         self._bar.update(self._task, completed=progress.texts, total=total, rate=f"{rate:,.0f}")
 
 
-def _planned_tables(tables: "TablePlan") -> str:
+def _planned_tables(plan: "TablePlan") -> str:
     """Return a line on the planned tables over positions."""
-    size = f"tables: {tables.bytes / (1 << 20):,.1f} MiB at most"
-    if tables.bins is None:
-        return f"{size}, for {tables.positions:,} positions"
-    longest = "texts of any length" if tables.positions is None else f"{tables.positions:,} positions"
-    alone = f"0 to {tables.bins.exact - 1:,} alone, later ones in bins"
-    return f"{size}, for {longest} in {tables.rows:,} rows: {alone}"
+    from normscope.render.plan import describe_tables
+    from normscope.results.plan import Tables
+
+    exact = plan.bins.exact if plan.bins else None
+    return f"tables: {describe_tables(Tables(plan.bytes, plan.rows, plan.positions, exact))}"
 
 
 def _bar() -> Any:

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from normscope.cli.output import say
+from normscope.cli.output import say, warn
 
 if TYPE_CHECKING:
     from normscope.results.provenance import Provenance
@@ -39,11 +39,14 @@ def with_command(result: R) -> R:
     return replace(result, provenance=replace(result.provenance, command=_TYPED.get()))  # type: ignore[type-var]
 
 
-def say_provenance(result: _Traced) -> None:
-    """Write to standard error where a result is from."""
-    from normscope.render.provenance import provenance_facts
+def say_notes(result: _Traced, *, quiet: bool, verbose: bool) -> None:
+    """Write a result's warnings to standard error, and if `verbose` also where it is from."""
+    if quiet:
+        return
+    warn(getattr(result, "warnings", ()), verbose=verbose)
+    if verbose and result.provenance is not None:
+        from normscope.render.provenance import provenance_facts
 
-    if result.provenance is not None:
         say(f"provenance: {'; '.join(provenance_facts(result.provenance))}")
 
 

@@ -11,8 +11,8 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import PathsByOption, checked_output
 from normscope.cli.interruption import finish_writing
-from normscope.cli.output import Output, Writable, warn
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.output import Output, Writable
+from normscope.cli.provenance import say_notes, with_command
 from normscope.errors import ReportError
 from normscope.escaping import printable
 
@@ -30,8 +30,12 @@ class ListedLayers(str, Enum):
 Details = Annotated[
     bool,
     typer.Option(
-        "--details", help="Add numbers by position and feature of the layer least like BN, and outliers."
+        "--details",
+        help="Add numbers by position and feature of the layer least like BN, and outliers, also to --plot.",
     ),
+]
+Depth = Annotated[
+    bool, typer.Option("--depth", help="Add the residual stream along the blocks: size, growth, outliers.")
 ]
 LayerRows = Annotated[
     ListedLayers,
@@ -72,6 +76,7 @@ class ReportOptions:
     """The formats and the files of a report."""
 
     details: Details = False
+    depth: Depth = False
     rows: LayerRows = ListedLayers.FEW
     top: options.Top = 10
     format: options.OutputDataFormat = None
@@ -117,10 +122,7 @@ class ReportOptions:
                     write(report)
                 except ReportError as error:
                     failures.append(str(error))
-        if not self.quiet:
-            warn(report.warnings, verbose=self.verbose)
-            if self.verbose:
-                say_provenance(report)
+        say_notes(report, quiet=self.quiet, verbose=self.verbose)
         if failures:
             raise ReportError("; ".join(failures))
 
@@ -149,7 +151,12 @@ class ReportOptions:
         if self.plot:
             from normscope.render.plots import render_plots
 
-            return render_plots(report, layers=layers, screen=self.destination.screen())
+            return render_plots(
+                report,
+                layers=layers,
+                tables=self.top if self.details else 0,
+                screen=self.destination.screen(),
+            )
         if format is options.DataFormat.MARKDOWN:
             from normscope.render.inspect import render_report_markdown
 
@@ -161,7 +168,13 @@ class ReportOptions:
 
     def _shown(self, layers: Sequence[str]) -> dict[str, Any]:
         """Return which parts of the report its tables have."""
-        return {"layers": layers, "top": self.top, "detailed": self.details, "verbose": self.verbose}
+        return {
+            "layers": layers,
+            "top": self.top,
+            "detailed": self.details,
+            "depth": self.depth,
+            "verbose": self.verbose,
+        }
 
 
 def names_of(report: "Report", modules: Collection[str]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normscope.cli import options
+from normscope.cli import options, token_options
 from normscope.cli.output import notice_if_slow, say
 from normscope.errors import TextError, UsageError
 from normscope.escaping import quoted
@@ -32,6 +32,7 @@ class TextOptions:
     dataset: options.Dataset = None
     split: options.Split = None
     field: options.Field = None
+    chat_template: token_options.ChatTemplate = False
 
     @property
     def any_named(self) -> bool:
@@ -74,26 +75,52 @@ class TextOptions:
 
         With `local` no dataset is read over the network.
         """
-        arguments, files, field = self.text or [], self.file or [], self.field
+        arguments, files = self.text or [], self.file or []
         named = bool(arguments or files or self.dataset)
         if named and not quiet and "-" not in (*arguments, *files) and _has_data(sys.stdin):
             say("standard input is not read, since texts were named; name - to read it, too")
         if self.dataset is not None:
             if arguments or files:
                 raise UsageError("--dataset was given with other texts; expected one or the other; drop one")
-            return _dataset_texts(self.dataset, self.split, field, token, local=local)
+            return self._dataset_texts(self.dataset, token, local=local)
         if self.split is not None:
             raise UsageError("--split was given without a --dataset; name the dataset that has it")
         if arguments or files or self._reads_pipe:
-            return _read_texts(arguments or ([] if files else ["-"]), files, field, quiet=quiet)
-        if field is not None:
-            raise UsageError("--field was given without a --file or --dataset; name the one that has it")
+            return self._read_texts(arguments or ([] if files else ["-"]), files, quiet=quiet)
+        for option, given in (("--field", self.field is not None), ("--chat-template", self.chat_template)):
+            if given:
+                raise UsageError(
+                    f"{option} was given without a --file or --dataset; name the one that has it"
+                )
         return _built_in_sentences(quiet=quiet)
 
+    def file_texts(self, files: list[str]) -> "Iterable[str]":
+        """Return the texts of files that another option than --file names."""
+        return self._read_texts([], files, quiet=True)
 
-def file_texts(files: list[str], field: str | None) -> "Iterable[str]":
-    """Return the texts of files that another option than --file names."""
-    return _read_texts([], files, field, quiet=True)
+    def _dataset_texts(self, dataset: str, token: str | None, *, local: bool) -> "Iterable[str]":
+        from normscope.data.hub_dataset import read_dataset
+
+        field, chat = self.field, self.chat_template
+        texts = read_dataset(dataset, split=self.split, field=field, token=token, local=local, chat=chat)
+        if not texts.begin():
+            raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
+        return texts
+
+    def _read_texts(self, arguments: list[str], files: list[str], *, quiet: bool) -> "Iterable[str]":
+        from normscope.data.text_files import read_texts
+
+        texts = read_texts(arguments, files, field=self.field, chat=self.chat_template)
+        names = ("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
+        sources = " and ".join(names)
+        # The first text is read here, so that an empty pipe fails before a model is loaded.
+        with notice_if_slow(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
+            has_text = texts.begin()
+        if not has_text:
+            raise TextError(
+                f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
+            )
+        return texts
 
 
 def readable_texts(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
@@ -109,32 +136,6 @@ def _built_in_sentences(*, quiet: bool) -> "Iterable[str]":
     if not quiet:
         say("no text given: using the built-in sentences that the model can read")
     return SENTENCES
-
-
-def _dataset_texts(
-    dataset: str, split: str | None, field: str | None, token: str | None, *, local: bool
-) -> "Iterable[str]":
-    from normscope.data.hub_dataset import read_dataset
-
-    texts = read_dataset(dataset, split=split, field=field, token=token, local=local)
-    if not texts.begin():
-        raise TextError(f"the dataset {quoted(dataset)} has no rows; expected some; name another split")
-    return texts
-
-
-def _read_texts(arguments: list[str], files: list[str], field: str | None, *, quiet: bool) -> "Iterable[str]":
-    from normscope.data.text_files import read_texts
-
-    texts = read_texts(arguments, files, field=field)
-    sources = " and ".join("standard input" if name == "-" else quoted(name) for name in (*arguments, *files))
-    # The first text is read here, so that an empty pipe fails before a model is loaded.
-    with notice_if_slow(f"waiting for the first text of {sources}", PATIENCE, quiet=quiet):
-        has_text = texts.begin()
-    if not has_text:
-        raise TextError(
-            f"no text on {sources}; expected one text a line; give TEXT, or a pipe or --file with some"
-        )
-    return texts
 
 
 def _is_null(stream: "TextIO | None") -> bool:

@@ -2,20 +2,22 @@
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from normscope.data.batch import Batch, padded
 from normscope.data.batch_size import BatchSize
+from normscope.data.conversations import ChatTemplate
 from normscope.data.corpus import CorpusReader, Position
 from normscope.data.repeated_texts import Repeats, Unique
 from normscope.data.text_lines import lone_surrogate
+from normscope.data.token_selection import require_rules
 from normscope.data.tokenization import Row, Text, TextEncoder
 from normscope.errors import TextError, UsageError
 from normscope.escaping import counted
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 ORDERS = ("length", "given")
@@ -39,6 +41,12 @@ class Batching:
     fails at once; "given" keeps the order. `special_tokens` "exclude" leaves special tokens out of the
     statistics, but not out of the model's input. `limit` is the maximum number of texts to read, without
     blank ones. `unique` skips exact repeats of earlier texts, like blank texts.
+
+    More rules leave tokens out of the statistics only: `exclude_tokens`, ids or texts of one token; the
+    `skip_first` positions of each text; and with `drop_massive` tokens with a massive activation, which a
+    run of the batch before the measured one finds. With `chat_template` each text is a conversation, the
+    JSON of a list of messages, which the tokenizer's template writes; only tokens of the `roles` count, all
+    if there are none.
     """
 
     batch_size: int | Literal["auto"] = 32
@@ -47,6 +55,11 @@ class Batching:
     special_tokens: str = "include"
     limit: int | None = None
     unique: bool = False
+    exclude_tokens: Sequence[int | str] = ()
+    skip_first: int = 0
+    drop_massive: bool = False
+    chat_template: bool = False
+    roles: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size != AUTO:
@@ -56,6 +69,18 @@ class Batching:
                 require_positive(name, value)
         _require_one_of("order", self.order, ORDERS)
         _require_one_of("special tokens", self.special_tokens, _SPECIAL_TOKENS)
+        require_rules(self.exclude_tokens, self.skip_first)
+        _require_roles(self.roles, chat=self.chat_template)
+
+
+def _require_roles(roles: Sequence[str], *, chat: bool) -> None:
+    if isinstance(roles, str) or not all(isinstance(role, str) and role for role in roles):
+        raise UsageError(f"roles is {roles!r}; expected a list of names, as ['assistant']; change it")
+    if roles and not chat:
+        raise UsageError(
+            "roles were given without a chat template; expected both, for only messages have roles; add "
+            "--chat-template (Batching(chat_template=True)), or leave --roles out"
+        )
 
 
 def require_positive(name: str, value: int) -> None:
@@ -82,32 +107,12 @@ def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
         raise UsageError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}; choose one")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B texts of up to T tokens, padded on the right.
-
-    `inputs` are the arguments of the model: `input_ids`, `attention_mask` and, if the tokenizer returns
-    them, `token_type_ids`, each (B, T) int64. `mask` (B, T) is true at tokens that are not padding,
-    `valid` (B, T) at those of them that the statistics count. `sources` are the indices of the B texts in
-    the corpus, blank ones included, from 0.
-    """
-
-    inputs: "dict[str, Tensor]"
-    mask: "Tensor"
-    valid: "Tensor"
-    sources: tuple[int, ...]
-
-    def part(self, rows: slice) -> "Batch":
-        """Return the batch of some of these texts, padded to the longest of them."""
-        longest = int(self.mask[rows].sum(1).max())
-        inputs = {name: values[rows, :longest] for name, values in self.inputs.items()}
-        return Batch(inputs, self.mask[rows, :longest], self.valid[rows, :longest], self.sources[rows])
-
-
 class Batches:
     """The batches of `texts`, to be iterated once; only a window of texts is in memory.
 
-    With `keep` all batches stay in memory, and can be iterated again without tokenising.
+    With `keep` all batches stay in memory, and can be iterated again without tokenising. `start` is the id
+    that the model's decoder begins with, if it has one. `screen` may leave more tokens of a batch out; a
+    text without any token left is skipped.
 
     The argument `max_length` is the model's own limit in tokens (see `length_limit`). The attribute is the
     limit that applies: this one or a smaller `batching.max_length`. The tokenizer cuts longer texts, and
@@ -133,6 +138,8 @@ class Batches:
         *,
         max_length: int | None,
         keep: bool = False,
+        start: int | None = None,
+        screen: Callable[[Batch], Batch] | None = None,
     ) -> None:
         if isinstance(texts, str):
             raise UsageError("texts is one string; expected an iterable of strings: put it in a list")
@@ -147,11 +154,22 @@ class Batches:
         self._left = batching.limit
         self._finished: list[Batch] | None = [] if keep else None
         self.size = BatchSize(None if batching.batch_size == "auto" else batching.batch_size)
-        excluding = batching.special_tokens == "exclude"
         self._encoder = TextEncoder(
-            tokenizer, asked=batching.max_length, limit=max_length, excluding=excluding
+            tokenizer,
+            asked=batching.max_length,
+            limit=max_length,
+            excluding=batching.special_tokens == "exclude",
+            exclude=batching.exclude_tokens,
+            first=batching.skip_first,
+            chat=ChatTemplate(tokenizer, batching.roles) if batching.chat_template else None,
         )
+        self._start_id, self._screen = start, screen
         self.max_length = self._encoder.max_length
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """The ids of the tokens that `exclude_tokens` names, in order."""
+        return tuple(sorted(self._encoder.rules.excluded))
 
     @property
     def batching(self) -> Batching:
@@ -191,11 +209,11 @@ class Batches:
             # Texts that do not fill a batch wait for the next window: only the last batch is smaller.
             yield from self._full_batches()
         while self._rows:
-            yield self._next_batch(self._fill())
+            yield from self._next_batch(self._fill())
 
     def _full_batches(self) -> Iterator[Batch]:
         while len(self._rows) >= (size := self._fill()):
-            yield self._next_batch(size)
+            yield from self._next_batch(size)
 
     def unknown_in(self, batch: Batch) -> int:
         """Return how many counted tokens of a batch are the tokenizer's unknown token."""
@@ -206,10 +224,30 @@ class Batches:
         """Return how many of the pending rows fill a batch; more than there are if they do not."""
         return self.size.fill(len(row.ids) for row in self._rows)
 
-    def _next_batch(self, size: int) -> Batch:
+    def _next_batch(self, size: int) -> Iterator[Batch]:
+        """Yield the batch of the next rows, or nothing if no token of it is left after screening."""
         rows = self._rows[:size]
         del self._rows[:size]
-        return _padded(rows, self._encoder)
+        batch = padded(rows, self._encoder, self._start_id)
+        if self._screen is None:
+            yield batch
+            return
+        batch = self._screen(batch)
+        used = batch.valid.any(1)
+        for row, counts in zip(rows, used.tolist(), strict=True):
+            if not counts:
+                self._skip(row)
+        if used.all():
+            yield batch
+        elif used.any():
+            yield replace(batch.take(used), left_out=batch.left_out)
+
+    def _skip(self, row: Row) -> None:
+        """Count a text that was used so far as skipped."""
+        self.texts -= 1
+        self.skipped += 1
+        self.truncated -= row.cut
+        self.repeated -= row.repeated
 
     @property
     def pending(self) -> int:
@@ -303,24 +341,3 @@ class Batches:
         self.truncated += sum(row.cut for row in used)
         self.repeated += sum(row.repeated for row in used)
         return used
-
-
-def _padded(rows: list[Row], encoder: TextEncoder) -> Batch:
-    """Pad on the right, even if the tokenizer pads on the left for generation.
-
-    Then token t is at position t without position_ids, as models with learned positions such as GPT-2
-    need it. Causal attention never sees the padding, and other attention is masked.
-    """
-    import torch
-
-    lengths = torch.tensor([len(row.ids) for row in rows])  # (B,)
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
-    ids = torch.full(mask.shape, encoder.pad_id, dtype=torch.int64)
-    ids[mask] = torch.tensor([i for row in rows for i in row.ids])
-    inputs = {"input_ids": ids, "attention_mask": mask.to(torch.int64)}
-    if rows[0].types is not None:
-        kinds = torch.full(mask.shape, encoder.pad_type, dtype=torch.int64)
-        kinds[mask] = torch.tensor([kind for row in rows for kind in row.types or ()])
-        inputs["token_type_ids"] = kinds
-    special = torch.isin(ids, torch.tensor(sorted(encoder.excluded), dtype=torch.int64))
-    return Batch(inputs, mask, mask & ~special, tuple(row.source for row in rows))

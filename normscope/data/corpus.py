@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normscope.errors import TextError
+from normscope.escaping import counted, grouped, printable
 
 if TYPE_CHECKING:
     from normscope.results.common import RunInfo
@@ -80,6 +81,31 @@ def notes_on_texts(run: "RunInfo") -> list[str]:
     return notes
 
 
-def no_text(blank: int) -> TextError:
-    """Return the error for a corpus without text; `blank` texts were in it."""
+def notes_on_left_out(run: "RunInfo") -> list[str]:
+    """Return a warning that counts the tokens that the rules of a run left out, if it has such rules."""
+    rules, counts = run.selection, run.left_out
+    if rules is None or counts is None:
+        return []
+    places = "position" if rules.skip_first == 1 else f"{grouped(rules.skip_first)} positions"
+    parts = {
+        f"{grouped(counts.special)} special": run.special_tokens == "exclude",
+        f"{grouped(counts.excluded)} of the excluded ids": bool(rules.exclude_tokens),
+        f"{grouped(counts.first)} at the first {places}": rules.skip_first > 0,
+        f"{grouped(counts.roles)} of other roles than {' and '.join(rules.roles)}": bool(rules.roles),
+        f"{grouped(counts.massive)} with a massive activation": rules.drop_massive,
+    }
+    said = ", ".join(printable(part) for part, applies in parts.items() if applies)
+    return [f"tokens left out: {said}; {grouped(run.tokens)} count"] if said else []
+
+
+def no_text(blank: int, *, selected: bool = False) -> TextError:
+    """Return the error for a corpus without text; `blank` texts were in it.
+
+    If tokens were `selected`, these texts may only hold tokens that do not count.
+    """
+    if selected and blank:
+        return TextError(
+            f"no token to measure in {counted(blank, 'text')}; expected at least one that counts; "
+            "leave fewer out by --exclude-tokens, --skip-first, --drop-massive or --roles"
+        )
     return TextError(f"no text to measure ({blank} blank); expected at least one text with a word in it")

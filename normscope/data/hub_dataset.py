@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from normscope.data.conversations import EXPECTED, MESSAGES, as_text
 from normscope.errors import TextError, UsageError, install
 from normscope.escaping import quoted, reason
 
@@ -37,8 +38,11 @@ class DatasetTexts(Iterator[str]):
     TextError while iterating.
     """
 
-    def __init__(self, name: str, rows: Any, field: str | None, token: str | None = None) -> None:
-        self._name, self._rows, self._field, self._token = name, iter(rows), field, token
+    def __init__(
+        self, name: str, rows: Any, field: str | None, token: str | None = None, *, chat: bool = False
+    ) -> None:
+        self._name, self._rows, self._token = name, iter(rows), token
+        self._chat, self._field = chat, field or (MESSAGES if chat else None)
         weakref.finalize(self, _close, self._rows)
         self._number = 0
         splits = getattr(rows.info, "splits", None) or {}
@@ -70,16 +74,19 @@ class DatasetTexts(Iterator[str]):
         text = row[self._field]
         if text is None:
             return ""
+        text = as_text(text) or text if self._chat else text
         if not isinstance(text, str):
             got = f"{quoted(self._field)} is {type(text).__name__}"
-            raise self._error(f"{got}; expected a string; name another with --field")
+            expected = EXPECTED if self._chat else "expected a string"
+            raise self._error(f"{got}; {expected}; name another with --field")
         return text
 
     def __length_hint__(self) -> int:
         return max(0, self._length - self._number + len(self._ahead))
 
     def _field_in(self, row: dict[str, Any]) -> str:
-        strings = [name for name, value in row.items() if isinstance(value, str)]
+        kinds = str | list if self._chat else str
+        strings = [name for name, value in row.items() if isinstance(value, kinds)]
         if self._field is None and ("text" in row or len(strings) == 1):
             return "text" if "text" in row else strings[0]
         listed = ", ".join(map(quoted, strings or row))
@@ -105,11 +112,13 @@ def read_dataset(
     field: str | None = None,
     token: str | None = None,
     local: bool = False,
+    chat: bool = False,
 ) -> DatasetTexts:
     """Return the texts of a dataset: a Hub id, or a file or folder in a format that `datasets` reads.
 
     "ID:CONFIG" names one of several configurations. `split` must name one of several splits. `field` holds
-    the texts: by default `text`, or else the only field with strings. `token` is for the Hub, by default
+    the texts: by default `text`, or else the only field with strings. With `chat` it holds conversations, and
+    is `messages` by default. `token` is for the Hub, by default
     that of the login. No dataset is downloaded as a whole, and no code of a dataset runs. A local dataset
     that refers to the network is refused, and with `local` also one of the Hub. Raises UsageError if the
     extra `datasets` is not installed, or a split or a configuration must be named, and TextError if the
@@ -131,7 +140,7 @@ def read_dataset(
         raise TextError(
             f"dataset {quoted(name)} has no split {quoted(chosen)}; expected one of {listed}; name one"
         )
-    return DatasetTexts(name, splits[chosen], field, token)
+    return DatasetTexts(name, splits[chosen], field, token, chat=chat)
 
 
 def _listed(names: Iterable[str]) -> str:

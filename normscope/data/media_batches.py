@@ -122,6 +122,10 @@ def _require_no_text_options(batching: Batching) -> None:
     for name, is_set in (
         ("max length", batching.max_length is not None),
         ("special tokens", batching.special_tokens == "exclude"),
+        ("exclude tokens", bool(batching.exclude_tokens)),
+        ("skip first", batching.skip_first > 0),
+        ("drop massive", batching.drop_massive),
+        ("a chat template", batching.chat_template),
     ):
         if is_set:
             raise UsageError(f"{name} was given with images or sounds; expected texts alone; leave it out")

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from normscope.data.json_texts import Field, json_lines, json_texts
 from normscope.data.text_lines import LONGEST_LINE, Lines, lone_surrogate
 from normscope.errors import TextError, UsageError
 from normscope.escaping import counted
@@ -44,7 +45,7 @@ class Texts(Iterator[str]):
     a file, and whenever a pipe is among the sources. Raises TextError while iterating.
     """
 
-    def __init__(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> None:
+    def __init__(self, sources: "Sequence[str | Lines | _File]", field: Field) -> None:
         self._arguments_left = sum(isinstance(source, str) for source in sources)
         self._sizes = [None if isinstance(s, Lines) else s.size for s in sources if not isinstance(s, str)]
         self._handle: BinaryIO | None = None
@@ -76,7 +77,7 @@ class Texts(Iterator[str]):
             return 0 if left else self._arguments_left
         return self._arguments_left + max(0, self._from_files * left // done)
 
-    def _read(self, sources: "Sequence[str | Lines | _File]", field: str | None) -> Iterator[str]:
+    def _read(self, sources: "Sequence[str | Lines | _File]", field: Field) -> Iterator[str]:
         for source in sources:
             if isinstance(source, str):
                 self._arguments_left -= 1
@@ -87,7 +88,7 @@ class Texts(Iterator[str]):
                 yield from self._read_file(source, field)
                 self._bytes_done += source.size or 0
 
-    def _read_file(self, file: _File, field: str | None) -> Iterator[str]:
+    def _read_file(self, file: _File, field: Field) -> Iterator[str]:
         with _open(file.path) as handle:
             self._handle = handle
             try:
@@ -102,13 +103,15 @@ def read_texts(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
     field: str | None = None,
+    chat: bool = False,
 ) -> Texts:
     """Return the texts of the arguments, then those of the files, without reading the files yet.
 
     An argument is one text. A file holds one text per line (.txt and any other suffix), one JSON value per
     line (.jsonl, .ndjson), such lines or an array (.json), or a table with a header row (.csv, .tsv), each
-    also with .gz; `field` names the member or column. `-` as an argument or a file is standard input, with
-    one text per line. A file with another suffix is refused if it begins like JSON or XML.
+    also with .gz; `field` names the member or column. With `chat` the texts are conversations in JSON, and
+    the member is a list of messages. `-` as an argument or a file is standard input, with one text per line.
+    A file with another suffix is refused if it begins like JSON or XML.
 
     Raises UsageError if standard input is named twice or `field` is given without a file that has fields,
     and TextError for a missing file or an argument that is not a text.
@@ -123,7 +126,7 @@ def read_texts(
             f"the field {field!r} was given without a file that has fields; expected a file named "
             f"{', '.join(_FIELDS)} (or one of these with .gz); leave the field out or name such a file"
         )
-    return Texts([*checked, *sources], field)
+    return Texts([*checked, *sources], Field(field, chat))
 
 
 def _argument(text: str, number: int) -> "str | Lines":
@@ -178,12 +181,12 @@ def _unreadable(path: str, error: Exception) -> TextError:
     )
 
 
-def _plain(lines: Iterable[str], _field: str | None) -> Iterator[str]:
+def _plain(lines: Iterable[str], _field: Field) -> Iterator[str]:
     for line in lines:
         yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
-def _unknown(lines: Lines, _field: str | None) -> Iterator[str]:
+def _unknown(lines: Lines, _field: Field) -> Iterator[str]:
     """Read a file with an unknown suffix as lines of text; TextError if it begins like JSON or XML."""
     first = next(lines, None)
     if first is None:
@@ -204,76 +207,7 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def _json(lines: Lines, field: str | None) -> Iterator[str]:
-    """Read an array of texts, which may have many lines, or else one value per line."""
-    read: list[str] = []
-    for line in lines:
-        read.append(line)
-        if line.strip():
-            break
-    if not read or not read[-1].lstrip().startswith("["):
-        yield from _json_lines(lines, field, read)
-        return
-    size = len(read[-1])
-    for line in lines:
-        size += len(line)
-        if size > LONGEST_LINE:
-            raise lines.error(
-                f"an array of over {LONGEST_LINE} characters; expected fewer; convert it to .jsonl"
-            )
-        read.append(line)
-    for number, value in enumerate(_value("".join(read), lines, 1), 1):
-        yield _text(value, field, partial(_of_element, lines, number))
-
-
-def _of_element(lines: Lines, number: int, what: str) -> TextError:
-    return lines.error(f"element {number} of the array: {what}", 1)
-
-
-def _json_lines(lines: Lines, field: str | None, before: Sequence[str] = ()) -> Iterator[str]:
-    for line in chain(before, lines):
-        yield _text(_value(line.strip(), lines, lines.number), field, lines.error) if line.strip() else ""
-
-
-def _value(text: str, lines: Lines, first: int) -> Any:
-    try:
-        # A number is never a text, and may have more digits than Python's int accepts.
-        return json.loads(text, parse_int=_Number)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or str(error)
-        advice = 'expected JSON, one value a line or in .json an array, such as {"text": "..."}; correct it'
-        raise lines.error(f"not JSON: {reason}; {advice}", first + getattr(error, "lineno", 1) - 1) from error
-
-
-class _Number(float):
-    """A whole number in JSON, of any length."""
-
-
-def _text(value: Any, field: str | None, error: Callable[[str], TextError]) -> str:
-    """Return the text in a JSON value; null is a blank text, as in `datasets`."""
-    text = _member(value, field, error) if isinstance(value, dict) else value
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        got = "int" if isinstance(text, _Number) else type(text).__name__
-        raise error(f"the text is {got}; expected a string or an object with one; correct the line")
-    if (position := lone_surrogate(text)) is not None:
-        raise error(f"half a UTF-16 pair at character {position + 1}; expected Unicode; remove it")
-    return text
-
-
-def _member(value: dict[str, object], field: str | None, error: Callable[[str], TextError]) -> object:
-    name = "text" if field is None else field
-    if name in value:
-        return value[name]
-    strings = [member for member in value.values() if isinstance(member, str)]
-    if field is None and len(strings) == 1:
-        return strings[0]
-    members = reprlib.repr(list(value))
-    raise error(f"no member {name!r}; expected one of {members}; name one as the field")
-
-
-def _table(lines: Lines, field: str | None, delimiter: str) -> Iterator[str]:
+def _table(lines: Lines, field: Field, delimiter: str) -> Iterator[str]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     # Without `strict`, one quote that is not closed makes the rest of the file a single text.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -303,20 +237,21 @@ def _next_row(rows: Iterator[list[str]], lines: Lines) -> list[str] | None:
         raise lines.error(f"in the row that starts here: {error}; {advice}", start) from error
 
 
-def _column(header: list[str], field: str | None, lines: Lines) -> int:
-    name = "text" if field is None else field
-    if name in header:
-        return header.index(name)
-    if field is None and len(header) == 1:
+def _column(header: list[str], field: Field, lines: Lines) -> int:
+    if field.member in header:
+        return header.index(field.member)
+    if field.name is None and len(header) == 1:
         return 0
-    raise lines.error(f"no column {name!r}; expected one of {reprlib.repr(header)}; name one as the field", 1)
+    raise lines.error(
+        f"no column {field.member!r}; expected one of {reprlib.repr(header)}; name one as the field", 1
+    )
 
 
-_READERS: dict[str, Callable[[Lines, str | None], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Lines, Field], Iterator[str]]] = {
     ".txt": _plain,
-    ".json": _json,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".json": json_texts,
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
     ".csv": partial(_table, delimiter=","),
     ".tsv": partial(_table, delimiter="\t"),
 }

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from normscope.data.conversations import ChatTemplate
 from normscope.data.max_length import agreed_length
+from normscope.data.token_selection import TokenRules, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +22,8 @@ _SPACE = re.compile(r"\s")
 class Row(NamedTuple):
     """One tokenised text; `types` are its token type ids, if the tokenizer returns any.
 
-    `cut` says whether the text was longer; `source` and `repeated` are those of `Text`.
+    `cut` says whether the text was longer; `source` and `repeated` are those of `Text`. `spoken` says which
+    of its tokens are of the roles that count, None if all are.
     """
 
     ids: list[int]
@@ -28,6 +31,7 @@ class Row(NamedTuple):
     source: int
     cut: bool
     repeated: bool = False
+    spoken: list[bool] | None = None
 
 
 class Text(NamedTuple):
@@ -41,18 +45,30 @@ class Text(NamedTuple):
 class TextEncoder:
     """Encodes texts with a tokenizer, cut to `max_length`: the one `asked` for, or the model's `limit`.
 
-    `excluded` are the ids that do not count: the special ones if `excluding`, else none. `unknown` is the
-    id of the unknown token, see `unknown_id`.
+    `rules` leave tokens out: special ones if `excluding`, those of `exclude`, ids or texts, and those at the
+    `first` positions. With `chat` the texts are conversations. `unknown` is the id of the unknown token, see
+    `unknown_id`.
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, asked: int | None, limit: int | None, excluding: bool
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        asked: int | None,
+        limit: int | None,
+        excluding: bool,
+        exclude: Sequence[int | str] = (),
+        first: int = 0,
+        chat: ChatTemplate | None = None,
     ) -> None:
         self._tokenizer: Any = tokenizer
         added = _template(tokenizer)
         self.max_length = agreed_length(asked, limit, len(added))
-        self.excluded = _special_ids(tokenizer, added) if excluding else set()
+        special = _special_ids(tokenizer, added) if excluding else set()
+        self.rules = TokenRules(frozenset(special), token_ids(tokenizer, exclude), first)
+        self.excluding = excluding
         self.unknown = unknown_id(tokenizer)
+        self._chat = chat
 
     @property
     def pad_id(self) -> int:
@@ -67,10 +83,14 @@ class TextEncoder:
 
     def counts(self, row: Row) -> bool:
         """Whether any token of a row counts."""
-        return not self.excluded.issuperset(row.ids)
+        first, out = self.rules.first, self.rules.special | self.rules.excluded
+        spoken = row.spoken or [True] * len(row.ids)
+        return any(said and i not in out for i, said in zip(row.ids[first:], spoken[first:], strict=True))
 
     def encode(self, texts: Sequence[Text]) -> list[Row]:
         """Return the row of every text, cut where it is longer than `max_length`."""
+        if self._chat is not None:
+            return [self._conversation(read, self._chat) for read in texts]
         limit = self.max_length
         starts = [read._replace(text=self._beginning(read.text)) for read in texts]
         rows = self._rows(starts, truncation=False)
@@ -85,6 +105,16 @@ class TextEncoder:
             for i, row in zip(long, cut, strict=True):
                 rows[i] = row._replace(cut=True)
         return rows
+
+    def _conversation(self, read: Text, chat: ChatTemplate) -> Row:
+        """Return the row of a conversation; what its template puts at the end is cut like all else."""
+        turns = chat.write(read.text, read.source)
+        limit = len(turns.ids) if self.max_length is None else self.max_length
+        left = self._tokenizer.truncation_side == "left"
+        kept = slice(max(0, len(turns.ids) - limit), None) if left else slice(limit)
+        types = None if turns.types is None else turns.types[kept]
+        spoken = None if turns.spoken is None else turns.spoken[kept]
+        return Row(turns.ids[kept], types, read.source, len(turns.ids) > limit, read.repeated, spoken)
 
     def _beginning(self, text: str) -> str:
         """Return the beginning of a long text, with far more tokens than the limit, up to the end of a word.

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from normscope.errors import OutOfMemoryError
 from normscope.escaping import counted
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from normscope._version import __version__
-from normscope.capture.state import WatcherState
+from normscope.capture.recorder import Recorder
+from normscope.capture.state import RecorderState
 from normscope.capture.watched_model import describe
-from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batching
 from normscope.data.corpus import Position
 from normscope.errors import ReportError, UsageError
@@ -67,12 +67,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Saved:
-    """The content of a checkpoint: the `facts` it depends on, its position, and the state of the watcher."""
+    """The content of a checkpoint: the `facts` it depends on, its position, and the state of the recorder."""
 
     facts: Mapping[str, str]
     position: Position
     seconds: float
-    watcher: WatcherState
+    watcher: RecorderState
 
 
 class Saver:
@@ -84,8 +84,8 @@ class Saver:
         self._facts = {name: str(value) for name, value in {**(facts or {}), **own}.items()}
         self._last = time.monotonic()
 
-    def resume(self, watcher: Watcher) -> Saved | None:
-        """Restore the watcher from the checkpoint and return it; UsageError if another run has made it."""
+    def resume(self, recorder: Recorder) -> Saved | None:
+        """Restore the recorder from the checkpoint and return it; UsageError if another run has made it."""
         if self.checkpoint is None or not (self.checkpoint.resume and self.checkpoint.exists()):
             return None
         saved, path = _read(self.checkpoint.path), quoted(self.checkpoint.path)
@@ -98,10 +98,10 @@ class Saver:
                     "run it with what it was made with, or remove it and start over"
                 )
         with _whole(self.checkpoint.path):
-            saved.watcher.give(watcher)
+            saved.watcher.give(recorder)
         return saved
 
-    def save(self, watcher: Watcher, position: Position, seconds: float, *, now: bool = False) -> None:
+    def save(self, recorder: Recorder, position: Position, seconds: float, *, now: bool = False) -> None:
         """Save the state between two batches, if enough time has passed or `now` is true.
 
         If that fails, the last checkpoint stays, a warning is logged, and the next time tries again.
@@ -110,7 +110,7 @@ class Saver:
         if self.checkpoint is None:
             return
         if now or time.monotonic() - self._last >= self.checkpoint.every:
-            saved = Saved(self._facts, position, seconds, WatcherState.of(watcher))
+            saved = Saved(self._facts, position, seconds, RecorderState.of(recorder))
             header = {
                 "schema": _CHECKPOINT_SCHEMA,
                 "normscope": __version__,

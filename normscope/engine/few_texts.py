@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from normscope.results.common import Pooled
 
 MAX_TEXTS = 5

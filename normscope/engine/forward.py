@@ -11,16 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normscope.data.batch import shifted
 from normscope.errors import CountingError, NormscopeError, OutOfMemoryError, RunError
 from normscope.escaping import reason
 from normscope.models.modality import TEXT, WORDS, kinds_of
 
 # Files of the package whose hooks run inside a model's forward, and those of them that count tokens.
 _PACKAGE = Path(__file__).parents[1]
-_COUNTING = (str(_PACKAGE / "capture" / "watcher.py"),)
-_OURS = (str(_PACKAGE / "analyses" / "swap" / "swapped.py"), *_COUNTING)
+_COUNTING = (str(_PACKAGE / "capture" / "recorder.py"),)
+_OURS = (
+    str(_PACKAGE / "analyses" / "swap" / "swapped.py"),
+    str(_PACKAGE / "engine" / "massive_tokens.py"),
+    *_COUNTING,
+)
 # Messages of torch for a lack of memory where it raises a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+
+# The numbers of texts and tokens of a probe, which are unlikely to equal any size inside a model.
+_PROBE = (3, 11)
 
 
 class Forward:
@@ -99,7 +107,7 @@ def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Te
 
     Without a text the decoder gets the start token alone.
     """
-    start = _start_token(model)
+    start = start_token(model)
     if "input_ids" not in inputs:
         first = next(iter(inputs.values()))
         return {"decoder_input_ids": torch.full((len(first), 1), start, dtype=torch.int64)}
@@ -108,7 +116,14 @@ def _decoder_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Te
     return decoder if mask is None else {**decoder, "decoder_attention_mask": mask}
 
 
-def _start_token(model: nn.Module) -> int:
+def probe_inputs(tokenizer: Any) -> dict[str, Tensor]:
+    """Return a batch (3, 11) of one token, whose sizes are all different from those inside a model."""
+    token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
+    ids = torch.tensor(token_ids).expand(_PROBE)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def start_token(model: nn.Module) -> int:
     """Return the token id that a decoder begins with, 0 if no configuration names one."""
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
     holders = (
@@ -118,11 +133,6 @@ def _start_token(model: nn.Module) -> int:
     )
     ids = (getattr(holder, name, None) for holder in holders for name in names)
     return next((number for number in ids if isinstance(number, int)), 0)
-
-
-def shifted(values: Tensor, first: int) -> Tensor:
-    """Move (B, T) one to the right: `first` becomes the first value of each row, and the last one is lost."""
-    return torch.cat([torch.full_like(values[:, :1], first), values[:, :-1]], dim=1)
 
 
 def _passed(trace: TracebackType | None, files: Sequence[str]) -> bool:

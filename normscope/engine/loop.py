@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 
 from normscope.capture.counters import Tally
+from normscope.capture.recorder import Recorder
 from normscope.capture.text_sample import TextSample
-from normscope.capture.watcher import Watcher
-from normscope.data.batching import Batch, Batches
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches
 from normscope.data.corpus import Position, no_text, notes_on_texts
 from normscope.data.media_batches import MediaBatches
 from normscope.data.shards import Shard
@@ -16,7 +17,7 @@ from normscope.engine.progress import Clock
 from normscope.engine.runner import Runner
 from normscope.engine.stop import Stop
 from normscope.errors import TextError
-from normscope.results.common import RunInfo
+from normscope.results.common import LeftOut, RunInfo, TokenSelection
 
 _INTERRUPTED = "the run was interrupted: the numbers cover the texts until then"
 
@@ -34,9 +35,9 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Loop:
-    """Runs batches through a model under an open watcher, and returns the run's counts and notes."""
+    """Runs batches through a model under an open recorder, and returns the run's counts and notes."""
 
-    watcher: Watcher
+    recorder: Recorder
     forward: Forward
     clock: Clock
     context: RunContext
@@ -46,14 +47,14 @@ class Loop:
 
         Raises TextError without any text, and KeyboardInterrupt for a stop before the first batch.
         """
-        saved = self.context.saver.resume(self.watcher)
+        saved = self.context.saver.resume(self.recorder)
         if saved is not None:
             self.clock.earlier = saved.seconds
             batches.resume(saved.position)
         self._sample_inputs()
-        runner = Runner(self.watcher, self.forward, batches.batching, self.context.sample)
+        runner = Runner(self.recorder, self.forward, self.context.sample)
         position = self._run_batches(runner, batches, Position() if saved is None else saved.position)
-        run = run_info(self.watcher.tally, batches)
+        run = run_info(self.recorder.tally, batches)
         if self.context.stop.asked:
             note = f"{_INTERRUPTED}, long texts first" if run.order == "length" else _INTERRUPTED
             run, last = self._save_interrupted(run, position), [note]
@@ -69,12 +70,12 @@ class Loop:
             if sample is not None:
                 sample.choose(batches.sources)
             self.forward(batch)
-            self.clock.show("run", batches.texts, self.watcher.run_info().tokens, batches.expected)
+            self.clock.show("run", batches.texts, self.recorder.run_info().tokens, batches.expected)
         if stop.asked and not batches.texts:
             raise KeyboardInterrupt
         kinds = self.forward.kinds
         run = replace(
-            self.watcher.run_info(),
+            self.recorder.run_info(),
             texts=batches.texts,
             batch_size=batches.size,
             order="given",
@@ -84,7 +85,7 @@ class Loop:
 
     def _sample_inputs(self) -> None:
         """Let every layer keep the statistics of single texts or samples, if the run samples them."""
-        sample, captures = self.context.sample, self.watcher.captures
+        sample, captures = self.context.sample, self.recorder.captures
         if sample is not None:
             sample.fit(capture.norm.features for capture in captures)
             for capture in captures:
@@ -92,20 +93,21 @@ class Loop:
 
     def _run_batches(self, runner: Runner, batches: Batches, start: Position) -> Position:
         """Run all batches, or those until a stop is asked for; return the position after the last one."""
-        saver, tally = self.context.saver, self.watcher.tally
+        saver, tally = self.context.saver, self.recorder.tally
         position, done = start, start.texts - len(start.pending)
         try:
             for batch in self.context.stop.until_asked(batches):
                 _resize(batches, batch, runner.run(batch), runner)
                 tally.unknown += batches.unknown_in(batch)
+                tally.leave_out(batch.left_out)
                 self.context.few.add(batch)
                 position = batches.position()
                 done += len(batch.sources)
                 self.clock.show("run", done, tally.tokens, batches.expected)
-                saver.save(self.watcher, position, self.clock.seconds())
+                saver.save(self.recorder, position, self.clock.seconds())
         except TextError:  # Between two batches, so the counts are complete.
             if position is not start:
-                saver.save(self.watcher, position, self.clock.seconds(), now=True)
+                saver.save(self.recorder, position, self.clock.seconds(), now=True)
             raise
         return position
 
@@ -113,7 +115,7 @@ class Loop:
         """Save an interrupted run and return its counts; KeyboardInterrupt before the first batch."""
         if not run.tokens:
             raise KeyboardInterrupt
-        self.context.saver.save(self.watcher, position, self.clock.seconds(), now=True)
+        self.context.saver.save(self.recorder, position, self.clock.seconds(), now=True)
         return replace(
             run,
             texts=position.texts - len(position.pending),
@@ -128,7 +130,7 @@ class Loop:
             return []
         if self.context.shard is not None:
             return [f"shard {self.context.shard} holds no text: there are fewer texts than shards"]
-        raise no_text(run.skipped_texts)
+        raise no_text(run.skipped_texts, selected=run.selection is not None)
 
 
 def _resize(batches: Batches, batch: Batch, largest: int, runner: Runner) -> None:
@@ -141,6 +143,12 @@ def _resize(batches: Batches, batch: Batch, largest: int, runner: Runner) -> Non
 
 def run_info(tally: Tally, batches: Batches) -> RunInfo:
     """Return the counts and options of a run over these batches of texts."""
+    options = batches.batching
+    excluded, first, massive = batches.excluded, options.skip_first, options.drop_massive
+    selection = None
+    if excluded or first or massive or options.chat_template:
+        roles = tuple(options.roles)
+        selection = TokenSelection(excluded, first, massive, options.chat_template, roles)
     return replace(
         tally.run_info(),
         texts=batches.texts,
@@ -153,4 +161,6 @@ def run_info(tally: Tally, batches: Batches) -> RunInfo:
         order=batches.batching.order,
         unknown_tokens=tally.unknown,
         repeated_texts=batches.repeated,
+        selection=selection,
+        left_out=LeftOut(**tally.left_out) if selection or any(tally.left_out.values()) else None,
     )

@@ -24,21 +24,34 @@ class Progress:
 
 
 class Clock:
-    """Reports the progress of a run to the caller's function."""
+    """Reports the progress of one run, or of several runs together, to the caller's function.
+
+    A text counts once for each run. `expected` is the number of texts of all runs, None if it is unknown.
+    """
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress, self._begun = progress, time.perf_counter()
         self.earlier = 0.0
         """The seconds of the run before it was resumed."""
+        self.expected: int | None = None
+        self.texts = 0
+        """The number of texts of the runs that are done."""
+        self._tokens = 0
 
     def seconds(self) -> float:
         """Return the seconds since the run began."""
         return self.earlier + time.perf_counter() - self._begun
 
+    def finish(self, texts: int, tokens: int) -> None:
+        """Count the texts and tokens of a run, or of a part of one, as done."""
+        self.texts += texts
+        self._tokens += tokens
+
     def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function, if there is one."""
+        """Call the caller's function, if there is one; `expected` is that of one run, if not of all."""
         if self._progress:
-            self._progress(Progress(stage, texts, tokens, expected, self.seconds()))
+            texts, tokens = self.texts + texts, self._tokens + tokens
+            self._progress(Progress(stage, texts, tokens, self.expected or expected, self.seconds()))
 
     def plan(self, tables: TablePlan) -> None:
         """Report the plan of the tables to the caller's function, if there is one."""

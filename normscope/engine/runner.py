@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from normscope.capture.state import WatcherState
+from normscope.capture.recorder import Recorder
+from normscope.capture.state import RecorderState
 from normscope.capture.text_sample import TextSample
-from normscope.capture.watcher import Watcher
-from normscope.data.batching import Batch, Batching
+from normscope.data.batch import Batch
 from normscope.engine.batch_splitting import BatchSplitter, cut
-from normscope.engine.forward import Forward, shifted
+from normscope.engine.forward import Forward
 from normscope.errors import CountingError, OutOfMemoryError
 
 # A GPU has room for larger batches while at most this share of its memory was ever in use.
@@ -19,12 +18,10 @@ _ROOM = 0.4
 
 
 class Runner:
-    """Runs batches of texts under a watcher; `notes` says whether memory did not hold one."""
+    """Runs batches of texts under a recorder; `notes` says whether memory did not hold one."""
 
-    def __init__(
-        self, watcher: Watcher, forward: Forward, batching: Batching, sample: TextSample | None
-    ) -> None:
-        self._watcher, self._forward, self._batching, self._sample = watcher, forward, batching, sample
+    def __init__(self, recorder: Recorder, forward: Forward, sample: TextSample | None) -> None:
+        self._recorder, self._forward, self._sample = recorder, forward, sample
         self._device = forward.device
         self._splitter = BatchSplitter(forward.device, "it was run in parts, and later ones are smaller")
         self.notes = self._splitter.notes
@@ -42,7 +39,7 @@ class Runner:
         """Tell whether memory held all batches so far, and much of a GPU's memory was never in use."""
         return not self.notes and fullness(self._device) < _ROOM
 
-    def _snapshot(self, batch: Batch) -> WatcherState | None:
+    def _snapshot(self, batch: Batch) -> RecorderState | None:
         """Return a copy of the measurements if this batch has more slots, or longer texts, than all before.
 
         Only such a batch can need more memory for counting than was there so far.
@@ -50,10 +47,10 @@ class Runner:
         slots, longest = batch.mask.numel(), batch.mask.shape[1]
         larger = slots > self._largest or longest > self._longest
         self._largest, self._longest = max(self._largest, slots), max(self._longest, longest)
-        affordable = copies_fit(self._device) or not self._watcher.tally.batches
-        return WatcherState.of(self._watcher, copy=True) if larger and affordable else None
+        affordable = copies_fit(self._device) or not self._recorder.tally.batches
+        return RecorderState.of(self._recorder, copy=True) if larger and affordable else None
 
-    def _run_countable(self, batch: Batch, snapshot: WatcherState | None) -> int:
+    def _run_countable(self, batch: Batch, snapshot: RecorderState | None) -> int:
         """Run a batch in parts that the layers can count; return the maximum of slots that ran at once.
 
         A layer that lacks memory to count a batch may have counted a part of it. The snapshot undoes that,
@@ -68,7 +65,7 @@ class Runner:
             return run(cut(batch, number))
 
         def undo() -> None:
-            snapshot.give(self._watcher, copy=True)
+            snapshot.give(self._recorder, copy=True)
             if self._sample is not None:
                 self._sample.take_back(batch.sources)
 
@@ -96,14 +93,14 @@ class Runner:
         if self._sample is not None:
             self._sample.select(batch.sources)
         try:
-            with self._watcher.batch(batch.valid, decoder_valid(batch, self._batching), counted):
+            with self._recorder.batch(batch.valid, batch.decoder_valid, counted):
                 self._forward(batch.inputs)
             return batch.mask.numel()
         except OutOfMemoryError:
             if len(batch.sources) == 1:
                 raise
         # After the `except`, because the error keeps the tensors of the failed forward alive.
-        counted = self._watcher.counted_calls()
+        counted = self._recorder.counted_calls()
         self._splitter.make_room(batch)
         return max(self._run(half, counted) for half in cut(batch, 2))
 
@@ -119,9 +116,3 @@ def fullness(device: torch.device) -> float:
         return 1.0
     _, total = torch.cuda.mem_get_info(device)
     return torch.cuda.max_memory_reserved(device) / total
-
-
-def decoder_valid(batch: Batch, batching: Batching) -> Tensor:
-    """Return which tokens (B, T) of the shifted text count: its start token is a special one."""
-    first = int(batching.special_tokens == "include")
-    return (shifted(batch.valid.int(), first) != 0) & batch.mask

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from normscope.capture.recorder import Recorder
 from normscope.capture.watched_model import describe
-from normscope.capture.watcher import Watcher
 from normscope.data.batching import Batches, Batching
 from normscope.data.max_length import length_limit
 from normscope.data.media_batches import MediaBatches
 from normscope.data.media_files import Inputs
-from normscope.engine.forward import Forward, evaluating
+from normscope.engine.forward import Forward, evaluating, probe_inputs, start_token
 from normscope.engine.loop import Loop, RunContext
+from normscope.engine.massive_tokens import MassiveTokens
 from normscope.engine.progress import Clock
 from normscope.engine.provenance import provenance_of
 from normscope.errors import RunError, UsageError
@@ -30,9 +31,6 @@ from normscope.results.inspect import Report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# The numbers of texts and tokens of the probe, which are unlikely to equal any size inside a model.
-_PROBE = (3, 11)
 
 
 class Session:
@@ -83,24 +81,24 @@ class Session:
 
     def measure(
         self,
-        watcher: Watcher,
+        recorder: Recorder,
         batches: Batches | MediaBatches,
         context: RunContext | None = None,
         *,
         moments: bool = False,
     ) -> Report:
-        """Run the batches through the model under a watcher, and return the report."""
+        """Run the batches through the model under a recorder, and return the report."""
         context = context or RunContext()
-        loop = Loop(watcher, self.forward, self.clock, context)
-        with self.watching(watcher):
+        loop = Loop(recorder, self.forward, self.clock, context)
+        with self.watching(recorder):
             if isinstance(batches, MediaBatches):
                 run, notes = loop.run_media(batches)
             else:
-                first_notes = self.prepare(watcher, batches)
+                first_notes = self.prepare(recorder, batches)
                 run, notes = loop.run_texts(batches)
                 notes = [*first_notes, *notes]
-        _require_numbers(watcher)
-        report = watcher.report_as(
+        _require_numbers(recorder)
+        report = recorder.report_as(
             self.describe(),
             replace(run, seconds=self.clock.seconds()),
             (*self.loaded.warnings, *notes),
@@ -117,42 +115,39 @@ class Session:
         return replace(model, revision=loaded.revision, commit=loaded.commit)
 
     @contextmanager
-    def watching(self, watcher: Watcher) -> Iterator[None]:
-        """Open a watcher for forwards of our own, in evaluation mode and without gradients.
+    def watching(self, recorder: Recorder) -> Iterator[None]:
+        """Open a recorder for forwards of our own, in evaluation mode and without gradients.
 
         Raises UsageError if no layer is left to measure.
         """
         model = self.loaded.model
-        if not watcher.captures:
+        if not recorder.captures:
             raise UsageError(
                 f"no normalization layer of {type(model).__name__} is left to measure; expected at least "
                 "one; see --exclude"
             )
         # A failure to count ends this run; in a user's own forward it only becomes a note.
-        watcher.guest = False
-        with quiet(), watcher, evaluating(model), torch.no_grad():
+        recorder.guest = False
+        with quiet(), recorder, evaluating(model), torch.no_grad():
             yield
 
-    def prepare(self, watcher: Watcher, batches: Batches) -> list[str]:
+    def prepare(self, recorder: Recorder, batches: Batches) -> list[str]:
         """Find the axes of every layer's input, and plan the tables; return notes.
 
         A probe runs: a batch whose sizes are all different. Texts run one by one if padding cannot be masked
         in the model, or not be recognised at a layer.
         """
-        tokenizer: Any = self.loaded.tokenizer
-        token_ids = tokenizer("a", add_special_tokens=False)["input_ids"][:1] or [0]
-        ids = torch.tensor(token_ids).expand(_PROBE)  # (3, 11)
         reason = None
         # If the model fails on the texts too, the run explains it.
-        with suppress(RunError), watcher.batch(probe=True):
-            self.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-            if names := [capture.norm.name for capture in watcher.captures if capture.unaligned]:
+        with suppress(RunError), recorder.batch(probe=True):
+            self.forward(probe_inputs(self.loaded.tokenizer))
+            if names := [capture.norm.name for capture in recorder.captures if capture.unaligned]:
                 reason = f"{names[0]} and {len(names) - 1} more do not see one row a token"
             elif not self.forward.takes_mask:
                 reason = "the model takes no attention mask"
         if reason or not self.forward.takes_mask:
             batches.size.one_by_one()
-        self.clock.plan(watcher.plan_tables(batches.max_length))
+        self.clock.plan(recorder.plan_tables(batches.max_length))
         return [f"{reason}: texts were run one by one"] if reason else []
 
 
@@ -160,11 +155,20 @@ def text_batches(loaded: Loaded, texts: Iterable[str], batching: Batching, *, ke
     """Return the batches of texts, cut to the model's maximum length; the options are those of `Batches`."""
     tokenizer: Any = loaded.tokenizer
     limit = length_limit(tokenizer, getattr(loaded.model, "config", None))
-    return Batches(texts, tokenizer, batching, max_length=limit, keep=keep)
+    forward = Forward(loaded.model)
+    return Batches(
+        texts,
+        tokenizer,
+        batching,
+        max_length=limit,
+        keep=keep,
+        start=start_token(loaded.model) if forward.decodes else None,
+        screen=MassiveTokens(forward, tokenizer).screen if batching.drop_massive else None,
+    )
 
 
-def _require_numbers(watcher: Watcher) -> None:
-    called = [capture for capture in watcher.captures if capture.state.calls]
+def _require_numbers(recorder: Recorder) -> None:
+    called = [capture for capture in recorder.captures if capture.state.calls]
     if called and all(capture.state.moments is None for capture in called):
         raise RunError(
             f"every token at all of {counted(len(called), 'layer')} is NaN or infinite; "

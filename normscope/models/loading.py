@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,15 @@ from normscope.models.weight_checks import require_buildable, require_fit, requi
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# The packages that transformers needs for weights quantized by a method, named as they are imported.
+_PACKAGES = {
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed_tensors",),
+    "gptq": ("optimum", "gptqmodel"),
+    "torchao": ("torchao",),
+}
 
 
 @dataclass(frozen=True)
@@ -258,7 +268,7 @@ def _network(
 
 
 def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> None:
-    """Raise ModelError if weights are quantized in a way that transformers would ignore."""
+    """Raise ModelError for quantized weights that transformers would ignore, or lacks a package for."""
     from transformers import quantizers
 
     methods: Any = quantizers  # It exports more than its annotations say.
@@ -266,15 +276,18 @@ def _require_known_quantization(source: Source, config: "PreTrainedConfig") -> N
     # Code of the repository may have a quantization of its own.
     if not isinstance(quantization, dict) or source.options.trust_remote_code:
         return
+    method = quantization.get("quant_method")
+    if missing := [name for name in _PACKAGES.get(str(method), ()) if find_spec(name) is None]:
+        names = " ".join(missing)
+        got = f"the weights of {quoted(source.name)}, of {quoted(method)}, cannot be read without {names}"
+        raise ModelError(f"{got}; expected it to be installed; run pip install {names}")
     with as_model_errors(source, "weights"):
         is_supported = methods.AutoHfQuantizer.supports_quant_method(quantization)
     if not is_supported:
-        method = quoted(quantization.get("quant_method"))
-        got = (
-            f"the weights of {quoted(source.name)} are quantized by {method}, which transformers cannot read"
-        )
+        got = f"the weights of {quoted(source.name)} are quantized by {quoted(method)}"
         raise ModelError(
-            f"{got}; expected a quantization that it knows; update transformers or name the model unquantized"
+            f"{got}, which transformers cannot read; expected a quantization that it knows; "
+            "update transformers or name the model unquantized"
         )
 
 
@@ -297,7 +310,12 @@ def quiet() -> Iterator[None]:
         # These modules export more than their annotations say.
         hub: Any = utils
         bars: Any = model_logging
-        names = ("transformers", "huggingface_hub")
+        names = (
+            "transformers",
+            "huggingface_hub",
+            "torch.utils._pytree",
+            "bitsandbytes",
+        )  # The last warns of torchao's enums.
         levels = {name: logging.getLogger(name).level for name in names}
         hub_bars, model_bars = not hub.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
         try:

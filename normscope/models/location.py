@@ -124,9 +124,18 @@ def _is_folder(name: str, must_be: bool) -> bool:
     shown, mode = quoted(name), _mode(name)
     if stat.S_ISDIR(mode):
         if not stat.S_ISREG(_mode(os.fspath(Path(name, "config.json")))):
+            if stat.S_ISREG(_mode(os.fspath(Path(name, "adapter_config.json")))):
+                got = f"the folder {shown} holds a PEFT adapter without its base model"
+                then = "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new)"
+                raise ModelError(f"{got}; expected a whole model; write one in Python: {then}")
             then = "name the folder that holds it, or write one with save_pretrained"
             raise ModelError(f"no config.json in the folder {shown}; expected a Hugging Face model; {then}")
         return True
+    if mode and name.endswith(".gguf"):
+        then = "AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).save_pretrained(new)"
+        raise ModelError(
+            f"{shown} is a GGUF file; expected {MODEL_FORMS}; write one with its tokenizer in Python: {then}"
+        )
     if mode:
         raise ModelError(f"{shown} is a file; expected {MODEL_FORMS}; name the folder that holds it")
     if must_be or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:

@@ -30,7 +30,7 @@ class Places:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules = dict(model.named_modules())
-        self._stacks = [name for name, module in self._modules.items() if _is_stack(module)]
+        self._stacks = [name for name, module in self._modules.items() if is_stack(module)]
         self._base = getattr(model, "base_model_prefix", "")
         self._head_sizes = head_sizes(getattr(model, "config", None))
         configs = _members(getattr(model, "config", None))
@@ -41,14 +41,14 @@ class Places:
         """Return the place of the norm `name` with `features` features (0: unknown)."""
         if name not in self._modules:
             return "other"  # The model itself is a norm.
-        owner, attribute = self._owner(name)
+        owner, attribute = self.owner(name)
         if self._is_per_head(owner, attribute, features):
             return "per-head"
         if not any(isinstance(self._modules[above], nn.ModuleList) for above in _above(name)):
             return self._outside(name)
         return side_of(owner, attribute) or "other"
 
-    def _owner(self, name: str) -> tuple[nn.Module, str]:
+    def owner(self, name: str) -> tuple[nn.Module, str]:
         """Return the module whose code calls the norm, and the attribute's name in that code.
 
         For a norm in a list, the name is that of the list.
@@ -88,7 +88,8 @@ class Places:
         return "head" if on_top else "final"
 
 
-def _is_stack(module: nn.Module) -> bool:
+def is_stack(module: nn.Module) -> bool:
+    """Whether a module is a list of blocks: of modules that have children."""
     return isinstance(module, nn.ModuleList) and any(next(m.children(), None) is not None for m in module)
 
 

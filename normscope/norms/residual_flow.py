@@ -60,9 +60,19 @@ class Value:
 def side_of(module: nn.Module, name: str) -> str:
     """Return whether `module` applies its norm `self.name` before or after a residual addition.
 
+    "pre-norm" and "post-norm" are those of `flow_of`, and a "branch-norm" is post-norm, too. "" is for
+    neither.
+    """
+    flow = flow_of(module, name)
+    return "post-norm" if flow == "branch-norm" else flow
+
+
+def flow_of(module: nn.Module, name: str) -> str:
+    """Return how the residual stream passes the norm `self.name` in the code of `module`.
+
     "pre-norm": the norm's input is also added to a value computed from its output, x + f(norm(x)).
-    "post-norm": the norm's input is a sum, norm(x + f(x)), or its output is a term of one, x +
-    norm(f(x)). "" is for neither.
+    "post-norm": the norm's input is a sum, norm(x + f(x)). "branch-norm": its output is a term of one, x
+    + norm(f(x)), and its input is no sum. "" is for none of these.
     """
     kind: Any = type(module)
     sides = (_Reader(module, name).side(method) for method in _methods(kind))
@@ -211,9 +221,9 @@ def _side(norm: Value, sums: Sequence[Value]) -> str:
     if any(x in terms and any(t is not x and t.comes_from(norm) for t in terms) for terms in summed):
         return "pre-norm"
     terms_with = [value.terms() for value in sums if value.kind == "add" and norm in value.terms()]
-    if x.kind == "add" or any(not t.comes_from(norm) for terms in terms_with for t in terms):
+    if x.kind == "add":
         return "post-norm"
-    return ""
+    return "branch-norm" if any(not t.comes_from(norm) for terms in terms_with for t in terms) else ""
 
 
 def _name(node: ast.AST) -> str:

@@ -12,6 +12,7 @@ from normscope.results.glossary.lookup import note
 
 ORDERS = {"random": "random", "length": "by length", "given": "as given"}
 _MAX_USUAL_SIZE = 32
+_FEW = "under 30: positions that fewer than 30 texts reach"
 
 
 def fillings(report: BatchReport, top: int) -> list[Grid]:
@@ -22,18 +23,18 @@ def fillings(report: BatchReport, top: int) -> list[Grid]:
 def _by_size(report: BatchReport) -> Grid:
     sizes = batch_sizes(report)
 
-    def pair(head: str, write: Callable[[BatchFilling], str], rank: int) -> Iterator[Column]:
+    def pair(head: str, write: Callable[[BatchFilling], str], rank: int, key: str = "") -> Iterator[Column]:
         for order in ("random", "length"):
             cells = align(write(filling_of(report, size, order)) for size in sizes)
-            yield Column(head, ORDERS[order], cells, rank=rank)
+            yield Column(head, ORDERS[order], cells, rank=rank, key=key)
 
     columns = [
         Column("texts", "a batch", align(grouped(size) for size in sizes)),
         *pair("padding", lambda batch: percent(batch.padding_share), 0),
         *pair("late texts", lambda batch: _count(batch.late_samples), 0),
         *pair("late error", lambda batch: percent(batch.variance_error), 1),
-        *pair("under 30", lambda batch: percent(batch.positions_short), 3),
-        *pair("tokens", lambda batch: short(batch.tokens.mean), 4),
+        *pair("under 30", lambda batch: percent(batch.positions_short), 3, _FEW),
+        *pair("tokens", lambda batch: short(batch.tokens.mean), 4, "tokens: average of a batch"),
     ]
     return Grid("What batches hold", columns, [note("late_samples"), note("variance_error", "late error")])
 

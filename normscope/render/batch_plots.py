@@ -8,13 +8,12 @@ from rich.text import Text
 
 from normscope.escaping import counted, grouped
 from normscope.render.batch_composition import ORDERS, batch_sizes, filling_of, usual_size
-from normscope.render.batches import choice, noise_at, noisiest, title
+from normscope.render.batches import facts, noise_at, noisiest, once, title
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import Glyphs, logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
-from normscope.render.summary import headline, workload
-from normscope.render.terminal import Screen, draw_grid, flow, render_parts
+from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
 from normscope.results.batches import BatchReport, LayerNoise
 
 _WIDEST_STAIR = 4
@@ -32,13 +31,11 @@ def render_batch_plots(report: BatchReport, *, layers: Sequence[str] = (), scree
 
 
 def _parts(report: BatchReport, shown: Sequence[str], screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield flow(choice(report), screen, "")
+    yield from draw_facts(facts(report), screen)
     yield from draw_grid(_noise_by_size(report, shown, screen), screen)
     for name in shown:
         yield Text()
-        yield flow(title(report.layers[name]), screen, "bold")
+        yield from draw_facts([title(report.layers[name])], screen)
         if report.layers[name].sizes:
             yield from draw_grid(_noise_bars(report.layers[name], screen), screen)
     yield from draw_grid(padding(report, screen), screen)
@@ -84,9 +81,8 @@ def _noise_bars(layer: LayerNoise, screen: Screen) -> Grid:
     width = min(screen.width - 36, _MOST_BARS)
     # The least bar is short and not empty: empty would be no noise.
     bars = [screen.glyphs.bar(0.04 + 0.96 * share, width) for share in shares(logarithms(noise).tolist())]
-    sizes = align(grouped(row.batch_size) for row in rows)
     columns = [
-        Column("texts", "a batch", [s if i == 0 or s != sizes[i - 1] else "" for i, s in enumerate(sizes)]),
+        Column("texts", "a batch", once([grouped(row.batch_size) for row in rows])),
         Column("batches", "", [ORDERS[row.order] for row in rows]),
         Column("noise", "of mean", aligned(noise), "bn"),
         Column("", "log scale", bars, "bn", drawn=True),
@@ -96,14 +92,13 @@ def _noise_bars(layer: LayerNoise, screen: Screen) -> Grid:
 
 
 def padding(report: BatchReport, screen: Screen) -> Grid:
-    """Return the share of padding as bars from 0 to 1, at random beside by length."""
+    """Return the share of padding as bars from 0 to 1, at random next to by length."""
     sizes = batch_sizes(report)
     width = min((screen.width - 30) // 2, _MOST_BARS)
     columns = [Column("texts", "a batch", align(grouped(size) for size in sizes))]
     for order in ("random", "length"):
         padded = [filling_of(report, size, order).padding_share for size in sizes]
-        written = align(map(percent, padded))
-        cells = [f"{n} {screen.glyphs.bar(p, width)}".rstrip() for n, p in zip(written, padded, strict=True)]
+        cells = screen.glyphs.bars_after(align(map(percent, padded)), padded, width)
         columns.append(Column("padding", ORDERS[order], cells, drawn=True))
     return Grid("Padding", columns, ["Every bar is from 0 to 100% of the token slots."])
 

@@ -1,25 +1,25 @@
 """Tables and bars of BatchNorm's statistics in batches, for a terminal or in Markdown."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-from rich.console import RenderableType
-from rich.text import Text
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.batch_composition import ORDERS, batch_sizes, fillings
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
-from normscope.render.grid import Column, Grid
-from normscope.render.markdown import join_facts, markdown_table
+from normscope.render.grid import Column, Grid, Section
+from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, short
-from normscope.render.summary import headline, workload
-from normscope.render.terminal import Screen, draw_grid, flow, render_parts
+from normscope.render.summary import count_by_kind, headline, spread, workload
+from normscope.render.terminal import Screen, render_sections
 from normscope.results.batches import BatchNoise, BatchReport, LayerNoise, NoiseParts
-from normscope.results.common import Summary
 
 _SHOWN_SIZES = 4
 _BAR = 20
+_BY_FEATURE = "by feature: the noise of one feature, averaged"
+_DISTANCE = "distance: PowerNorm's, over the number of features"
 
 
 def render_batches(
@@ -31,40 +31,32 @@ def render_batches(
     table over positions. Nothing in the report is taken for markup, and no escape codes are in the
     text but the colours that `screen` asks for.
     """
-    return render_parts(_parts(report, list(layers) or noisiest(report), top, screen), screen)
+    return render_sections(_sections(report, layers, top, screen.glyphs), screen)
 
 
 def render_batches_markdown(report: BatchReport, *, layers: Sequence[str] = (), top: int = 10) -> str:
     """Return what `render_batches` shows as GitHub-flavoured Markdown: every column, no name cut."""
+    return markdown_sections(_sections(report, layers, top, UNICODE))
+
+
+def _sections(report: BatchReport, layers: Sequence[str], top: int, glyphs: Glyphs) -> list[Section]:
+    """Return the section of all layers, and one for each layer in detail; what batches hold comes last."""
     shown = list(layers) or noisiest(report)
-    parts = [f"## {join_facts(headline(report))}", join_facts(workload(report)), join_facts(choice(report))]
-    parts += markdown_table(over_layers(report, shown, UNICODE))
-    for name in shown:
-        parts.append(f"### {join_facts(title(report.layers[name]))}")
-        parts += [
-            part
-            for grid in detail(report.layers[name], report.kept.texts, UNICODE)
-            for part in markdown_table(grid)
-        ]
-    parts += [part for grid in fillings(report, top) for part in markdown_table(grid)]
-    return "\n\n".join(parts) + "\n"
+    first = Section(facts(report), [over_layers(report, shown, glyphs)])
+    details = [
+        Section([title(layer)], detail(layer, report.kept.texts, glyphs))
+        for layer in (report.layers[name] for name in shown)
+    ]
+    *sections, last = [first, *details]
+    return [*sections, replace(last, grids=[*last.grids, *fillings(report, top)])]
 
 
-def _parts(report: BatchReport, shown: Sequence[str], top: int, screen: Screen) -> Iterator[RenderableType]:
-    yield flow(headline(report), screen, "bold")
-    yield flow(workload(report), screen, "")
-    yield flow(choice(report), screen, "")
-    yield from draw_grid(over_layers(report, shown, screen.glyphs), screen)
-    for name in shown:
-        yield Text()
-        yield flow(title(report.layers[name]), screen, "bold")
-        for grid in detail(report.layers[name], report.kept.texts, screen.glyphs):
-            yield from draw_grid(grid, screen)
-    for grid in fillings(report, top):
-        yield from draw_grid(grid, screen)
+def facts(report: BatchReport) -> list[list[str]]:
+    """Return the lines of facts above the tables."""
+    return [headline(report), workload(report), _choice(report)]
 
 
-def choice(report: BatchReport) -> list[str]:
+def _choice(report: BatchReport) -> list[str]:
     """Say what the batches are drawn from, and how."""
     kept = report.kept
     texts = counted(kept.texts, "text") if kept.texts < report.run.texts else "all texts"
@@ -106,15 +98,13 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
         )
         for size in sizes
     ]
-    kinds = {layer.kind for layer in layers}
-    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
     return Grid(
-        f"Noise of a batch's mean at {len(layers)} normalization layers{one_kind}",
+        f"Noise of a batch's mean at {count_by_kind(layers)}",
         [Column("layer", "", [layer.name for layer in layers], names=True), *random, *alike],
         [
             "random: how far the mean of a batch of so many texts is from the mean of all,",
             "relative to the features' standard deviations. 0 is no noise.",
-            f"by length: {glyphs.times}2 is twice the noise when texts of like length share a batch,",
+            f"by length: {glyphs.times}2 is twice the noise when texts of similar length share a batch,",
             f"compared with random batches of as many tokens; {glyphs.times}1 is no difference.",
         ],
         strong=frozenset(i for i, layer in enumerate(layers) if layer.name in shown),
@@ -129,17 +119,17 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         return []
     bars = shares(logarithms([row.tid.mean.mean for row in rows]).tolist())
     columns = [
-        Column("texts", "a batch", _once([grouped(row.batch_size) for row in rows])),
+        Column("texts", "a batch", once([grouped(row.batch_size) for row in rows])),
         Column("batches", "", [ORDERS.get(row.order, printable(row.order)) for row in rows]),
-        Column("noise", "of mean", _spread([row.tid.mean for row in rows], glyphs), "bn"),
-        Column("noise", "of sd", _spread([row.tid.variance for row in rows], glyphs), "bn"),
+        Column("noise", "of mean", spread([row.tid.mean for row in rows], glyphs, 3), "bn"),
+        Column("noise", "of sd", spread([row.tid.variance for row in rows], glyphs, 3), "bn"),
         Column("excess", "noise", aligned(row.excess_noise for row in rows), "bn", rank=1),
         *_running_columns(rows),
         Column(
             "of mean", "log scale", [glyphs.bar(0.05 + 0.95 * share, _BAR) for share in bars], "bn", rank=2
         ),
-        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4),
-        *_pair("distance", rows, lambda row: row.distance, 5, "variance"),
+        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4, key=_BY_FEATURE),
+        *_pair("distance", rows, lambda row: row.distance, 5, "variance", key=_DISTANCE),
     ]
     return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
 
@@ -174,16 +164,10 @@ def _quotient(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _once(cells: Sequence[str]) -> list[str]:
+def once(cells: Sequence[str]) -> list[str]:
     """Align cells, and leave a cell empty that repeats the one above."""
     written = align(cells)
     return [cell if i == 0 or cell != written[i - 1] else "" for i, cell in enumerate(written)]
-
-
-def _spread(summaries: Sequence[Summary], glyphs: Glyphs) -> list[str]:
-    means = aligned(summary.mean for summary in summaries)
-    pairs = zip(means, summaries, strict=True)
-    return [f"{mean} {glyphs.plus_minus}{short(summary.std, 2)}" for mean, summary in pairs]
 
 
 def _pair(
@@ -192,12 +176,14 @@ def _pair(
     parts: Callable[[BatchNoise], NoiseParts],
     rank: int,
     of: str = "sd",
+    *,
+    key: str,
 ) -> list[Column]:
     means = aligned(parts(row).mean.mean for row in rows)
     variances = aligned(parts(row).variance.mean for row in rows)
     return [
-        Column(head, "of mean", means, "bn", rank=rank),
-        Column(head, f"of {of}", variances, "bn", rank=rank),
+        Column(head, "of mean", means, "bn", rank=rank, key=key),
+        Column(head, f"of {of}", variances, "bn", rank=rank, key=key),
     ]
 
 
@@ -247,5 +233,5 @@ def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:
     return [
         *notes,
         f"Noise at {grouped(small)} over noise at {grouped(large)} texts: {', '.join(falls)}.",
-        f"Chance alone, with unlike texts of equal length, gives {short(chance, 2)}.",
+        f"Unrelated texts of equal length would give {short(chance, 2)}.",
     ]

@@ -10,6 +10,7 @@ from normscope.render.terminal import Screen, draw_grid, flow, render_parts
 from normscope.results.compare import Compared, Comparison, LayerDrift
 
 _BAR = 4
+_POSITION = "position change: of the share that position explains, B minus A"
 
 
 def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
@@ -48,8 +49,8 @@ def drifts(comparison: Comparison, top: int, glyphs: Glyphs) -> Grid:
         Column("BN sd", "moved by", aligned(layer.bn_drift.variance for layer in layers), "bn"),
         Column("LN mean", "moved by", aligned((layer.ln_drift.mean for layer in layers), 2), "ln", rank=2),
         Column("LN variance", "moved by", aligned((x.ln_drift.variance for x in layers), 2), "ln", rank=1),
-        Column("agreement", "change", _signed(layers, "agreement_change")),
-        Column("position", "change", _signed(layers, "position_change"), rank=3),
+        Column("agreement", "change", _signed(layers, "agreement_change"), key="agreement change: B minus A"),
+        Column("position", "change", _signed(layers, "position_change"), rank=3, key=_POSITION),
     ]
     return Grid(_heading(comparison, len(layers)), columns, _notes(comparison))
 
@@ -70,7 +71,6 @@ def _notes(comparison: Comparison) -> list[str]:
         "BN: distance of the means, and of the standard deviations, of the features,",
         "over the norm of A's standard deviations (TID). 0 is no difference.",
         "LN: the same for the mean and variance of tokens, over A's sd and variance.",
-        "change: B minus A, of agreement with BN and of what position explains.",
     ]
     for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

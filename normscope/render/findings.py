@@ -18,9 +18,10 @@ from normscope.results.inspect import LayerReport, Report
 
 _FEW_TEXTS = 30
 _NAME_WIDTHS = (42, 34, 26, 20, 19, 17, 14)
-_SENTENCE = 60  # cells beside a name that is as wide as in the table of layers
+_SENTENCE = 60  # cells of the sentence without its name, so that names are cut as in the table
 _MAX_FEATURES = 3
 _OUTLIER = "outlier: 6 or more in size in 6% of the tokens"
+_BATCHNORM = "batchnorm"
 
 
 def cautions(run: RunInfo) -> list[str]:
@@ -48,11 +49,16 @@ def _fitting(clauses: Sequence[str], screen: Screen) -> str:
 
 
 def _on_agreement(report: Report, screen: Screen) -> list[str]:
-    extremes = _extremes(report, agreement)
+    layers = report.layers.values()
+    if layers and all(layer.kind == _BATCHNORM for layer in layers):
+        return _on_stored(report, screen)
+    extremes = _extremes(report, lambda x: math.nan if x.kind == _BATCHNORM else agreement(x))
     if extremes is None:
         return ["How far BN agrees with the layers was not measured"]
     low, high, middle = extremes
     best, worst = short(agreement(high), 2), short(agreement(low), 2)
+    if best == worst:
+        return [f"BN fits every layer alike: agreement {best}", "1 is equal up to scale"]
     sentences = [
         f"BN could stand in for LN best at {{}} (agreement {best}), worst at {{}} ({worst})",
         f"BN fits best at {{}} (agreement {best}), worst at {{}} ({worst})",
@@ -60,6 +66,21 @@ def _on_agreement(report: Report, screen: Screen) -> list[str]:
     ]
     clauses = [f"median {short(middle, 2)}", "1 is equal up to scale"]
     return [_named(sentences, [high, low], report, screen), *clauses]
+
+
+def _on_stored(report: Report, screen: Screen) -> list[str]:
+    """Say of a model of BatchNorms how far their stored means are from those of the corpus."""
+
+    def gap(layer: LayerReport) -> float:
+        return layer.stored_gap.mean if layer.stored_gap else math.nan
+
+    extremes = _extremes(report, gap)
+    if extremes is None:
+        return ["Every layer is a BatchNorm already"]
+    least, largest = (short(gap(layer), 2) for layer in extremes[:2])
+    fed = reword("texts", report.run.medium)
+    sentence = f"BatchNorms only: stored means differ from these {fed}' by {least} to {largest} sd"
+    return [sentence, _named(["most at {}"], [extremes[1]], report, screen)]
 
 
 def _on_position(report: Report, screen: Screen) -> list[str]:
@@ -73,11 +94,13 @@ def _on_position(report: Report, screen: Screen) -> list[str]:
     low, high, _ = extremes
     special = report.run.special_tokens
     tokens = f", special tokens {special}d" if special in ("include", "exclude") else ""
+    least, largest = percent(share(low)), percent(share(high))
+    if least == largest:
+        return [f"Position explains {largest} of the variance in every layer{tokens}"]
     # Corrected for the number of positions, the share falls under 0 where position explains nothing.
-    least = f"{percent(share(low))} to " if share(low) > 0 else "up to "
-    sentence = f"Position explains {least}{percent(share(high))} of the variance{tokens}"
-    clauses = [sentence, _named(["most at {}"], [high], report, screen)]
-    return clauses + (["--special-tokens exclude leaves them out"] if special == "include" else [])
+    start = f"{least} to " if share(low) > 0 else "up to "
+    sentence = f"Position explains {start}{largest} of the variance{tokens}"
+    return [sentence, _named(["most at {}"], [high], report, screen)]
 
 
 def _on_features(report: Report) -> list[str]:

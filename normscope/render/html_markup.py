@@ -6,7 +6,7 @@ from typing import Any
 
 from normscope.escaping import printable
 
-_VOID = {"input", "link", "meta"}
+_VOID = {"br", "input", "link", "meta"}
 
 
 class Markup(str):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from normscope.render.depth import depth_grids
 from normscope.render.findings import cautions, findings
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Grid, Section, reword_grid
-from normscope.render.layer import chosen_layers, feature_table, position_table, title
+from normscope.render.layer import SHORT_KINDS, chosen_layers, feature_table, position_table, title
 from normscope.render.layer_groups import choose_rows
 from normscope.render.markdown import markdown_sections
 from normscope.render.outliers import outliers_by_layer, recurring_outliers
@@ -26,6 +27,7 @@ def render_report(
     layers: Sequence[str] = (),
     top: int = 10,
     detailed: bool = False,
+    depth: bool = False,
     every_layer: bool = False,
     verbose: bool = False,
     screen: Screen = Screen(),
@@ -33,14 +35,13 @@ def render_report(
     """Return findings and a table of the layers, and some layers in detail, as text with line ends.
 
     `layers` are the names of those in detail; `detailed` without any shows the layer that agrees least
-    with BN. `top` is the maximum number of rows of the detailed tables. Of many layers the table has a
-    few, or `every_layer`.
+    with BN. `top` is the maximum number of rows of the detailed tables. `depth` adds the residual stream
+    along the blocks. Of many layers the tables have a few, or `every_layer`.
     """
-    parts = list(
-        sections(report, screen, layers, top, detailed=detailed, every_layer=every_layer, verbose=verbose)
-    )
+    shown = {"detailed": detailed, "depth": depth, "every_layer": every_layer, "verbose": verbose}
+    parts = list(sections(report, screen, layers, top, **shown))
     last = parts[-1]
-    parts[-1] = replace(last, grids=[*last.grids, *_next_steps(last, detailed=detailed or bool(layers))])
+    parts[-1] = replace(last, grids=[*last.grids, *_next_steps(report, last, detailed or bool(layers))])
     return render_sections(parts, screen)
 
 
@@ -50,10 +51,12 @@ def render_report_markdown(
     layers: Sequence[str] = (),
     top: int = 10,
     detailed: bool = False,
+    depth: bool = False,
     verbose: bool = False,
 ) -> str:
     """Return what `render_report` shows as GitHub-flavoured Markdown: every layer and column, no name cut."""
-    return markdown_sections(sections(report, WIDE, layers, top, detailed=detailed, verbose=verbose))
+    shown = {"detailed": detailed, "depth": depth, "verbose": verbose}
+    return markdown_sections(sections(report, WIDE, layers, top, **shown))
 
 
 def sections(
@@ -63,10 +66,11 @@ def sections(
     top: int = 10,
     *,
     detailed: bool = False,
+    depth: bool = False,
     every_layer: bool = True,
     verbose: bool = False,
 ) -> Iterator[Section]:
-    """Yield the section of all layers, then one for each layer in detail."""
+    """Yield the section of all layers, then one for each layer in detail, and one of the depth."""
     detailed, chosen = detailed or bool(layers), chosen_layers(report, layers)
     grids = [
         *_overview(report, [*chosen], screen, every=every_layer, detailed=detailed),
@@ -81,6 +85,8 @@ def sections(
     yield Section(lines, [reword_grid(grid, medium) for grid in grids if grid])
     for name, reason in chosen.items() if detailed else ():
         yield layer_section(report.layers[name], reason, top, medium, screen.glyphs)
+    if depth:
+        yield Section([["Along the depth"]], depth_grids(report, screen, every=every_layer))
 
 
 def _overview(
@@ -95,11 +101,13 @@ def _overview(
     return [table, *([pooled_grid(report.pooled), means_grid(report)] if report.pooled else [])]
 
 
-def _next_steps(last: Section, *, detailed: bool) -> list[str]:
+def _next_steps(report: Report, last: Section, detailed: bool) -> list[str]:
     """Return the last line of the screen, after an empty line unless the list of layers is above."""
-    details = "" if detailed else "--details or --layer GLOB, "
+    details = "" if detailed else "--details, "
     apart = [""] if len(last.grids) != 1 else []
-    return [*apart, f"more: {details}--plot, normscope explain agreement"]
+    can_swap = report.run.medium == "text" and any(x.kind in SHORT_KINDS for x in report.layers.values())
+    swap = "; to try BN: normscope swap" if can_swap else ""
+    return [*apart, f"more: {details}--plot, normscope explain agreement{swap}"]
 
 
 def layer_section(layer: LayerReport, reason: str, top: int, medium: str, glyphs: Glyphs) -> Section:

@@ -12,17 +12,18 @@ _ESCAPES = {
     **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}"},
 }
 _SYMBOLS = {
-    **{"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "+-": "\\pm", "..": "\\ldots", "*": "\\cdot"},
+    **{"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "+-": "\\pm", "*": "\\cdot"},
+    **dict.fromkeys(("..", "..."), "\\ldots"),
     **{"|": "|", "%": "\\%", "#": "\\#", "&": "\\&", "{": "\\{", "}": "\\}", "_": "\\_", "~": "\\sim"},
 }
 _NAMES = {
     **{"sum": "\\sum", "log": "\\log", "min": "\\min", "max": "\\max", "mu": "\\mu", "eps": "\\varepsilon"},
     **{"eta2": "\\eta^2", "epsilon2": "\\varepsilon^2", "r2": "R^2"},
 }
-# An option, a name with its subscript, a number, a pair of signs, or any one character.
+# An option or a word with a hyphen, a name with its subscript, a number, signs, or any one character.
 _TOKEN = re.compile(
-    r"(?P<option>--[a-z-]+)|(?P<name>[A-Za-z]\w*?(?:_(?P<below>[A-Za-z0-9](?:,[a-z0-9])*))?(?!\w)'?)"
-    r"|(?P<number>\d+(?:\.\d+)?)|(?P<norm>\|\|)|(?P<index>\[[A-Za-z](?:,[A-Za-z])*\])|(?P<sign>[<>!]=|\+-|\.\.|.)"
+    r"(?P<option>--[a-z-]+|[A-Za-z]+-[a-z]+)|(?P<name>[A-Za-z]\w*?(?:_(?P<below>[A-Za-z0-9](?:,[a-z0-9])*))?(?!\w)'?)"
+    r"|(?P<number>\d+(?:\.\d+)?)|(?P<norm>\|\|)|(?P<index>\[[A-Za-z](?:,[A-Za-z0-9])*\])|(?P<sign>[<>!]=|\+-|\.\.+|.)"
 )
 
 
@@ -49,7 +50,8 @@ def _entry(entry: Entry) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    # LaTeX makes a dash of two hyphens, which begin an option.
+    return "".join(_ESCAPES.get(character, character) for character in text).replace("--", "-{}-")
 
 
 def _tokens(formula: str) -> Iterator[str]:
@@ -60,7 +62,7 @@ def _tokens(formula: str) -> Iterator[str]:
             yield "\\lVert " if opens else "\\rVert "
             opens = not opens
         elif token["option"]:
-            yield f"\\text{{{text}}}"
+            yield f"\\text{{{_text(text)}}}"
         elif token["name"]:
             yield _name(text, token["below"])
         elif kind == "index":

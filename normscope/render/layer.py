@@ -13,7 +13,7 @@ from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.outliers import notes_on
 from normscope.render.summary import agreement
 from normscope.results.common import Floats
-from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report
+from normscope.results.inspect import FeatureOutput, LayerReport, PositionStats, Report, Scale
 
 _FEW_SAMPLES = 30  # with fewer samples at a position, its variance is a rough guess
 _BAR = 10
@@ -63,10 +63,11 @@ def position_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
         Column("LN mean", "average", aligned(stats.token_mean[rows]), "ln", rank=3),
         Column("LN variance", "average", aligned(stats.token_variance[rows]), "ln"),
         *([] if spread is None else [Column("LN variance", "sd", aligned(spread[rows]), "ln")]),
+        *_range_columns(stats, rows),
         Column("BN variance", "per position", aligned(stats.variance[rows]), "bn"),
         Column("", "log scale", bars, "bn", rank=2),
     ]
-    return Grid("By position", columns, _position_notes(stats, rows, glyphs))
+    return Grid("By position", columns, _position_notes(stats, layer.global_, rows, glyphs))
 
 
 def feature_table(layer: LayerReport, top: int, glyphs: Glyphs) -> Grid | None:
@@ -124,16 +125,33 @@ def largest(values: Floats, top: int) -> list[int]:
     return [int(row) for row in order[: max(top, 1)]]
 
 
-def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -> list[str]:
+def _range_columns(stats: PositionStats, rows: list[int]) -> list[Column]:
+    """Return the columns that reports of earlier versions lack."""
+    low, high, far = stats.token_variance_min, stats.token_variance_max, stats.far
+    if low is None or high is None or far is None:
+        return []
+    return [
+        Column("LN variance", "min", aligned(low[rows]), "ln", rank=4),
+        Column("LN variance", "max", aligned(high[rows]), "ln", rank=4),
+        Column("2x off", "tokens", align(percent(share) for share in far[rows].tolist())),
+    ]
+
+
+def _position_notes(
+    stats: PositionStats, whole: Scale | None, rows: Sequence[int], glyphs: Glyphs
+) -> list[str]:
     reached = np.flatnonzero(stats.count)
     length, first, last = len(reached), stats.numbers[reached[0]], stats.numbers[reached[-1]]
     unit = "positions" if stats.first is None else "positions and bins of them"
     shown = f"{len(rows)} of {length} {unit}. " if len(rows) < length else ""
-    notes = [
-        f"{shown}LN: each token has its own variance; BN: all share one number.",
-    ]
+    notes = [f"{shown}LN: each token has its own variance; BN: all share one number."]
     if stats.token_variance_std is not None:
         notes.append("sd: how far the tokens' own variances spread around their average.")
+    if stats.far is not None and whole is not None:
+        notes.append(
+            "2x off: tokens whose own variance is over twice or under half of the layer's one for BN, "
+            f"{short(whole.variance)}."
+        )
     if stats.first is not None:
         notes.append("+: this position and those up to the next share a bin; texts: the tokens in it.")
     if (stats.count[list(rows)] < _FEW_SAMPLES).any():
@@ -147,8 +165,8 @@ def _position_notes(stats: PositionStats, rows: Sequence[int], glyphs: Glyphs) -
 def _feature_notes(output: FeatureOutput, rows: int, glyphs: Glyphs) -> list[str]:
     deviations = np.sort(np.sqrt(output.variance[np.isfinite(output.variance)]))
     notes = [
-        f"The {rows} of {grouped(len(output.mean))} features that end up furthest from BN's mean 0 "
-        "and variance 1. distance = mean^2 + (sd - 1)^2."
+        f"The {rows} of {grouped(len(output.mean))} features furthest from BN's mean 0 and variance 1.",
+        "distance = mean^2 + (sd - 1)^2.",
     ]
     if len(deviations):
         low, high = short(deviations[0], 2), short(deviations[-1], 2)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.markdown import markdown_sections
-from normscope.render.numbers import UNKNOWN, align, aligned, short
+from normscope.render.numbers import UNKNOWN, align, aligned
+from normscope.render.short_names import below
+from normscope.render.summary import model_size
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.layers import Outline, OutlinedLayer
 
@@ -23,14 +25,14 @@ def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
 def section(outline: Outline, verbose: bool) -> Section:
     """Return the model, what its layers share, and their table."""
     grid, shared = outline_grid(outline, verbose)
-    return Section([about(outline), *([shared] if shared else [])], [grid])
+    return Section([about(outline), *([shared] if shared else [])], [grid, *_obstacles(outline)])
 
 
 def about(outline: Outline) -> list[str]:
     """Return the facts about the model."""
     model = outline.model
     revision = [f"revision {model.revision}"] if model.revision else []
-    parts = [model.id, model.architecture, f"{_size(model.parameters)} parameters", *revision]
+    parts = [model.id, model.architecture, model_size(model.parameters), *revision]
     return [printable(part) for part in parts]
 
 
@@ -46,12 +48,14 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
     }
     constant = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
     shared = [_fact(name, columns[name].cells[0].strip()) for name in constant]
+    linears = _linears(layers)
     grid = Grid(
         counted(len(layers), "normalization layer"),
         [
-            *_names(layers, verbose),
+            *_names(layers, verbose or bool(linears)),
             *(column for name, column in columns.items() if name not in constant),
-            Column("place", "", [printable(layer.place) for layer in layers]),
+            Column("place", "", [printable(layer.place) for layer in layers], rank=len(linears)),
+            *linears,
             Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
         ],
     )
@@ -68,6 +72,30 @@ def _names(layers: Sequence[OutlinedLayer], verbose: bool) -> list[Column]:
     ]
 
 
+def _linears(layers: Sequence[OutlinedLayer]) -> list[Column]:
+    """Return the column of the Linears that read each layer, if readers were looked for."""
+    cells = [
+        printable(", ".join(below(layer.name, layer.readers.linears))) or UNKNOWN if layer.readers else ""
+        for layer in layers
+    ]
+    return [Column("read by", "", cells, wraps=True)] if any(cells) else []
+
+
+def _obstacles(outline: Outline) -> list[Grid]:
+    """Return the table of layers whose scale cannot move into the Linears that read them."""
+    reasons = [
+        (layer.name, f"read by {', '.join(layer.readers.others)}" if layer.readers.others else obstacle)
+        for layer in outline.layers
+        if layer.readers is not None and (obstacle := layer.readers.obstacle) is not None
+    ]
+    if not reasons:
+        return []
+    count = f"{len(reasons)} of {counted(len(outline.layers), 'layer')}"
+    names = Column("layer", "", [printable(name) for name, _ in reasons], wraps=True)
+    because = Column("because", "", [printable(reason) for _, reason in reasons], wraps=True)
+    return [Grid(f"{count} whose scale cannot move into their readers", [names, because])]
+
+
 def _fact(name: str, cell: str) -> str:
     facts = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
     return facts.get(name, f"{name} {cell}")
@@ -75,7 +103,3 @@ def _fact(name: str, cell: str) -> str:
 
 def _features(layer: OutlinedLayer) -> str:
     return UNKNOWN if layer.features is None else grouped(layer.features)
-
-
-def _size(parameters: int) -> str:
-    return f"{short(parameters / 1e9)}B" if parameters >= 1e9 else f"{short(parameters / 1e6)}M"

@@ -9,13 +9,12 @@ from typing import Any
 
 from normscope.render import compare, inspect, layers, swap, why
 from normscope.render.batch_composition import fillings
-from normscope.render.batches import choice, noisiest, over_layers, render_batches
+from normscope.render.batches import facts, noisiest, over_layers, render_batches
 from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.html_markup import Markup, tag
 from normscope.render.markdown import is_numeric
 from normscope.render.pooled import pooled_grid
-from normscope.render.summary import headline, workload
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.base import Shown
 from normscope.results.batches import BatchReport
@@ -62,7 +61,7 @@ def render_text(result: Shown) -> str:
 
 def _batch_section(report: BatchReport) -> Section:
     grids = [over_layers(report, noisiest(report), UNICODE), *fillings(report, _TOP)]
-    return Section([headline(report), workload(report), choice(report)], grids)
+    return Section(facts(report), grids)
 
 
 def _why_section(report: WhyReport) -> Section:

@@ -1,4 +1,4 @@
-"""Tables of outliers: features that recur across layers, and the outliers of feature layer."""
+"""Tables of outliers: features that recur across layers, and the outliers of each layer."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from normscope.render.grid import Column, Grid
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.results.common import Counts
 from normscope.results.glossary.lookup import note
-from normscope.results.inspect import LayerReport, OutlierFeature, Outliers, Report
+from normscope.results.inspect import Extreme, Extremes, LayerReport, OutlierFeature, Outliers, Report
 
 _MAX_LISTED = 3  # a cell lists this many features and only counts the others
 
@@ -50,7 +50,7 @@ def recurring_outliers(report: Report, top: int) -> Grid | None:
 
 
 _NOTES = [
-    "6 or more in size in the output, in at least 6% of the tokens, in a quarter of the layers or more.",
+    "An output of 6 or more in size, in 6% of the tokens and a quarter of the layers.",
     "tokens: the largest share of tokens in one of these layers.",
     "sd ratio: the sd of the layer's input there over that of the median feature.",
     "stands out: in how many of these layers it is over 3 sd from the others.",
@@ -71,6 +71,7 @@ def outliers_by_layer(report: Report) -> Grid | None:
         Column("layer", "", [layer.name for layer, _ in pairs], names=True),
         Column("6 or more", "features", [_large(o) for o in outliers]),
         Column("sd ratio", "", aligned(o.sd_ratio for o in outliers)),
+        *_extremes([layer for layer, _ in pairs]),
         Column("massive", "elements", align(grouped(o.massive.count) for o in outliers), rank=1),
         *(_massive(outliers) if any(o.massive.count for o in outliers) else []),
         Column("weight", "stands out", counts("weight"), rank=2),
@@ -82,9 +83,25 @@ def outliers_by_layer(report: Report) -> Grid | None:
 _BY_LAYER = [
     note("outliers.llm_int8.features", "6 or more"),
     note("outliers.sd_ratio", "sd ratio"),
+    "headroom: how many times the largest value fits below float16's maximum, 65504.",
     note("outliers.massive.count", "massive"),
     "stands out: how many features have a weight or bias over 3 sd from the others.",
 ]
+
+
+def _extremes(layers: Sequence[LayerReport]) -> list[Column]:
+    """Return the columns of the largest values; none in reports of earlier versions."""
+    extremes = [layer.extremes for layer in layers]
+    if not any(extremes):
+        return []
+    inputs = [math.nan if one is None else one.input.value for one in extremes]
+    outputs = [math.nan if one is None or one.output is None else one.output.value for one in extremes]
+    rooms = [math.nan if one is None else one.headroom for one in extremes]
+    return [
+        Column("input", "largest", aligned(inputs)),
+        Column("output", "largest", aligned(outputs)),
+        Column("headroom", "float16", aligned(rooms), rank=2),
+    ]
 
 
 def _massive(outliers: Sequence[Outliers]) -> list[Column]:
@@ -110,7 +127,20 @@ def notes_on(layer: LayerReport) -> list[str]:
         places += [f"positions {_listed(massive.positions)}"] if len(massive.positions) else []
         largest = f"largest {short(massive.largest)}"
         notes.append(f"Massive elements: {grouped(massive.count)}, {largest}, {', '.join(places)}.")
-    return notes
+    return [*notes, *_extremes_note(layer.extremes)]
+
+
+def _extremes_note(extremes: Extremes | None) -> list[str]:
+    if extremes is None:
+        return []
+    named = [("input", extremes.input)] + ([("output", extremes.output)] if extremes.output else [])
+    parts = [f"{name} {short(one.value)} ({_place(one)})" for name, one in named]
+    return [f"Largest |value|: {', '.join(parts)}; float16 has room for {short(extremes.headroom)} times it."]
+
+
+def _place(extreme: Extreme) -> str:
+    places = {"feature": extreme.feature, "position": extreme.position, "token id": extreme.token}
+    return ", ".join(f"{name} {number}" for name, number in places.items() if number is not None)
 
 
 def share_of_layers(feature: OutlierFeature) -> str:

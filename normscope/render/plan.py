@@ -19,7 +19,7 @@ def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     model, batch = plan.model, plan.batch
     yield "model", f"{model.id}, {model.architecture}, {model.dtype}, {model.device}"
     yield "layers", counted(plan.normalization_layers, "normalization layer")
-    yield "table memory", _tables(plan.tables)
+    yield "table memory", describe_tables(plan.tables)
     yield "corpus", _corpus(plan.corpus)
     yield "work", f"{short(plan.flops / 1e6)} million floating-point operations a token"
     rate = batch.tokens / batch.seconds
@@ -28,7 +28,8 @@ def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "expected time", "unknown" if plan.corpus.tokens is None else duration(plan.expected_seconds)
 
 
-def _tables(tables: Tables) -> str:
+def describe_tables(tables: Tables) -> str:
+    """Write how large the tables over positions are, and for how many positions."""
     size = f"{memory(tables.bytes)} at most"
     if tables.exact is None:
         return f"{size}, for {grouped(tables.positions or 0)} positions"

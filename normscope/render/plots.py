@@ -11,8 +11,9 @@ from normscope.escaping import counted, grouped
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, draw_heat_map
-from normscope.render.layer import SHORT_KINDS, chosen_layers, title
+from normscope.render.layer import SHORT_KINDS, chosen_layers, feature_table, position_table, title
 from normscope.render.numbers import align, aligned, percent
+from normscope.render.outliers import recurring_outliers
 from normscope.render.sparklines import relative_by_feature, relative_by_position
 from normscope.render.summary import NOTES, agreement, explained_share, fit_r2, headline, workload
 from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
@@ -22,26 +23,35 @@ from normscope.results.inspect import LayerReport, Report
 _MIN_BAR, _MAX_BAR = 14, 30  # cells
 
 
-def render_plots(report: Report, *, layers: Sequence[str] = (), screen: Screen = Screen()) -> str:
+def render_plots(
+    report: Report, *, layers: Sequence[str] = (), tables: int = 0, screen: Screen = Screen()
+) -> str:
     """Return the report as bars, heat maps and curves, as text with line ends.
 
     `layers` are the names of those whose curves are drawn; without any, the layer that agrees least
-    with BN.
+    with BN. `tables` is the maximum number of rows of the detailed tables below the drawings; 0 is none.
     """
-    return render_parts(_parts(report, chosen_layers(report, layers), screen), screen)
+    return render_parts(_parts(report, chosen_layers(report, layers), tables, screen), screen)
 
 
-def _parts(report: Report, shown: Mapping[str, str], screen: Screen) -> Iterator[RenderableType]:
+def _parts(report: Report, shown: Mapping[str, str], top: int, screen: Screen) -> Iterator[RenderableType]:
+    medium = report.run.medium
     yield from draw_facts([headline(report), workload(report)], screen)
-    yield from draw_grid(reword_grid(_layer_bars(report, shown, screen), report.run.medium), screen)
+    yield from draw_grid(reword_grid(_layer_bars(report, shown, screen), medium), screen)
     for heat_map in (position_map(report), feature_map(report)):
         yield from draw_heat_map(heat_map, screen) if heat_map else ()
+    outliers = recurring_outliers(report, top) if top else None
+    yield from draw_grid(outliers, screen) if outliers else ()
     for name, reason in shown.items():
         layer = report.layers[name]
         yield Text()
         yield from draw_facts([title(layer), *([[reason]] if reason else [])], screen)
-        for grid in (_position_curves(layer, report.run.medium, screen), _feature_curves(layer, screen)):
-            yield from draw_grid(grid, screen) if grid else ()
+        curves = [_position_curves(layer, medium, screen), _feature_curves(layer, screen)]
+        tables = (
+            [table(layer, top, screen.glyphs) for table in (position_table, feature_table)] if top else []
+        )
+        for grid in curves + tables:
+            yield from draw_grid(reword_grid(grid, medium), screen) if grid else ()
 
 
 def _layer_bars(report: Report, shown: Collection[str], screen: Screen) -> Grid:
@@ -128,6 +138,7 @@ def _position_curves(layer: LayerReport, medium: str, screen: Screen) -> Grid | 
         Curve("BN mean", stats.mean),
         Curve("LN variance", stats.token_variance, log=True),
         *([Curve("LN variance sd", spread, log=True)] if spread is not None else []),
+        *([] if stats.far is None else [Curve("2x off", stats.far)]),
         Curve("BN variance", stats.variance, log=True),
     ]
     notes = [reword("LN: average and sd of the tokens' own. BN: over all texts and features there.", medium)]

@@ -25,8 +25,8 @@ def pooled_grid(pooled: Pooled) -> Grid:
     ]
     numbers = Column("text", "", [str(i) for i, _ in enumerate(pooled.texts, start=1)])
     notes = [
-        "A column is one feature to BatchNorm over flattened texts: one mean and variance of all that "
-        "stands in it. LayerNorm takes one of each token."
+        "BatchNorm over flattened texts takes one mean and one variance per column; LayerNorm takes one of "
+        "each per token."
     ]
     heading = f"What BatchNorm pools: tokens by position, {counted(length, 'position')}"
     return Grid(heading, [numbers, *columns], notes)

@@ -1,6 +1,7 @@
 """Shortens layer names to a width and keeps them distinct."""
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from rich.cells import cell_len
 
@@ -33,6 +34,14 @@ def shorten(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
         if distinct
         else _number([_last(name, 1) for name in shown], width, ellipsis)
     )
+
+
+def below(name: str, others: Sequence[str]) -> list[str]:
+    """Return `others` without the leading segments that they all share with `name`."""
+    paths = [other.split(".") for other in others]
+    levels = zip(name.split("."), *paths, strict=False)
+    shared = sum(1 for _ in takewhile(lambda segments: len(set(segments)) == 1, levels))
+    return [".".join(path[shared:]) for path in paths]
 
 
 def _without_shared_end(names: list[str]) -> list[str]:

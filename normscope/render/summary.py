@@ -10,7 +10,7 @@ from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
 from normscope.render.short_names import cut_middle
 from normscope.render.sparklines import feature_lines, position_lines
 from normscope.render.terminal import Screen
-from normscope.results.batches import BatchReport
+from normscope.results.batches import BatchReport, LayerNoise
 from normscope.results.common import RunInfo, Summary
 from normscope.results.compare import Compared
 from normscope.results.glossary.lookup import note
@@ -20,6 +20,7 @@ from normscope.results.why import WhyReport
 
 _BAR = 3
 _MAX_SPARK = 16
+_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 # The results that hold the model and the run.
 _Measured = Report | BatchReport | SwapReport | WhyReport | Compared
@@ -29,25 +30,34 @@ def headline(report: _Measured) -> list[str]:
     """Return the facts about the model that was measured."""
     model = report.model
     revision = [f"revision {model.revision}"] if model.revision else []
-    parameters = [f"{short(model.parameters / 1e6)}M parameters"] if model.parameters else []
+    parameters = [model_size(model.parameters)] if model.parameters else []
     about = [model.id, model.architecture, model.dtype, model.device, *parameters, *revision]
     return [printable(part) for part in about if part]
+
+
+def model_size(parameters: int) -> str:
+    """Write how many parameters a model has, in billions, millions or thousands."""
+    unit, letter = next((u for u in _UNITS if parameters >= u[0]), (1, ""))
+    return f"{short(parameters / unit) if letter else parameters}{letter} parameters"
 
 
 def workload(report: _Measured, *, brief: bool = False) -> list[str]:
     """Return the facts about what was fed to the model; a `brief` list leaves out length and padding."""
     run = report.run
     parts = [counted(run.texts, reword("text", run.medium)), counted(run.tokens, "token")]
-    parts += [] if brief else [_longest(run), f"padding {percent(run.padding_share)}"]
+    padding = [f"padding {percent(run.padding_share)}"] if math.isfinite(run.padding_share) else []
+    parts += [] if brief else [_longest(run), *padding]
     parts += [f"{grouped(run.skipped_texts)} skipped"] if run.skipped_texts else []
     parts += [f"{grouped(run.truncated_texts)} truncated"] if run.truncated_texts else []
     parts += ["special tokens excluded"] if run.special_tokens == "exclude" else []
+    left_out = 0 if run.selection is None or run.left_out is None else sum(vars(run.left_out).values())
+    parts += [f"{counted(left_out, 'token')} left out"] if left_out else []
     return [*parts, f"{run.seconds:.1f} s"]
 
 
 def _longest(run: RunInfo) -> str:
-    """Return the length of the longest text, or the last position when special tokens are left out."""
-    if run.special_tokens == "exclude" and run.positions:
+    """Return the length of the longest text, or the last position when tokens are left out."""
+    if (run.special_tokens == "exclude" or run.selection is not None) and run.positions:
         return f"last at position {grouped(run.positions - 1)}"
     return f"longest {grouped(run.positions)}"
 
@@ -55,11 +65,16 @@ def _longest(run: RunInfo) -> str:
 def layer_count(report: Report) -> str:
     """Return how many layers there are, their kind if it is one, and how many were never called."""
     layers = report.layers.values()
-    kinds = {layer.kind for layer in layers}
     called = sum(layer.calls > 0 for layer in layers)
-    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
     dead = f", {len(layers) - called} never called" if called < len(layers) else ""
-    return f"{len(layers)} normalization layers{one_kind}{dead}"
+    return f"{count_by_kind(layers)}{dead}"
+
+
+def count_by_kind(layers: Collection[LayerReport] | Collection[LayerNoise]) -> str:
+    """Return how many layers there are, and their kind if it is one."""
+    kinds = {layer.kind for layer in layers}
+    one_kind = f", all {printable(next(iter(kinds)))}" if len(kinds) == 1 else ""
+    return f"{counted(len(layers), 'normalization layer')}{one_kind}"
 
 
 def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str], screen: Screen) -> Grid:
@@ -116,7 +131,7 @@ def _main_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]
     bars = glyphs.bars_after(aligned(agreements), agreements, _BAR)
     ln, bn = f"LN: mean {glyphs.plus_minus}sd", f"BN: min{glyphs.ellipsis}max"
     return [
-        Column("LN variance", "by token", _spread(variances, glyphs), "ln", key=ln),
+        Column("LN variance", "by token", spread(variances, glyphs), "ln", key=ln),
         Column("BN variance", "by feature", _ranges(layers, glyphs), "bn", key=bn),
         Column("agreement", "with BN", bars, "bn", key="agreement: 1 is equal"),
     ]
@@ -142,7 +157,7 @@ def _wide_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]
     return [
         _explains("position", layers, "position", 3),
         _explains("text", layers, "sequence", 4),
-        Column("LN mean", "by token", _spread(means, glyphs), "ln", rank=5, key=ln),
+        Column("LN mean", "by token", spread(means, glyphs), "ln", rank=5, key=ln),
         Column("best BN", "fit r2", numbers(fit_r2), rank=6, key="best BN: R^2 of a fixed scale and shift"),
         Column("agreement", "position", numbers(lambda x: agreement(x, "position")), rank=7),
         Column("agreement", "text", numbers(lambda x: agreement(x, "sequence")), rank=8),
@@ -161,9 +176,9 @@ def _kind(layer: LayerReport, glyphs: Glyphs) -> str:
     return cut_middle(printable(layer.kind), 10, glyphs.ellipsis)
 
 
-def _spread(summaries: Sequence[Summary | None], glyphs: Glyphs) -> list[str]:
+def spread(summaries: Sequence[Summary | None], glyphs: Glyphs, digits: int = 2) -> list[str]:
     """Write `mean ±std` with the means aligned; aligning the second number, too, would take too much room."""
-    means = aligned((s.mean if s else math.nan for s in summaries), 2)
+    means = aligned((s.mean if s else math.nan for s in summaries), digits)
     pairs = zip(means, summaries, strict=True)
     return [f"{mean} {glyphs.plus_minus}{short(s.std, 2)}" if s else mean for mean, s in pairs]
 

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.glyphs import UNICODE, Glyphs, logarithms, shares
 from normscope.render.grid import Column, Grid, Section
 from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned, percent, short
+from normscope.render.short_names import below
 from normscope.render.summary import headline, workload
 from normscope.render.terminal import Screen, render_sections
-from normscope.results.swap import Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
+from normscope.results.swap import DerfFit, Effect, Estimate, FoldedLayer, FoldInfo, SwapReport
 
 _BAR = 20
+_L2 = "relative L2: how far the hidden states moved, over their size"
+_LIKENESS = "likeness kept: correlation of the texts' similarities"
 _HEADS = {"causal": "the next token", "masked": "masked tokens", "seq2seq": "the text that is read"}
 
 
@@ -30,7 +32,20 @@ def render_swap_markdown(report: SwapReport) -> str:
 
 def section(report: SwapReport, glyphs: Glyphs) -> Section:
     """Return the report's lines of facts and its tables."""
-    return Section([headline(report), workload(report), plan(report)], grids(report, glyphs))
+    lines = [headline(report), workload(report), plan(report)]
+    return Section([*lines, *([[finding(report)]] if report.layers else [])], grids(report, glyphs))
+
+
+def finding(report: SwapReport) -> str:
+    """Say how much damage the replacements do, one at a time and all together."""
+    effects = [*(layer.effect for layer in report.layers.values()), report.all_.effect]
+    # Without any finite output, the damage is infinite.
+    *alone, together = [each.damage if math.isfinite(each.damage) else math.nan for each in effects]
+    finite = [damage for damage in alone if not math.isnan(damage)]
+    ends = " to ".join(dict.fromkeys(short(end(finite, default=math.nan), 2) for end in (min, max)))
+    broken = f" ({len(alone) - len(finite)} without a finite number)" if len(finite) < len(alone) else ""
+    one = f"Damage: {ends} for one layer replaced{broken}"
+    return f"{one}, {short(together, 2)} for all {len(alone)}; 0 is no change."
 
 
 def plan(report: SwapReport) -> list[str]:
@@ -50,6 +65,7 @@ def plan(report: SwapReport) -> list[str]:
 def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
     """Return the tables: each layer replaced alone, one after the other if measured, and all together."""
     layers, kind = report.by_damage(), printable(report.kind)
+    kind += ", position 0 apart" if report.first == "apart" else ""
     names = Column("layer", "", [layer.name for layer in layers], names=True)
     alone = Grid(
         f"{counted(len(layers), 'layer')}, each replaced alone by {kind}",
@@ -67,7 +83,35 @@ def grids(report: SwapReport, glyphs: Glyphs) -> list[Grid]:
         "All of them together",
         [_replaced([len(layers)]), *_columns([report.all_.effect], report, glyphs)],
     )
-    return [alone, *([growing] if steps else []), together, *_folds(report, glyphs)]
+    return [alone, *([growing] if steps else []), together, *_fits(report), *_folds(report, glyphs)]
+
+
+def _fits(report: SwapReport) -> Iterator[Grid]:
+    """Yield the table of the layers' fits, the worst first, for the kinds that have one."""
+    fits = {layer.name: layer.fit for layer in report.layers.values() if layer.fit is not None}
+    if not fits:
+        return
+    names = sorted(fits, key=lambda name: fits[name].r2)
+    best = [fits[name] for name in names]
+    shifts = [fit.shift for fit in best if isinstance(fit, DerfFit)]
+    f, argument = ("erf", "alpha x + shift") if shifts else ("tanh", "alpha x")
+    columns = [
+        Column("layer", "", names, names=True),
+        Column("fit", "r2", aligned(fit.r2 for fit in best), "bn"),
+        Column("line", "r2", aligned(fit.affine_r2 for fit in best), "bn"),
+        Column("alpha", "", aligned(fit.alpha for fit in best), rank=1),
+        *([Column("shift", "", aligned(shifts), rank=3)] if shifts else []),
+        Column("saturated", "", align(percent(fit.saturated) for fit in best), rank=2),
+    ]
+    legend = [
+        f"fit r2: how much of the layer's output gamma {f}({argument}) + beta explains.",
+        "line r2: the same of the best line, a x + b: affine_fit.r2.",
+        "alpha: near 0, the fit is a line, too.",
+        f"saturated: elements with |{argument}| above 2.",
+        f"{report.kind} is meant for training from scratch: a poor fit of a trained model is a",
+        "finding about that model, not a fault.",
+    ]
+    yield Grid(f"How well one {f} fits each layer", columns, legend)
 
 
 def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
@@ -94,7 +138,9 @@ def _folded(layers: Sequence[FoldedLayer], fold: FoldInfo) -> list[Column]:
     relative = [*(layer.relative_difference for layer in layers), fold.relative_difference]
     return [
         Column("layer", "", [*(layer.name for layer in layers), "all of these"], names=True),
-        Column("read by", "", [*map(_readers, layers), ""], wraps=True),
+        Column(
+            "read by", "", [*(printable(", ".join(below(x.name, x.into))) for x in layers), ""], wraps=True
+        ),
         Column("largest", "difference", aligned(largest), rank=3),
         Column("relative", "difference", aligned(relative)),
     ]
@@ -105,14 +151,6 @@ def _equal(tolerance: float) -> list[str]:
         "relative difference: between the model's outputs, replaced and folded, over",
         f"the largest of them; up to {short(tolerance)} they count as equal.",
     ]
-
-
-def _readers(layer: FoldedLayer) -> str:
-    """Return the modules that read a layer, without the beginning that they share with its name."""
-    into = [name.split(".") for name in layer.into]
-    level = zip(layer.name.split("."), *into, strict=False)
-    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, level))
-    return printable(", ".join(".".join(parts[shared:]) for parts in into))
 
 
 def _replaced(counts: Sequence[int]) -> Column:
@@ -133,8 +171,8 @@ def _columns(effects: Sequence[Effect], report: SwapReport, glyphs: Glyphs) -> l
     hidden = [
         Column("hidden", "cosine", estimates(lambda e: e.hidden_cosine), "bn", rank=2),
         Column("sentence", "cosine", estimates(lambda e: e.sentence_cosine), "bn", rank=2),
-        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5),
-        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6),
+        Column("relative", "L2", estimates(lambda e: e.relative_l2), rank=5, key=_L2),
+        Column("likeness", "kept", numbers(lambda e: e.similarity_correlation), rank=6, key=_LIKENESS),
     ]
     if report.baseline.loss is None:
         interval = Column("cosine", "95%", intervals(lambda e: e.hidden_cosine), rank=4)

@@ -85,7 +85,7 @@ def draw_grid(grid: Grid, screen: Screen) -> Iterator[RenderableType]:
     if not grid.compact:
         yield Text(grid.heading, "bold")
     yield _table(fitted, screen)
-    if grid.notes and not grid.compact:
+    if (grid.notes or fitted.legend) and not grid.compact:
         yield Text()
     if fitted.legend:
         yield Text(flow(fitted.legend, screen, "").plain, "dim")

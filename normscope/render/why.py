@@ -57,7 +57,7 @@ def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[Rend
             command = _broken_command(f"    more: {printable(finding.more)}", "          ", screen.width)
             yield Text(command, "dim")
     if not verbose:
-        more = ["All numbers, nulls and rules: --verbose", "What a number is: normscope explain why"]
+        more = ["null: the number if there were no effect", "all numbers: --verbose", "normscope explain why"]
         yield from (Text(), flow(more, screen, "dim"))
     yield from draw_grid(pooled_grid(report.pooled), screen)
 

@@ -42,6 +42,37 @@ class ModelInfo(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class TokenSelection(Record):
+    """The rules, other than that for special tokens, that leave real tokens out of the statistics.
+
+    `exclude_tokens` are token ids. `skip_first` is the number of first positions of a text. `drop_massive`
+    is for tokens with a massive activation. With `chat_template` the texts are conversations, and only
+    tokens of these `roles` count (all if it is empty).
+    """
+
+    exclude_tokens: tuple[int, ...] = ()
+    skip_first: int = 0
+    drop_massive: bool = False
+    chat_template: bool = False
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut(Record):
+    """How many real tokens each rule left out; a token counts under the first rule, in this order.
+
+    `special` are special tokens, `excluded` those of chosen ids, `first` those at first positions, `roles`
+    those of other roles, and `massive` those with a massive activation.
+    """
+
+    special: int = 0
+    excluded: int = 0
+    first: int = 0
+    roles: int = 0
+    massive: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class RunInfo(Record):
     """What was fed to it. `padding_share` is padding over all token slots; `seconds` the run's time.
 
@@ -50,7 +81,7 @@ class RunInfo(Record):
     bins. `batch_tokens` is the maximum number of token slots in a batch, if that number decided the batch
     size. `unknown_tokens` is the number of `tokens` that are the tokenizer's unknown token.
     `repeated_texts` is the number of `texts` that repeat an earlier one. Both are None if the texts are
-    not known.
+    not known. `selection` and `left_out` are None if no rule left tokens out.
     """
 
     texts: int
@@ -70,6 +101,8 @@ class RunInfo(Record):
     batch_tokens: int | None = None
     unknown_tokens: int | None = None
     repeated_texts: int | None = None
+    selection: TokenSelection | None = None
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, eq=False)

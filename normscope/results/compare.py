@@ -1,5 +1,6 @@
 """Result of `compare`: two reports side by side, layer by layer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class LayerDrift(Record):
     ln_drift: Drift
     agreement_change: float
     position_change: float
+    mean_share_change: float = math.nan
 
 
 @dataclass(frozen=True, eq=False, repr=False)

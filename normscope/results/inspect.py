@@ -5,6 +5,7 @@ A number that is unknown, because data is missing or it does not apply, is NaN h
 JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +17,7 @@ from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
+from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import NOT_IN_JSON
 from normscope.results.provenance import Provenance
 
@@ -48,10 +50,12 @@ class PositionStats(Record):
 
     `count` is the number of samples that reach the position. `mean` and `variance` pool samples and
     features there, as BatchNorm does with the position as its channel. `token_mean` and `token_variance`
-    average each token's own mean and variance, as LayerNorm takes them; `token_variance_std` is the
-    standard deviation of these variances, None in reports of earlier versions. If late positions share
-    bins, each array element is a bin: `first` is its first position, and `count` the number of tokens in
-    it. `first` is None if there are no bins.
+    average each token's own mean and variance, as LayerNorm takes them. Of these variances,
+    `token_variance_std` is the standard deviation, `token_variance_min` and `token_variance_max` are the
+    minimum and maximum, and `far` is the share over twice or under half of BN's one variance for the layer
+    (`global_`); each is None in reports of earlier versions. If late positions share bins, each array
+    element is a bin: `first` is its first position, and `count` the number of tokens in it. `first` is None
+    if there are no bins.
     """
 
     count: Counts
@@ -61,6 +65,9 @@ class PositionStats(Record):
     token_variance: Floats
     first: Counts | None = None
     token_variance_std: Floats | None = None
+    token_variance_min: Floats | None = None
+    token_variance_max: Floats | None = None
+    far: Floats | None = None
 
     @property
     def numbers(self) -> Counts:
@@ -187,6 +194,32 @@ class Outliers(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class Extreme(Record):
+    """The largest |value| and its place: feature, position in the text, token id; None if unknown."""
+
+    value: float
+    feature: int | None
+    position: int | None
+    token: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Extremes(Record):
+    """The largest values of a layer's input and of its output, None if the output is unknown.
+
+    `feature` (D,) is the maximum of |x_d| of the input. `headroom` is 65504, the largest finite float16,
+    over the larger of both values, and `headroom_bits` its logarithm to base 2: the powers of two that are
+    left before an overflow.
+    """
+
+    input: Extreme
+    output: Extreme | None
+    feature: Floats
+    headroom: float
+    headroom_bits: float
+
+
+@dataclass(frozen=True, eq=False)
 class OutlierFeature(Record):
     """One feature of the layers with `width` features that is an outlier in several of them.
 
@@ -205,7 +238,9 @@ class LayerReport(Record, Shown):
 
     `call` is the number of this call within a forward pass, from 1; None if all calls are pooled.
     `calls_per_forward` is the maximum number of calls in one forward pass, `calls` the number of calls in
-    these statistics.
+    these statistics. `mean_share` in [0, 1] is the average over tokens of mean^2 / (mean^2 + variance), and
+    `mean_share_energy` the same share of the sums of squares of all tokens (Gupta et al. 2024, arXiv
+    2409.12951); both are NaN if all tokens are zeros, and in reports of earlier versions.
     """
 
     name: str
@@ -235,6 +270,9 @@ class LayerReport(Record, Shown):
     call: int | None = None
     calls_per_forward: int = 1
     outliers: Outliers | None = None
+    mean_share: float = math.nan
+    mean_share_energy: float = math.nan
+    extremes: Extremes | None = None
 
     def __repr__(self) -> str:
         counts = counted(self.features, "feature"), counted(self.count, "token")
@@ -260,9 +298,10 @@ class Report(Result, Shown, Tabular):
     """One run over one model; `layers` maps each layer's name to its numbers, in model order.
 
     `outlier_features` are those that recur across layers. `pooled` has the tokens of a run over one to five
-    texts, else it is None. `moments` is a
-    `normscope.statistics.layer_state.RunMoments`, which `normscope.merge` needs; it is None unless
-    requested, and is part neither of the JSON nor of a comparison.
+    texts, else it is None. `depth` has the residual stream along each stack of blocks; it is None if the
+    model was not at hand, as in `watch`. `moments` is a `normscope.statistics.layer_state.RunMoments`,
+    which `normscope.merge` needs; it is None unless requested, and is part neither of the JSON nor of a
+    comparison.
     """
 
     SCHEMA = "normscope.report/1"
@@ -277,6 +316,7 @@ class Report(Result, Shown, Tabular):
     moments: Any = field(default=None, metadata=NOT_IN_JSON)
     pooled: Pooled | None = None
     provenance: Provenance | None = None
+    depth: tuple[DepthProfile, ...] | None = None
 
     def __repr__(self) -> str:
         run = self.run

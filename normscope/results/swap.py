@@ -58,15 +58,50 @@ class Baseline(Record):
     perplexity: float
 
 
+@dataclass(frozen=True, eq=False)
+class DytFit(Record):
+    """The fit y_d ~ gamma_d tanh(alpha x_d) + beta_d to a layer's output before its affine.
+
+    `alpha` is in 1 / unit of x. `r2` and `affine_r2` are the shares of y over all features that the fit and
+    the best line a_d x_d + b_d explain. `saturated` is the share of elements with |alpha x| above 2.
+    Zhu et al. 2025 (CVPR), arXiv 2503.10622.
+    """
+
+    alpha: float
+    r2: float
+    affine_r2: float
+    saturated: float
+
+
+@dataclass(frozen=True, eq=False)
+class DerfFit(DytFit):
+    """The same of gamma_d erf(alpha x_d + shift) + beta_d, saturated where |alpha x + shift| is above 2.
+
+    arXiv 2512.10938.
+    """
+
+    shift: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerSwap(Record):
-    """One normalization layer, and the effect of replacing it alone."""
+    """One normalization layer, and the effect of replacing it alone.
+
+    `dyt_fit` and `derf_fit` are those of the kinds "dyt" and "derf", None for others.
+    """
 
     name: str
     index: int
     kind: str
     features: int
     effect: Effect
+    dyt_fit: DytFit | None = None
+    derf_fit: DerfFit | None = None
+
+    @property
+    def fit(self) -> DytFit | None:
+        """The fit of its replacement, None for kinds without one."""
+        return self.dyt_fit or self.derf_fit
 
     def __repr__(self) -> str:
         return f"<LayerSwap of {self.name}: {self.kind}, damage {self.effect.damage:.3g}>"
@@ -137,7 +172,8 @@ class SwapReport(Result, Shown, Tabular):
     """What breaks when a model's normalization layers are replaced, one at a time and together.
 
     `run` describes the held-out texts, and `kind` the replacement of the layers. `cumulative` and `fold`
-    are None unless requested.
+    are None unless requested. `first` is "apart" if "frozen" has a scale of its own for position 0 of each
+    text, "pooled" if not, and None for the other kinds.
     """
 
     SCHEMA = "normscope.swap/1"
@@ -156,6 +192,7 @@ class SwapReport(Result, Shown, Tabular):
     warnings: tuple[str, ...]
     fold: FoldInfo | None = None
     provenance: Provenance | None = None
+    first: str | None = None
 
     def __repr__(self) -> str:
         return (

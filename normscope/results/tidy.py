@@ -3,9 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import to_plain
 from normscope.results.tidy_records import LAYOUTS, Cell
 from normscope.results.why import WhyReport
@@ -22,14 +24,16 @@ def table(result: Any) -> tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]:
     """Return the columns of a result's tidy table, and its rows: one per known number.
 
     `view` and `statistic`, joined by a dot, are the path of the number in the JSON. A number of the layer as
-    a whole has the view `layer`. For reports and comparisons, `position` and `feature` are the index of an
-    element of a list, and are None for other numbers. The position of a bin is its first position. A list
-    of feature or position numbers gives one row per element, with the value 1.
+    a whole has the view `layer`, one of a depth profile the view `depth`. For reports and comparisons,
+    `position` and `feature` are the index of an element of a list, and are None for other numbers. The
+    position of a bin is its first position. A list of feature or position numbers gives one row per
+    element, with the value 1.
     """
     if layout := LAYOUTS.get(type(result)):
         return layout.columns, layout.rows(result)
     layers = result.layers.items()
-    return COLUMNS, (row for name, layer in layers for row in _rows(name, to_plain(layer)))
+    rows = (row for name, layer in layers for row in _rows(name, to_plain(layer)))
+    return COLUMNS, chain(rows, _depth_rows(getattr(result, "depth", None) or ()))
 
 
 def csv_lines(result: Any) -> Iterator[str]:
@@ -57,6 +61,13 @@ def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
             yield from _below(name, view, part, "")
         elif _is_number(part):
             yield name, "layer", None, None, view, part
+
+
+def _depth_rows(profiles: Sequence[DepthProfile]) -> Iterator[Row]:
+    """Yield the rows of the view `depth`; the name of a stack of blocks is in the place of a layer's."""
+    for profile in map(to_plain, profiles):
+        for part in (*profile.pop("points"), profile):
+            yield from _below(part["name"], "depth", part, "")
 
 
 def _below(name: str, view: str, part: dict[str, Any], path: str) -> Iterator[Row]:

@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 
 from normscope.errors import ReportError
+from normscope.statistics.extremes import LargestValues
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
 from normscope.statistics.outliers import OutlierCounts
 from normscope.statistics.state_dict import load_state_dict, state_dict
 from normscope.statistics.token_identity import TokenMoments
+from normscope.statistics.token_variances import TokenVariances
+
+_PARTS = (
+    "table", "output", "by_position", "variances", "mean_share", "token", "sequence", "instance", "outliers",
+    "extremes",
+)  # fmt: skip
 
 
 @dataclass
@@ -48,10 +55,12 @@ class Accumulator:
     `table` (T, D) holds, by position, the moments of the input x and its co-moments with y, the layer's
     own normalization of x before the affine. `output` (1, D) holds the moments of y per feature.
     `by_position` (T, 2) holds, by position, the moments of the tokens' means (column 0) and variances
-    (column 1). `within_samples` (1, D) is the sum of squares of x around the mean of its sample, per
-    feature. `outliers` counts outliers of the input and of the layer's real output. The attribute `words`
-    holds the moments of x by token id; it is None unless the argument `words`, the maximum number of ids,
-    is given.
+    (column 1), and `variances` the range and histogram of these variances. `mean_share` (1, 1) holds the
+    moments of mean^2 / (mean^2 + variance) of the tokens; its mean is NaN if a part is from a file of an
+    earlier version. `within_samples` (1, D) is the sum of squares of x around the mean of its sample, per
+    feature. `outliers` counts outliers of the input and of the layer's real output, and `extremes` holds
+    the largest values of both. The attribute `words` holds the moments of x by token id; it is None unless
+    the argument `words`, the maximum number of ids, is given.
     """
 
     def __init__(
@@ -61,10 +70,13 @@ class Accumulator:
         self.table = CoMoments.empty(0, features, device)
         self.output = Moments.empty(1, features, device)
         self.by_position = Moments.empty(0, 2, device)
+        self.variances = TokenVariances(device)
+        self.mean_share = Moments.empty(1, 1, device)
         self.token, self.sequence, self.instance = (Groups.empty(device) for _ in range(3))
         self.sequence_likeness, self.instance_likeness = (Likeness.empty(device) for _ in range(2))
         self.within_samples = torch.zeros(1, features, dtype=torch.float64, device=device)
         self.outliers = OutlierCounts(features, device)
+        self.extremes = LargestValues(features, device)
         self.words = None if words is None else TokenMoments(features, words, device)
 
     def empty(self) -> "Accumulator":
@@ -86,14 +98,14 @@ class Accumulator:
         if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
             raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
         moments = cls(features, 0.0, words=1 if "words.most" in tensors else None)
-        load_state_dict(moments, tensors)
+        load_state_dict(moments, {**_unknown(tensors, features), **tensors})
         if moments.words is not None and not moments.words.is_numbered():
             raise ReportError("the rows of 'words' are not numbered from 0 within its tables; expected that")
         return moments
 
     def merge(self, new: "Accumulator") -> None:
         """Add the moments that `new` holds of the same layer; the order of merges does not matter."""
-        for name in ("table", "output", "by_position", "token", "sequence", "instance", "outliers"):
+        for name in _PARTS:
             getattr(self, name).merge(getattr(new, name))
         self.sequence_likeness.merge(new.sequence_likeness)
         self.instance_likeness.merge(new.instance_likeness)
@@ -121,3 +133,16 @@ class Accumulator:
     def samples(self) -> int:
         """The number of samples; a layer that is called twice in a forward pass counts each sample twice."""
         return int(self.sequence.mean.moments.count)
+
+
+def _unknown(tensors: Mapping[str, Tensor], features: int) -> dict[str, Tensor]:
+    """Return the tensors that files of earlier versions lack; their NaN remains NaN in every merge."""
+    share, extremes = Moments.empty(1, 1), LargestValues(features)
+    for values in (share.mean, share.m2, extremes.feature, extremes.input.value, extremes.output.value):
+        values.fill_(torch.nan)
+    parts = {
+        "mean_share": share,
+        "variances": TokenVariances.unknown(len(tensors.get("by_position.count", ()))),
+        "extremes": extremes,
+    }
+    return {f"{part}.{name}": v for part, of in parts.items() for name, v in state_dict(of).items()}

@@ -5,7 +5,8 @@ Positions count a sample's real tokens from 0, so left padding does not shift th
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -37,7 +38,7 @@ class TokenMask:
     excluded is real but not valid; it still takes a position. `ids` (B, T) are the token ids, None if
     they are not needed or not known. Late positions share `bins`; None means that they do not. `texts`
     (B, T) numbers the samples if several share a row, one after the other; it is None if each row is one
-    sample.
+    sample. `left_out` has the real tokens (B, T) that rules left out, by rule.
     """
 
     real: Tensor
@@ -45,15 +46,16 @@ class TokenMask:
     ids: Tensor | None = None
     bins: Bins | None = None
     texts: Tensor | None = None
+    left_out: Mapping[str, Tensor] = field(default_factory=dict)
 
     def current(self) -> Tensor:
         """Return which of the tokens of this forward pass are real, (B, T) bool."""
         return self.real[:, -self.valid.shape[1] :]
 
     def positions(self) -> Tensor:
-        """Number each sample's real tokens from 0, (B, T)."""
+        """Number each sample's real tokens from 0, (B, T); padding before the first token has 0, too."""
         # Counted over all S tokens, so that the positions continue after the cached tokens.
-        numbers = (self.real.cumsum(1) - 1)[:, -self.valid.shape[1] :]
+        numbers = (self.real.cumsum(1) - 1).clamp(min=0)[:, -self.valid.shape[1] :]
         if self.texts is None:
             return numbers
         # Each text of a row starts at position 0: subtract the number at which the text begins.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.buffers import Scratch
+from normscope.statistics.extremes import Peaks
 from normscope.statistics.moments import Labels, Moments, Rows, likeness
 from normscope.statistics.outliers import BatchOutliers
 
@@ -176,11 +177,14 @@ class OutputErrors(NamedTuple):
 class BatchSummary(NamedTuple):
     """Everything that one batch, or one part of it, leaves behind at a layer.
 
-    `nonfinite` is the number of rows that were left out; `sums` is None if no row is left. `errors` is None
-    if no formula fits, or the output is unknown.
+    `nonfinite` is the number of rows that were left out; `sums` is None if no row is left. `inputs`
+    and `outputs` have the largest values of x and of the output. `errors` is None if no formula fits;
+    `errors` and `outputs` are None if the output is unknown.
     """
 
     nonfinite: int
     sums: BatchSums | None
     outliers: BatchOutliers | None = None
+    inputs: Peaks | None = None
+    outputs: Peaks | None = None
     errors: OutputErrors | None = None

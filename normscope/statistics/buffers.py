@@ -1,6 +1,8 @@
 """Buffers: blocks of memory that every batch uses again, and a bounded backlog of sums of batches."""
 
 import math
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +11,12 @@ from torch import Tensor
 OVERHEAD = 500
 # A backlog is full above this many bytes, but never with fewer than this many batches.
 FULL_BYTES, FEW = 1 << 17, 16
+
+
+# The number of owners whose layouts are kept.
+_KEPT = 8
+
+Kept = TypeVar("Kept")
 
 
 class Scratch:
@@ -20,6 +28,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._kept: dict[tuple[Hashable, int], tuple[object, Any]] = {}
 
     def block(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:
         """Return the block `name`, with the dtype and shape of `like` (V, D), or with this many `rows`."""
@@ -29,6 +38,17 @@ class Scratch:
         if block is None or block.numel() < size:
             block = self._blocks[key] = like.new_empty(size)
         return block[:size].view(shape)
+
+    def kept(self, key: Hashable, owner: object, make: Callable[[], Kept]) -> Kept:
+        """Return what `make` gave for this key and this `owner`, if they are among the last ones."""
+        place = (key, id(owner))
+        if place not in self._kept:
+            if len(self._kept) == _KEPT:
+                self._kept.clear()
+            # The owner is kept, too, so that no other object gets its id.
+            self._kept[place] = (owner, make())
+        kept: Kept = self._kept[place][1]
+        return kept
 
 
 class Backlog:

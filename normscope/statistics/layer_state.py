@@ -37,7 +37,7 @@ class LayerState:
     with sum of squares `output_square` and a dtype of this `precision`. `exact` is the number of
     positions without a bin if later ones share bins, None if there are no bins. `stored` holds the
     running mean and variance of a BatchNorm. `scales` holds the moments of the factor by which the layer
-    multiplies each row, if they are requested.
+    multiplies each row, at position 0 and after it, if they are requested.
     """
 
     calls: int = 0
@@ -80,6 +80,8 @@ class LayerState:
         pending.add(batch.sums)
         if self.moments is not None and batch.outliers is not None:
             self.moments.outliers.add(batch.outliers)
+        if self.moments is not None and batch.inputs is not None:
+            self.moments.extremes.add(batch.inputs, batch.outputs)
         if batch.errors is not None:
             self.precision = batch.errors.precision
             self._errors.add(batch.errors.gap, batch.errors.norm, torch.tensor(batch.errors.elements))
@@ -152,7 +154,7 @@ class LayerState:
         stored, scales, moments = parts.values()
         self.moments, self._pending = Accumulator.of_state_dict(moments, features) if moments else None, None
         self.stored = (stored[_STORED[0]], stored[_STORED[1]]) if stored else None
-        self.scales = Moments.empty(1, 1) if scales else None
+        self.scales = Moments.empty(2, 1) if scales else None
         if self.scales is not None:
             load_state_dict(self.scales, {name.partition(".")[2]: values for name, values in scales.items()})
 

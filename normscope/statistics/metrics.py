@@ -88,6 +88,36 @@ def first_position(by_position: Moments) -> tuple[float, float]:
     return math.sqrt(ratio(variance[:1].sum() * count[:1].sum(), count[:1].sum())), math.sqrt(rest)
 
 
+def mean_share(moments: Accumulator) -> float:
+    """Return the average over tokens of mean^2 / (mean^2 + variance), in [0, 1]; NaN if it is unknown.
+
+    It is the squared cosine between a token and the vector of ones: the share of the token's square that
+    LayerNorm removes and RMSNorm does not. A token of zeros has no direction and is left out. Gupta et
+    al. 2024, arXiv 2409.12951.
+    """
+    return float(moments.mean_share.known_mean())
+
+
+def mean_share_energy(moments: Accumulator) -> float:
+    """Return sum mean^2 / sum (mean^2 + variance) over tokens, in [0, 1]; NaN if all are zeros.
+
+    The same share of all squares together: large tokens count more. Both sums follow from the moments of
+    the tokens' means and variances.
+    """
+    mean, variance = moments.token.mean.moments, moments.token.variance.moments
+    removed = mean.variance() + mean.mean.square()
+    return ratio(removed, removed + variance.mean)
+
+
+# The largest finite float16.
+_FLOAT16_MAX = 65504.0
+
+
+def headroom(largest: float) -> float:
+    """Return how many times the largest |value| fits below float16's maximum, 65504; NaN if it is 0."""
+    return _FLOAT16_MAX / largest if largest else math.nan
+
+
 def sd_ratio(by_feature: Moments) -> float:
     """Return the maximum over the median of the standard deviations of the features of x, 1 or more.
 

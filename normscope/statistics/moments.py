@@ -157,6 +157,15 @@ class Moments:
         return self.mean.where(self.count > 0, torch.nan)
 
 
+def mean_shares(mean: Tensor, variance: Tensor) -> Moments:
+    """Return the moments, (1, 1), of mean^2 / (mean^2 + variance) over tokens; tokens of zeros are left out.
+
+    `mean` and `variance` (V,) are each token's own, float64.
+    """
+    square = mean.square() + variance
+    return Moments.of((mean.square() / square)[square > 0][:, None])
+
+
 def grown(table: Tensor, groups: int) -> Tensor:
     """Return `table` with zero rows appended until it has `groups` rows; a larger table stays unchanged."""
     missing = groups - table.shape[0]

@@ -10,7 +10,16 @@ from torch import Tensor
 from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.batch_summary import BatchSums, CellSums
 from normscope.statistics.buffers import Backlog
-from normscope.statistics.moments import CoMoments, Labels, Likeness, Moments, Spread, grown, likeness
+from normscope.statistics.moments import (
+    CoMoments,
+    Labels,
+    Likeness,
+    Moments,
+    Spread,
+    grown,
+    likeness,
+    mean_shares,
+)
 
 # After this many tokens the sums over cells are folded and start again, with a new pivot in each cell.
 _TOKENS = 1 << 16
@@ -62,7 +71,9 @@ class PendingSums:
 
     def _fold_tokens(self, tokens: Tensor, positions: Tensor) -> None:
         self._moments.by_position.merge(Moments.by_group(tokens, Labels.of(positions)))
+        self._moments.variances.add(tokens[:, 1], positions)
         self._moments.token.add(tokens[:, 0], tokens[:, 1])
+        self._moments.mean_share.merge(mean_shares(*tokens.T))
 
     def _fold_samples(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normscope.errors import UsageError
+from normscope.statistics.token_variances import BINS
 
 # The default memory limit of the tables of all layers together, in bytes: 1 GiB.
 MEMORY = 1 << 30
@@ -15,8 +16,9 @@ _NUMBER = 8  # bytes of a float64
 # Bytes per position and feature while a layer runs: mean, M2, mean of y and co-moment of its moments; the
 # pivot and four more of its running sums.
 _CELL = 9 * _NUMBER
-# Bytes per position: two counts, the moments of the tokens' means and variances, the massive elements.
-_ROW = 8 * _NUMBER
+# Bytes per position: two counts, the moments of the tokens' means and variances, the massive elements, and
+# the range and int32 histogram of the variances.
+_ROW = 10 * _NUMBER + 4 * BINS
 # Extra bytes while the sums of a layer become moments; only one layer does so at a time.
 _READING = 9 * _NUMBER
 # The number of positions to plan for if neither the model nor its tokenizer has a limit.
@@ -77,7 +79,7 @@ class TablePlan:
 def plan_tables(features: Sequence[int], positions: int | None, memory: int = MEMORY) -> TablePlan:
     """Plan the tables of layers with these numbers of `features`, for texts of at most `positions` tokens.
 
-    A position without a bin takes (72 D + 64) bytes, summed over layers, and 72 bytes times the maximum D
+    A position without a bin takes (72 D + 1616) bytes, summed over layers, and 72 bytes times the maximum D
     while one layer is read. Raises UsageError if not even the widest bins fit in `memory` bytes.
     """
     row_bytes = sum(_CELL * d + _ROW for d in features) + _READING * max(features, default=0)

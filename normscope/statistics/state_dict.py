@@ -10,7 +10,7 @@ from normscope.errors import ReportError
 from normscope.escaping import quoted
 
 # The last part of a leaf's name says what it holds: _COUNTS are counts; _SQUARES cannot be negative.
-_COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens"}
+_COUNTS = {"count", "large", "massive", "massive_positions", "most", "tokens", "histogram"}
 _SQUARES = {"m2", "within", "within_samples", "square", "largest", "massive_largest", "eps"}
 # float64 represents every integer up to this one exactly.
 _MAXIMUM = 2**53
@@ -88,7 +88,7 @@ def _grows(old: Tensor) -> bool:
 
 def _check_numbers(path: str, name: str, values: Tensor) -> None:
     counts, squares = name in _COUNTS, name in _SQUARES
-    if counts and not bool(((values >= 0) & (values <= _MAXIMUM)).all()):
+    if counts and not bool(((values >= 0) & (values.double() <= _MAXIMUM)).all()):
         raise ReportError(f"the tensor {quoted(path)} holds a value that is not a count; expected 0 or more")
     if path == "by_position.mean":  # Only column 1, the mean of variances, cannot be negative.
         values, squares = values[:, 1], True

@@ -50,6 +50,7 @@ def moved(layer: LayerReport, seed: int) -> LayerReport:
         token=token,
         agreement={"feature": float(generator.uniform(-1, 1))},
         explained=Explained(effect, effect),
+        mean_share=float(generator.uniform()),
     )
 
 
@@ -76,6 +77,7 @@ def plainly(a: Any, b: Any) -> dict[str, float]:
         "ln_drift.variance": abs(a.token.variance.mean - b.token.variance.mean) / a.token.variance.mean,
         "agreement_change": b.agreement["feature"] - a.agreement["feature"],
         "position_change": b.explained.position.epsilon2 - a.explained.position.epsilon2,
+        "mean_share_change": b.mean_share - a.mean_share,
     }
 
 

@@ -17,8 +17,9 @@ from torch.nn import functional
 import normscope
 from normscope import Batching, Calibration, Fold, Swapping
 from normscope.analyses.swap.fold_file import Folded
+from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import FIXED
-from normscope.analyses.swap.replacement import Replacement, Statistics
+from normscope.analyses.swap.replacement import Replacement
 from normscope.errors import ReportError, UsageError
 from tests.support import models
 
@@ -190,6 +191,7 @@ def test_a_linear_without_a_bias_is_given_one_where_there_is_a_shift() -> None:
 
 # What reads a layer
 
+PARTLY = "read by a product that takes it in part or turned round"
 READS: dict[str, tuple[Callable[[Any, Tensor], Any], str | None]] = {
     "views": (lambda m, x: m.one(m.norm(x).reshape(-1, D).view(3, 4, D)[:, 1:].detach()), None),
     "a copy": (lambda m, x: m.one(m.norm(x)[:, ::2].contiguous()), None),
@@ -204,19 +206,25 @@ READS: dict[str, tuple[Callable[[Any, Tensor], Any], str | None]] = {
     "in place": (lambda m, x: m.one(m.norm(x).mul_(2)), "read by the multiplication in Block"),
     "a sum": (lambda m, x: (m.one(y := m.norm(x)), y.sum()), "read by sum in Block"),
     "returned": (lambda m, x: {"a": [m.one(y := m.norm(x)), y[:, 0]]}, "the model returns it"),
-    "turned": (lambda m, x: m.one(m.norm(x[0, :1].expand(D, D)).T), "read in part, or turned"),
-    "in part": (lambda m, x: functional.linear(m.norm(x)[..., :16], m.one.weight[:, :16]), "read in part"),
+    "turned": (lambda m, x: m.one(m.norm(x[0, :1].expand(D, D)).T), PARTLY),
+    "in part": (lambda m, x: functional.linear(m.norm(x)[..., :16], m.one.weight[:, :16]), PARTLY),
     "another input": (lambda m, x: m.one(m.norm(x)) + m.one(x), "one.weight is used with another input"),
     "a norm of a weight": (
         lambda m, x: m.one(m.norm(x)) * m.one.weight.norm(),
         "one.weight is used with another input",
     ),
-    "a made weight": (lambda m, x: functional.linear(m.norm(x), 2 * m.one.weight), "read with a weight"),
-    "a part of a weight": (lambda m, x: functional.linear(m.norm(x), m.one.weight[:9]), "read with a part"),
+    "a made weight": (
+        lambda m, x: functional.linear(m.norm(x), 2 * m.one.weight),
+        "read by a product with a weight that is no parameter",
+    ),
+    "a part of a weight": (
+        lambda m, x: functional.linear(m.norm(x), m.one.weight[:9]),
+        "read by a product with a part of one.weight in Block",
+    ),
     "a weight in passing": (lambda m, x: functional.linear(m.norm(x), m.two.weight), "read by a product"),
-    "windows": (lambda m, x: m.one(m.norm(x).view(-1).unfold(0, D, 4)), "read in part, or turned"),
-    "moved on": (lambda m, x: m.one(m.norm(x).view(-1)[4 : 4 + 3 * D].view(3, D)), "read in part, or turned"),
-    "a column": (lambda m, x: m.one(m.norm(x[0, :1].expand(D, D))[:, 0][None]), "read in part, or turned"),
+    "windows": (lambda m, x: m.one(m.norm(x).view(-1).unfold(0, D, 4)), PARTLY),
+    "moved on": (lambda m, x: m.one(m.norm(x).view(-1)[4 : 4 + 3 * D].view(3, D)), PARTLY),
+    "a column": (lambda m, x: m.one(m.norm(x[0, :1].expand(D, D))[:, 0][None]), PARTLY),
     "another's bias": (
         lambda m, x: torch.addmm(m.head.bias, m.norm(x).view(-1, D), m.matrix),
         "read by a product",

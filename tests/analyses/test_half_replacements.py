@@ -10,8 +10,8 @@ from torch.nn import functional
 
 import normscope
 from normscope import Calibration
+from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import HALVES
-from normscope.analyses.swap.replacement import Statistics
 from normscope.errors import UsageError
 from tests.support import models
 

@@ -132,4 +132,4 @@ def test_wrong_usage_is_one_line() -> None:
 def test_verbose_says_the_tables_before_the_run() -> None:
     result = run("a text", "-v", "--table-memory", "32MiB")
     assert result.stderr.startswith("tables: 31.")
-    assert "for 512 positions in 86 rows: 0 to 27 alone, later ones in bins\n" in result.stderr
+    assert "for 512 positions in 86 rows: positions 0 to 27 alone, later ones in bins\n" in result.stderr

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 import normscope
 from normscope import Batching, Calibration, Swapping
-from normscope.analyses.swap.options import BATCH, REPLACEMENTS
+from normscope.analyses.swap.layer_statistics import Statistics
+from normscope.analyses.swap.options import BATCH, REPLACEMENTS, SQUASHING
 from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
-from normscope.analyses.swap.replacement import Statistics
 from normscope.data.batching import Batches
 from normscope.data.held_out_split import split_texts
 from normscope.errors import ReportError, RunError, TextError, UsageError
@@ -102,6 +102,7 @@ class Plain:
                 "batchnorm-batch": lambda: self.batch_norm(given[0], eps).double(),
                 "frozen": lambda: (z - z.mean(-1, keepdim=True)) * scale,
                 "identity": lambda: z,
+                "rmsnorm": lambda: z / (z.square().mean(-1, keepdim=True) + eps).sqrt(),
                 "scale-feature": lambda: (z - centre) / (variance + eps).sqrt(),
                 "centre-feature": lambda: (z - mean) / (power + eps).sqrt(),
                 "scale-sequence": lambda: (z - centre) / (text_power + eps).sqrt(),
@@ -170,10 +171,12 @@ def close(effect: Effect, expected: dict[str, float], within: float = 1e-4) -> N
         assert found[name] == pytest.approx(value, abs=within, rel=within), name
 
 
-# Effects on a model
+# Effects on a model; `test_squashing` has those of the other kinds
+
+MOMENTS = [kind for kind in REPLACEMENTS if kind not in SQUASHING]
 
 
-@pytest.mark.parametrize("kind", REPLACEMENTS)
+@pytest.mark.parametrize("kind", MOMENTS)
 def test_minilm_as_a_hand_written_evaluation_has_it(minilm: tuple[Any, Any], kind: str) -> None:
     model, tokenizer = minilm
     texts = sentences(24)
@@ -216,7 +219,7 @@ def learned() -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-@pytest.mark.parametrize("kind", REPLACEMENTS)
+@pytest.mark.parametrize("kind", MOMENTS)
 def test_perplexities_as_a_hand_written_evaluation_has_them(learned: tuple[Any, Any], kind: str) -> None:
     model, tokenizer = learned
     texts = sentences(48)
@@ -346,7 +349,7 @@ def test_masked_tokens_depend_on_the_seed_and_not_on_batches() -> None:
 
 def test_masking_hides_words_alone() -> None:
     _, tokenizer = models.demo()
-    readout = Readout(masked_model(), tokenizer, SHORT, 0)
+    readout = Readout(masked_model(), tokenizer, 0)
     for batch in Batches(sentences(9), tokenizer, SHORT, max_length=None):
         question = readout.ask(batch)
         hidden = question.inputs["input_ids"] == tokenizer.mask_token_id
@@ -565,7 +568,7 @@ def test_other_norms_stay_and_are_said(minilm: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("kind", REPLACEMENTS)
 def test_the_model_comes_back_bit_by_bit(minilm: tuple[Any, Any], kind: str) -> None:
     model, tokenizer = minilm
-    known = normscope.calibrate(model, sentences(12), tokenizer=tokenizer, batching=SHORT)
+    known = normscope.calibrate(model, sentences(12), tokenizer=tokenizer, batching=SHORT, kind=kind)
     (batch,) = batches(tokenizer, sentences(8))
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     before = model(**batch).last_hidden_state
@@ -684,7 +687,7 @@ def test_a_calibration_comes_back_from_its_file(minilm: tuple[Any, Any], tmp_pat
             assert (
                 statistics.known().keys()
                 == before.keys()
-                == {"mean", "variance", "slope", "intercept", "scale"}
+                == {"mean", "variance", "slope", "intercept", "scale", "first_scale", "rest_scale"}
             )
             assert all(torch.equal(value, before[key]) for key, value in statistics.known().items())
     (tmp_path / "other.safetensors").write_bytes(b"no")

@@ -8,11 +8,10 @@ import torch
 import transformers
 from torch import nn
 
-from normscope import Batching
 from normscope.analyses.swap import predictions
 from normscope.analyses.swap.comparison import Reference, concatenate
 from normscope.analyses.swap.predictions import Answer, Question, Readout
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from tests.support import models
 
 TEXTS = 3
@@ -136,8 +135,8 @@ class _Masks:
 def test_logits_are_those_of_the_whole_output(make: Callable[[], Any], reads: bool) -> None:
     model = make()
     ids = torch.randint(5, 100, (TEXTS, 5), generator=torch.Generator().manual_seed(2))
-    batch = Batch({"input_ids": ids, "attention_mask": VALID.long()}, VALID, VALID, (0, 1, 2))
-    readout = Readout(model, _Masks(), Batching())
+    batch = Batch({"input_ids": ids, "attention_mask": VALID.long()}, VALID, VALID, (0, 1, 2), VALID)
+    readout = Readout(model, _Masks())
     asked = readout.ask(batch)
     computed: list[int] = []
     linear = model.get_output_embeddings()

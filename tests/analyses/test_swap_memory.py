@@ -14,7 +14,7 @@ import normscope
 from normscope import Batching, Swapping
 from normscope.analyses.swap.batch_statistics import BatchStatistics
 from normscope.analyses.swap.options import BATCH, BATCHNORM, FITTED, FROZEN, IDENTITY, SCALE_SEQUENCE
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from normscope.engine.batch_splitting import cut
 from normscope.errors import OutOfMemoryError, RunError
 from normscope.results.swap import SwapReport
@@ -161,7 +161,7 @@ def test_a_hook_that_replaces_may_lack_memory_too(model: Any, monkeypatch: pytes
 
 def test_parts_have_every_text_once_in_order() -> None:
     mask = torch.arange(6) < torch.tensor([6, 5, 3, 3, 1])[:, None]
-    batch = Batch({"input_ids": mask.long()}, mask, mask, (4, 0, 7, 2, 9))
+    batch = Batch({"input_ids": mask.long()}, mask, mask, (4, 0, 7, 2, 9), mask)
     for number in range(1, 8):
         parts = cut(batch, number)
         assert [source for part in parts for source in part.sources] == [4, 0, 7, 2, 9]

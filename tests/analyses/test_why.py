@@ -281,9 +281,9 @@ def test_as_many_texts_are_shuffled_as_are_kept_up_to_512(monkeypatch: pytest.Mo
     shuffled, scaled = [], []
     null, effects = nulls.shuffled, scale_effects.scale_effects
 
-    def shuffle(texts: Any, *rest: Any) -> Any:
+    def shuffle(texts: Any, *rest: Any, **options: Any) -> Any:
         shuffled.append(len(texts))
-        return null(texts, *rest)
+        return null(texts, *rest, **options)
 
     def scale(loaded: Any, texts: Any, *rest: Any) -> Any:
         scaled.append(len(texts))

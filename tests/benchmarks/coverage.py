@@ -26,7 +26,7 @@ from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.measures import SIZE, ExpectedNoise, LayerMeasures, Sampling, measured
 from normscope.analyses.why.token_sample import KeptTokens
 from normscope.analyses.why.vision import image_moments
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock
 from normscope.engine.session import Session, text_batches
@@ -168,7 +168,9 @@ def other_scales(
 
     def effects(chosen: Sequence[str]) -> dict[str, Tensor]:
         few = nulls.spaced(chosen, scale_effects.TEXTS)
-        report = Session(model).measure(watch(model.model, layers=LAYERS), text_batches(model, few, batching))
+        report = Session(model).measure(
+            Recorder(model.model, layers=LAYERS), text_batches(model, few, batching)
+        )
         return scale_effects.scale_effects(model, few, batching, report).difference()
 
     own, null = effects(again), effects(shuffled)

@@ -6,7 +6,7 @@ import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
-import normscope
+from normscope.capture.recorder import Recorder
 from tests.benchmarks.hooks import batches
 from tests.support import models
 
@@ -18,15 +18,15 @@ def show() -> None:
     torch.set_num_threads(1)
     model, tokenizer = models.demo()
     inputs = batches(tokenizer, texts=256, size=32)
-    watcher = normscope.watch(model)
-    calls = len(inputs) * len(watcher.captures)
+    recorder = Recorder(model)
+    calls = len(inputs) * len(recorder.captures)
 
     def bare() -> None:
         for batch in inputs:
             model(**batch)
 
     def hooked() -> None:
-        with watcher:
+        with recorder:
             bare()
 
     with torch.no_grad():

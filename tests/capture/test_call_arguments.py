@@ -57,7 +57,8 @@ class Wrapper(nn.Module):
 
 
 def watched(model: nn.Module, *args: Any, mask: Any = None, **kwargs: Any) -> normscope.Report:
-    with normscope.watch(model) as watcher, watcher.batch(mask), torch.no_grad():
+    with normscope.watch(model) as watcher, torch.no_grad():
+        watcher.mask = mask
         model(*args, **kwargs)
     return watcher.report()
 

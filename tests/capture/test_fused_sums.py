@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import normscope
 from normscope.capture import fused_sums as one_pass
-from normscope.capture.watcher import Watcher
+from normscope.capture.recorder import Recorder
 from tests.support import reference
 
 pytest.importorskip("numba")
@@ -74,7 +73,7 @@ def batch(seed: int, dtype: torch.dtype = torch.float64, shift: float = 0.0) -> 
 
 def run(
     monkeypatch: pytest.MonkeyPatch, norm: nn.Module, batches: list[tuple[Tensor, Tensor]], *, once: bool
-) -> Watcher:
+) -> Recorder:
     """Watch the layer, its first call by PyTorch's operators, which settle the formula."""
     passes: list[Any] = []
     take = one_pass.one_pass
@@ -85,20 +84,20 @@ def run(
 
     monkeypatch.setattr(one_pass, "AFTER", 0 if once else sys.maxsize)
     monkeypatch.setattr("normscope.capture.call_summary.one_pass", counted)
-    watcher = normscope.watch(Model(norm))
-    with watcher:
+    recorder = Recorder(Model(norm))
+    with recorder:
         for x, mask in batches:
-            watcher.model(x, attention_mask=mask)
+            recorder.model(x, attention_mask=mask)
     assert len(passes) == (len(batches) - 1 if once else 0)
-    return watcher
+    return recorder
 
 
-def moments(watcher: Watcher) -> dict[str, Tensor]:
-    (capture,) = watcher.captures
+def moments(recorder: Recorder) -> dict[str, Tensor]:
+    (capture,) = recorder.captures
     return capture.state.state_dict()
 
 
-def assert_alike(one: Watcher, other: Watcher, tolerance: float) -> None:
+def assert_alike(one: Recorder, other: Recorder, tolerance: float) -> None:
     got, want = moments(one), moments(other)
     assert got.keys() == want.keys()
     for name, values in want.items():
@@ -108,7 +107,7 @@ def assert_alike(one: Watcher, other: Watcher, tolerance: float) -> None:
         )
     for name in ("calls", "nonfinite", "output_size", "layouts", "precision"):
         assert getattr(one.captures[0].state, name) == getattr(other.captures[0].state, name)
-    got_error, want_error = (watcher.captures[0].state.own_error() for watcher in (one, other))
+    got_error, want_error = (recorder.captures[0].state.own_error() for recorder in (one, other))
     assert got_error == pytest.approx(want_error, rel=1e-6, abs=10 * one.captures[0].state.precision)
 
 
@@ -182,8 +181,8 @@ def test_an_output_that_is_not_finite_is_left_out_of_the_comparison(monkeypatch:
     batches = [(batch(seed, torch.float32)[0], torch.ones(B, T).long()) for seed in range(4)]
     norm = Odd(D, eps=1e-5)
     once, apart = (run(monkeypatch, norm, batches, once=once) for once in (True, False))
-    for watcher in (once, apart):
-        watcher.captures[0].state.flush()
+    for recorder in (once, apart):
+        recorder.captures[0].state.flush()
     assert once.captures[0].state.output_size == B * T * D * 4 - D
     assert_alike(once, apart, 3e-5)
 
@@ -208,12 +207,12 @@ def test_other_calls_are_left_to_the_operators(wanted: str, monkeypatch: pytest.
     monkeypatch.setattr(one_pass, "AFTER", sys.maxsize if wanted == "few" else 0)
     monkeypatch.setattr("normscope.capture.call_summary.one_pass", None)
     norm = nn.BatchNorm1d(D).eval() if wanted == "no formula" else norms()["layernorm"]
-    watcher = normscope.watch(Model(norm), words=wanted == "words")
-    with watcher:
+    recorder = Recorder(Model(norm), words=wanted == "words")
+    with recorder:
         for seed in range(2):
             x, mask = batch(seed, torch.float32)
-            watcher.model(x.movedim(1, 2) if wanted == "no formula" else x, attention_mask=mask)
-    assert watcher.captures[0].state.calls == 2
+            recorder.model(x.movedim(1, 2) if wanted == "no formula" else x, attention_mask=mask)
+    assert recorder.captures[0].state.calls == 2
 
 
 def test_without_numba_the_operators_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,11 +227,11 @@ def test_without_numba_the_operators_do_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(builtins, "__import__", missing)
     one_pass._has_kernels.cache_clear()
     try:
-        watcher = normscope.watch(Model(norms()["layernorm"]))
-        with watcher:
+        recorder = Recorder(Model(norms()["layernorm"]))
+        with recorder:
             for seed in range(2):
-                watcher.model(*batch(seed, torch.float32)[:1], attention_mask=batch(seed)[1])
-        assert watcher.captures[0].state.calls == 2
+                recorder.model(*batch(seed, torch.float32)[:1], attention_mask=batch(seed)[1])
+        assert recorder.captures[0].state.calls == 2
     finally:
         one_pass._has_kernels.cache_clear()
 

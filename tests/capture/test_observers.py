@@ -5,11 +5,12 @@ from torch import nn
 
 import normscope
 from normscope.capture.observers import BatchRows, Observer, RowScales
+from normscope.capture.recorder import Recorder
 from normscope.statistics.layer_state import LayerState
 from tests.support.reports_alike import furthest
 
 
-class Recorder:
+class RowKeeper:
     """Keeps the rows of all batches, and the tokens that the layer had by then."""
 
     def __init__(self) -> None:
@@ -40,38 +41,40 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def watched(*observers: Observer) -> normscope.Report:
     model = Model()
-    watcher = normscope.watch(model)
-    (capture,) = watcher.captures
+    recorder = Recorder(model)
+    (capture,) = recorder.captures
     capture.observers += observers
-    with watcher:
+    with recorder:
         for x, mask in batches():
             model(x, attention_mask=mask)
     assert (capture.state.scales is not None) == any(isinstance(one, RowScales) for one in observers)
-    return watcher.report()
+    return recorder.report()
 
 
 def test_they_get_the_rows_that_count_after_the_state_has_them() -> None:
-    recorder = Recorder()
-    watched(recorder)
-    assert recorder.tokens == [7, 14, 21]
-    for rows, (x, mask) in zip(recorder.rows, batches(), strict=True):
+    keeper = RowKeeper()
+    watched(keeper)
+    assert keeper.tokens == [7, 14, 21]
+    for rows, (x, mask) in zip(keeper.rows, batches(), strict=True):
         torch.testing.assert_close(rows, x[mask.bool()], rtol=0, atol=0)
 
 
 def test_no_number_of_the_report_depends_on_them() -> None:
-    assert furthest(watched().to_dict(), watched(Recorder(), RowScales()).to_dict(), ("seconds",)) == 0
+    assert furthest(watched().to_dict(), watched(RowKeeper(), RowScales()).to_dict(), ("seconds",)) == 0
 
 
 def test_row_scales_are_those_of_the_formula() -> None:
     model = Model()
-    watcher = normscope.watch(model)
-    (capture,) = watcher.captures
+    recorder = Recorder(model)
+    (capture,) = recorder.captures
     capture.observers.append(RowScales())
-    with watcher:
+    with recorder:
         for x, mask in batches():
             model(x, attention_mask=mask)
     rows = torch.cat([x[mask.bool()] for x, mask in batches()])
+    first = torch.cat([torch.arange(4).expand(2, 4)[mask.bool()] == 0 for _, mask in batches()])
     scales = (rows.var(1, unbiased=False) + model.norm.eps).rsqrt()
     assert capture.state.scales is not None
-    torch.testing.assert_close(capture.state.scales.mean[0, 0], scales.mean(), rtol=1e-12, atol=0)
-    assert float(capture.state.scales.count) == len(rows)
+    expected = torch.stack([scales[first].mean(), scales[~first].mean()])
+    torch.testing.assert_close(capture.state.scales.mean[:, 0], expected, rtol=1e-12, atol=0)
+    assert capture.state.scales.count[:, 0].tolist() == [int(first.sum()), int((~first).sum())]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import normscope
 from normscope.capture import fused_sums as one_pass
 from normscope.capture.layer_capture import LayerCapture
-from normscope.statistics import outliers
+from normscope.statistics import extremes, outliers
 from normscope.statistics.layer_state import LayerState
 from tests.support import running
 
@@ -53,6 +53,7 @@ def test_the_host_waits_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of a layer has one data-dependent operator: is every token finite, may any be massive?"""
     monkeypatch.setattr(one_pass, "AFTER", sys.maxsize)
     monkeypatch.setattr(outliers, "_large", lambda sizes: ((sizes >= 6).sum(0).double(), sizes.amax(0)))
+    monkeypatch.setattr(extremes, "_reads_at_once", lambda value: False)
     model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.RMSNorm(8))
     reads, add = HostReads(), LayerCapture.add
     calls: list[int] = []

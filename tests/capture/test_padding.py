@@ -53,7 +53,8 @@ def single_numbers(model: Any, name: str, samples: list[Inputs], rows: Rows = al
 
 
 def watched(model: Any, batch: Inputs, **masks: Any) -> normscope.Report:
-    with normscope.watch(model) as watcher, watcher.batch(**masks), torch.no_grad():
+    with normscope.watch(model) as watcher, torch.no_grad():
+        watcher.mask, watcher.decoder_mask = masks.get("mask"), masks.get("decoder_mask")
         model(**batch)
     return watcher.report()
 

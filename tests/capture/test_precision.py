@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import normscope
+from normscope.capture.recorder import Recorder
 from tests.capture.test_watcher import padded
 from tests.support import models
 from tests.support.reference import layer_norm, measure, rms_norm, stack, worst_error
@@ -29,16 +30,16 @@ def compare(
         return lambda _, args: kept.setdefault(name, args[0].detach().clone())
 
     batch = padded("right")
-    with normscope.watch(model) as watcher:
+    with Recorder(model) as recorder:
         handles = [
             capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
-            for capture in watcher.captures
+            for capture in recorder.captures
         ]
         with torch.no_grad(), context or nullcontext():
             model(**batch)
     for handle in handles:
         handle.remove()
-    report = watcher.report()
+    report = recorder.report()
     layers = report.to_dict()["layers"]
     assert layers
     for layer in layers:

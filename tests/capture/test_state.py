@@ -1,4 +1,4 @@
-"""What a watcher has measured, as plain values and tensors: another goes on from it, whatever the layers."""
+"""What a recorder has measured, as plain values and tensors: another goes on from it, whatever the layers."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import normscope
-from normscope.capture.state import COUNTS, NormState, WatcherState
-from normscope.capture.watcher import Watcher
+from normscope.capture.recorder import Recorder
+from normscope.capture.state import COUNTS, NormState, RecorderState
 from normscope.errors import ReportError
 from normscope.norms import registry
 from normscope.results.json_codec import from_plain, to_plain
@@ -69,32 +69,32 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return Model()
 
 
-def run(watcher: Watcher, model: Model, seeds: range) -> Watcher:
+def run(recorder: Recorder, model: Model, seeds: range) -> Recorder:
     lengths = torch.tensor([7, 4, 1])
     mask = torch.arange(7) < lengths[:, None]
-    with watcher, torch.no_grad():
+    with recorder, torch.no_grad():
         for seed in seeds:
             # The first token does not count, as where special ones are left out.
-            with watcher.batch(mask & (torch.arange(7) > 0)):
+            with recorder.batch(mask & (torch.arange(7) > 0)):
                 model(torch.full((3, 7), seed), mask.long())
-    return watcher
+    return recorder
 
 
-def taken(watcher: Watcher) -> WatcherState:
+def taken(recorder: Recorder) -> RecorderState:
     """Return its state as a file would bring it back."""
-    state = WatcherState.of(watcher)
+    state = RecorderState.of(recorder)
     tensors = {name: values.clone() for name, values in state.tensors.items()}
-    return replace(from_plain(WatcherState, json.loads(json.dumps(to_plain(state)))), tensors=tensors)
+    return replace(from_plain(RecorderState, json.loads(json.dumps(to_plain(state)))), tensors=tensors)
 
 
-def settled(watcher: Watcher) -> list[tuple[NormState, bool]]:
-    norms = [capture.norm for capture in watcher.captures]
+def settled(recorder: Recorder) -> list[tuple[NormState, bool]]:
+    norms = [capture.norm for capture in recorder.captures]
     return [(NormState.of(norm), norm.formula is not None and norm.formula.own is not None) for norm in norms]
 
 
 @pytest.mark.parametrize("per_call", [False, True])
 def test_another_watcher_goes_on(model: Model, per_call: bool) -> None:
-    one, other, whole = (normscope.watch(model, per_call=per_call) for _ in range(3))
+    one, other, whole = (Recorder(model, per_call=per_call) for _ in range(3))
     run(one, model, range(3))
     state = taken(one)
     state.give(other)
@@ -107,7 +107,7 @@ def test_another_watcher_goes_on(model: Model, per_call: bool) -> None:
 
 
 def test_every_count_goes_on(model: Model) -> None:
-    one, other = normscope.watch(model), normscope.watch(model)
+    one, other = Recorder(model), Recorder(model)
     run(one, model, range(2))
     counts = {name: getattr(one.tally, name) for name in COUNTS}
     assert len(set(counts.values())) == len(COUNTS), "each must be told from the others"
@@ -116,7 +116,7 @@ def test_every_count_goes_on(model: Model) -> None:
 
 
 def test_notes_and_the_layers_own_names_go_on(model: Model) -> None:
-    one, other = normscope.watch(model), normscope.watch(model)
+    one, other = Recorder(model), Recorder(model)
     run(one, model, range(1))
     one.scope_notes["a forward had no mask"] = None
     state = taken(one)
@@ -124,4 +124,4 @@ def test_notes_and_the_layers_own_names_go_on(model: Model) -> None:
     assert list(other.scope_notes) == ["a forward had no mask"]
     renamed = replace(state, layers=(replace(state.layers[0], name="thrice"), *state.layers[1:]))
     with pytest.raises(ReportError, match="the layers in it are not those that are measured now"):
-        renamed.give(normscope.watch(model))
+        renamed.give(Recorder(model))

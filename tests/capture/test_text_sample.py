@@ -14,8 +14,8 @@ import normscope
 from normscope import Batching, BatchReport, Drawing
 from normscope.capture.observers import BatchRows
 from normscope.capture.text_sample import Choice, TextSample
+from normscope.data.batch import Batch
 from normscope.data.batch_sampling import plans, random_bits
-from normscope.data.batching import Batch
 from normscope.errors import TextError, UsageError
 from normscope.norms.detection import find
 from normscope.statistics.alignment import TokenMask, align
@@ -90,7 +90,7 @@ def feed(kept: TextSample, sources: list[int], texts: list[Any], layer: str = "n
     """One batch of texts of one length through one layer."""
     x = torch.from_numpy(np.stack([texts[i] for i in sources]))
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    kept.begin(Batch({}, mask, mask, tuple(sources)))
+    kept.begin(Batch({}, mask, mask, tuple(sources), mask))
     where = align(tuple(x.shape[:2]), TokenMask(mask, mask), -1, torch.device("cpu"))
     for part in where.parts(7):
         rows = Rows.of(part.take(x.reshape(-1, x.shape[2])))

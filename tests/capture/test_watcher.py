@@ -150,41 +150,15 @@ def test_a_mask_of_ones_own_leaves_out_more_and_keeps_positions() -> None:
 def test_a_mask_of_another_shape_is_refused() -> None:
     model = models.llama()
     with normscope.watch(model) as watcher:
-        with watcher.batch(torch.ones(2, 2)), pytest.raises(UsageError, match=r"watcher.mask is \(2, 2\)"):
-            model(**padded("right"))
         watcher.mask = torch.ones(3, 3)
         with pytest.raises(UsageError, match=r"watcher.mask is \(3, 3\)"):
             model(**padded("right"))
 
 
-def test_a_batch_gives_its_masks_back_also_after_an_error() -> None:
-    model, batch = models.llama(), padded("right")
-    own, other = batch["attention_mask"], batch["attention_mask"] * (torch.arange(7) != 1)
-    with normscope.watch(model) as watcher, torch.no_grad():
-        watcher.mask = own
-        with watcher.batch(other, decoder_mask=other):
-            with watcher.batch(torch.zeros(2, 2)), pytest.raises(UsageError):
-                model(**batch)
-            assert watcher.mask is watcher.decoder_mask is other
-        with pytest.raises(UsageError, match=r"watcher.mask is"), watcher.batch(torch.zeros(2, 2)):
-            model(**batch)
-        assert watcher.mask is own
-        assert watcher.decoder_mask is None
-        with watcher.batch(probe=True):
-            model(**batch)
-        model(**batch)
-    assert watcher.report().run.tokens == int(batch["attention_mask"].sum())
-
-
-def test_a_batch_skips_the_calls_that_are_counted() -> None:
-    model, batch = models.llama(), padded("right")
-    with normscope.watch(model) as watcher, torch.no_grad():
-        with watcher.batch(skip=[1, 0, 1, *[0] * (len(watcher.layers) - 3)]):
-            model(**batch)
-        counts = [capture.state.calls for capture in watcher.captures]
-        model(**batch)
-    assert counts == [0, 1, 0, *[1] * (len(counts) - 3)]
-    assert [capture.state.calls for capture in watcher.captures] == [count + 1 for count in counts]
+def test_a_watcher_shows_only_what_a_user_needs() -> None:
+    watcher = normscope.watch(models.gpt2())
+    public = [name for name in dir(watcher) if not name.startswith("_")]
+    assert public == ["decoder_mask", "mask", "model", "report"]
 
 
 def test_a_key_value_cache_goes_on_counting_positions() -> None:

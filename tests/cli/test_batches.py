@@ -122,7 +122,7 @@ def test_bars_rise_with_the_noise() -> None:
 
 def test_chance_allows_for_batches_drawn_from_the_texts_they_are_compared_with() -> None:
     """sqrt(32 / 2 * (128 - 2) / (128 - 32)): sampling without replacement."""
-    assert "gives 4.6." in render_batches(reports.batch_report())
+    assert "would give 4.6." in render_batches(reports.batch_report())
 
 
 def test_rendering_and_help_load_no_torch() -> None:

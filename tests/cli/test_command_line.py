@@ -216,8 +216,9 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     texts.write_text('{"a": "from a file"}\n')
     chosen = "--field a --limit 9 --max-length 8 -b 4 --order given --special-tokens exclude --exclude x.*"
     loading = "--revision r --token t --cache-dir c --local-files-only --trust-remote-code --device cpu"
+    rules = "--exclude-tokens 5,[SEP] --skip-first 2 --drop-massive --chat-template --roles user,assistant"
     more = "--unique --dtype float16 --attn-implementation eager --random-weights --words"
-    result = run("m", "one", "-f", str(texts), *f"{chosen} {loading} {more}".split())
+    result = run("m", "one", "-f", str(texts), *f"{chosen} {rules} {loading} {more}".split())
     assert result.exit_code == 0
     (call,) = library.calls
     assert call["texts"] == ["one", "from a file"]
@@ -228,6 +229,11 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
         "special_tokens": "exclude",
         "limit": 9,
         "unique": True,
+        "exclude_tokens": (5, "[SEP]"),
+        "skip_first": 2,
+        "drop_massive": True,
+        "chat_template": True,
+        "roles": ("user", "assistant"),
     }
     assert vars(call["loading"]) == {
         "revision": "r",

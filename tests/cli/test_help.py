@@ -107,7 +107,7 @@ def test_the_top_says_what_to_run() -> None:
     assert len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 80
     wants = re.findall(r"^    (\w.*?)  +(normscope .*)$", text, re.MULTILINE)
-    assert len(wants) == 6
+    assert len(wants) == 7
     for _, example in wants:
         for command, *words in calls(example):
             with COMMANDS[command].make_context(command, words) as context:
@@ -162,12 +162,12 @@ def test_an_option_of_one_command_stands_where_it_belongs_among_a_groups(before:
     ("line", "said"),
     [
         ("inspect m --format x", "--format is 'x'; expected table, json, jsonl, csv or markdown; pick one"),
-        ("layers m --format csv", "--format is 'csv'; expected table, json or markdown; pick one"),
+        ("layers m --format csv", "--format is 'csv'; expected table, json, markdown or mappings; pick one"),
         ("inspect m --order=x", "--order is 'x'; expected length or given; pick one"),
         ("inspect m --special-tokens ''", "--special-tokens is ''; expected include or exclude; pick one"),
         (
             "layers m --format 'a\nb\x1b'",
-            r"--format is 'a\nb\x1b'; expected table, json or markdown; pick one",
+            r"--format is 'a\nb\x1b'; expected table, json, markdown or mappings; pick one",
         ),
         ("inspect m -b x", "--batch-size is 'x'; expected a whole number, or auto; change it"),
         ("inspect m --top 1.5", "--top is '1.5'; expected a whole number; change it"),
@@ -186,7 +186,8 @@ def test_a_choice_names_every_choice() -> None:
     result = CliRunner().invoke(app, ["swap", "m", "--kind", "norm"])
     assert result.stderr == (
         "error: --kind is 'norm'; expected batchnorm, batchnorm-fitted, batchnorm-batch, frozen, "
-        "identity, scale-feature, centre-feature, scale-sequence or centre-sequence; pick one\n"
+        "identity, rmsnorm, scale-feature, centre-feature, scale-sequence, centre-sequence, dyt or "
+        "derf; pick one\n"
     )
 
 

@@ -107,7 +107,7 @@ def test_the_library_is_handed_every_option() -> None:
     assert load.loading() == Loading(
         "r", "t", "c", True, True, "cpu", "float16", "eager", random_weights=True
     )
-    batch = CountedBatchOptions(9, True, 8, "auto", Order.GIVEN, SpecialTokens.EXCLUDE)
+    batch = CountedBatchOptions(9, True, 8, "auto", Order.GIVEN, special_tokens=SpecialTokens.EXCLUDE)
     assert batch.batching() == Batching("auto", 8, "given", "exclude", 9, True)
     assert BatchOptions(9, False, 8, "4", Order.GIVEN).batching() == Batching(4, 8, "given", "include", 9)
 

@@ -14,14 +14,14 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import normscope
-from normscope.analyses.swap.options import REPLACEMENTS, Swapping
+from normscope.analyses.swap.options import FIRSTS, REPLACEMENTS, Swapping
 from normscope.cli.app import app
-from normscope.cli.commands.swap import SwapKind
+from normscope.cli.commands.swap import First, SwapKind
 from normscope.data.batching import Batching
 from normscope.errors import ReportError
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
-from normscope.render.swap import render_swap, render_swap_markdown
+from normscope.render.swap import finding, render_swap, render_swap_markdown
 from normscope.render.terminal import Screen
 from normscope.results.swap import SwapReport
 from tests.support import models, reports
@@ -96,6 +96,14 @@ def test_lines_fit_and_data_is_shown_not_obeyed(names: list[str], width: int, he
         assert "inf" not in shown.lower()
 
 
+def test_the_damage_is_said_in_a_sentence() -> None:
+    report = reports.swap_report()
+    alone = [layer.effect.damage for layer in report.layers.values()]
+    one, every = f"{min(alone):.2g} to {max(alone):.2g}", f"{report.all_.effect.damage:.2g}"
+    assert finding(report) == f"Damage: {one} for one layer replaced, {every} for all 13; 0 is no change."
+    assert "one layer replaced (1 without a finite number), " in finding(reports.swap_report(broken=True))
+
+
 @pytest.mark.parametrize("head", [None, "causal"])
 def test_rows_and_bars_fall_with_the_damage(head: str | None) -> None:
     report = reports.swap_report(head=head, broken=True, cumulative=False)
@@ -113,7 +121,7 @@ def test_rendering_loads_no_torch() -> None:
     code = (
         "import json, sys\n"
         "from normscope.results.swap import SwapReport\n"
-        "from normscope.render.swap import render_swap\n"
+        "from normscope.render.swap import finding, render_swap\n"
         "import normscope.cli.commands.swap\n"
         "assert render_swap(SwapReport.from_dict(json.load(sys.stdin)))\n"
         "assert not {'torch', 'transformers', 'safetensors'} & set(sys.modules)\n"
@@ -190,6 +198,12 @@ def test_options_reach_the_library(library: Library, tmp_path: Path) -> None:
     assert (call["layers"], call["exclude"], call["save"]) == (["a.*", "b"], ["x.*"], "d")
 
 
+def test_position_0_apart_reaches_the_library(library: Library) -> None:
+    assert run("m", "one", "--kind", "frozen", "--first", "apart").exit_code == 0
+    assert library.calls[0]["swapping"] == Swapping("frozen", first="apart")
+    assert tuple(first.value for first in First) == FIRSTS
+
+
 def test_defaults_are_the_librarys(library: Library) -> None:
     run("m", "one")
     (call,) = library.calls
@@ -205,6 +219,11 @@ def test_defaults_are_the_librarys(library: Library) -> None:
         ["--kind", "identity", "--recalibrate"],
         ["--kind", "centre-sequence", "--recalibrate"],
         ["--kind", "batchnorm-batch", "--fold"],
+        ["--kind", "rmsnorm", "--fold"],
+        ["--kind", "dyt", "--fold"],
+        ["--kind", "rmsnorm", "--recalibrate"],
+        ["--kind", "frozen", "--first", "apart", "--fold"],
+        ["--first", "apart"],
         ["--kind", "scale-feature", "--fold"],
         ["--kind", "centre-feature", "--fold"],
         ["--kind", "scale-sequence", "--fold"],

@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches, Batching
 from normscope.data.sample_sentences import SENTENCES
 from normscope.errors import TextError, UsageError
 

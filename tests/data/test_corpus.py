@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.data import batching as batches_module
-from normscope.data.batching import Batch, Batches, Batching
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches, Batching
 from normscope.data.corpus import CorpusReader, Position
 from normscope.errors import TextError
 from tests.data.test_batching import encoder

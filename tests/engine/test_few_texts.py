@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 
 import normscope
 from normscope import Batching
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from normscope.engine.few_texts import MAX_TEXTS, FewTexts
 from normscope.results.common import Pooled
 from tests.support import models
@@ -77,7 +77,7 @@ def test_a_space_is_no_part_of_a_word() -> None:
 def test_a_tokenizer_that_only_encodes_will_do(minilm: tuple[Any, Any]) -> None:
     few = FewTexts()
     ids = torch.tensor([[7, 8]])
-    few.add(Batch({"input_ids": ids}, ids > 0, ids > 0, (0,)))
+    few.add(Batch({"input_ids": ids}, ids > 0, ids > 0, (0,), ids > 0))
     assert few.pooled(1, object()) is None
     shown = few.pooled(1, minilm[1])
     assert shown is not None

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 import normscope
 from normscope.data.batch_size import AUTO_TOKENS
-from normscope.data.batching import AUTO, Batch, Batches, Batching
+from normscope.data.batching import AUTO, Batches, Batching
 from normscope.data.sample_sentences import SENTENCES
-from normscope.engine.runner import decoder_valid
 from normscope.errors import OutOfMemoryError, RunError, UsageError
 from normscope.models.loading import Loaded
 from normscope.results.inspect import Report
@@ -203,16 +202,6 @@ def test_batches_do_not_grow_again_once_memory_was_full(
         tokens.append(report.run.batch_tokens)
     assert failures[0] == failures[1] > 0
     assert tokens[0] == tokens[1]
-
-
-def test_the_token_that_a_decoder_starts_with_is_a_special_one() -> None:
-    mask = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    valid = mask & (torch.arange(4) > 0)
-    batch = Batch({}, mask, valid, (0, 1))
-    shift = torch.tensor([[False, False, True, True], [False, False, True, False]])
-    start = torch.tensor([[True, False, False, False]] * 2)
-    assert torch.equal(decoder_valid(batch, Batching(special_tokens="exclude")), shift)
-    assert torch.equal(decoder_valid(batch, Batching()), shift | start)
 
 
 def test_auto_is_for_texts_alone(tokenizer: Any) -> None:

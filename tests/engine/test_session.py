@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import normscope
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batching
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
@@ -34,8 +34,8 @@ def test_a_session_measures_again_and_leaves_the_model_as_it_was(tokenizer: Any)
     session = Session.open(model, Clock(stages.append), tokenizer=tokenizer)
     batching = Batching(batch_size=2)
     reports = [
-        session.measure(watch(model), session.batches(Inputs(TEXTS), batching)),
-        session.measure(watch(model), text_batches(session.loaded, TEXTS, batching)),
+        session.measure(Recorder(model), session.batches(Inputs(TEXTS), batching)),
+        session.measure(Recorder(model), text_batches(session.loaded, TEXTS, batching)),
     ]
     assert model.training
     assert layers(reports[0]) == layers(reports[1])
@@ -59,13 +59,13 @@ def test_preparing_sets_the_size_of_batches_where_padding_cannot_be_masked(token
         (Plain(), ["the model takes no attention mask: texts were run one by one"], 1),
     ):
         session = Session.open(model, Clock(None), tokenizer=tokenizer)
-        watcher, batches = watch(model), text_batches(session.loaded, TEXTS, Batching(batch_size=3))
-        with session.watching(watcher):
-            assert session.prepare(watcher, batches) == notes
+        recorder, batches = Recorder(model), text_batches(session.loaded, TEXTS, Batching(batch_size=3))
+        with session.watching(recorder):
+            assert session.prepare(recorder, batches) == notes
         assert (batches.size.texts, batches.batching.batch_size) == (size, size)
-        assert watcher.run_info().tokens == 0
+        assert recorder.run_info().tokens == 0
 
 
-def test_a_watcher_without_a_layer_is_refused(tokenizer: Any) -> None:
+def test_a_recorder_without_a_layer_is_refused(tokenizer: Any) -> None:
     with pytest.raises(UsageError, match="no normalization layer of BertForMaskedLM is left to measure"):
         normscope.inspect(models.bert(), TEXTS, tokenizer=tokenizer, exclude=["*"])

@@ -369,8 +369,8 @@ def configure(**changes: Any) -> Callable[[Path], object]:
         (configure(hidden_act="boo"), "cannot read the weights .*KeyError: 'boo'"),
         (configure(architectures=["BertPreTrainedModel"]), "cannot read the weights "),
         (
-            configure(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-            "cannot read the weights|cannot be read without (accelerate|bitsandbytes); ",
+            configure(quantization_config={"quant_method": "gptq", "bits": 4}),
+            "cannot read the weights|cannot be read without (optimum )?gptqmodel; ",
         ),
         (truncate("model.safetensors", 1000), "cannot read the weights .*SafetensorError"),
         (truncate("model.safetensors", 0), "cannot read the weights .*SafetensorError"),

@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import normscope
+from normscope.capture.recorder import Recorder
 from normscope.errors import UsageError
 from normscope.norms.detection import MAX_ERROR, NormLayer, find, select
 from normscope.norms.formulas import module_eps
@@ -48,11 +49,11 @@ def only(model: nn.Module) -> NormLayer:
 
 def run(module: nn.Module, *inputs: Tensor) -> tuple[NormLayer, LayerReport]:
     """Run a module that is one norm layer; return the layer as found and settled, and its numbers."""
-    with normscope.watch(module) as watcher, torch.no_grad():
+    with Recorder(module) as recorder, torch.no_grad():
         for x in inputs:
             module(x)
-    (capture,) = watcher.captures
-    (layer,) = watcher.report().layers.values()
+    (capture,) = recorder.captures
+    (layer,) = recorder.report().layers.values()
     return capture.norm, layer
 
 

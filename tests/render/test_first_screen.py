@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from normscope.render.sparklines import feature_lines, position_lines, relative_
 from normscope.render.summary import summary
 from normscope.render.terminal import Screen
 from normscope.results.common import Pooled
-from normscope.results.inspect import LayerReport, Report
+from normscope.results.inspect import LayerReport, Report, StoredGap
 from tests.support import reports
 from tests.support.reports import MINILM, NAN
 
@@ -76,13 +77,39 @@ def test_the_extremes_of_the_agreement_are_named() -> None:
     assert "was not measured" in sentences(reports.report(silent))[0]
 
 
+def test_equal_layers_have_no_best_and_worst() -> None:
+    layers = list(reports.minilm().layers.values())
+    alike = [replace(layer, agreement={"feature": 0.501 + i / 1e4}) for i, layer in enumerate(layers)]
+    assert sentences(reports.report(alike))[0].startswith("BN fits every layer alike: agreement 0.50; ")
+    share = replace(layers[0].explained.position, epsilon2=0.04) if layers[0].explained else None
+    assert share is not None
+    same = [replace(x, explained=replace(x.explained, position=share)) for x in layers if x.explained]
+    assert sentences(reports.report(same))[1].startswith(
+        "Position explains 4.0% of the variance in every layer"
+    )
+
+
+def test_batchnorms_are_compared_with_what_they_store() -> None:
+    norm, *others = reports.minilm().layers.values()
+    first = replace(norm, kind="batchnorm", stored_gap=StoredGap(0.25, 1.0), agreement={"feature": 1.0})
+    second = replace(first, name="second", index=1, stored_gap=StoredGap(0.5, 1.0))
+    images = replace(reports.minilm().run, medium="image")
+    only = replace(reports.report([first, second]), run=images)
+    expected = "BatchNorms only: stored means differ from these images' by 0.25 to 0.50 sd; most at second."
+    assert sentences(only)[0] == expected
+    assert render_report(only).splitlines()[-1] == "more: --details, --plot, normscope explain agreement"
+    bare = [replace(layer, stored_gap=None) for layer in (first, second)]
+    assert sentences(reports.report(bare))[0] == "Every layer is a BatchNorm already."
+    assert first.name not in sentences(reports.report([first, *others]))[0]
+
+
 @pytest.mark.parametrize(("special", "said"), [("include", "included"), ("exclude", "excluded"), (None, "")])
 def test_the_share_of_position_says_which_tokens_count(special: str | None, said: str) -> None:
     report = reports.minilm()
     sentence = sentences(replace(report, run=replace(report.run, special_tokens=special)))[1]
     tokens = f", special tokens {said}" if said else ""
     assert sentence.startswith(f"Position explains up to 15.0% of the variance{tokens}; most at {MINILM[0]}")
-    assert ("--special-tokens exclude" in sentence) == (special == "include")
+    assert "--" not in sentence  # the page shows it, too
 
 
 def test_the_least_share_is_shown_where_it_is_over_zero() -> None:
@@ -260,12 +287,13 @@ def test_details_come_when_asked_and_say_why_this_layer() -> None:
     report = reports.minilm()
     first = render_report(report)
     assert "By position" not in first
-    assert first.splitlines()[-1] == "more: --details or --layer GLOB, --plot, normscope explain agreement"
+    more = "normscope explain agreement; to try BN: normscope swap"
+    assert first.splitlines()[-1] == f"more: --details, --plot, {more}"
     for shown in (render_report(report, detailed=True), render_report(report, layers=MINILM[:1])):
         assert shown.startswith(first.partition("\n")[0])
         for part in ("By position", "By feature", "Outlier features"):
             assert part in shown
-        assert shown.splitlines()[-1] == "more: --plot, normscope explain agreement"
+        assert shown.splitlines()[-1] == f"more: --plot, {more}"
     assert "Shown since it agrees least with BN" in render_report(report, detailed=True)
     assert "Shown since" not in render_report(report, layers=MINILM[:1])
 
@@ -282,8 +310,11 @@ def test_the_spread_at_a_position_is_shown_where_it_is_known() -> None:
     mean, spread, one = (
         layer.position.token_variance[0], layer.position.token_variance_std[0], layer.position.variance[0],
     )  # fmt: skip
-    np.testing.assert_allclose(numbers[-3:], [mean, spread, one], rtol=6e-3)
-    old = replace(layer, position=replace(layer.position, token_variance_std=None))
+    assert layer.position.far is not None
+    np.testing.assert_allclose(numbers[-4:], [mean, spread, 100 * layer.position.far[0], one], rtol=6e-3)
+    unknown = dict.fromkeys(("std", "min", "max"))
+    parts: dict[str, Any] = {f"token_variance_{name}": value for name, value in unknown.items()}
+    old = replace(layer, position=replace(layer.position, **parts, far=None))
     before = render_report(reports.report([old]), detailed=True)
     assert "spread" not in before
     assert "spread" in text

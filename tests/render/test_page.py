@@ -240,7 +240,7 @@ def test_agreement_and_what_explains_are_the_reports() -> None:
     says = figures_by_name["agreement"].slices[0]
     lowest = min(report.layers.values(), key=lambda layer: (layer.agreement or {})["feature"])
     assert says
-    assert f"{lowest.name}, agreement {short((lowest.agreement or {})['feature'])}" in says.says
+    assert f"worst at {lowest.name} ({short((lowest.agreement or {})['feature'], 2)})" in says.says
 
 
 def test_noise_is_that_of_the_size_nearest_to_eight() -> None:
@@ -422,6 +422,7 @@ def flat() -> Any:
 
 
 def test_markup_is_only_what_tag_returns() -> None:
+    assert tag("br") == "<br>", "an end tag would be a second line break"
     assert tag("p", "<b>", tag("i", "&"), None, class_='"x"', hidden=True, id=None, data_x="'") == (
         "<p class=\"&quot;x&quot;\" hidden data-x=\"&#x27;\">&lt;b&gt;<i>&amp;</i></p>"
     )  # fmt: skip

@@ -10,6 +10,7 @@ from normscope.render.findings import findings
 from normscope.render.inspect import WIDE
 from normscope.render.numbers import short
 from normscope.render.page import charts_heatmaps as maps
+from normscope.render.page.captions import by_layer
 from normscope.render.page.chart_style import BN, LN, log_ticks
 from normscope.render.page.parts import parts_of
 from normscope.render.page.write import page
@@ -155,3 +156,26 @@ def test_log_legends_have_round_numbers_within_their_scale(
     low: float, high: float, ticks: list[float]
 ) -> None:
     assert log_ticks(low, high) == ticks
+
+
+def test_labels_are_names_not_numbers_where_these_fit() -> None:
+    stages = [f"net.stages.{i}.layers.{j}.layer.{k}.norm" for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    (part,) = parts_of([reports.report([reports.layer(name, i) for i, name in enumerate(stages)])])
+    assert part.labels[1] == "0.layers.0.layer.1"
+
+
+def test_captions_begin_with_a_capital_and_name_what_was_fed() -> None:
+    report = reports.mixed()
+    images = replace(report, run=replace(report.run, medium="image"))
+    figures = drawn(images)
+    rows, shares = figures["positions"].slices[0], figures["explained"].slices[0]
+    assert rows
+    assert rows.says.startswith("The layer's variance")
+    assert figures["positions"].title == "Where in the image does the scale differ?"
+    assert shares
+    assert set(shares.columns["by"]) == {"position", "image"}
+
+
+def test_numbers_that_are_equal_in_every_layer_are_said_once() -> None:
+    assert by_layer(np.array([0.501, 0.501, 0.5011])) == "in every layer"
+    assert by_layer(np.array([0.5, 0.6])) == "median layer; 0.500 to 0.600"

@@ -200,3 +200,12 @@ def test_shades_are_told_apart_from_nothing() -> None:
         assert glyphs.shade(NAN) == " "
         assert [glyphs.shade(x) for x in (-1, 0, 1, 2)] == [glyphs.shades[i] for i in (0, 0, -1, -1)]
         assert " " not in glyphs.shades
+
+
+def test_tables_come_below_the_drawings_when_asked() -> None:
+    bare, both = render_plots(reports.minilm()), render_plots(reports.minilm(), tables=3)
+    table = "feature  BN mean"
+    assert table not in bare
+    assert both.index(table) > both.index("By feature, each row sorted")
+    assert "Outlier features" in both
+    assert "3 of 48 features" in both

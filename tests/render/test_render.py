@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from normscope.escaping import printable, quoted, reason
+from normscope.escaping import counted, printable, quoted, reason
 from normscope.render.axis_downsampling import spaced_rows
 from normscope.render.glyphs import ASCII, UNICODE, shares
 from normscope.render.inspect import render_report, render_report_markdown
@@ -25,6 +25,7 @@ from normscope.render.markdown import escape
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.plots import render_plots
 from normscope.render.short_names import shorten
+from normscope.render.summary import model_size, workload
 from normscope.render.terminal import Screen
 from normscope.results.inspect import FeatureOutput, FeatureStats, LayerReport, Report
 from tests.support import reports
@@ -104,8 +105,9 @@ def test_default_layer_agrees_least_and_was_called() -> None:
 def test_hardly_anything_measured(layers: list[LayerReport]) -> None:
     report = reports.report(layers)
     shown = list(report.layers)
-    assert f"{len(layers)} normalization layers" in render_report(report, layers=shown)
-    assert f"{len(layers)} normalization layers" in render_report_markdown(report, layers=shown)
+    number = counted(len(layers), "normalization layer")
+    assert number in render_report(report, layers=shown)
+    assert number in render_report_markdown(report, layers=shown)
 
 
 def test_unknown_numbers_are_dashes() -> None:
@@ -313,3 +315,21 @@ def test_what_was_fed_is_called_kind_of_file(medium: str, noun: str) -> None:
     names = [reports.layer("a text of texts")]
     shown = render_report(replace(report, layers={names[0].name: names[0]}), layers=[names[0].name])
     assert "a text of texts ·" in shown
+
+
+def test_the_size_of_a_model_has_a_unit() -> None:
+    sizes = {
+        7: "7 parameters",
+        45_100: "45.1K parameters",
+        22_700_000: "22.7M parameters",
+        70_600_000_000: "70.6B",
+    }
+    for parameters, written in sizes.items():
+        assert model_size(parameters).startswith(written)
+
+
+def test_unknown_padding_is_left_out() -> None:
+    report = reports.minilm()
+    images = replace(report, run=replace(report.run, padding_share=NAN))
+    assert any(fact.startswith("padding") for fact in workload(report))
+    assert not any(fact.startswith("padding") for fact in workload(images))

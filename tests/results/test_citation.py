@@ -53,7 +53,8 @@ def test_a_source_becomes_fields() -> None:
         ("sum_V,d (y - a[d])^2", r"\sum_{V,d}\ (y\ -\ a_{d})^2"),
         ("mean_y[d] / sqrt((a + b) c) >= 1", r"\text{mean}_{y,d}\ /\ \sqrt{(a\ +\ b)\ c}\ \ge \ 1"),
         ("||sd_B||_2 +- h'", r"\lVert \text{sd}_{B}\rVert _2\ \pm \ h'"),
-        ("token_variance of --samples", r"\text{token\_variance}\ \text{of}\ \text{--samples}"),
+        ("token_variance of --samples", r"\text{token\_variance}\ \text{of}\ \text{-{}-samples}"),
+        ("one-way x[n,0], ... - 1", r"\text{one-way}\ x_{n,0},\ \ldots \ -\ 1"),
     ],
 )
 def test_formulas_become_mathematics(formula: str, latex: str) -> None:

@@ -28,6 +28,7 @@ from normscope.errors import UsageError
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import detail, noisiest, over_layers
 from normscope.render.compare import drifts
+from normscope.render.depth import depth_grids
 from normscope.render.explain import (
     render_columns,
     render_columns_markdown,
@@ -37,7 +38,7 @@ from normscope.render.explain import (
     render_glossary_markdown,
 )
 from normscope.render.glyphs import UNICODE
-from normscope.render.grid import Column
+from normscope.render.grid import Column, Grid
 from normscope.render.layer import feature_table, position_table
 from normscope.render.layers import outline_grid
 from normscope.render.markdown import escape
@@ -51,7 +52,7 @@ from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Gl
 from normscope.results.glossary.lookup import COMMANDS, ENTRIES, TOPICS, children, explain, find_entries
 from normscope.results.glossary.lookup import columns as command_columns
 from normscope.results.inspect import Report
-from normscope.results.layers import Outline, OutlinedLayer, OutlinedModel
+from normscope.results.layers import LayerReaders, Outline, OutlinedLayer, OutlinedModel
 from normscope.results.swap import Estimate
 from normscope.statistics.views import COMPARED
 from tests.support import models, reports
@@ -67,11 +68,11 @@ DERIVED = {
     "likeness_difference", "scale_difference", "noise_ratio",
     "effect.damage", "own_output.distance", "own_output.near_one", "tid.length_ratio",
 }  # fmt: skip
-WORDS = {"verdict", "kind", "affine", "place", "layout"}
-SHARED = {"summary", "estimate", "replacement"}
+WORDS = {"verdict", "kind", "affine", "place", "layout", "readers"}
+SHARED = {"summary", "estimate", "replacement", "depth"}
 # Columns of words that need no entry: what a row is about.
 LABELS = {"layer", "layer of B", "full name", "module", "kind", "affine", "layout", "place"}
-LABELS |= {"read by", "not folded because"}
+LABELS |= {"not folded because"}
 # What is said above and below the tables, and in the documentation of the JSON.
 BESIDE = {"of", "longest", "skipped", "truncated", "sd within 10%", "S"}
 # The keys of a mapping from words to numbers are known to the code, not to its type.
@@ -204,14 +205,18 @@ def columns() -> Iterator[Column]:
         for layer in report.layers.values():
             for grid in (position_table(layer, 5, UNICODE), feature_table(layer, 5, UNICODE)):
                 yield from grid.columns if grid else ()
+    for profile in depth_grids(reports.profiled(), Screen(300), every=True):
+        assert isinstance(profile, Grid)
+        yield from profile.columns
     model = OutlinedModel("m", None, None, "M", 5)
     unlike = [
         OutlinedLayer("a", 0, "A", "layernorm", 8, 1e-5, "none", 0, "final"),
-        OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other"),
+        OutlinedLayer("b", 1, "B", "rmsnorm", 4, 1e-6, "weight", 4, "other", LayerReaders(("f",), (), None)),
     ]
     yield from outline_grid(Outline("0", model, tuple(unlike)), verbose=True)[0].columns
     yield from drifts(reports.comparison(), 12, UNICODE).columns
-    for swap in (reports.swap_report(fold=True), reports.swap_report(head=None)):
+    variants: list[dict[str, Any]] = [{"fold": True}, {"head": None}, {"fits": True}]
+    for swap in (reports.swap_report(**variant) for variant in variants):
         yield from (column for grid in swap_grids(swap, UNICODE) for column in grid.columns)
     batches = reports.batch_report(momentum=0.1)
     grids = [over_layers(batches, [], UNICODE), *fillings(batches, 5)]
@@ -245,7 +250,7 @@ def test_every_title_of_a_table_is_among_the_columns_of_a_command() -> None:
     listed = " ".join(
         entry.column for name in COMMANDS for listed in command_columns(name).values() for entry in listed
     )
-    labels = {"full name", "layer of B", "module", "not folded because", "read by"}
+    labels = {"full name", "layer of B", "module", "not folded because"}
     assert {title for title in TITLES if title not in listed} == labels
 
 
@@ -527,7 +532,8 @@ def test_the_command_refuses() -> None:
     assert run("--json", "--format", "markdown").exit_code == 2
 
 
-def test_its_examples_run() -> None:
+def test_its_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     lines = run("--help-all").stdout.splitlines()
     examples = [
         line.split("|", maxsplit=1)[0].split()[1:] for line in lines if line.startswith("    normscope ")

@@ -87,6 +87,7 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
 
 LENGTH = 2  # of all arrays
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
     int: st.integers(-(2**80), 2**80),
     float: st.floats(allow_infinity=False, allow_nan=False) | st.just(math.nan),
     str: st.text(max_size=8),
@@ -150,26 +151,30 @@ def test_a_report_shows_itself_in_a_line() -> None:
 
 def test_members_are_the_documented_ones_in_order() -> None:
     data = reports.minilm().to_dict()
-    assert " ".join(data) == "schema normscope model run layers warnings outlier_features pooled provenance"
+    assert (
+        " ".join(data)
+        == "schema normscope model run layers warnings outlier_features pooled provenance depth"
+    )
     assert data["schema"] == "normscope.report/1"
     assert " ".join(data["model"]) == "id revision commit architecture dtype device parameters"
     assert " ".join(data["run"]) == (
         "texts tokens skipped_texts truncated_texts positions max_length "
         "special_tokens batch_size batches order padding_share seconds medium position_bins batch_tokens "
-        "unknown_tokens repeated_texts"
+        "unknown_tokens repeated_texts selection left_out"
     )
     layer = data["layers"][0]
     assert " ".join(layer) == (
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
         "agreement affine_fit explained first_position stored_gap call calls_per_forward "
-        "outliers"
+        "outliers mean_share mean_share_energy extremes"
     )
     assert " ".join(layer["outliers"]) == "llm_int8 massive affine_outliers sd_ratio"
     assert " ".join(data["outlier_features"][0]) == "feature width layers share"
     assert list(layer["token"]) == ["mean", "variance"]
     assert list(layer["token"]["mean"]) == ["count", "mean", "std", "min", "max"]
     members = ["count", "mean", "variance", "token_mean", "token_variance", "first", "token_variance_std"]
+    members += ["token_variance_min", "token_variance_max", "far"]
     assert list(layer["position"]) == members
     assert layer["explained"]["position"].keys() == {"eta2", "epsilon2"}
     assert [layer["name"] for layer in data["layers"]] == reports.MINILM

@@ -62,7 +62,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "plan": plan,
     "layers": outline,
     "batches": lambda: reports.batch_report(["a", "b"], momentum=0.1),
-    "swap": reports.swap_report,
+    "swap": lambda: reports.swap_report(fits=True),
     "why": why,
     "compare": reports.comparison,
     "explain": lambda: Glossary(tuple(ENTRIES.values())),

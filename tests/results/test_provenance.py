@@ -136,6 +136,10 @@ def test_the_facts_are_those_that_are_known() -> None:
         "commit c0ffee", "texts SHA-256 0123456789abcdef", "seed 7", "normscope why demo",
     ]  # fmt: skip
     assert "\x1b" not in "".join(provenance_facts(replace(KNOWN, command="normscope \x1b[31m")))
+    long = provenance_facts(replace(KNOWN, command=f"normscope inspect {'a.png ' * 200}-q"))[-1]
+    assert len(long) == 300
+    assert long.startswith("normscope inspect a.png")
+    assert long.endswith("a.png -q")
 
 
 def test_the_page_shows_it() -> None:

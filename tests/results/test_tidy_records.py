@@ -16,7 +16,7 @@ from tests.support.command import ended
 
 MAKERS: dict[str, Any] = {
     "batches": lambda: reports.batch_report(["a", "b"], momentum=0.1),
-    "swap": lambda: reports.swap_report(fold=True),
+    "swap": lambda: reports.swap_report(fold=True, fits=True),
     "why": why,
 }
 # Keys that are numbers are columns, not rows.

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import normscope
-from normscope.capture.watcher import Watcher
+from normscope.capture.recorder import Recorder
 from normscope.errors import UsageError
 from normscope.statistics.position_bins import MEMORY, UNLIMITED, Bins, plan_tables
 from tests.support import models
 from tests.support.reference import layer_norm, measure, stack, worst_error
 
 # Five LayerNorms of 32 features, 64 positions: twelve rows are four positions on their own, and four octaves.
-TWELVE_ROWS = 12 * (5 * (72 * 32 + 64) + 72 * 32)
+TWELVE_ROWS = 12 * (5 * (72 * 32 + 1616) + 72 * 32)
 LENGTHS = [64, 37, 5, 50, 64, 1, 12]
 
 
@@ -45,7 +45,7 @@ def test_llama_7b_at_2048_positions_fits_one_gib() -> None:
     assert plan.bins is not None
     assert plan.bins.exact == 10
     assert plan.rows == len(plain_bins(10, 2048))
-    assert plan.bytes == plan.rows * (65 * (72 * 4096 + 64) + 72 * 4096) <= MEMORY
+    assert plan.bytes == plan.rows * (65 * (72 * 4096 + 1616) + 72 * 4096) <= MEMORY
     assert plan.exact_bytes > 36 * MEMORY
     assert len(plain_bins(12, 2048)) * plan.bytes / plan.rows > MEMORY  # More would not fit.
 
@@ -74,10 +74,10 @@ def test_without_a_limit_there_are_bins_for_any_text() -> None:
 
 def test_too_little_memory_says_how_much_is_enough() -> None:
     with pytest.raises(
-        UsageError, match=r"1,000 bytes; expected at least 99,008, for the tables of all layers"
+        UsageError, match=r"1,000 bytes; expected at least 153,328, for the tables of all layers"
     ):
         plan_tables([32] * 5, 64, 1000)
-    assert plan_tables([32] * 5, 64, 99_008).bins == Bins(2)
+    assert plan_tables([32] * 5, 64, 153_328).bins == Bins(2)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def batches(lengths: list[int], seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"input_ids": torch.randint(5, 100, (1, n), generator=generator)} for n in lengths]
 
 
-def watched(model: Any, given: list[dict[str, Tensor]], memory: int = TWELVE_ROWS) -> Watcher:
-    with normscope.watch(model, table_memory=memory) as watcher, torch.no_grad():
+def watched(model: Any, given: list[dict[str, Tensor]], memory: int = TWELVE_ROWS) -> Recorder:
+    with Recorder(model, table_memory=memory) as recorder, torch.no_grad():
         for inputs in given:
             model(**inputs)
-    return watcher
+    return recorder
 
 
 def test_binned_views_are_those_of_the_reference(model: Any) -> None:
@@ -145,16 +145,17 @@ def test_parts_with_other_bins_are_refused(model: Any) -> None:
 
 
 def test_tables_take_what_was_planned(model: Any) -> None:
-    watcher = watched(model, batches(LENGTHS))
-    plan = watcher.tables
+    recorder = watched(model, batches(LENGTHS))
+    plan = recorder.tables
     taken = 0
-    for capture in watcher.captures:
+    for capture in recorder.captures:
         capture.state.flush()
         assert capture.state.moments is not None
         assert capture.state._pending is not None
         moments, sums = capture.state.moments, capture.state._pending._table
         held = [moments.table.x.count, moments.table.x.mean, moments.table.x.m2, moments.table.mean_y]
         held += [moments.table.co, *vars(moments.by_position).values(), sums._pivot, sums._count, sums._sums]
+        held += [*vars(moments.variances).values()]
         taken += sum(values.untyped_storage().nbytes() for values in held)
     massive = 12 * 5 * 8  # A number a position, where there are any massive elements.
     assert taken + massive == plan.bytes - plan.rows * 72 * 32
@@ -179,7 +180,7 @@ def test_massive_elements_are_named_by_the_first_position_of_their_bin(model: An
             x[:, 21, 3] = 1e4
             return self.norm(x)
 
-    report = watched(Loud(), batches([40]), 30 * (2 * 72 * 8 + 64))
+    report = watched(Loud(), batches([40]), 30 * (2 * 72 * 8 + 1616))
     layer = report.report().layers["norm"]
     assert layer.outliers is not None
     assert layer.position is not None

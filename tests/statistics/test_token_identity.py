@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import normscope
 from normscope.capture.observers import BatchRows, TokenIdentity
+from normscope.capture.recorder import Recorder
 from normscope.errors import UsageError
 from normscope.norms.detection import find
 from normscope.results.inspect import ExplainedByToken
@@ -247,10 +248,10 @@ def test_a_models_words_are_those_of_its_input(build: Any, name: str, side: str,
 
 
 def test_it_is_measured_only_when_it_is_asked_for() -> None:
-    with normscope.watch(models.bert()) as watcher, torch.no_grad():
-        watcher.model(**padded("right"))
-    assert all(capture.state.moments and capture.state.moments.words is None for capture in watcher.captures)
-    assert token_effect(watcher.report(), "bert.embeddings.LayerNorm") is None
+    with Recorder(models.bert()) as recorder, torch.no_grad():
+        recorder.model(**padded("right"))
+    assert all(capture.state.moments and capture.state.moments.words is None for capture in recorder.captures)
+    assert token_effect(recorder.report(), "bert.embeddings.LayerNorm") is None
 
 
 def test_a_negative_number_of_words_is_refused() -> None:

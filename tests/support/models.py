@@ -26,7 +26,7 @@ def llama(**changes: Any) -> Any:
     """Return a small random Llama: RMSNorm, rotary positions."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=100, num_key_value_heads=2, **{**sizes, **changes})
+    config = transformers.LlamaConfig(**{"vocab_size": 100, "num_key_value_heads": 2, **sizes, **changes})
     return spread_norms(transformers.LlamaForCausalLM(config))
 
 

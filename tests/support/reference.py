@@ -69,6 +69,8 @@ def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = Non
             "token_mean": _each(positions, lambda rows: x[rows].mean(1).mean()),
             "token_variance": _each(positions, lambda rows: x[rows].var(1).mean()),
             "token_variance_std": _each(positions, lambda rows: x[rows].var(1).std()),
+            "token_variance_min": _each(positions, lambda rows: x[rows].var(1).min()),
+            "token_variance_max": _each(positions, lambda rows: x[rows].var(1).max()),
         },
         "sequence": _pair([x[rows].mean() for rows in samples], [x[rows].var() for rows in samples]),
         "instance": _pair(
@@ -88,6 +90,8 @@ def measure(tokens: Tokens, eps: float, affine: tuple[Array, Array] | None = Non
         "affine_fit": {"r2": _best_lines(x, y)},
         "explained": {"position": _effect(x, filled), "sequence": _effect(x, samples)},
         "first_position": _first(x, at),
+        **_mean_shares(x),
+        "extremes": {"input": {"value": np.abs(x).max()}, "feature": np.abs(x).max(0)},
         "outliers": {
             "massive": _massive(tokens, samples),
             "sd_ratio": x.std(0).max() / np.median(x.std(0)),
@@ -146,6 +150,16 @@ def _first(x: Array, at: dict[int, Array]) -> dict[str, float]:
     first = math.sqrt((centred[at[0]] ** 2).mean()) if 0 in at else math.nan
     others = math.sqrt((centred[rest] ** 2).mean()) if rest.any() else math.nan
     return {"rms": first, "rest_rms": others, "ratio": first / others}
+
+
+def _mean_shares(x: Array) -> dict[str, float]:
+    ones = np.ones(x.shape[1]) / math.sqrt(x.shape[1])
+    along, whole = (x @ ones) ** 2, (x**2).sum(1)
+    directed = whole > 0
+    return {
+        "mean_share": (along[directed] / whole[directed]).mean() if directed.any() else math.nan,
+        "mean_share_energy": along.sum() / whole.sum() if directed.any() else math.nan,
+    }
 
 
 def _massive(tokens: Tokens, samples: list[Array]) -> dict[str, Any]:
@@ -207,7 +221,7 @@ def _errors(got: Any, want: Any, parent: dict[str, Any], path: str) -> list[tupl
         scale = _numbers(parent["token_variance"])
     elif path.endswith("variance.min"):
         scale = np.asarray(parent["mean"])
-    elif ".explained." in path or ".agreement." in path:
+    elif any(share in path for share in (".explained.", ".agreement.", ".mean_share")):
         scale = np.ones_like(want)
     error = np.abs(got - want) / np.where(scale > 0, scale, 1)
     return [(float(np.nanmax(error, initial=0)), path)]

@@ -18,12 +18,15 @@ from normscope.results.batches import (
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison
+from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
     AffineOutliers,
     EffectSize,
     Explained,
     ExplainedByToken,
+    Extreme,
+    Extremes,
     FeatureOutput,
     FeatureStats,
     FirstPosition,
@@ -39,6 +42,7 @@ from normscope.results.inspect import (
 from normscope.results.swap import (
     Baseline,
     CalibrationInfo,
+    DerfFit,
     Effect,
     Estimate,
     FoldedLayer,
@@ -108,6 +112,9 @@ def layer(
             0.01 * np.sin(t),
             token_variance,
             token_variance_std=token_variance * (0.2 + 0.1 * np.sin(t)),
+            token_variance_min=token_variance * 0.4,
+            token_variance_max=token_variance * 1.7,
+            far=0.5 + 0.5 * np.sin(t),
         ),
         sequence=GroupStats(_summary(0.0, scale / 9), _summary(scale, scale / 8)),
         instance=GroupStats(_summary(0.0, scale / 3), _summary(scale, scale / 2)),
@@ -125,8 +132,19 @@ def layer(
         explained=Explained(EffectSize(0.2, 0.15 - 0.013 * index), EffectSize(0.3, 0.05 + 0.02 * index)),
         first_position=FirstPosition(30.0, 2.0, 15.0 / (index + 1)),
         outliers=_outliers([], sd_ratio=6.0 + index),
+        extremes=_extremes(scale, len(d)),
+        mean_share=0.02 / (index + 1),
+        mean_share_energy=0.03 / (index + 1),
     )
     return replace(measured, **changes)  # type: ignore[arg-type]
+
+
+def _extremes(scale: float, features: int) -> Extremes:
+    largest = 20 * scale**0.5
+    sizes = largest / (1 + np.arange(features, dtype=np.float64))
+    return Extremes(
+        Extreme(largest, 0, 0, 101), Extreme(30.0, 1, 2, 102), sizes, 65504 / max(largest, 30), 10.0
+    )
 
 
 def standing_out(index: int) -> Outliers:
@@ -149,9 +167,10 @@ def _outliers(large: list[int], *, massive: int = 0, sd_ratio: float) -> Outlier
 def uncalled(name: str, index: int = 0) -> LayerReport:
     """A layer that the model has and the run did not reach."""
     parts = ("token", "feature", "position", "sequence", "instance", "global_", "own_output")
-    rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers")
+    rest = ("agreement", "affine_fit", "explained", "first_position", "layout", "outliers", "extremes")
     nothing: dict[str, Any] = dict.fromkeys((*parts, *rest))
-    return layer(name, index, calls=0, count=0, own_error=NAN, **nothing)
+    nothing |= dict.fromkeys(("own_error", "mean_share", "mean_share_energy"), NAN)
+    return layer(name, index, calls=0, count=0, **nothing)
 
 
 def report(
@@ -162,6 +181,26 @@ def report(
     run = RunInfo(64, 1536, 0, 3, 40, 256, "include", 32, 2, "length", 0.125, 1.234)
     by_name = {each.name: each for each in layers}
     return Report("0.1.0", model, run, by_name, tuple(warnings), outlier_features(by_name.values()))
+
+
+def profiled() -> Report:
+    """The report of `minilm` with the residual stream along its encoder."""
+    report = minilm()
+    stack = "encoder.layer"
+    points = tuple(
+        DepthPoint(
+            each.name,
+            (i - 1) // 2,
+            ResidualSize(0.5 * i, NAN if i < 3 else i / (i - 2)),
+            each.mean_share,
+            2.5 + i,
+            {"feature": 0.9},
+        )
+        for i, each in enumerate(report.layers.values())
+        if each.name.startswith(stack)
+    )
+    profile = DepthProfile(stack, 6, ResidualTotal(12.0), points[3].name, points, ("1 norm left out, x: y",))
+    return replace(report, depth=(profile,))
 
 
 def minilm() -> Report:
@@ -274,17 +313,18 @@ def swap_report(
     cumulative: bool = True,
     broken: bool = False,
     fold: bool = False,
+    fits: bool = False,
 ) -> SwapReport:
     """What replacing such layers does; with `broken` the first layer's replacement gives no numbers.
 
-    With `fold` every third layer is folded.
+    With `fold` every third layer is folded; with `fits` erf is fitted to each.
     """
     base = report([layer(name, i) for i, name in enumerate(names)], id=id)
     damages = [0.9 / (1 + (5 * i) % 13) ** 1.5 for i in range(len(names))]
     if broken:
         damages[0] = NAN
     layers = {
-        name: LayerSwap(name, i, "layernorm", 48, _effect(damage, head))
+        name: LayerSwap(name, i, "layernorm", 48, _effect(damage, head), derf_fit=_fit(i) if fits else None)
         for i, (name, damage) in enumerate(zip(names, damages, strict=True))
     }
     order = sorted(layers.values(), key=lambda swapped: swapped.effect.damage)
@@ -293,7 +333,7 @@ def swap_report(
         "0.1.0",
         base.model,
         base.run,
-        "batchnorm",
+        "derf" if fits else "batchnorm",
         0,
         CalibrationInfo(64, 1600, False),
         Baseline(head, 1472 if head else 0, _estimate(3.2) if head else None, 24.5 if head else NAN),
@@ -303,6 +343,11 @@ def swap_report(
         ("a note",),
         _fold(names, head) if fold else None,
     )
+
+
+def _fit(index: int) -> DerfFit:
+    r2, line = 0.99 - 0.01 * index, 0.97 - 0.02 * index
+    return DerfFit(0.4 / (1 + index), r2, line, 0.003 * index, 0.01 * index - 0.03)
 
 
 def _fold(names: Sequence[str], head: str | None) -> FoldInfo:

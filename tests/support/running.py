@@ -7,6 +7,7 @@ from normscope.statistics.accumulator import Accumulator
 from normscope.statistics.alignment import Alignment, align
 from normscope.statistics.batch_summary import BatchSummary, BatchSums, OutputErrors
 from normscope.statistics.buffers import Scratch
+from normscope.statistics.extremes import Peaks
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import Rows
 from normscope.statistics.outliers import BatchOutliers
@@ -29,7 +30,8 @@ class Running:
         """Add rows x and y (V, D), and |real output|, the `sizes` (V, D)."""
         outliers = BatchOutliers.of(rows, sizes, where)
         sums, _ = BatchSums.of(rows, y, where, self._eps, self._scratch)
-        self.state.add(BatchSummary(0, sums, outliers))
+        inputs = Peaks(rows.x.abs().amax(0), rows.x, where)
+        self.state.add(BatchSummary(0, sums, outliers, inputs))
 
     def read(self) -> Accumulator:
         """Return the complete moments."""

@@ -13,7 +13,8 @@ from normscope._version import __version__
 from normscope.analyses.inspect import layer_names
 from normscope.analyses.swap.calibration import MeasuredCalibration, measure_calibration
 from normscope.analyses.swap.folding import CheckedFold, Difference
-from normscope.analyses.swap.options import BATCH, Swapping
+from normscope.analyses.swap.options import BATCH, FROZEN, RMSNORM, Swapping
+from normscope.analyses.swap.squashing import RUNS
 from normscope.analyses.swap.trial import Trial, Variant, Work
 from normscope.data.batching import Batching, require_number
 from normscope.data.corpus import CorpusReader
@@ -22,6 +23,7 @@ from normscope.engine.forward import evaluating
 from normscope.engine.progress import Progress
 from normscope.engine.session import Session, text_batches
 from normscope.errors import ReportError, SaveError
+from normscope.escaping import counted
 from normscope.models.loading import Loaded, quiet
 from normscope.models.location import Loading
 from normscope.norms.module_tree import uncompiled
@@ -76,9 +78,8 @@ def swap(
     # Both were applied before the texts were split.
     batching = replace(batching, limit=None, unique=False)
     work.expected = _expected(parted, swapping, len(layer_names(session.loaded, layers, exclude)))
-    batches = text_batches(session.loaded, parted.calibration, batching, keep=swapping.recalibrate)
-    measured = measure_calibration(session, batches, layers, exclude)
-    work.finish(measured.report.run.texts, measured.report.run.tokens)
+    batches = text_batches(session.loaded, parted.calibration, batching, keep=swapping.reads_again)
+    measured = measure_calibration(session, batches, layers, exclude, kind=swapping.kind)
     trial = Trial(session, parted, batches, swapping, measured, work)
     with quiet(), uncompiled(), evaluating(session.loaded.model), torch.no_grad():
         report = _report(trial, swapping, measured, parted)
@@ -114,12 +115,13 @@ def _report(
     layers = {}
     for name, alone in zip(trial.names, effects, strict=True):
         layer = measured.report.layers[name]
-        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone)
+        fits = measured.fits(name, swapping.kind)
+        layers[name] = LayerSwap(name, layer.index, layer.kind, layer.features, alone, **fits)
     steps = _cumulative(trial, swapping, layers, together) if swapping.cumulative else None
     if swapping.recalibrate:
         *_, all_layers = trial.recalibrate_in(trial.names)
         (together,) = trial.effects([all_layers])
-    run, notes = measured.report.run, _notes(parted, layers, together)
+    run, notes = measured.report.run, _notes(parted, swapping, layers, together)
     return SwapReport(
         __version__,
         measured.report.model,
@@ -132,6 +134,7 @@ def _report(
         Together(together),
         steps,
         (*measured.report.warnings, *measured.notes, *trial.readout.notes, *notes),
+        first=swapping.first if swapping.kind == FROZEN else None,
     )
 
 
@@ -167,10 +170,16 @@ def _fold_info(trial: Trial, checked: CheckedFold) -> FoldInfo:
     )
 
 
-def _notes(parted: SplitTexts, layers: dict[str, LayerSwap], together: Effect) -> Iterator[str]:
+def _notes(
+    parted: SplitTexts, swapping: Swapping, layers: dict[str, LayerSwap], together: Effect
+) -> Iterator[str]:
     if parted.repeated:
         was = "text was left out: it is" if parted.repeated == 1 else "texts were left out: they are"
         yield f"{parted.repeated} held-out {was} also in the calibration"
+    same = [name for name, layer in layers.items() if swapping.kind == layer.kind == RMSNORM]
+    if same:
+        are = "is an RMSNorm" if len(same) == 1 else "are RMSNorms"
+        yield f"{counted(len(same), 'layer')} {are} already, so rmsnorm changes nothing there: {same[0]}"
     broken = [name for name, layer in layers.items() if math.isinf(layer.effect.damage)]
     broken += ["all layers"] if math.isinf(together.damage) else []
     for name in broken:
@@ -185,4 +194,5 @@ def _expected(parted: SplitTexts, swapping: Swapping, layers: int) -> int:
     if swapping.cumulative:
         calibrations += layers * swapping.recalibrate
         runs += 2 * layers if swapping.recalibrate else max(0, layers - 1)
+    calibrations *= 1 + RUNS.get(swapping.kind, 0)
     return calibrations * len(parted.calibration) + runs * len(parted.held_out)

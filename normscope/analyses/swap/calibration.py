@@ -1,6 +1,7 @@
 """Calibration statistics of each layer: measured over texts, written to a file and read from it."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from normscope.analyses.swap.replacement import Statistics, obstacle
+from normscope.analyses.swap.layer_statistics import Statistics
+from normscope.analyses.swap.options import BATCHNORM, DYT, SQUASHING, require_kind
+from normscope.analyses.swap.replacement import obstacle
+from normscope.analyses.swap.squashing import Squash, fit_layers
 from normscope.capture.observers import RowScales
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batches, Batching
 from normscope.data.media_files import Inputs
 from normscope.engine.progress import Clock, Progress
@@ -22,6 +26,7 @@ from normscope.escaping import counted
 from normscope.models.loading import Loaded
 from normscope.models.location import Loading
 from normscope.results.inspect import Report
+from normscope.results.swap import DerfFit, DytFit
 from normscope.statistics.safetensors_file import FileKind
 
 if TYPE_CHECKING:
@@ -104,39 +109,62 @@ def calibrate(
     batching: Batching = Batching(),
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    kind: str = BATCHNORM,
     progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
     """Measure over these texts the statistics that `swapped` needs for any kind of replacement.
 
-    All arguments are as for `inspect`. The result has no statistics of layers that cannot be replaced.
-    Raises what `inspect` raises, and UsageError when no layer can be replaced.
+    The `kind` "dyt" or "derf" also fits that: only then does the result have what it needs. The fit runs the
+    texts again, three times for "dyt" and four times for "derf", so that they stay in memory as token ids.
+    All other arguments are as for `inspect`. The result has no statistics of layers that cannot be replaced.
+    Raises what `inspect` raises, and UsageError for another kind and when no layer can be replaced.
     """
+    require_kind(kind)
     inputs = Inputs(texts)
     session = Session.open(model, Clock(progress), loading, tokenizer)
-    batches = text_batches(session.loaded, inputs.texts or (), batching)
-    return measure_calibration(session, batches, layers, exclude).calibration
+    batches = text_batches(session.loaded, inputs.texts or (), batching, keep=kind in SQUASHING)
+    return measure_calibration(session, batches, layers, exclude, kind=kind).calibration
 
 
 @dataclass(frozen=True)
 class MeasuredCalibration:
-    """A calibration, the report of its run, and a sentence for each layer that it leaves out."""
+    """A calibration, the report of its run, a sentence for each layer that it leaves out, and its fits."""
 
     calibration: Calibration
     report: Report
     notes: tuple[str, ...]
+    squashes: Mapping[str, Squash]
+
+    def fits(self, name: str, kind: str) -> dict[str, Any]:
+        """Return the result of a layer's fit by its name in `LayerSwap`; empty for kinds without a fit."""
+        if name not in self.squashes:
+            return {}
+        squash, line = self.squashes[name], self.report.layers[name].affine_fit
+        line_r2 = math.nan if line is None else line.r2
+        numbers = (squash.alpha, squash.r2, line_r2, squash.saturated)
+        return {"dyt_fit": DytFit(*numbers)} if kind == DYT else {"derf_fit": DerfFit(*numbers, squash.shift)}
 
 
 def measure_calibration(
-    session: Session, batches: Batches, layers: Sequence[str] = (), exclude: Sequence[str] = ()
+    session: Session,
+    batches: Batches,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    kind: str = BATCHNORM,
 ) -> MeasuredCalibration:
-    """Measure the calibration statistics of a loaded model; some of its layers may be replaced already."""
-    watcher = watch(session.loaded.model, layers=layers, exclude=exclude)
-    for capture in watcher.captures:
+    """Measure the calibration statistics of a loaded model; some of its layers may be replaced already.
+
+    For a `kind` of SQUASHING, which is also fitted, `batches` must be kept.
+    """
+    recorder = Recorder(session.loaded.model, layers=layers, exclude=exclude)
+    for capture in recorder.captures:
         capture.observers.append(RowScales())  # The kind "frozen" needs them.
-    report = session.measure(watcher, batches)
+    report = session.measure(recorder, batches)
+    session.clock.finish(report.run.texts, report.run.tokens)
     measured: dict[str, Statistics] = {}
     notes = []
-    for capture in watcher.captures:
+    for capture in recorder.captures:
         statistics, reason = Statistics.of(capture), obstacle(capture.norm)
         if statistics is None or reason is not None:
             notes.append(f"{capture.norm.name}: left as it is: {reason or 'it was never called'}")
@@ -144,4 +172,6 @@ def measure_calibration(
             measured[capture.norm.name] = statistics
     if not measured:
         raise UsageError(f"no layer can be replaced ({notes[0]}); expected a LayerNorm or an RMSNorm")
-    return MeasuredCalibration(Calibration(session.loaded.id, measured), report, tuple(notes))
+    squashes = fit_layers(session, batches, kind, measured) if kind in SQUASHING else {}
+    measured |= {name: squash.added_to(measured[name], kind) for name, squash in squashes.items()}
+    return MeasuredCalibration(Calibration(session.loaded.id, measured), report, tuple(notes), squashes)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from normscope.analyses.swap.calibration import Calibration
 from normscope.analyses.swap.fold_file import Fold, Folded, changed, digest
 from normscope.analyses.swap.options import FITTED, require_fixed
-from normscope.analyses.swap.output_consumers import Consumer, Consumers
 from normscope.analyses.swap.replacement import Line, obstacle
 from normscope.analyses.swap.swapped import Swap
 from normscope.engine.forward import evaluating, tensors_in
 from normscope.norms.module_tree import named_modules
+from normscope.norms.readers import LinearReader, Readers
 from normscope.results.inspect import Report
 
 # The number of values of two outputs that are compared at once.
@@ -70,43 +70,44 @@ def fold(
 
 def fold_readers(swap: Swap, model: str, run: Callable[[], Any]) -> Fold:
     """Fold the layers that one forward allows, unchecked; `run` is that forward and returns its output."""
-    consumers = Consumers(swap.model, [replacement.norm for replacement in swap.replacements.values()])
-    with swap.settling(), consumers.watching():
+    readers = Readers(swap.model, [replacement.norm for replacement in swap.replacements.values()])
+    with swap.settling(), readers.watching():
         returned = run()
+    readers.returns(tensors_in(returned))
     modules = dict(named_modules(swap.model))
     layers: dict[str, Folded] = {}
     refused: dict[str, str] = {}
     for name, replacement in swap.replacements.items():
-        reason = consumers.obstacle(name, returned) or obstacle(replacement.norm)
+        reason = readers.obstacle(name) or obstacle(replacement.norm)
         if reason is not None:
             refused[name] = reason
             continue
         line = replacement.line()
         parameters = {
-            path: value for consumer in consumers.of(name) for path, value in _parameters(consumer, line)
+            path: value for reader in readers.linears(name) for path, value in _parameters(reader, line)
         }
         layers[name] = Folded(parameters, digest(modules, name, parameters))
     return Fold(model, swap.kind, layers, refused)
 
 
-def _parameters(consumer: Consumer, line: Line) -> Iterator[tuple[str, Tensor]]:
+def _parameters(reader: LinearReader, line: Line) -> Iterator[tuple[str, Tensor]]:
     """Yield the new W, and the new c if it exists or is not 0, each with its name."""
     own, bias = (
-        consumer.module._parameters.get(path.rpartition(".")[2]) for path in (consumer.weight, consumer.bias)
+        reader.module._parameters.get(path.rpartition(".")[2]) for path in (reader.weight, reader.bias)
     )
     if own is None:
         return
     stored = own.detach().cpu().double()
-    weight = stored if consumer.transposed else stored.mT  # (out, D)
+    weight = stored if reader.transposed else stored.mT  # (out, D)
     scaled = weight * line.scale
     if line.centred:
         scaled -= scaled.mean(1, keepdim=True)
-    yield consumer.weight, (scaled if consumer.transposed else scaled.mT).to(own.dtype).contiguous()
+    yield reader.weight, (scaled if reader.transposed else scaled.mT).to(own.dtype).contiguous()
     shift = weight @ line.shift
     if bias is not None:
-        yield consumer.bias, (bias.detach().cpu().double() + shift).to(bias.dtype)
+        yield reader.bias, (bias.detach().cpu().double() + shift).to(bias.dtype)
     elif shift.any():
-        yield consumer.bias, shift.to(own.dtype)
+        yield reader.bias, shift.to(own.dtype)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,15 @@ BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY = (
 SCALE_FEATURE, CENTRE_FEATURE, SCALE_SEQUENCE, CENTRE_SEQUENCE = HALVES = (
     "scale-feature", "centre-feature", "scale-sequence", "centre-sequence",
 )  # fmt: skip
-REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY, *HALVES)
+RMSNORM = "rmsnorm"
+# A squashing function of single elements, without any statistics: Dynamic Tanh, and Derf with erf.
+DYT, DERF = SQUASHING = ("dyt", "derf")
+REPLACEMENTS = (BATCHNORM, FITTED, BATCH, FROZEN, IDENTITY, RMSNORM, *HALVES, *SQUASHING)
+# Whether one scale of FROZEN is for all tokens, or position 0 of each text has its own.
+POOLED, APART = FIRSTS = ("pooled", "apart")
 # Kinds with statistics of the text, and kinds without statistics of a corpus.
 BY_TEXT = (SCALE_SEQUENCE, CENTRE_SEQUENCE)
-_UNCALIBRATED = (BATCH, IDENTITY, *BY_TEXT)
+_UNCALIBRATED = (BATCH, IDENTITY, RMSNORM, *BY_TEXT)
 # Kinds that are one linear map for all tokens, so that a Linear after them can do their work.
 FIXED = (BATCHNORM, FITTED, FROZEN, IDENTITY)
 
@@ -27,7 +32,8 @@ class Swapping:
     `kind` is one of REPLACEMENTS. `cumulative` replaces the layers one after the other, the most
     tolerant first, and keeps them replaced. `recalibrate` measures the statistics of a layer while the
     layers before it are replaced. `seed` decides the masked tokens and the intervals. `fold`
-    folds layers into the Linears that read them, where possible. Raises UsageError for an invalid value.
+    folds layers into the Linears that read them, where possible. `first` is one of FIRSTS, and "apart"
+    only for the kind "frozen". Raises UsageError for an invalid value.
     """
 
     kind: str = BATCHNORM
@@ -35,9 +41,15 @@ class Swapping:
     recalibrate: bool = False
     seed: int = 0
     fold: bool = False
+    first: str = POOLED
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether the calibration texts run several times."""
+        return self.recalibrate or self.kind in SQUASHING
 
     def __post_init__(self) -> None:
-        require_kind(self.kind)
+        require_first(self.first, self.kind)
         require_seed(self.seed)
         if self.recalibrate and self.kind in _UNCALIBRATED:
             raise UsageError(
@@ -46,12 +58,26 @@ class Swapping:
             )
         if self.fold:
             require_fixed(self.kind)
+        if self.fold and self.first == APART:
+            raise UsageError(
+                "two scales cannot be folded, because a Linear has one weight for all positions; expected "
+                "first pooled with fold; drop one of them"
+            )
 
 
 def require_kind(kind: str) -> None:
     """Raise UsageError unless a kind is one of REPLACEMENTS."""
     if kind not in REPLACEMENTS:
         raise UsageError(f"kind is {kind!r}; expected one of {', '.join(REPLACEMENTS)}; choose one")
+
+
+def require_first(first: str, kind: str) -> None:
+    """Raise UsageError unless a kind is one of REPLACEMENTS, and `first` one of FIRSTS that it has."""
+    require_kind(kind)
+    if first not in FIRSTS:
+        raise UsageError(f"first is {first!r}; expected one of {', '.join(FIRSTS)}; choose one")
+    if first == APART and kind != FROZEN:
+        raise UsageError(f"{kind} has no scale for all tokens; expected {FROZEN} with first {APART}; use it")
 
 
 def require_fixed(kind: str) -> None:

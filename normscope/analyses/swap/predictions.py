@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope.analyses.swap.vocabulary_head import VocabularyHead
-from normscope.data.batching import Batch, Batching
+from normscope.data.batch import Batch
 from normscope.engine.forward import Forward, tensors_in
-from normscope.engine.runner import decoder_valid
 from normscope.errors import RunError
 
 # The share of a text's tokens that a masked language model has to predict: Devlin et al. 2018, BERT.
@@ -69,11 +68,9 @@ class Readout:
     Unless it `predicts`, a head is not asked, and no token is masked.
     """
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, batching: Batching, seed: int = 0, *, predicts: bool = True
-    ) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, seed: int = 0, *, predicts: bool = True) -> None:
         self._model: Any = model
-        self._tokenizer, self._batching, self._seed = tokenizer, batching, seed
+        self._tokenizer, self._seed = tokenizer, seed
         head = _head_of(model)
         self.head = head if predicts else None
         self.notes: list[str] = []
@@ -106,7 +103,7 @@ class Readout:
         elif self.head == "seq2seq":
             predicted = batch.valid  # A decoder reads the text shifted right by one.
         text, position = predicted.nonzero(as_tuple=True)
-        valid = decoder_valid(batch, self._batching) if self._forward.decodes else batch.valid
+        valid = batch.decoder_valid if self._forward.decodes else batch.valid
         return Question(inputs, valid, text, position, targets[predicted])
 
     def _random_mask(self, batch: Batch) -> Tensor:

@@ -1,11 +1,13 @@
 """Replacements for LayerNorm and RMSNorm that use BatchNorm-style statistics."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from normscope.analyses.swap.layer_statistics import Statistics
 from normscope.analyses.swap.options import (
+    APART,
     BATCH,
     BATCHNORM,
     BY_TEXT,
@@ -15,69 +17,24 @@ from normscope.analyses.swap.options import (
     FROZEN,
     HALVES,
     IDENTITY,
+    POOLED,
+    RMSNORM,
     SCALE_FEATURE,
-    SCALE_SEQUENCE,
+    SQUASHING,
+    require_first,
 )
+from normscope.analyses.swap.squashing import FUNCTIONS
 from normscope.analyses.swap.text_rows import TextRows
-from normscope.capture.layer_capture import LayerCapture
 from normscope.errors import UsageError
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import Formula
 from normscope.statistics.layout import to_rows
 from normscope.statistics.moments import Moments, Rows
-from normscope.statistics.views import cells
 
-# The statistics that each kind of replacement needs.
-_NEEDS: dict[str, tuple[str, ...]] = {
-    BATCHNORM: ("mean", "variance"),
-    FITTED: ("slope", "intercept"),
-    BATCH: (),
-    FROZEN: ("scale",),
-    IDENTITY: (),
-    SCALE_FEATURE: ("variance",),
-    CENTRE_FEATURE: ("mean",),
-    SCALE_SEQUENCE: (),
-    CENTRE_SEQUENCE: (),
+_ADVICE = {
+    "first_scale": "pass what normscope.calibrate returns with special tokens included",
+    "rest_scale": "pass what normscope.calibrate returns for longer texts, or leave the layer out",
 }
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of one layer with D features over a corpus: float64 tensors on the CPU, None if unknown.
-
-    `mean` and `variance` (D,) are those of the input x. `slope` and `intercept` (D,) are those of the
-    least-squares line y ~ slope x + intercept per feature, where y is the layer's own output before its
-    affine. `scale` () is the mean over tokens of 1 / sqrt(power + eps), the layer's factor for a centred
-    token.
-    """
-
-    mean: Tensor | None = None
-    variance: Tensor | None = None
-    slope: Tensor | None = None
-    intercept: Tensor | None = None
-    scale: Tensor | None = None
-
-    @classmethod
-    def of(cls, capture: LayerCapture) -> "Statistics | None":
-        """Return the statistics of the tokens that a layer saw, None if it saw none."""
-        if capture.state.moments is None or not capture.state.moments.count:
-            return None
-        by_feature = cells(capture.state.moments, "feature")
-        x, scales = by_feature.x, capture.state.scales
-        slope = by_feature.co / x.m2.where(x.m2 > 0, torch.inf)  # 0 where x is constant.
-        intercept = by_feature.mean_y - slope * x.mean
-        mean, variance, a, b = (table[0].cpu() for table in (x.mean, x.variance(), slope, intercept))
-        scale = scales.mean[0, 0].cpu() if scales is not None and float(scales.count) else None
-        return cls(mean, variance, a, b, scale)
-
-    def known(self) -> dict[str, Tensor]:
-        """Return the statistics that are known, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def lacks(self, kind: str) -> list[str]:
-        """Name the unknown statistics that a kind of replacement needs."""
-        return [name for name in _NEEDS[kind] if getattr(self, name) is None]
 
 
 @dataclass(frozen=True)
@@ -100,26 +57,33 @@ class Replacement:
     - "batchnorm": y = (x - mean) / sqrt(variance + eps), with the corpus's statistics per feature;
     - "batchnorm-batch": the same with the statistics of the current rows, as nn.BatchNorm1d in training;
     - "batchnorm-fitted": y = slope x + intercept, the least-squares line per feature;
-    - "frozen": the layer's own centring and one scale for all tokens;
+    - "frozen": the layer's own centring and one scale for all tokens or, with `first` "apart", one for
+      position 0 of each text and one for the others;
     - "identity": y = x;
+    - "rmsnorm": y = x / sqrt(mean x^2 + eps): the mean is not subtracted, so an RMSNorm stays as it is;
     - "scale-feature" and "centre-feature": y = (x - centre) / sqrt(power + eps), with the corpus's variance
       per feature as the power, or its mean per feature as the centre; the other half is the token's own;
     - "scale-sequence" and "centre-sequence": the same with the variance or the mean of the text, over its
-      tokens and features.
+      tokens and features;
+    - "dyt" and "derf": y = gamma tanh(alpha x) + beta and y = gamma erf(alpha x + shift) + beta, without any
+      statistics of the token: Zhu et al. 2025, arXiv 2503.10622, and arXiv 2512.10938.
 
     An RMSNorm's own centre is 0 and its own power is the mean square, also that of the text.
     The layer's own affine follows. The output is differentiable in x and in the affine.
     """
 
-    def __init__(self, norm: NormLayer, kind: str, statistics: Statistics | None) -> None:
-        self.norm, self.kind = norm, kind
+    def __init__(
+        self, norm: NormLayer, kind: str, statistics: Statistics | None, first: str = POOLED
+    ) -> None:
+        require_first(first, kind)
+        self.norm, self.kind, self.first = norm, kind, first
         self.statistics = statistics or Statistics()
-        self._cached: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        lacking = self.statistics.lacks(kind)
+        self._cached: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+        lacking = self.statistics.lacks(kind, first)
         if lacking:
             raise UsageError(
                 f"{norm.name}: no {' and no '.join(lacking)} in the statistics; expected what {kind} needs; "
-                "pass what normscope.calibrate returns"
+                f"{_ADVICE.get(lacking[0], 'pass what normscope.calibrate returns')}"
             )
 
     def __call__(
@@ -132,20 +96,29 @@ class Replacement:
         """Return the layer's new output for its input x, in the shape of x and at least float32.
 
         "batchnorm-batch" takes its statistics over the rows `valid` (V, D) of x, by default over all rows,
-        or from `batch` (1, D) if x is only a part of the batch. The kinds of BY_TEXT need the `texts` of the
-        rows.
+        or from `batch` (1, D) if x is only a part of the batch. The kinds of BY_TEXT, and "frozen" with
+        `first` "apart", need the `texts` of the rows.
         """
         norm, formula = self.norm, _settled_formula(self.norm)
         precise = x if x.dtype == torch.float64 else x.float()
         rows = to_rows(precise, norm.feature_axis, norm.features)
+        if texts is None and self.by_text:
+            raise UsageError(f"{norm.name}: {self.kind} needs the rows of each text; pass texts")
         if self.kind in HALVES:
             y = self._replace_half(_differentiable(rows), formula, texts)
+        elif self.kind == FROZEN:
+            y = self._freeze(rows, formula, texts)
         else:
             y = self._normalise(rows, formula, rows if valid is None else valid.to(rows.dtype), batch)
         out = _affine(norm, formula, y)
         if norm.feature_axis == 1 and x.dim() > 2:
             return out.reshape(x.movedim(1, -1).shape).movedim(-1, 1)
         return out.reshape(x.shape)
+
+    @property
+    def by_text(self) -> bool:
+        """Whether it needs the texts of the rows."""
+        return self.kind in BY_TEXT or self.first == APART
 
     def line(self) -> Line:
         """Return the replacement and the layer's affine as one map.
@@ -167,24 +140,30 @@ class Replacement:
     def _normalise(self, rows: Tensor, formula: Formula, valid: Tensor, batch: Moments | None) -> Tensor:
         if self.kind == IDENTITY:
             return rows
+        if self.kind == RMSNORM:
+            return rows * (rows.square().mean(1, keepdim=True) + formula.eps).rsqrt()
         if self.kind == BATCH:
             mean, variance = valid.mean(0), valid.var(0, correction=0)
             if batch is not None:
                 mean, variance = (v[0].to(rows.dtype).to(rows.device) for v in (batch.mean, batch.variance()))
             return (rows - mean) * (variance + formula.eps).rsqrt()
+        if self.kind in SQUASHING:
+            beta, gamma, alpha, shift = self._cached_constants(rows, formula)
+            return torch.addcmul(beta, FUNCTIONS[self.kind](rows * alpha + shift), gamma)
         shift, scale = self._cached_constants(rows, formula)
-        if self.kind == FROZEN:
-            centred = Rows.of(rows).centred if formula.kind == "layernorm" else rows
-            return centred * scale
         return (rows - shift) * scale if self.kind == BATCHNORM else torch.addcmul(shift, rows, scale)
+
+    def _freeze(self, rows: Tensor, formula: Formula, texts: TextRows | None) -> Tensor:
+        first, scale = self._cached_constants(rows, formula)
+        if texts is not None and self.first == APART:
+            scale = torch.where(texts.first, first, scale)
+        return (Rows.of(rows).centred if formula.kind == "layernorm" else rows) * scale
 
     def _replace_half(self, rows: Rows, formula: Formula, texts: TextRows | None) -> Tensor:
         """Return (x - centre) / sqrt(power + eps), with one of the two from elsewhere than the token."""
         own_scale = formula.row_scale(rows)
         centred = rows.centred if formula.kind == "layernorm" else rows.x
-        if self.kind in BY_TEXT:
-            if texts is None:
-                raise UsageError(f"{self.norm.name}: {self.kind} needs the rows of each text; pass texts")
+        if texts is not None and self.kind in BY_TEXT:
             mean = texts.means(rows.mean)
             if self.kind == CENTRE_SEQUENCE:
                 return (rows.x - mean) * own_scale
@@ -194,30 +173,36 @@ class Replacement:
         shift, scale = self._cached_constants(rows.x, formula)
         return centred * scale if self.kind == SCALE_FEATURE else (rows.x - shift) * own_scale
 
-    def _cached_constants(self, like: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
+    def _cached_constants(self, like: Tensor, formula: Formula) -> tuple[Tensor, ...]:
         """Return the constants in the dtype and on the device of some rows."""
         key = (like.device, like.dtype)
         if key not in self._cached:
-            shift, scale = (value.to(like.dtype).to(like.device) for value in self._constants(formula))
-            self._cached[key] = (shift, scale)
+            constants = self._constants(formula)
+            self._cached[key] = tuple(value.to(like.dtype).to(like.device) for value in constants)
         return self._cached[key]
 
-    def _constants(self, formula: Formula) -> tuple[Tensor, Tensor]:
-        """Return shift and scale, (D,) or ().
+    def _constants(self, formula: Formula) -> tuple[Tensor, ...]:
+        """Return shift and scale, (D,) or (); those of SQUASHING are alpha and the inner shift, too.
 
-        "batchnorm" and "centre-feature" subtract the shift first, others add it last.
+        "batchnorm" and "centre-feature" subtract the shift first, others add it last. With `first` "apart",
+        the two are the scale of position 0 and that of the other positions.
         """
         known = self.statistics.known()
         zero = torch.zeros((), dtype=torch.float64)
-        if self.kind == CENTRE_FEATURE:
-            return known["mean"], zero + 1
-        if self.kind == SCALE_FEATURE:
-            return zero, (known["variance"] + formula.eps).rsqrt()
-        if self.kind == BATCHNORM:
-            return known["mean"], (known["variance"] + formula.eps).rsqrt()
+        if self.kind in SQUASHING:
+            own = {
+                name: known.get(f"{self.kind}_{name}", zero) for name in ("beta", "gamma", "alpha", "shift")
+            }
+            return tuple(own.values())
+        if self.first == APART:
+            return known["first_scale"], known["rest_scale"]
         if self.kind == FITTED:
             return known["intercept"], known["slope"]
-        return zero, known["scale"] if self.kind == FROZEN else zero + 1
+        if self.kind == FROZEN:
+            return zero, known["scale"]
+        shift = known["mean"] if self.kind in (BATCHNORM, CENTRE_FEATURE) else zero
+        by_feature = self.kind in (BATCHNORM, SCALE_FEATURE)
+        return shift, (known["variance"] + formula.eps).rsqrt() if by_feature else zero + 1
 
 
 def _differentiable(x: Tensor) -> Rows:

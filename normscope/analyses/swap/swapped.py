@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from normscope.analyses.swap.batch_statistics import BatchStatistics
 from normscope.analyses.swap.calibration import Calibration
-from normscope.analyses.swap.options import BATCH, BY_TEXT, require_kind
-from normscope.analyses.swap.replacement import Replacement, Statistics
+from normscope.analyses.swap.layer_statistics import Statistics
+from normscope.analyses.swap.options import APART, BATCH, BY_TEXT, POOLED, RMSNORM, require_first
+from normscope.analyses.swap.replacement import Replacement
 from normscope.analyses.swap.text_rows import TextRows
 from normscope.capture.audio_frames import STRIDED
 from normscope.capture.hooks import shares_memory
@@ -60,9 +61,10 @@ class Swap:
         source: Report | Calibration | None = None,
         layers: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        first: str = POOLED,
     ) -> None:
-        require_kind(kind)
-        self.model, self.kind = unwrapped(model), kind
+        require_first(first, kind)
+        self.model, self.kind, self._first = unwrapped(model), kind, first
         self.mask: Tensor | None = None
         self.decoder_mask: Tensor | None = None
         calibration = Calibration.of_report(source) if isinstance(source, Report) else source
@@ -73,7 +75,7 @@ class Swap:
             statistics = None if calibration is None else calibration.layers.get(norm.name)
             has_statistics = calibration is None or statistics is not None
             if norm.name in names and norm.kind in ("layernorm", "rmsnorm", "other") and has_statistics:
-                replacement = Replacement(norm, kind, statistics)
+                replacement = Replacement(norm, kind, statistics, first)
                 self._layers[norm.name] = _Layer(norm, replacement, LayerCapture(norm))
         self._scopes = Scopes()
         self._batch: BatchStatistics | None = None
@@ -101,7 +103,7 @@ class Swap:
     def recalibrate(self, name: str, statistics: Statistics) -> None:
         """Replace one layer by other statistics from now on."""
         layer = self._layers[name]
-        layer.replacement = Replacement(layer.norm, self.kind, statistics)
+        layer.replacement = Replacement(layer.norm, self.kind, statistics, self._first)
 
     def align(self, layouts: Mapping[str, str | None]) -> None:
         """Tell the layouts of the layers' inputs, by name, where sizes alone leave a doubt."""
@@ -125,7 +127,7 @@ class Swap:
                 open_contexts.callback(_REPLACED.discard, module)
                 hook = module.register_forward_hook(self._replacer(layer), with_kwargs=True)
                 open_contexts.enter_context(hook)
-            if self.kind in (BATCH, *BY_TEXT):
+            if self.kind in (BATCH, *BY_TEXT) or self._first == APART:
                 self._hook_scopes(open_contexts)
             yield self
 
@@ -172,12 +174,14 @@ class Swap:
             _require_separate(layer.norm.name, x, output)
             if not layer.norm.settled:
                 _settle(layer, x, output, scope)
+            if self.kind == RMSNORM and layer.norm.kind == "rmsnorm":
+                return None
             valid = _valid_rows(layer, x, scope) if self.kind == BATCH else None
             batch = None
             if self._batch is not None and valid is not None:
                 batch = self._batch.of(layer.norm.name, valid)
             texts = None
-            if self.kind in BY_TEXT:
+            if layer.replacement.by_text:
                 texts = TextRows.of(layer.norm, x, scope, layer.capture.state.known_layout)
             return layer.replacement(x, valid, batch, texts).to(output.dtype)
 
@@ -191,6 +195,7 @@ def swapped(
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
     statistics: Report | Calibration | None = None,
+    first: str = POOLED,
 ) -> AbstractContextManager[Swap]:
     """Put BatchNorm-style layers in place of a model's LayerNorms and RMSNorms until the context ends.
 
@@ -200,20 +205,23 @@ def swapped(
 
     `kind` is "batchnorm", with the mean and variance per feature that `statistics` holds,
     "batchnorm-fitted", with the least-squares line per feature, "batchnorm-batch", with the statistics of
-    each batch, "frozen", with one scale for all tokens, or "identity". "scale-feature" and
-    "centre-feature" replace only the scale or only the centre by that of `statistics`, "scale-sequence"
-    and "centre-sequence" by that of the text in this forward; see `Replacement`. `statistics` may be a
-    report for "batchnorm", "scale-feature" and "centre-feature", and what `calibrate` or
-    `read_calibration` returns for every kind; "batchnorm-batch", "identity", "scale-sequence" and
-    "centre-sequence" need none. `layers` and `exclude` are globs on the layers' names.
-    Layers that are no LayerNorm or RMSNorm stay as they are.
+    each batch, "frozen", with one scale for all tokens, "identity", or "rmsnorm", which does not subtract the
+    mean. "scale-feature" and "centre-feature" replace only the scale or only the centre by that of
+    `statistics`, "scale-sequence" and "centre-sequence" by that of the text in this forward. "dyt" and "derf"
+    are gamma tanh(alpha x) + beta, and the same with erf; see `Replacement`. With `first` "apart", "frozen"
+    has one scale for position 0 of each text, its first token that is no padding, and one for the others.
+
+    `statistics` may be a report for "batchnorm", "scale-feature" and "centre-feature", and what `calibrate`
+    or `read_calibration` returns for every kind, calibrated for that kind if it is "dyt" or "derf";
+    "batchnorm-batch", "identity", "rmsnorm", "scale-sequence" and "centre-sequence" need none. `layers` and
+    `exclude` are globs on the layers' names. Layers that are no LayerNorm or RMSNorm stay as they are.
 
     A layer that is called several times in a forward is replaced at every call. The context's value has
     a `mask`, to leave more tokens than padding out of the statistics of a batch or a text. Gradients flow.
     Contexts on different layers may be nested. Raises UsageError for another kind, when a glob matches
     no layer, when the statistics lack what the kind needs, and for a layer that is replaced already.
     """
-    swap = Swap(model, kind, statistics, layers, exclude)
+    swap = Swap(model, kind, statistics, layers, exclude, first)
     return swap.replacing(swap.names)
 
 

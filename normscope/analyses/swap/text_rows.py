@@ -18,11 +18,13 @@ class TextRows:
     """The text of each of R rows, and the rows that count in the statistics of their text.
 
     `text` (R,) numbers the `texts` texts from 0. `counted` (R, 1) bool is False for padding and for special
-    tokens that are excluded; in a text without another row, all rows count.
+    tokens that are excluded; in a text without another row, all rows count. `first` (R, 1) bool marks the
+    rows at position 0 of their text, which is its first token that is no padding.
     """
 
     text: Tensor
     counted: Tensor
+    first: Tensor
     texts: int
 
     @classmethod
@@ -38,10 +40,12 @@ class TextRows:
             )
         text = torch.empty(size, dtype=torch.int64, device=x.device)
         text[parts[0].numbers] = parts[0].sample.group
+        first = torch.zeros(size, 1, dtype=torch.bool, device=x.device)
+        first[parts[0].numbers] = (parts[0].positions == 0)[:, None]
         counted = torch.zeros(size, 1, dtype=torch.bool, device=x.device)
         for part in scope.parts(lead, norm.feature_axis, size, x.device, layout):
             counted[part.numbers] = True
-        whole = cls(text, counted, len(parts[0].batch_row))
+        whole = cls(text, counted, first, len(parts[0].batch_row))
         return replace(whole, counted=counted | (whole._sums(counted.float()) == 0))
 
     def means(self, values: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from normscope.analyses.swap.options import BY_TEXT
 from normscope.analyses.swap.predictions import Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
-from normscope.capture.watcher import watch
-from normscope.data.batching import Batch, Batching
+from normscope.capture.recorder import Recorder
+from normscope.data.batch import Batch, shifted
+from normscope.data.batching import Batching
 from normscope.data.corpus import no_text
 from normscope.data.tokenization import special_ids
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import Forward, evaluating
-from normscope.engine.runner import decoder_valid
 from normscope.engine.session import Session, text_batches
 from normscope.models.loading import Loaded, quiet
 from normscope.norms.module_tree import uncompiled
@@ -53,7 +53,7 @@ def text_vectors(
         batching = replace(batching, batch_size=1)
     swaps = {kind: _swap(model, kind, layers, calibration) for kind in kinds}
     _align(loaded, [swap for swap in swaps.values() if swap.kind in BY_TEXT])
-    trials = _Trials(loaded, base, batching, swaps)
+    trials = _Trials(loaded, base, swaps)
     splitter = BatchSplitter(trials.device, "")
     batches = text_batches(loaded, texts, batching)
     rows: list[int] = []
@@ -77,11 +77,11 @@ def _align(loaded: Loaded, swaps: Sequence[Swap]) -> None:
     """Find the text axis of the layers' inputs: in a batch of as many texts as tokens, sizes do not tell."""
     if not swaps:
         return
-    watcher = watch(loaded.model)
+    recorder = Recorder(loaded.model)
     session = Session(loaded)
-    with session.watching(watcher):
-        session.prepare(watcher, text_batches(loaded, (), Batching()))
-    layouts = {capture.norm.name: capture.state.known_layout for capture in watcher.captures}
+    with session.watching(recorder):
+        session.prepare(recorder, text_batches(loaded, (), Batching()))
+    layouts = {capture.norm.name: capture.state.known_layout for capture in recorder.captures}
     for swap in swaps:
         swap.align({name: None if layout == UNALIGNED else layout for name, layout in layouts.items()})
 
@@ -96,14 +96,10 @@ def _placed(vectors: Tensor, rows: Sequence[int], count: int) -> Tensor:
 class _Trials:
     """Runs a batch once per kind and layer, from the block of the replaced layer on."""
 
-    def __init__(
-        self, loaded: Loaded, base: nn.Module, batching: Batching, swaps: Mapping[str, Swap]
-    ) -> None:
-        self.swaps, self._batching = swaps, batching
-        # The vectors leave special tokens out; a text's statistics have them if the batching counts them.
-        without_special = replace(batching, special_tokens="exclude")
+    def __init__(self, loaded: Loaded, base: nn.Module, swaps: Mapping[str, Swap]) -> None:
+        self.swaps = swaps
         tokenizer: Any = loaded.tokenizer
-        self._readout = Readout(base, tokenizer, without_special, predicts=False)
+        self._readout = Readout(base, tokenizer, predicts=False)
         self._special = torch.tensor(sorted(special_ids(tokenizer)), dtype=torch.int64)
         modules = {name: module for swap in swaps.values() for name, module in swap.modules.items()}
         self._prefix = Prefix(base, modules)
@@ -111,14 +107,16 @@ class _Trials:
 
     def run(self, batch: Batch) -> list[Tensor]:
         """Return the vectors of a batch, (B, D): the untouched model's, then those of each kind's layers."""
-        words = batch.mask & ~torch.isin(batch.inputs["input_ids"], self._special)
-        question = self._readout.ask(replace(batch, valid=words))
+        # The vectors leave special tokens out; a text's statistics have them if the batching counts them.
+        words = ~torch.isin(batch.inputs["input_ids"], self._special)
+        read = batch.decoder_valid & shifted(words, first=False)
+        question = self._readout.ask(replace(batch, valid=batch.valid & words, decoder_valid=read))
         with self._prefix.recording():
             own = self._readout.read(question)
         self._prefix.check(lambda: self._readout.read(question).equals(own))
         vectors = [_means(own.hidden, question.valid)]
         for swap in self.swaps.values():
-            swap.mask, swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
+            swap.mask, swap.decoder_mask = batch.valid, batch.decoder_valid
             for name in swap.names:
                 if not self._prefix.saw(name):
                     vectors.append(vectors[0])  # A layer of the head.

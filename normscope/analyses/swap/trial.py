@@ -18,13 +18,13 @@ from normscope.analyses.swap.predictions import Answer, Question, Readout
 from normscope.analyses.swap.prefix_cache import Prefix
 from normscope.analyses.swap.swapped import Swap
 from normscope.capture.counters import Tally
-from normscope.data.batching import Batch, Batches
+from normscope.data.batch import Batch
+from normscope.data.batching import Batches
 from normscope.data.held_out_split import SplitTexts
 from normscope.engine.batch_splitting import BatchSplitter
 from normscope.engine.forward import memory_errors
 from normscope.engine.loop import run_info
-from normscope.engine.progress import Clock, Progress
-from normscope.engine.runner import decoder_valid
+from normscope.engine.progress import Clock
 from normscope.engine.session import Session, text_batches
 from normscope.errors import TextError
 from normscope.results.swap import Baseline, Effect
@@ -45,31 +45,12 @@ def _joined(parts: Iterable[list[Sums]]) -> list[Sums]:
 
 
 class Work(Clock):
-    """Reports the progress of all runs of the model together: `texts` counts each text once per run."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        super().__init__(progress)
-        self.expected: int | None = None
-        self._texts = self._tokens = 0
-
-    def finish(self, texts: int, tokens: int) -> None:
-        """Count the texts and tokens of a run, or of a part of one, as done."""
-        self._texts += texts
-        self._tokens += tokens
+    """Reports the progress of all runs of the model together."""
 
     def redo(self, since: int) -> None:
         """Expect another run of the texts that were done after the first `since` texts."""
         if self.expected is not None:
-            self.expected += self._texts - since
-
-    @property
-    def texts(self) -> int:
-        """The number of texts that are done."""
-        return self._texts
-
-    def show(self, stage: str, texts: int = 0, tokens: int = 0, expected: int | None = None) -> None:
-        """Call the caller's function; one run's `expected` is used until the total is known."""
-        super().show(stage, self._texts + texts, self._tokens + tokens, self.expected or expected)
+            self.expected += self.texts - since
 
 
 class Trial:
@@ -89,14 +70,13 @@ class Trial:
     ) -> None:
         self._session, self._calibration_batches, self._work = session, batches, work
         loaded = session.loaded
-        self._batching = batches.batching
         self.names: Variant = tuple(measured.calibration.layers)
         self.calibration = replace(measured.calibration, kind=swapping.kind, replaced=self.names)
-        self.readout = Readout(loaded.model, loaded.tokenizer, self._batching, swapping.seed)
+        self.readout = Readout(loaded.model, loaded.tokenizer, swapping.seed)
         patterns = [glob.escape(name) for name in self.names]
-        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns)
+        self._swap = Swap(loaded.model, swapping.kind, measured.calibration, patterns, first=swapping.first)
         self._prefix = Prefix(loaded.model, self._swap.modules)
-        source = text_batches(loaded, texts.held_out, self._batching)
+        source = text_batches(loaded, texts.held_out, batches.batching)
         self._batches = list(source)
         if not self._batches:
             raise TextError("no held-out text has a token to count; expected at least one; give other texts")
@@ -104,6 +84,7 @@ class Trial:
         for batch in self._batches:
             tally.add(TokenMask(batch.mask, batch.valid))
             tally.unknown += source.unknown_in(batch)
+            tally.leave_out(batch.left_out)
         self.run = replace(run_info(tally, source), skipped_texts=source.skipped + texts.skipped)
         self.parts = BatchSplitter(self.readout.device, "it and later ones were run in parts")
         self.parts.hear(measured.report.warnings)
@@ -157,7 +138,7 @@ class Trial:
         return sums
 
     def _ask(self, batch: Batch) -> Question:
-        self._swap.mask, self._swap.decoder_mask = batch.valid, decoder_valid(batch, self._batching)
+        self._swap.mask, self._swap.decoder_mask = batch.valid, batch.decoder_valid
         question = self.readout.ask(batch)
         self.readout.prepare(question)
         return question
@@ -220,8 +201,9 @@ class Trial:
         for count, name in enumerate(order):
             with self._swap.replacing(order[:count]):
                 only = [glob.escape(name)]
-                measured = measure_calibration(self._session, self._calibration_batches, only)
-            self._work.finish(measured.report.run.texts, measured.report.run.tokens)
+                measured = measure_calibration(
+                    self._session, self._calibration_batches, only, kind=self._swap.kind
+                )
             self.parts.hear(measured.report.warnings)
             statistics = measured.calibration.layers[name]
             self._swap.recalibrate(name, statistics)

@@ -20,7 +20,7 @@ from normscope.analyses.why.nulls import RecordedTexts
 from normscope.analyses.why.scale_effects import ScaleEffects
 from normscope.analyses.why.token_sample import KeptTokens, TokensAtLayer
 from normscope.analyses.why.vision import ImageMoments, image_moments, options_beside, require_both
-from normscope.capture.watcher import watch
+from normscope.capture.recorder import Recorder
 from normscope.data.batching import Batching, require_positive, require_seed
 from normscope.data.corpus import CorpusReader
 from normscope.data.media_files import FilePath, Inputs
@@ -108,7 +108,7 @@ def why(
         vision = image_moments(beside, images, table_memory=table_memory, seed=seed, **options)
     choices = _Choices(batching, seed, table_memory, layers, exclude)
     kept = KeptTokens(samples, table_memory, seed, _special(loaded))
-    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts))
+    recorded = replace(inputs, texts=RecordedTexts(unique, kept.texts, chat=batching.chat_template))
     report = _run(session, recorded, choices, kept)
     _require_two(kept)
     clock.show("analysis", report.run.texts, report.run.tokens)
@@ -144,7 +144,7 @@ def _material(
     known = [each.name for each in layers]
     pool = [kept.texts[source] for source in kept.sources]
     texts = nulls.spaced(pool)
-    shuffled = nulls.shuffled(texts, pool, choices.seed)
+    shuffled = nulls.shuffled(texts, pool, choices.seed, chat=choices.batching.chat_template)
     few, few_shuffled = (nulls.spaced(each, scale_effects.TEXTS) for each in (texts, shuffled))
     scales, without, notes = _scales(loaded, few, few_shuffled, choices)
     noise, without_images = _image_noise(vision, len(kept.sources))
@@ -162,10 +162,9 @@ def _material(
 
 
 def _run(session: Session, inputs: Inputs, choices: _Choices, kept: KeptTokens) -> Report:
-    watcher = watch(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
-    watcher.name_words()
+    recorder = Recorder(session.loaded.model, layers=choices.layers, exclude=choices.exclude)
     batches = session.batches(inputs, choices.batching)
-    return session.measure(watcher, batches, RunContext(sample=kept))
+    return session.measure(recorder, batches, RunContext(sample=kept))
 
 
 def _require_two(kept: KeptTokens) -> None:
@@ -222,13 +221,13 @@ def _scales(
     batching = replace(choices.batching, limit=None, max_length=longest, special_tokens="exclude")
 
     def effects(model: Loaded, given: Sequence[str]) -> ScaleEffects:
-        watcher = watch(model.model, layers=choices.layers, exclude=choices.exclude)
-        report = Session(model).measure(watcher, text_batches(model, given, batching))
+        recorder = Recorder(model.model, layers=choices.layers, exclude=choices.exclude)
+        report = Session(model).measure(recorder, text_batches(model, given, batching))
         return scale_effects.scale_effects(model, given, batching, report)
 
     try:
         scales = {"scales": effects(loaded, texts), "shuffled_scales": effects(loaded, shuffled)}
-    except (RunError, UsageError) as error:  # Such as a model that returns no hidden states.
+    except (RunError, TextError, UsageError) as error:  # Such as a model that returns no hidden states.
         return {}, {"4": str(error)}, []
     copy = nulls.untrained(loaded, choices.seed)
     if isinstance(copy, str):

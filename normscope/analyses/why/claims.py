@@ -68,7 +68,7 @@ CLAIMS = (
     ),
     Claim(
         "1b",
-        "Batches of texts of like length ease that.",
+        "Batches of texts of similar length reduce that problem.",
         _ARTICLE,
         "noise of BatchNorm per position at late positions, batches by length over random ones",
         "batches by length are as noisy as random ones: 1",
@@ -79,7 +79,7 @@ CLAIMS = (
     ),
     Claim(
         "1c",
-        "Batches of texts of like length make BatchNorm's statistics per feature noisier.",
+        "Batches of texts of similar length make BatchNorm's statistics per feature noisier.",
         "normscope",
         "noise of BatchNorm per feature, batches by length over random ones, each corrected for its numbers "
         "of tokens",
@@ -93,8 +93,8 @@ CLAIMS = (
         "2",
         "Words at one position have less in common than words of one text: a position is no feature.",
         _ARTICLE,
-        "variance that the text explains less what the position explains (epsilon squared), special tokens "
-        "left out, each less the same where the words are shuffled across texts and the model runs again",
+        "variance that the text explains minus what the position explains (epsilon squared), special tokens "
+        "left out, each minus the same where the words are shuffled across texts and the model runs again",
         "words shuffled across texts: 0",
         "holds when it is over 0",
         0.0,
@@ -105,8 +105,8 @@ CLAIMS = (
         "3",
         "Words of one text have something in common.",
         _ARTICLE,
-        "variance that the text explains (epsilon squared), special tokens left out, less the same where the "
-        "words are shuffled across texts and the model runs again",
+        "variance that the text explains (epsilon squared), special tokens left out, minus the same where "
+        "the words are shuffled across texts and the model runs again",
         "words shuffled across texts: 0",
         "holds when it is over 0",
         0.0,
@@ -118,7 +118,7 @@ CLAIMS = (
         "A scale of each text keeps more of what texts mean than BatchNorm's scale of each feature.",
         _ARTICLE,
         "correlation of the texts' similarities at the model's end that stays when one layer takes the "
-        "text's scale, less that when it takes BatchNorm's; less the same with words shuffled",
+        "text's scale, minus that when it takes BatchNorm's, minus the same with words shuffled",
         "texts of shuffled words, which mean nothing: 0",
         "holds when it is over 0",
         0.0,
@@ -127,7 +127,8 @@ CLAIMS = (
     ),
     Claim(
         "5",
-        "BatchNorm suits images better: in batches of as many samples, its statistics are noisier on text.",
+        "BatchNorm suits images better: in batches of equally many samples, its statistics are noisier on "
+        "text.",
         _ARTICLE,
         "noise of the batch mean per feature of text over that per channel of images, at equal samples",
         "both alike: 1",
@@ -138,7 +139,7 @@ CLAIMS = (
     ),
     Claim(
         "6",
-        "Its statistics are noisier on text also when as many values are pooled.",
+        "Its statistics are noisier on text even when equally many values are pooled.",
         "normscope, after PowerNorm (Shen et al., ICML 2020, arXiv 2003.07845)",
         "the same at equal pooled elements: tokens of text, pixels of images",
         "both alike: 1",

@@ -100,12 +100,12 @@ def _late_positions(material: Material) -> Numbers:
     reach = late_reach(material.lengths, material.weights, SIZE)
     return [
         Evidence(
-            f"of {SIZE} random texts reach a late position",
+            f"share of {SIZE} random texts that reach a late position",
             "late_reach",
             interval(reach, 1 / SIZE, 1.0),
             1.0,
         ),
-        _plain(f"texts of {SIZE} there", "late_samples", SIZE * float(reach[0])),
+        _plain("number of these texts", "late_samples", SIZE * float(reach[0])),
     ]
 
 
@@ -116,7 +116,7 @@ def _sorting(material: Material) -> Numbers:
     return [
         _over_layers(name, metric, {layer: both[:, 0] for layer, both in late.items()}, 1.0, 0.0, log=True),
         _over_layers(
-            "what the numbers of texts there give alone",
+            "what the numbers of texts alone would give",
             metric,
             {layer: both[:, 1] for layer, both in late.items()},
             minimum=0.0,
@@ -126,7 +126,7 @@ def _sorting(material: Material) -> Numbers:
 
 
 def _sorting_features(material: Material) -> Numbers:
-    name = f"noise per feature, {SIZE} texts by length over {SIZE} random ones, corrected"
+    name = f"noise per feature, {SIZE} texts by length over {SIZE} random ones, corrected for tokens"
     return [
         _over_layers(
             words,
@@ -138,7 +138,7 @@ def _sorting_features(material: Material) -> Numbers:
         )
         for words, layers in (
             (name, material.layers),
-            ("the same where words are shuffled across texts", (material.shuffled or {}).values()),
+            ("the same with words shuffled across texts", (material.shuffled or {}).values()),
         )
     ]
 
@@ -150,7 +150,7 @@ def _positions(material: Material) -> Numbers:
     whole = {each.name: each.with_special for each in material.layers}
     words = {
         each.name: difference(each.text, null[each.name].text)
-        # Less in common than shuffled words have is nothing in common.
+        # Words with less in common than shuffled ones have nothing in common.
         - difference(each.position, null[each.name].position).clamp(min=0)
         for each in material.layers
         if each.name in null
@@ -159,14 +159,16 @@ def _positions(material: Material) -> Numbers:
     shuffled = {name: null[name].position for name in words}
     return [
         _over_layers(
-            "text explains, less what position explains, both less shuffled words",
+            "text explains minus position explains, each minus its value for shuffled words",
             "explained_difference",
             words,
             0.0,
         ),
-        _over_layers("the same, nothing subtracted", "explained_difference", beyond),
+        _over_layers(
+            "text explains minus position explains, nothing else subtracted", "explained_difference", beyond
+        ),
         _over_layers("position explains, special tokens left out", metric, position, maximum=1.0),
-        _over_layers("the same where words are shuffled across texts", metric, shuffled, maximum=1.0),
+        _over_layers("the same with words shuffled across texts", metric, shuffled, maximum=1.0),
         _over_layers("position explains, with special tokens", metric, whole, maximum=1.0),
         _plain("agreement of LN with BN per position", "agreement.position", _own(material, "position")),
     ]
@@ -178,9 +180,9 @@ def _in_common(material: Material) -> Numbers:
     null = {name: each.text for name, each in (material.shuffled or {}).items() if name in text}
     words = {name: difference(text[name], values) for name, values in null.items()}
     return [
-        _over_layers("text explains, less the same of shuffled words", "explained_by_words", words, 0.0),
+        _over_layers("text explains, minus the same for shuffled words", "explained_by_words", words, 0.0),
         _over_layers("text explains, special tokens left out", metric, text, maximum=1.0),
-        _over_layers("the same where words are shuffled across texts", metric, null, maximum=1.0),
+        _over_layers("the same with words shuffled across texts", metric, null, maximum=1.0),
         _plain(
             "agreement of LN, per token, with one scale per text",
             "agreement.sequence",
@@ -208,14 +210,14 @@ def _meaning(material: Material) -> Numbers:
     ]
     return [
         _over_layers(
-            "similarities kept by the text's scale less by BN's, less shuffled words",
+            "similarities kept by the text's scale, minus by BN's scale, minus the same for shuffled words",
             "scale_difference",
             beyond,
             0.0,
         ),
-        _over_layers("the same of the texts themselves", "likeness_difference", own),
+        _over_layers("the same, shuffled words not subtracted", "likeness_difference", own),
         _plain("its mean over layers", "likeness_difference", float(mean)),
-        _over_layers("the same of shuffled words", "likeness_difference", null),
+        _over_layers("the same for shuffled words alone", "likeness_difference", null),
         _over_layers("the same in an untrained copy", "likeness_difference", untrained),
         *kept,
     ]
@@ -233,14 +235,14 @@ def _images(material: Material) -> Numbers:
     name = f"noise of {SIZE} texts per feature over {SIZE} images per channel"
     text = {each.name: each.noise.samples for each in material.layers if each.noise is not None}
     images = {name: noise.samples for name, noise in (material.images or {}).items()}
-    return _beside(name, "noise_ratio", text, images, f"noise of the mean of {SIZE}", "tid.mean")
+    return _beside(name, "noise_ratio", text, images, f"noise of the mean of {SIZE} samples", "tid.mean")
 
 
 def _elements(material: Material) -> Numbers:
     name = "noise per feature over that per channel, at as many tokens as pixels"
     text = {each.name: each.noise.excess for each in material.layers if each.noise is not None}
     images = {name: noise.excess for name, noise in (material.images or {}).items()}
-    return _beside(name, "noise_ratio", text, images, "noise against independent elements,", "excess_noise")
+    return _beside(name, "noise_ratio", text, images, "noise against independent elements", "excess_noise")
 
 
 def _beside(
@@ -259,8 +261,8 @@ def _beside(
     }
     return [
         _over_layers(name, metric, ratios, 1.0, 0.0, log=True),
-        _over_layers(f"{words} of text", own, text, minimum=0.0, log=True),
-        _over_layers(f"{words} of images", own, images, minimum=0.0, log=True),
+        _over_layers(f"{words}, on text", own, text, minimum=0.0, log=True),
+        _over_layers(f"{words}, on images", own, images, minimum=0.0, log=True),
     ]
 
 

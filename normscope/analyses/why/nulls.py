@@ -3,12 +3,13 @@
 import copy
 import operator
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from normscope.data.conversations import rewritten
 from normscope.models.loading import Loaded, quiet
 
 # As many as --samples keeps by default: of fewer texts than are kept, the choice of words moves verdicts.
@@ -26,16 +27,17 @@ T = TypeVar("T")
 
 
 class RecordedTexts(Iterator[str]):
-    """The same texts; each that is not blank is put into `record`, by its place."""
+    """The same texts; each that is not blank is put into `record`, by its place; conversations stay whole."""
 
-    def __init__(self, texts: Iterable[str], record: dict[int, str]) -> None:
+    def __init__(self, texts: Iterable[str], record: dict[int, str], *, chat: bool = False) -> None:
         self._texts, self._record = iter(texts), record
         self._read = 0
+        self._longest = None if chat else _CHARACTERS
 
     def __next__(self) -> str:
         text = next(self._texts)
         if isinstance(text, str) and text and not text.isspace():
-            self._record[self._read] = text[:_CHARACTERS]
+            self._record[self._read] = text[: self._longest]
         self._read += 1
         return text
 
@@ -49,12 +51,27 @@ def spaced(items: Sequence[T], number: int = NULL_TEXTS) -> list[T]:
     return [items[i] for i in places.tolist()]
 
 
-def shuffled(texts: Sequence[str], pool: Iterable[str], seed: int) -> list[str]:
-    """Return the texts with as many other words, drawn without replacement from all texts in the `pool`."""
-    words = [word for text in pool for word in _WORD.findall(text)]
+def shuffled(texts: Sequence[str], pool: Iterable[str], seed: int, *, chat: bool = False) -> list[str]:
+    """Return the texts with as many other words, drawn without replacement from all texts in the `pool`.
+
+    With `chat` the texts are conversations: the words of their messages are shuffled.
+    """
+    rewrite = rewritten if chat else _whole
+    words: list[str] = []
+
+    def collect(text: str) -> str:
+        words.extend(_WORD.findall(text))
+        return text
+
+    for text in pool:
+        rewrite(text, collect)
     generator = torch.Generator().manual_seed(seed)
     drawn = iter([words[i] for i in torch.randperm(len(words), generator=generator).tolist()])
-    return [" ".join(next(drawn) for _ in _WORD.findall(text)) for text in texts]
+    return [rewrite(text, lambda part: " ".join(next(drawn) for _ in _WORD.findall(part))) for text in texts]
+
+
+def _whole(text: str, rewrite: Callable[[str], str]) -> str:
+    return rewrite(text)
 
 
 def untrained(loaded: Loaded, seed: int) -> Loaded | str:

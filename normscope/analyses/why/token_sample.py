@@ -9,7 +9,7 @@ from torch import Tensor
 from normscope.analyses.why.evidence import LayerRows
 from normscope.capture.observers import BatchRows
 from normscope.capture.text_sample import LayerTexts, TextSample
-from normscope.data.batching import Batch
+from normscope.data.batch import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.layer_state import LayerState

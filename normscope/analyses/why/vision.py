@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from normscope.capture.recorder import Recorder
 from normscope.capture.text_sample import TextSample
-from normscope.capture.watcher import watch
 from normscope.data.batching import AUTO, Batching
 from normscope.data.media_files import FilePath, Inputs
 from normscope.engine.loop import RunContext
@@ -63,7 +63,7 @@ def image_moments(
     session = Session.open(model, Clock(progress), loading, None, processor, inputs.kinds)
     kept = TextSample(len(inputs.images), table_memory, seed, "image")
     batches = session.batches(inputs, batching)
-    report = session.measure(watch(session.loaded.model), batches, RunContext(sample=kept))
+    report = session.measure(Recorder(session.loaded.model), batches, RunContext(sample=kept))
     found = {name: kept.layer(name).moments() for name in report.layers}
     layers = {name: moments for name, moments in found.items() if moments is not None}
     if not layers:

@@ -1,6 +1,6 @@
 """`normscope batches`: run texts once and show BatchNorm's statistics in batches of them."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,14 +12,11 @@ from normscope.cli.option_groups import (
     LoadOptions,
     grouped,
 )
-from normscope.cli.output import Output, reserve_stdout, warn
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
-
-if TYPE_CHECKING:
-    from normscope.results.batches import BatchReport
 
 EPILOG = """\b
 Examples:
@@ -91,7 +88,7 @@ def batches(
 
     place = result.destination(corpus.paths(model))
     loading = source.loading()
-    batching = batch.batching()
+    batching = batch.batching(chat=corpus.chat_template)
     numbers = options.whole_numbers("--sizes", sizes)
     drawing = Drawing(numbers, draws, seed, momentum, samples, options.memory(table_memory))
     format = result.chosen_format(plot)
@@ -112,18 +109,11 @@ def batches(
         )
     report = with_command(report)
     if plot:
-        place.write(_drawn(report, place, shown))
+        from normscope.render.batch_plots import render_batch_plots
+
+        place.write(render_batch_plots(report, layers=shown, screen=place.screen()))
     else:
         from normscope.render.batches import render_batches, render_batches_markdown
 
         write_result(report, format, place, render_batches, render_batches_markdown, layers=shown, top=top)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
-
-
-def _drawn(report: "BatchReport", place: Output, shown: list[str]) -> str:
-    from normscope.render.batch_plots import render_batch_plots
-
-    return render_batch_plots(report, layers=shown, screen=place.screen())
+    say_notes(report, quiet=result.quiet, verbose=verbose)

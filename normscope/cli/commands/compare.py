@@ -30,9 +30,9 @@ matched by their order. The layers that moved most come first. No model is loade
 
 --fail-above METRIC=VALUE makes the command a gate: if the size of METRIC is above VALUE in any layer, the
 exit code is 3, and standard error names these layers. METRIC is one of bn_drift.mean, bn_drift.variance,
-ln_drift.mean, ln_drift.variance, agreement_change and position_change. A layer that has no such number, or
-is in only one report, cannot be tested: a warning says how many there are. normscope explain bn_drift.mean
-has the formula and source.
+ln_drift.mean, ln_drift.variance, agreement_change, position_change and mean_share_change. A layer that has
+no such number, or is in only one report, cannot be tested: a warning says how many there are. normscope
+explain bn_drift.mean has the formula and source.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 

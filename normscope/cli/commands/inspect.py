@@ -12,7 +12,7 @@ from normscope.cli.interruption import handle_signals
 from normscope.cli.option_groups import CountedBatchOptions, LayerOptions, LoadOptions, grouped
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import ReportOptions, names_of
 from normscope.cli.run_options import CheckpointOptions, run_and_merge, shard_for
 from normscope.cli.text_options import TextOptions, readable_texts
@@ -60,6 +60,9 @@ width (the rule of LLM.int8). --verbose adds tables of what each layer is, how o
 outliers. The shares that position, text and word explain are epsilon squared: below 0, they are less than
 those of random groups. The kind of a layer is shown where layers differ in it; a wide terminal shows their
 Python classes, too.
+
+--depth adds the residual stream along the blocks, at the norms that read it: its size, its growth, the share
+of its squares that token means carry, and the kurtosis of its features. Nothing is diagnosed from them.
 
 --plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
 input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
@@ -144,7 +147,7 @@ def inspect(
         part = shard_for(ranks, shard)
         loading = source.loading()
         arguments: dict[str, Any] = {
-            "batching": batch.batching(),
+            "batching": batch.batching(chat=corpus.chat_template),
             "table_memory": options.memory(table_memory),
             **layers.selection(as_data=result.chosen_format().is_data),
             "per_call": per_call,
@@ -218,5 +221,4 @@ def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:
 
     as_json = result.chosen_format() is options.DataFormat.JSON
     result.destination.write(result.destination.json(plan) if as_json else render_plan(plan))
-    if result.verbose and not result.quiet:
-        say_provenance(plan)
+    say_notes(plan, quiet=result.quiet, verbose=result.verbose)

@@ -1,21 +1,28 @@
 """`normscope layers`: list a model's normalization layers from its configuration alone."""
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normscope.cli import options
-from normscope.cli.option_groups import FetchOptions, ResultOptions, grouped
-from normscope.cli.output import reserve_stdout
+from normscope.cli.option_groups import FetchOptions, OutlineFormat, OutlineOptions, grouped
+from normscope.cli.output import Output, reserve_stdout, say
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
+from normscope.escaping import counted
+
+if TYPE_CHECKING:
+    from normscope.results.layers import Outline
 
 EPILOG = """\b
 Examples:
   normscope layers demo
   normscope layers gpt2 --verbose
   normscope layers meta-llama/Llama-3.1-70B --layer "*.0.*"
+  normscope layers gpt2 --readers
   normscope layers gpt2 --json | jq -r '.layers[] | [.name, .place] | @tsv'
+  normscope layers gpt2 --format mappings -o mappings.json
 
 Only config.json is read or downloaded: no weights and no tokenizer.
 
@@ -41,6 +48,9 @@ Layer = Annotated[list[str] | None, options.globs("--layer", "List only these la
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Do not list these layers. Repeatable.")
 ]
+Readers = Annotated[
+    bool, typer.Option("--readers", help="Find what reads each layer's output, without weights.")
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show full names, numbers and classes of the layers.")
 ]
@@ -52,7 +62,8 @@ def layers(
     *,
     layer: Layer = None,
     exclude: Exclude = None,
-    result: ResultOptions,
+    readers: Readers = False,
+    result: OutlineOptions,
     verbose: Verbose = False,
     source: FetchOptions,
 ) -> None:
@@ -63,11 +74,22 @@ def layers(
     with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)):
         from normscope.analyses.layers import list_layers
 
-        outline = with_command(list_layers(model, loading, layers=layer or (), exclude=exclude or ()))
+        readers = readers or format is OutlineFormat.MAPPINGS
+        outline = list_layers(model, loading, layers=layer or (), exclude=exclude or (), readers=readers)
+    outline = with_command(outline)
+    if format is OutlineFormat.MAPPINGS:
+        _write_mappings(outline, destination, quiet=result.quiet)
+        return
     from normscope.render.layers import render_outline, render_outline_markdown
 
     destination.write(
         destination.text(outline, format, render_outline, render_outline_markdown, verbose=verbose)
     )
-    if verbose and not result.quiet:
-        say_provenance(outline)
+    say_notes(outline, quiet=result.quiet, verbose=verbose)
+
+
+def _write_mappings(outline: "Outline", destination: Output, *, quiet: bool) -> None:
+    mappings = outline.mappings()
+    destination.write("[\n" + ",\n".join(map(json.dumps, mappings)) + "\n]\n")
+    if not quiet and (left_out := len(outline.layers) - len(mappings)):
+        say(f"{left_out} of {counted(len(outline.layers), 'layer')} left out; --readers says why")

@@ -8,11 +8,11 @@ import typer
 from normscope.cli import options
 from normscope.cli.destinations import require_folder
 from normscope.cli.option_groups import CountedBatchOptions, DataResultOptions, LoadOptions, grouped
-from normscope.cli.output import reserve_stdout, warn
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
-from normscope.cli.text_options import TextOptions, file_texts, readable_texts
+from normscope.cli.text_options import TextOptions, readable_texts
 from normscope.errors import SaveError
 
 EPILOG = """\b
@@ -38,8 +38,11 @@ The kinds of replacement:
   batchnorm-batch   mean and variance per feature over the tokens of the
                     batch, as BatchNorm uses in training: see --batch-size
   frozen            the layer's own centring, and one scale for all tokens:
-                    the mean of the scales that it gives single tokens
+                    the mean of the scales that it gives single tokens;
+                    with --first apart, position 0 has one of its own
   identity          nothing
+  rmsnorm           RMSNorm: the mean is not subtracted, and the scale is
+                    the root mean square; an RMSNorm stays as it is
   scale-feature     the variance per feature over all calibration tokens for
                     the scale alone: the token keeps its own centre
   centre-feature    the mean per feature over all calibration tokens for the
@@ -48,16 +51,21 @@ The kinds of replacement:
                     token keeps its own centre
   centre-sequence   one centre for all tokens and features of a text: the
                     token keeps its own scale
+  dyt               Dynamic Tanh: gamma tanh(alpha x) + beta, alpha for the
+                    layer, gamma and beta per feature, by least squares
+  derf              the same with erf(alpha x + shift)
 
-The own centre of an RMSNorm is 0, and its own scale the root mean square. The layer's own weight and bias
-are applied after each of them. The loss is that of the next token, or of the 15% of a text's tokens that
---seed masks.
+dyt and derf are meant for training from scratch: a poor fit of a trained model is a finding, not a fault.
+They run the calibration texts four and five times. The own centre of an RMSNorm is 0, and its own scale the
+root mean square. The layer's own weight and bias are applied after each of them. The loss is that of the
+next token, or of the 15% of a text's tokens that --seed masks.
 
-batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens. --fold folds such
-a replacement into the Linear layers that read its output, if nothing else reads it; the layer then does
-nothing. A run on the held-out texts checks that the outputs are equal. --save writes the fold to DIR;
-normscope.read_fold("DIR").apply(model) applies it in Python. In its table, "read by" names the modules
-whose weights change. "not folded because" names another reader of the layer, or another obstacle.
+batchnorm, batchnorm-fitted, frozen and identity are fixed: one linear map for all tokens (not with --first
+apart). --fold folds such a replacement into the Linear layers that read its output, if nothing else reads
+it; the layer then does nothing. A run on the held-out texts checks that the outputs are equal. --save writes
+the fold to DIR; normscope.read_fold("DIR").apply(model) applies it in Python. In its table, "read by" names
+the modules whose weights change. "not folded because" names another reader of the layer, or another
+obstacle.
 
 The model runs once per layer and batch on the held-out texts. --cumulative adds one run per layer,
 --recalibrate one run per layer on the calibration texts, and --fold two runs per folded layer.
@@ -71,6 +79,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 SAVED = ("normscope-calibration.safetensors", "normscope-fold.safetensors")
 
 
+class First(str, Enum):
+    """Whether position 0 of a text shares the scale of the other positions."""
+
+    POOLED = "pooled"
+    APART = "apart"
+
+
 class SwapKind(str, Enum):
     """The replacements of a layer."""
 
@@ -79,10 +94,13 @@ class SwapKind(str, Enum):
     BATCH = "batchnorm-batch"
     FROZEN = "frozen"
     IDENTITY = "identity"
+    RMSNORM = "rmsnorm"
     SCALE_FEATURE = "scale-feature"
     CENTRE_FEATURE = "centre-feature"
     SCALE_SEQUENCE = "scale-sequence"
     CENTRE_SEQUENCE = "centre-sequence"
+    DYT = "dyt"
+    DERF = "derf"
 
 
 _KindOption = Annotated[
@@ -91,6 +109,12 @@ _KindOption = Annotated[
         "--kind",
         metavar="KIND",
         help="The replacement: batchnorm, frozen, identity, ...; --help-all explains all.",
+    ),
+]
+_FirstOption = Annotated[
+    First,
+    typer.Option(
+        "--first", help="The scale of position 0 for --kind frozen: that of all tokens, or its own."
     ),
 ]
 _CalibrationFile = Annotated[
@@ -135,6 +159,7 @@ def swap(
     corpus: TextOptions,
     calibration: _CalibrationFile = None,
     kind: _KindOption = SwapKind.BATCHNORM,
+    first: _FirstOption = First.POOLED,
     layer: Layer = None,
     exclude: Exclude = None,
     cumulative: _Cumulative = False,
@@ -158,12 +183,12 @@ def swap(
     if save is not None:
         require_folder("--save", save, SAVED)
     loading = source.loading()
-    batching = batch.batching()
-    swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold)
+    batching = batch.batching(chat=corpus.chat_template)
+    swapping = Swapping(kind.value, cumulative, recalibrate, seed, fold, first.value)
     if swapping.kind == BATCH:
         require_number(batching.batch_size, f"{BATCH}, whose statistics are each batch's")
     format = result.chosen_format()
-    calibration_texts = file_texts(calibration, corpus.field) if calibration else None
+    calibration_texts = corpus.file_texts(calibration) if calibration else None
     texts = corpus.feed(token=source.token, quiet=result.quiet, local=source.local_files_only)
     with reserve_stdout(), ProgressBar(model, shown=wanted(result.quiet)) as progress:
         from normscope.analyses.swap.analysis import swap
@@ -189,9 +214,6 @@ def swap(
     from normscope.render.swap import render_swap, render_swap_markdown
 
     write_result(report, format, destination, render_swap, render_swap_markdown)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
+    say_notes(report, quiet=result.quiet, verbose=verbose)
     if failure is not None:
         raise failure

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, DataResultOptions, LoadOptions, command_line, grouped
-from normscope.cli.output import reserve_stdout, warn
+from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
-from normscope.cli.provenance import say_provenance, with_command
+from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
 
@@ -43,9 +43,9 @@ The claims:
   1b    noise at late positions (BN per position), by length over random
   1c    noise per feature, by length over random, corrected for tokens
   2, 3  what text and position explain of the variance (epsilon squared),
-        less the same with words shuffled across texts; no special tokens
-  4     similarities of texts kept by the text's scale less BN's scale, one
-        layer replaced at a time; less the same with shuffled words
+        minus the same with words shuffled across texts; no special tokens
+  4     similarities of texts kept by the text's scale, minus by BN's scale,
+        one layer replaced at a time, minus the same with shuffled words
   5, 6  noise on text over noise on images, at 8 samples, and with as many
         tokens as pixels; needs --beside VISION_MODEL --image FILE...
 
@@ -80,7 +80,7 @@ def why(
 
     place = result.destination({**corpus.paths(model), "--beside": [beside or ""], "--image": image or []})
     loading = source.loading()
-    batching = batch.batching()
+    batching = batch.batching(chat=corpus.chat_template)
     room = options.memory(table_memory)
     # What cannot be is refused before the model is loaded.
     Drawing(seed=seed, samples=samples, table_memory=room)
@@ -115,10 +115,7 @@ def why(
     from normscope.render.why import render_why, render_why_markdown
 
     write_result(report, format, place, partial(render_why, verbose=verbose), render_why_markdown)
-    if not result.quiet:
-        warn(report.warnings, verbose=verbose)
-        if verbose:
-            say_provenance(report)
+    say_notes(report, quiet=result.quiet, verbose=verbose)
 
 
 def _with_options(finding: "Finding", inputs: str) -> "Finding":

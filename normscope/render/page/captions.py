@@ -18,16 +18,9 @@ from normscope.results.why import WhyReport
 _Write = Callable[[float], str]
 
 
-def agreement(names: Sequence[str], values: Floats) -> str:
-    """Say at which layers BN's output is least and most like the layer's own."""
-    low, high = _ends(values)
-    if low is None or high is None:
-        return "No layer's agreement with BN is known."
-    return (
-        f"BN's output is least similar to the layer's own at {printable(names[low])}, agreement "
-        f"{short(values[low])}, and most similar at {printable(names[high])}, {short(values[high])}. "
-        f"The median of {counted(len(values), 'layer')} is {median(values)}; 1 is the same up to scale."
-    )
+def begin(sentence: str) -> str:
+    """Return a sentence with a capital letter at its start."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def explained(names: Sequence[str], by: Mapping[str, Floats]) -> str:
@@ -51,11 +44,11 @@ def positions(names: Sequence[str], ratios: Sequence[Floats], who: str, numbers:
             at = int(np.nanargmax(distances_to_one))
             worst = max(worst, (float(distances_to_one[at]), row, at))
     if not worst[0]:
-        return f"{who}'s variance is the same at every position, or not known."
+        return begin(f"{who}'s variance is the same at every position, or not known.")
     start = min(int(np.flatnonzero(np.isfinite(values))[0]) for values in ratios if np.isfinite(values).any())
     first = np.array([values[start] if start < len(values) else np.nan for values in ratios])
     _, row, at = worst
-    return (
+    return begin(
         f"{who}'s variance is furthest from its layer's average at position {numbers[at]} of "
         f"{printable(names[row])}, where it is {short(float(ratios[row][at]))} times that. "
         f"At position {numbers[start]} it is {median(first)} times the average in the median layer, "
@@ -73,7 +66,7 @@ def features(layers: Sequence[LayerReport], who: str) -> str:
     name, left = outputs_by_name[int(np.argmax(worst))]
     (feature,) = largest(distances(left), 1)
     near = np.array([share_near_bn(output) for output in outputs])
-    return (
+    return begin(
         f"{who} leaves feature {feature} of {printable(name)} furthest from BN: mean "
         f"{short(left.mean[feature])} and variance {short(left.variance[feature])}, where BN would leave 0 "
         f"and 1. In the median layer {median(near, percent)} of the features keep a standard deviation "
@@ -89,7 +82,7 @@ def scatter(layer: LayerReport, who: str) -> str:
     before, after = np.sqrt(stats.variance), np.sqrt(left.variance)
     return (
         f"The features' standard deviations are {_extremes(before)} in the input of the layer. "
-        f"{who} leaves {_extremes(after)}, where BN would leave 1; "
+        f"{begin(who)} leaves {_extremes(after)}, where BN would leave 1; "
         f"{percent(share_near_bn(left))} of {counted(len(after), 'feature')} keep one within 10% of 1."
     )
 
@@ -101,7 +94,7 @@ def profile(layer: LayerReport, who: str) -> str:
         return "The layer's positions are not known."
     per_feature = float(np.mean(layer.feature.variance)) if layer.feature is not None else math.nan
     sentence = (
-        f"{who}'s variance, averaged at each position, is "
+        f"{begin(who)}'s variance, averaged at each position, is "
         f"{_extremes(stats.token_variance, 'position', stats.numbers)}. "
         f"BN per feature has one for all positions, {short(per_feature)} on average."
     )
@@ -222,7 +215,7 @@ def by_layer(values: Floats, write: _Write = short) -> str:
     if np.count_nonzero(np.isfinite(values)) < 2:
         return "one layer"
     ends = write(float(np.nanmin(values))), write(float(np.nanmax(values)))
-    return f"median layer; {ends[0]} to {ends[1]}"
+    return "in every layer" if ends[0] == ends[1] else f"median layer; {ends[0]} to {ends[1]}"
 
 
 def _range(names: Sequence[str], values: Floats, write: _Write = short) -> str:

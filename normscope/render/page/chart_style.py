@@ -26,7 +26,8 @@ _IS_CHOSEN = f"datum.layer == {CHOSEN}"
 
 # Vega leaves most ticks of a log axis without a label. These label 1, 2 and 5, or all within one decade.
 _LEADING = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
-_LOG_LABEL = "{0}[1] > 10 * {0}[0] && indexof([1, 2, 5], {1}) < 0 ? '' : format(datum.value, '~g')"
+_NUMBER = "format(datum.value, datum.value < 0.001 ? '~e' : '~g')"
+_LOG_LABEL = f"{{0}}[1] > 10 * {{0}}[0] && indexof([1, 2, 5], {{1}}) < 0 ? '' : {_NUMBER}"
 
 
 def chart() -> Any:
@@ -125,7 +126,7 @@ def log_legend(
     low, high = _rounded(low, math.floor), _rounded(high, math.ceil)
     low, high = (low, high) if low < high else (low / 2, low * 2)
     legend = alt.Legend(
-        orient="top", gradientLength=200, titleLimit=280, format="~g", values=log_ticks(low, high)
+        orient="top", gradientLength=200, titleLimit=280, labelExpr=_NUMBER, values=log_ticks(low, high)
     )
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=clamp)
     return alt.Color(f"{field}:Q", title=f"{title} (log)", scale=scale, legend=legend)

@@ -8,6 +8,9 @@ import numpy as np
 from normscope.escaping import printable
 from normscope.render.batch_composition import ORDERS
 from normscope.render.batches import excess_at, noise_at
+from normscope.render.findings import findings
+from normscope.render.grid import reword
+from normscope.render.inspect import WIDE
 from normscope.render.numbers import percent, short
 from normscope.render.page import captions
 from normscope.render.page.chart_style import (
@@ -65,7 +68,7 @@ def agreement(part: PagePart, report: Report) -> Figure:
         "agreement",
         "How close is each layer's output to BatchNorm's?",
         layer_specification(drawn, len(layers)),
-        [Slice(columns, captions.agreement([layer.name for _, layer in layers], values))],
+        [Slice(columns, findings(report, WIDE)[0])],
         heads,
         ["agreement.feature"],
         ["A frame marks the layer that is shown below."],
@@ -75,10 +78,10 @@ def agreement(part: PagePart, report: Report) -> Figure:
 
 def explained(part: PagePart, report: Report) -> Figure | None:
     """Draw how much of each layer's input position, text and word explain; None where none is known."""
-    layers = part.numbered(report.layers)
+    layers, text = part.numbered(report.layers), reword("text", report.run.medium)
     shares = {
         name: np.array([explained_share(layer, by) for _, layer in layers])
-        for name, by in (("position", "position"), ("text", "sequence"), ("word", "token"))
+        for name, by in (("position", "position"), (text, "sequence"), ("word", "token"))
     }
     shares = {name: values for name, values in shares.items() if np.isfinite(values).any()}
     if not shares:

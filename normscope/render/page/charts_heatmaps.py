@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 
 from normscope.escaping import grouped
+from normscope.render.grid import reword
 from normscope.render.layer import SHORT_KINDS, distances, largest
 from normscope.render.numbers import percent
 from normscope.render.outliers import outlier_maximum, share_of_layers
@@ -76,7 +77,7 @@ def positions(part: PagePart, report: Report) -> Figure | None:
     spreads = np.array([captions.relative_spread(layer) for _, layer in layers])
     return Figure(
         "positions",
-        "Where in the text does the scale differ?",
+        reword("Where in the text does the scale differ?", report.run.medium),
         _map("position", colour, heads, len(layers)),
         [Slice(columns, captions.positions([layer.name for _, layer in layers], ratios, who, numbers))],
         {"position": "position"},

@@ -9,6 +9,7 @@ import numpy as np
 
 from normscope.escaping import grouped
 from normscope.render.batch_composition import ORDERS
+from normscope.render.grid import reword
 from normscope.render.layer import distances, largest
 from normscope.render.page import captions
 from normscope.render.page.chart_style import (
@@ -82,7 +83,7 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
     right = base.mark_text(align="left", dx=7).encode(x=x, y=y, text="right:N")
     return Figure(
         "scatter",
-        f"{who} against BN, feature by feature",
+        captions.begin(f"{who} against BN, feature by feature"),
         specification(points + left + right + _line_of_bn(), 260),
         slices,
         {**titles, "distance": "distance from 0, 1"},
@@ -111,7 +112,8 @@ def profile(part: PagePart, report: Report) -> Figure | None:
         return None
     names: list[Any] = [who, *_BN]
     spread = f"sd of the tokens' {who} variances"
-    titles = {"position": "position", "side": "variance of", "variance": "variance", "texts": "texts"}
+    texts = reword("texts", report.run.medium)
+    titles = {"position": "position", "side": "variance of", "variance": "variance", "texts": texts}
     x = alt.X("position:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
     y = log_axis("y", "variance")
     base = (
@@ -134,12 +136,13 @@ def profile(part: PagePart, report: Report) -> Figure | None:
             "position": "position",
             **{name: f"variance, {name}" for name in names},
             "sd": spread,
-            "texts": "texts",
+            "far": "tokens over 2x off BN's one",
+            "texts": texts,
         },
-        ["position.token_variance", "position.token_variance_std", "position.variance"],
+        ["position.token_variance", "position.token_variance_std", "position.far", "position.variance"],
         [
-            f"{who} is the tokens' average; the band around it is 1 sd of the tokens' own variances, "
-            "cut where it would reach 0."
+            captions.begin(f"{who} is the tokens' average; the band around it is 1 sd of the tokens' own ")
+            + "variances, cut where it would reach 0."
         ]
         * with_spread,
         per_layer=True,
@@ -236,12 +239,14 @@ def _position_slice(layer: LayerReport | None, who: str) -> Slice | None:
         spread = stats.token_variance_std[reached]
     curves = [value for values in (average, variance, [per_feature]) for value in values if value > 0]
     floor = min(curves, default=1.0) / 2  # a log axis has no room for 0
+    far = np.full(len(average), math.nan) if stats.far is None else stats.far[reached]
     columns: dict[str, Sequence[Value]] = {
         "position": numbers,
         who: positive(average),
         _BN[0]: positive(variance),
         _BN[1]: positive([per_feature] * len(numbers)),
         "sd": rounded(spread),
+        "far": rounded(far),
         "low": positive(np.maximum(average - spread, floor)),
         "high": positive(average + spread),
         "texts": stats.count[reached].tolist(),

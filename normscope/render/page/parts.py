@@ -128,7 +128,8 @@ class PagePart:
         for width in range(_LABEL_WIDTHS[0], _LABEL_WIDTHS[1] + 1):
             names = shorten(self.layers, width, "…")
             labels = [name.lstrip("…") for name in names]
-            if len(set(labels)) == len(set(names)) and not any("…" in label for label in labels):
+            cut = any("…" in label or label.startswith("#") for label in labels)
+            if len(set(labels)) == len(set(names)) and not cut:
                 return labels
         return names
 

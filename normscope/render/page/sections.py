@@ -7,10 +7,10 @@ from typing import Any
 from normscope.escaping import grouped, printable
 from normscope.render.compare import sides
 from normscope.render.findings import cautions, findings
-from normscope.render.grid import Grid
+from normscope.render.grid import Grid, reword
 from normscope.render.html_markup import Markup, escape, join, tag
 from normscope.render.inspect import WIDE
-from normscope.render.page import charts_all_layers, charts_heatmaps, charts_one_layer
+from normscope.render.page import captions, charts_all_layers, charts_heatmaps, charts_one_layer
 from normscope.render.page.chart_style import FEW_LAYERS
 from normscope.render.page.claims import claims_section
 from normscope.render.page.figure import Figure, Slice, Tile, table
@@ -94,7 +94,7 @@ def _tiles(part: PagePart, charts: Sequence[Figure]) -> list[Tile]:
     run = part.measured.run
     tiles += [Tile("Normalization layers", grouped(len(part.layers)), "measured")] if part.layers else []
     tiles += [
-        Tile("Texts", grouped(run.texts), "fed to the model"),
+        Tile(captions.begin(reword("texts", run.medium)), grouped(run.texts), "fed to the model"),
         Tile("Tokens", grouped(run.tokens), "without padding"),
         Tile("Positions", grouped(run.positions), "in the longest text"),
     ]

@@ -34,6 +34,8 @@ def _theme(ink: str, muted: str, faint: str, *, background: str | None = None) -
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "titlePadding": 8,
+            "labelFlush": False,
+            "labelBound": 11,  # pixels beyond the axis, where a chart may end
             "labelOverlap": "greedy",
             "labelLimit": 190,
             "labelPadding": 5,

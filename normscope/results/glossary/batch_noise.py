@@ -10,11 +10,11 @@ _PYTORCH = "PyTorch: BatchNorm1d (momentum), but from the first batch, not from 
 _NOISE_RANGE = "0 or more; null for a batch of fewer than two tokens"
 
 NOISE = Topic(
-    "What BatchNorm would see in training: a batch B of texts beside all kept texts",
+    "BatchNorm in training: a batch B of texts, compared with all kept texts",
     (
         Entry(
             name="batch_size",
-            title="texts per batch that is put together",
+            title="texts in each batch",
             definition="How many texts are merged into each batch. The model is not run again: a batch is "
             "the exact merge of its texts' counts, means and sums of squares.",
             formula="b = number of n in B",
@@ -69,13 +69,13 @@ NOISE = Topic(
         Entry(
             name="tid.length_ratio",
             title="what batching by length does to the noise",
-            definition="The excess noise of batches of texts of like length over that of random batches of "
-            "as many texts. The ratio of their tid.mean would mislead: batches by length hold unequal "
+            definition="The excess noise of batches of texts of similar length over that of random batches "
+            "of as many texts. The ratio of their tid.mean would mislead: batches by length hold unequal "
             "numbers of tokens, and that alone can make it 0.9 or 1.4. Excess noise allows for the numbers "
             "of tokens. In the table of layers only.",
             formula="excess_noise by length / excess_noise at random",
             range="0 or more; unknown where either is",
-            reading="1: texts of like length are no more alike than any texts. 2: with like lengths "
+            reading="1: texts of similar length are no more alike than any texts. 2: with similar lengths "
             "together, batch means are twice as far off. Above 1, what saves padding costs BatchNorm.",
             source=OWN,
             commands=("batches", "why"),
@@ -221,7 +221,7 @@ NOISE = Topic(
         ),
         Entry(
             name="running.tid",
-            title="batches beside the running statistics",
+            title="batches compared with the running statistics",
             definition="How far each batch is from the running statistics before it, relative to those: the "
             "discrepancy between training and inference as its authors have it.",
             formula="norms over d" + _RUNNING_SD + ", before B" + _OVER_B + " after the first",
@@ -233,7 +233,7 @@ NOISE = Topic(
         ),
         Entry(
             name="running.tid.mean",
-            title="batch means beside the running mean",
+            title="batch means compared with the running mean",
             definition="The distance between a batch's mean and the running mean before it, over features, "
             "relative to the roots of the running variances.",
             formula="||mean_B - running_mean||_2 / ||sd_r||_2" + _RUNNING_SD + _OVER_B + " after the first",
@@ -246,7 +246,7 @@ NOISE = Topic(
         ),
         Entry(
             name="running.tid.variance",
-            title="batch sds beside the running ones",
+            title="batch sds compared with the running ones",
             definition="The distance between a batch's standard deviations and the roots of the running "
             "variances before it, over features, relative to the latter.",
             formula="||sd_B - sd_r||_2 / ||sd_r||_2" + _RUNNING_SD + _OVER_B + " after the first",

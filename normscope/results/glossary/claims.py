@@ -141,8 +141,8 @@ CLAIMS = Topic(
             name="late_noise_ratio",
             title="what batching by length does at late positions",
             definition="The noise of BatchNorm's mean per position at positions that a quarter to half of "
-            "the texts reach: batches of 8 texts of like length over 8 random ones. Up to 8 such positions "
-            "are averaged. Only batches with a token there count, special tokens left out.",
+            "the texts reach: batches of 8 texts of similar length over 8 random ones. Up to 8 such "
+            "positions are averaged. Only batches with a token there count, special tokens left out.",
             formula="sqrt(average of noise_t by length / average of noise_t at random); "
             "noise_t = E ||mean_B,t - mean_t||^2 / tr var_t, if n_B,t > 0; "
             "times (n_t - 1) / (n_t - n_B,t)",
@@ -153,8 +153,8 @@ CLAIMS = Topic(
         _entry(
             name="explained_difference",
             title="what the text explains over the position",
-            definition="Epsilon squared of the text less that of the position, special tokens left out; each "
-            "less the same where the words are shuffled across texts and the model runs again.",
+            definition="Epsilon squared of the text minus that of the position, special tokens left out; "
+            "each minus the same where the words are shuffled across texts and the model runs again.",
             formula="(text - text_shuffled) - (position - position_shuffled); epsilon squared each",
             range="any number from -2 to 2, near enough",
             reading="Above 0: words of one text have more in common than words at one position. What the "
@@ -164,7 +164,7 @@ CLAIMS = Topic(
         _entry(
             name="explained_by_words",
             title="what the words of a text have in common",
-            definition="Epsilon squared of the text, special tokens left out, less the same where the words "
+            definition="Epsilon squared of the text, special tokens left out, minus the same where the words "
             "are shuffled across texts and the model runs again.",
             formula="epsilon squared of the text - the same of shuffled words",
             range="any number from -1 to 1, near enough",
@@ -199,8 +199,8 @@ CLAIMS = Topic(
         ),
         _entry(
             name="scale_difference",
-            title="the same, less that of shuffled words",
-            definition="The likeness_difference of the texts less that of texts of the same words shuffled "
+            title="the same, minus that of shuffled words",
+            definition="The likeness_difference of the texts minus that of texts of the same words shuffled "
             "across texts.",
             formula="likeness_difference - likeness_difference of shuffled words",
             range="any number from -4 to 4",

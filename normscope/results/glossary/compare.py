@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from normscope.results.glossary.entry import OWN, TID, Entry, Topic
+from normscope.results.glossary.entry import GUPTA, OWN, TID, Entry, Topic
 
 _entry = partial(Entry, source=OWN, commands=("compare",))
 
@@ -85,6 +85,17 @@ DRIFT = Topic(
             reading="Below 0: B is harder to normalise by one mean and variance per feature.",
             see_also=("agreement.feature",),
             columns=("agreement change",),
+        ),
+        _entry(
+            name="mean_share_change",
+            title="change of the share that token means carry",
+            definition="The share of a token's square that its mean carries, averaged over the tokens, in "
+            "report B, minus that in A.",
+            formula="mean_share_change = mean_share in B - mean_share in A",
+            range="-1 to 1; null where a report lacks either",
+            reading="Above 0: the tokens of B are closer to the direction that LayerNorm removes.",
+            source=GUPTA,
+            see_also=("mean_share",),
         ),
         _entry(
             name="position_change",

@@ -108,6 +108,22 @@ LAYER = Topic(
             brief="where in the model the layer stands",
         ),
         _entry(
+            name="readers",
+            title="what reads the layer's output",
+            definition="The modules that multiply the layer's output with a weight of their own (linears), "
+            "what else reads it (others), and why a scale cannot move from the layer into its readers "
+            "(obstacle). From one forward without weights, of a text without padding or of an image.",
+            formula="no obstacle: (y diag(s)) (diag(1/s) W) = y W for every reader",
+            range="names of modules; null without --readers",
+            reading="A layer without an obstacle can be folded, and smoothed for quantization.",
+            source="normscope's own, for SmoothQuant (Xiao et al. 2023, arXiv 2211.10438) and "
+            "AWQ (Lin et al. 2024, arXiv 2306.00978)",
+            commands=("layers",),
+            see_also=("place",),
+            columns=("read by",),
+            brief="modules that multiply the layer's output with a weight of their own",
+        ),
+        _entry(
             name="calls",
             title="how often the layer ran",
             definition="The calls of this layer that were measured. Calls with another number of features "

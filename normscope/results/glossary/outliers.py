@@ -1,4 +1,4 @@
-"""Glossary entries on outlier features and tokens."""
+"""Glossary entries on outlier features and tokens, and on the largest values."""
 
 from functools import partial
 
@@ -6,6 +6,108 @@ from normscope.results.glossary.entry import OWN, Entry, Topic
 
 _entry = partial(
     Entry, source="Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1", commands=("inspect",)
+)
+
+_extreme = partial(
+    Entry, source="float16: IEEE 754 binary16, whose largest number is 65504; " + OWN, commands=("inspect",)
+)
+
+
+def _parts(side: str, symbol: str) -> tuple[Entry, ...]:
+    """Return the entries of the largest value and of its place."""
+    places = {
+        "feature": (f"the feature of the largest {side}", f"the d of max |{symbol}[n,t,d]|"),
+        "position": (
+            f"the position of the largest {side}",
+            f"the t of max |{symbol}[n,t,d]|, counted in its text",
+        ),
+        "token": (f"the token id of the largest {side}", f"the id of the token at max |{symbol}[n,t,d]|"),
+    }
+    entries = {"value": (f"the largest {side} itself", f"max over V and d of |{symbol}[n,t,d]|"), **places}
+    return tuple(
+        _extreme(
+            name=f"extremes.{side}.{part}",
+            title=title,
+            definition=f"At the largest |value| of the {side}: {title}.",
+            formula=formula,
+            range="0 or more; null where it is unknown",
+            reading="The same place in many layers: one feature or token carries it through the model.",
+            see_also=(f"extremes.{side}",),
+        )
+        for part, (title, formula) in entries.items()
+    )
+
+
+EXTREMES = Topic(
+    "Extremes",
+    (
+        _extreme(
+            name="extremes",
+            title="the largest values of a layer",
+            definition="The largest |value| over all valid tokens of the layer's input and of its output, "
+            "with the feature, the position and the token id where it is.",
+            formula="max over V and d of |x[n,t,d]|",
+            range="0 or more; null in reports of versions without it",
+            reading="One value sets the scale of a quantizer with one scale for the tensor. Where it is at "
+            "one feature or one position throughout, a scale for that alone is enough.",
+            see_also=("extremes.headroom", "outliers.massive"),
+        ),
+        _extreme(
+            name="extremes.input",
+            title="the largest |value| of the input",
+            definition="`value` is the largest |x|; `feature`, `position` and `token` say where it is: the "
+            "index of the feature, the position in the text, and the token id.",
+            formula="value = max over V and d of |x[n,t,d]|",
+            range="0 or more; a place is null where it is unknown",
+            reading="Of several equal values, the one at the lowest feature stays when parts are merged.",
+            see_also=("extremes.output", "extremes.feature"),
+            columns=("input largest",),
+            brief="the largest |value| of the input over all tokens and features",
+        ),
+        *_parts("input", "x"),
+        _extreme(
+            name="extremes.output",
+            title="the largest |value| of the output",
+            definition="The same for the layer's real output; null where the output is not known.",
+            formula="value = max over V and d of |output[n,t,d]|",
+            range="0 or more; null where the output is not known",
+            reading="What the next Linear reads; a per-tensor quantizer of activations must cover it.",
+            see_also=("extremes.input",),
+            columns=("output largest",),
+            brief="the largest |value| of the output over all tokens and features",
+        ),
+        *_parts("output", "output"),
+        _extreme(
+            name="extremes.feature",
+            title="the largest |value| of each feature",
+            definition="The maximum of |x| of each feature of the input.",
+            formula="feature[d] = max over V of |x[n,t,d]|",
+            range="D numbers, each 0 or more",
+            reading="What SmoothQuant and AWQ read to scale a feature down before quantizing.",
+            see_also=("extremes.input", "feature.variance"),
+        ),
+        _extreme(
+            name="extremes.headroom",
+            title="room before float16 overflows",
+            definition="The largest finite float16 over the largest |value| of input and output.",
+            formula="headroom = 65504 / max(input.value, output.value)",
+            range="0 or more; null where all values are 0",
+            reading="Under 8, which a warning says: a text three powers of two larger overflows in float16. "
+            "Under 1: it overflows on these texts.",
+            see_also=("extremes.headroom_bits",),
+            columns=("headroom", "headroom float16"),
+            brief="65504, float16's maximum, over the largest value of input and output",
+        ),
+        _extreme(
+            name="extremes.headroom_bits",
+            title="the same in powers of two",
+            definition="How many times the largest value may double before float16 overflows.",
+            formula="headroom_bits = log2(headroom)",
+            range="any number; null where all values are 0",
+            reading="3: it may double three times.",
+            see_also=("extremes.headroom",),
+        ),
+    ),
 )
 
 OUTLIERS = Topic(

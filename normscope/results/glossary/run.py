@@ -84,6 +84,98 @@ RUN = Topic(
             see_also=("run.texts", "run.skipped_texts"),
         ),
         _entry(
+            name="run.selection",
+            title="the rules that leave tokens out",
+            definition="What --exclude-tokens, --skip-first, --drop-massive, --chat-template and --roles ask "
+            "for. The chat template and the cut come first, then the rules. What is left out "
+            "still runs through the model and takes a position, as special tokens do.",
+            formula="V = real tokens that no rule leaves out",
+            range="ids, a number of positions, yes or no, roles; null without such a rule",
+            reading="Compare two reports only where these agree. An answer's tokens are those that the "
+            "template marks, or else those that it adds behind its prompt.",
+            see_also=("run.left_out", "run.tokens"),
+        ),
+        _entry(
+            name="run.selection.exclude_tokens",
+            title="which token ids are left out",
+            definition="The ids that --exclude-tokens names, by id or by text. A text is an entry of the "
+            "vocabulary, or else what the tokenizer reads as one token.",
+            formula="token (n, t) is left out if its id is among them",
+            range="0 or more, below the size of the vocabulary",
+            reading="The start token that a decoder reads is left out by its id, too.",
+            see_also=("run.left_out.excluded",),
+        ),
+        _entry(
+            name="run.selection.skip_first",
+            title="how many first positions are left out",
+            definition="The number K of --skip-first: the first K real tokens of every text, of an encoder's "
+            "and of a decoder's alike.",
+            formula="token (n, t) is left out if t < K",
+            range="0 or more",
+            reading="1 leaves out where attention sinks are in most language models.",
+            see_also=("run.left_out.first", "first_position"),
+        ),
+        _entry(
+            name="run.left_out",
+            title="how many tokens the rules left out",
+            definition="The real tokens of the texts that were run and that do not count. A token counts "
+            "under the first rule that leaves it out. Of an encoder-decoder they are those of its "
+            "encoder.",
+            formula="sum of left_out = real tokens - tokens",
+            range="0 or more each; null without a rule",
+            reading="Texts of which nothing is left are in run.skipped_texts, not here.",
+            see_also=("run.selection", "run.skipped_texts"),
+        ),
+        _entry(
+            name="run.left_out.special",
+            title="special tokens that were left out",
+            definition="Those of --special-tokens exclude.",
+            formula="real tokens with a special id",
+            range="0 or more",
+            reading="One or two for each text, where a template adds them.",
+            see_also=("run.left_out",),
+        ),
+        _entry(
+            name="run.left_out.excluded",
+            title="tokens of excluded ids",
+            definition="Those of --exclude-tokens that no earlier rule left out.",
+            formula="real tokens with an id in exclude_tokens",
+            range="0 or more",
+            reading="0 hints at another id, or at texts without this token.",
+            see_also=("run.selection.exclude_tokens",),
+        ),
+        _entry(
+            name="run.left_out.first",
+            title="tokens at first positions",
+            definition="Those of --skip-first that no earlier rule left out.",
+            formula="real tokens with t < skip_first",
+            range="0 or more",
+            reading="Fewer where texts are shorter, or another rule was first.",
+            see_also=("run.selection.skip_first",),
+        ),
+        _entry(
+            name="run.left_out.roles",
+            title="tokens of other roles",
+            definition="The tokens of conversations that are not of the roles of --roles, and that no "
+            "earlier rule left out.",
+            formula="real tokens of no message with such a role",
+            range="0 or more",
+            reading="Of a chat, most tokens may be the user's.",
+            see_also=("run.selection",),
+        ),
+        _entry(
+            name="run.left_out.massive",
+            title="tokens with a massive activation",
+            definition="With --drop-massive: the tokens of which an element is massive at the input of any "
+            "normalization layer of the model. A run of each batch before the measured one finds "
+            "them. The median is over the tokens of the text that the other rules leave in.",
+            formula="|x[n,t,d]| > 100 and >= 1000 median |x[n]| at some layer",
+            range="0 or more",
+            reading="They are left out at all layers, so that all layers have the same tokens.",
+            source="Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
+            see_also=("outliers.massive", "run.left_out"),
+        ),
+        _entry(
             name="run.skipped_texts",
             title="how many texts were left out",
             definition="The texts that were blank, had no token left to count, or, with --unique, repeat "

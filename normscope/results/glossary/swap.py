@@ -3,6 +3,7 @@
 from functools import partial
 
 from normscope.results.glossary.entry import OWN, Entry, Topic
+from normscope.results.glossary.squashing import SQUASHING_FITS
 
 _entry = partial(Entry, source=OWN, commands=("swap",))
 
@@ -28,16 +29,24 @@ SWAP = Topic(
             "batchnorm-batch: the same, of the batch's tokens; "
             "batchnorm-fitted: y = a[d] x + b[d], by least squares; "
             "frozen: y = s (x - centre), s = mean of 1 / sqrt(power + eps); "
+            "frozen, --first apart: one s of position 0, one of the others; "
             "identity: y = x; "
+            "rmsnorm: y = x / sqrt(mean x^2 + eps); "
             "scale-feature: y = (x - centre) / sqrt(var[d] + eps); "
             "centre-feature: y = (x - mean[d]) / sqrt(power + eps); "
             "scale-sequence: y = (x - centre) / sqrt(power_text + eps); "
-            "centre-sequence: y = (x - mean_text) / sqrt(power + eps)",
+            "centre-sequence: y = (x - mean_text) / sqrt(power + eps); "
+            "dyt: y = gamma[d] tanh(alpha x) + beta[d], least squares; "
+            "derf: y = gamma[d] erf(alpha x + shift) + beta[d], least squares",
             range="one of these words, in the report's kind",
-            reading="The last four replace one half, the scale or the centre, by BatchNorm's or the text's: "
-            "they tell which half of the token's own statistics the model needs.",
-            see_also=("effect", "feature", "sequence", "token"),
+            reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. The "
+            "kinds named scale or centre replace that half by BatchNorm's or the text's: they tell which "
+            "half of the token's own statistics the model needs.",
+            source="normscope's own; position 0 apart: Heimersheim 2024, arXiv 2409.13710; rmsnorm: Gupta et "
+            "al. 2024, arXiv 2409.12951",
+            see_also=("effect", "feature", "sequence", "token", "mean_share", "dyt_fit", "derf_fit"),
         ),
+        *SQUASHING_FITS,
         _entry(
             name="calibration",
             title="the texts of the replacements' statistics",

@@ -1,10 +1,10 @@
-"""Finds every reader of a layer's output in one forward pass: Linears, which can take its scale, and others.
+"""Finds every reader of a norm's output in one forward pass: Linears, and whatever else reads it.
 
 Names decide nothing. While the model runs, a dispatch mode sees every operation, and an operation that
-touches an output's memory is its reader, through whatever view.
+touches an output's memory is its reader, through whatever view. Tensors may be on torch's meta device.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from normscope.engine.forward import tensors_in
 from normscope.norms.detection import NormLayer
 from normscope.norms.module_tree import named_modules
 
@@ -27,10 +26,10 @@ _NAMES = {"add": "the addition", "mul": "the multiplication", "cat": "the concat
 
 
 @dataclass(frozen=True)
-class Consumer:
+class LinearReader:
     """A module that only computes x W + c from a layer's output x (..., D).
 
-    `weight` and `bias` are the names of W and c in the model; c may not exist yet. If `transposed`, the
+    `weight` and `bias` are the names of W and c in the model; c may not exist. If `transposed`, the
     module stores W as (out, D), as nn.Linear does, otherwise as (D, out), as transformers' Conv1D does.
     """
 
@@ -38,6 +37,11 @@ class Consumer:
     weight: str
     bias: str
     transposed: bool
+
+    @property
+    def name(self) -> str:
+        """The module's name in the model, or that of W if the module has several weights."""
+        return self.weight.removesuffix(".weight")
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,13 @@ class _Product:
     bias: Tensor | None
 
 
-class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A dispatch mode that records which operations read the outputs of a model's layers `norms`.
+
+        readers = Readers(model, find(model))
+        with readers.watching():
+            readers.returns(model(**inputs).values())
+        readers.linears(name), readers.others(name), readers.obstacle(name)
 
     The result holds for the recorded forward: a model that branches on its inputs may have other readers
     on other inputs.
@@ -74,7 +83,9 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack: list[tuple[str, nn.Module]] = []
         self._outputs: dict[int, tuple[NormLayer, Tensor]] = {}
         """Outputs of layers and their copies, by their memory; kept alive, so that it is not reused."""
-        self._consumers: dict[str, dict[str, Consumer]] = {norm.name: {} for norm in norms}
+        self._linears: dict[str, dict[str, LinearReader]] = {norm.name: {} for norm in norms}
+        self._others: dict[str, dict[str, dict[str, None]]] = {norm.name: {} for norm in norms}
+        """Other operations that read a layer's output, by the module in which they run."""
         self._obstacles: dict[str, str] = {}
         self._parameters: dict[int, list[_Parameter]] = {}
         """All parameters by their memory: tied ones share it."""
@@ -99,6 +110,37 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             hooks.enter_context(self)
             yield
 
+    def returns(self, tensors: Iterable[Tensor]) -> None:
+        """Record what the model returned: its caller reads that."""
+        for value in tensors:
+            if _memory(value) in self._outputs:
+                norm = self._outputs[_memory(value)][0]
+                self._others[norm.name]["the caller of the model"] = {}
+                self._refuse(norm, "the model returns it")
+
+    def linears(self, name: str) -> list[LinearReader]:
+        """Return the modules that multiply the layer's output with all of a weight of their own."""
+        return list(self._linears[name].values())
+
+    def others(self, name: str) -> list[str]:
+        """Return what else reads the layer's output, one phrase for each module."""
+        readers = self._others[name].items()
+        return [
+            f"{', '.join(operations)} in {where}" if operations else where for where, operations in readers
+        ]
+
+    def obstacle(self, name: str) -> str | None:
+        """Say why the layer cannot be folded into its readers, None if it can."""
+        if name in self._obstacles:
+            return self._obstacles[name]
+        for weight in self._linears[name]:
+            if self._uses.get(weight, set()) != {name}:
+                return f"{weight} is used with another input, too"
+        if not self._linears[name]:
+            was_called = any(norm.name == name for norm, _ in self._outputs.values())
+            return "nothing reads it" if was_called else "it was never called"
+        return None
+
     def _push(self, name: str, module: nn.Module, _args: Any) -> None:
         self._stack.append((name, module))
 
@@ -107,15 +149,17 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.pop()
 
     def _record_output(
-        self, norm: NormLayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, norm: NormLayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        if not isinstance(output, Tensor):
+            self._refuse(norm, "its output is not one tensor")
+            return
         features_last = output.movedim(1, -1) if norm.feature_axis == 1 else output
         if len(args) != 1 or kwargs:
             self._refuse(norm, "it is called with more than its input")
-        elif norm.per_head or not _holds_rows(features_last, norm.features):
+        elif norm.per_head or not _holds_rows(features_last, norm.features or output.shape[-1]):
             self._refuse(norm, "its features are not the last axis of its output")
-        else:
-            self._outputs[_memory(output)] = (norm, output)
+        self._outputs[_memory(output)] = (norm, output)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -140,39 +184,49 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _read(self, func: Any, norm: NormLayer, value: Tensor, product: _Product | None, result: Any) -> None:
         """Record one operation that reads an output through the view `value`."""
-        if func in _COPIES and _holds_rows(value, norm.features) and _holds_rows(result, norm.features):
+        features = norm.features or value.shape[-1]
+        if func in _COPIES and _holds_rows(value, features) and _holds_rows(result, features):
             self._outputs[_memory(result)] = (norm, result)
         elif product is None or value is not product.x:
             operation = str(func._schema.name).rpartition("::")[2].strip("_")
-            self._refuse(norm, f"read by {_NAMES.get(operation, operation)} in {self._where()}")
-        elif not _holds_rows(value, norm.features):
-            self._refuse(norm, f"read in part, or turned round, in {self._where()}")
+            self._read_by_other(norm, _NAMES.get(operation, operation))
+        elif not _holds_rows(value, features):
+            self._read_by_other(norm, "a product that takes it in part or turned round")
         else:
-            consumer = self._consumer(product)
-            if isinstance(consumer, str):
-                self._refuse(norm, consumer)
-            else:
-                self._consumers[norm.name][consumer.weight] = consumer
+            self._read_by_product(norm, product)
 
-    def _consumer(self, product: _Product) -> Consumer | str:
-        """Return the module that owns a product's W and c, or why there is no such module."""
+    def _read_by_other(self, norm: NormLayer, operation: str) -> None:
+        self._others[norm.name].setdefault(self._where(), {})[operation] = None
+        self._refuse(norm, f"read by {operation} in {self._where()}")
+
+    def _read_by_product(self, norm: NormLayer, product: _Product) -> None:
+        """Record the module that owns a product's W, and what keeps a fold from its W and c."""
+        where = self._where()
         owners = self._parameters.get(_memory(product.weight), [])
         if not owners:
-            return f"read with a weight that is no parameter in {self._where()}"
-        if len(owners) > 1:
-            own, other, *_ = sorted(owners, key=lambda owner: owner.owner != self._where())
-            return f"{own.path} is tied to {other.path}: untie them first"
-        (weight,) = owners
+            self._read_by_other(norm, "a product with a weight that is no parameter")
+            return
+        weight, *tied = sorted(owners, key=lambda owner: owner.owner != where)
         transposed = weight.value.dim() == 2 and _same(product.weight, weight.value.mT)
         if not transposed and not _same(product.weight, weight.value):
-            return f"read with a part of {weight.path} in {self._where()}"
-        bias = weight.module._parameters.get("bias") if self._is_linear(weight.module) else product.bias
-        if bias is None and self._is_linear(weight.module):
-            return Consumer(weight.module, weight.path, f"{weight.owner}.bias".lstrip("."), transposed)
-        biases = [] if bias is None else self._parameters.get(_memory(bias), [])
-        if len(biases) != 1 or biases[0].module is not weight.module:
-            return f"read by a product without a bias of its own in {self._where()}"
-        return Consumer(weight.module, weight.path, biases[0].path, transposed)
+            self._read_by_other(norm, f"a product with a part of {weight.path}")
+            return
+        bias = self._bias(weight, product)
+        if tied:
+            self._refuse(norm, f"{weight.path} is tied to {tied[0].path}: untie them first")
+        elif bias is None:
+            self._refuse(norm, f"read by a product without a bias of its own in {where}")
+        reader = LinearReader(weight.module, weight.path, bias or "", transposed)
+        self._linears[norm.name][weight.path] = reader
+
+    def _bias(self, weight: _Parameter, product: _Product) -> str | None:
+        """Return the name of c, which belongs to the module of W; None if there is no place for it."""
+        is_linear = self._is_linear(weight.module)
+        bias = weight.module._parameters.get("bias") if is_linear else product.bias
+        if bias is None:
+            return f"{weight.owner}.bias".lstrip(".") if is_linear else None
+        biases = self._parameters.get(_memory(bias), [])
+        return biases[0].path if len(biases) == 1 and biases[0].module is weight.module else None
 
     def _is_linear(self, module: nn.Module) -> bool:
         """Whether a module is a Linear whose forward runs now.
@@ -189,28 +243,10 @@ class Consumers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _refuse(self, norm: NormLayer, reason: str) -> None:
         self._obstacles.setdefault(norm.name, reason)
 
-    def of(self, name: str) -> list[Consumer]:
-        """Return the modules that read the output of a layer without an `obstacle`."""
-        return list(self._consumers[name].values())
-
-    def obstacle(self, name: str, returned: Any) -> str | None:
-        """Say why a layer cannot be folded into its readers, None if it can; the model gave `returned`."""
-        if name in self._obstacles:
-            return self._obstacles[name]
-        outputs = {memory for memory, (norm, _) in self._outputs.items() if norm.name == name}
-        if any(_memory(value) in outputs for value in tensors_in(returned)):
-            return "the model returns it"
-        for weight in self._consumers[name]:
-            if self._uses.get(weight, set()) != {name}:
-                return f"{weight} is used with another input, too"
-        if not self._consumers[name]:
-            return "nothing reads it" if outputs else "it was never called"
-        return None
-
 
 def _memory(value: Tensor) -> int:
-    """Return the address of a tensor's storage; all of its views share it."""
-    return value.untyped_storage().data_ptr()
+    """Return the identity of a tensor's storage; all of its views share it, on the meta device too."""
+    return int(value.untyped_storage()._cdata)
 
 
 def _holds_rows(value: Tensor, features: int) -> bool:
