@@ -9,6 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from normscope.results.json_schema import RESULTS, json_schema
+from tests.support.digits import Digits, train
+from tests.support.preloaded import preloaded
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -53,6 +55,19 @@ def _validated(write: Callable[[Any], dict[str, Any]], validator: Any) -> Callab
         return data
 
     return to_dict
+
+
+@pytest.fixture(scope="session")
+def preloaded_commands() -> Iterator[Path]:
+    """The folder of the commands `normscope` and `python` that start without importing anything."""
+    with preloaded() as commands:
+        yield commands
+
+
+@pytest.fixture(scope="session")
+def digits(preloaded_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """The network of `digits_cnn.py --quick` and its images, trained once."""
+    return train(preloaded_commands / "python", tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture

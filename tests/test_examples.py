@@ -23,14 +23,15 @@ from normscope.results.inspect import Report
 from normscope.results.tidy import csv_lines, json_lines
 from tests.support import models, reports
 from tests.support.command import ended
+from tests.support.digits import Digits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_special_tokens(tmp_path: Path) -> None:
+def test_special_tokens(tmp_path: Path, preloaded_commands: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(models.prose(60)), encoding="utf-8")
-    command = [sys.executable, str(EXAMPLES / "special_tokens.py"), "demo", str(texts)]
+    command = [str(preloaded_commands / "python"), str(EXAMPLES / "special_tokens.py"), "demo", str(texts)]
     head, *rows = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert head.split() == ["what", "position", "explains", "with", "special", "tokens", "without"]
     shares = {name: (float(a.rstrip("%")), float(b.rstrip("%"))) for name, a, b in map(str.split, rows)}
@@ -74,12 +75,12 @@ class Updated(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def updated(tmp_path_factory: pytest.TempPathFactory) -> Updated:
+def updated(preloaded_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
     """Run every example on the article's claims once, in its reduced form, and write a page's table."""
     folder = tmp_path_factory.mktemp("updated")
     page = folder / "README.md"
     page.write_text((EXAMPLES / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    command = [sys.executable, str(EXAMPLES / "update.py"), "--quick"]
+    command = [str(preloaded_commands / "python"), str(EXAMPLES / "update.py"), "--quick"]
     command += ["--readme", str(page), "--pictures", str(folder)]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     done = subprocess.run(
@@ -202,23 +203,22 @@ def test_freeze_layernorm(updated: Updated) -> None:
     assert into == int(found[1])
 
 
-def test_digits_cnn(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "digits_cnn.py"), str(tmp_path), "--quick"]
-    model, digits = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+def test_digits_cnn(digits: Digits) -> None:
+    model, images = digits.printed.splitlines()
     found = re.fullmatch(r"digits-cnn: 10 BatchNorms, test accuracy (\d+\.\d)% on 360 digits", model)
     assert found is not None
     assert float(found[1]) > 90
-    assert digits == "digits: 40 of those as PNG files"
-    files = sorted((tmp_path / "digits").iterdir())
+    assert images == "digits: 40 of those as PNG files"
+    files, network_folder = sorted((digits.folder / "digits").iterdir()), digits.folder / "digits-cnn"
     assert len(files) == 40
-    inspected = ended(["inspect", tmp_path / "digits-cnn", "--image", *files, "--json"])
+    inspected = ended(["inspect", network_folder, "--image", *files, "--json"])
     layers = json.loads(inspected.stdout)["layers"]
     assert [layer["kind"] for layer in layers] == ["batchnorm"] * 10
     assert max(layer["own_error"] for layer in layers) < 1e-4
-    moments = image_moments(tmp_path / "digits-cnn", files).layers
+    moments = image_moments(network_folder, files).layers
     auto: Any = transformers
-    network = auto.AutoModelForImageClassification.from_pretrained(tmp_path / "digits-cnn").eval()
-    processor = auto.AutoImageProcessor.from_pretrained(tmp_path / "digits-cnn", backend="pil")
+    network = auto.AutoModelForImageClassification.from_pretrained(network_folder).eval()
+    processor = auto.AutoImageProcessor.from_pretrained(network_folder, backend="pil")
     right, name = 0, "resnet.embedder.embedder.normalization"
     maps: list[torch.Tensor] = []
     network.get_submodule(name).register_forward_pre_hook(lambda _, args: maps.append(args[0][0].double()))
@@ -250,11 +250,11 @@ def test_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert source.count("# %%\n") == source.count("# %% [markdown]\n") == 7
 
 
-def test_gate(tmp_path: Path) -> None:
+def test_gate(tmp_path: Path, preloaded_commands: Path) -> None:
     same, other, baseline = (tmp_path / name for name in ("same.txt", "other.txt", "baseline.json"))
     same.write_text("\n".join(models.prose(20)), encoding="utf-8")
     other.write_text("a a a a a\nb b b\n", encoding="utf-8")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{preloaded_commands}{os.pathsep}{os.environ['PATH']}"
 
     def gate(before: Path | str, texts: Path) -> "subprocess.CompletedProcess[str]":
         command = ["bash", str(EXAMPLES / "gate.sh"), str(before), "demo", str(texts)]

@@ -18,8 +18,10 @@ import normscope
 from normscope.norms.detection import find
 from tests.support import models, reports
 from tests.support.command import ended
+from tests.support.digits import Digits
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = ROOT / "examples" / "guides"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *GUIDES.glob("*.md"))}
@@ -43,11 +45,14 @@ NOT_RUN = {
     f"{RESUMED} --limit 100": "interrupted by hand",
 }
 """Commands that are not run here, and why; test_signals.py and test_distributed.py run such."""
+DIGITS = "python examples/digits_cnn.py"
 REDUCED = {
-    "python examples/digits_cnn.py": " --quick",
+    DIGITS: " --quick",
     "python examples/freeze_layernorm.py": " --quick",
 }
 """Commands that take long, and the option of their reduced form."""
+LONG, SHORT = range(350, 400), range(20, 80)
+"""Characters of the texts that the commands run on: some are cut, and most take no time."""
 ELSEWHERE = "normscope inspect digits-cnn --image digits/*.png"  # of README.md: images-and-sound.md trains it
 
 
@@ -80,9 +85,8 @@ def commands(page: str) -> Iterator[Command]:
                 yield Command(line, shown, reason)
 
 
-def shell(line: str, folder: Path) -> str:
-    """Run a line in bash, which must succeed, and return what it prints."""
-    scripts = Path(sys.executable).parent
+def shell(line: str, folder: Path, scripts: Path = SCRIPTS) -> str:
+    """Run a line in bash, with the commands in `scripts`; it must succeed. Return what it prints."""
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONUTF8": "1"}
     line = f"set -o pipefail; {line}"
     done = subprocess.run(
@@ -98,10 +102,10 @@ def shell(line: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def run(line: str, folder: Path) -> str:
+def run(line: str, folder: Path, scripts: Path) -> str:
     """Run a line: in this process, if it needs no shell and no input that is a terminal's or nothing."""
     if not line.startswith("normscope ") or re.search(r"[|<>;&]|/\*|demo --json", line):
-        return shell(line + REDUCED.get(line, ""), folder)
+        return shell(line + REDUCED.get(line, ""), folder, scripts)
     result = ended(shlex.split(line)[1:])
     assert result.exit_code == 0, f"{line}\n{result.stderr}"
     return result.output
@@ -114,8 +118,8 @@ def shorten(folder: Path) -> None:
     corpus = folder / "corpus.txt"
     lines = corpus.read_text(encoding="utf-8").splitlines() if corpus.exists() else []
     if len(lines) > 100:
-        long = [line for line in lines if len(line) > 350]
-        corpus.write_text("\n".join(long[:2] + lines[:: len(lines) // 12]), encoding="utf-8")
+        long, short = ([line for line in lines if len(line) in lengths] for lengths in (LONG, SHORT))
+        corpus.write_text("\n".join(long[:2] + short[:: len(short) // 7]), encoding="utf-8")
 
 
 GPT2 = [*(f"transformer.h.{i}.ln_{n}" for i in range(4) for n in (1, 2)), "transformer.ln_f"]
@@ -138,15 +142,36 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"[A-Za-z]{3,}", text))
 
 
+def lines_to_run(name: str) -> Iterator[Command]:
+    """Yield the commands of a page that are run here."""
+    for command in commands(PAGES[name]):
+        if not command.not_run and (name, command.line) != ("README.md", ELSEWHERE):
+            yield command
+
+
 @pytest.mark.skipif(shutil.which("jq") is None, reason="some commands use jq")
-@pytest.mark.parametrize("name", PAGES)
-def test_commands_run_and_print_what_is_shown(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in PAGES if any(lines_to_run(name))])
+def test_commands_run_and_print_what_is_shown(
+    name: str, folder: Path, preloaded_commands: Path, request: pytest.FixtureRequest
+) -> None:
     """Every layer, column and line of a legend; the numbers depend on the Python that the texts are from."""
-    for line, shown, not_run in commands(PAGES[name]):
-        if not_run or (name, line) == ("README.md", ELSEWHERE):
-            continue
-        printed = run(line, folder)
+    for line, shown, _ in lines_to_run(name):
+        if line == DIGITS:
+            made: Digits = request.getfixturevalue("digits")
+            shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+            printed = made.printed
+        else:
+            printed = run(line, folder, preloaded_commands)
         assert words(shown) - {"minutes"} <= words(printed), line  # fewer texts take seconds
+        shorten(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("jq") is None, reason="some commands use jq")
+@pytest.mark.parametrize("name", [name for name in PAGES if any(lines_to_run(name))])
+def test_commands_run_in_processes_of_their_own(name: str, folder: Path) -> None:
+    for line, _, _ in lines_to_run(name):
+        shell(line + REDUCED.get(line, ""), folder)
         shorten(folder)
 
 
@@ -162,7 +187,7 @@ def test_there_are_exactly_two_commands_to_set_up_and_run() -> None:
 
 
 def test_the_main_command_runs(folder: Path) -> None:
-    assert "13 normalization layers, all layernorm" in run(MARKED["main"].split(" && ")[-1], folder)
+    assert "13 normalization layers, all layernorm" in run(MARKED["main"].split(" && ")[-1], folder, SCRIPTS)
 
 
 def test_the_corpus_has_each_sentence_once(tmp_path: Path) -> None:

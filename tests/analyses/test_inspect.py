@@ -16,7 +16,7 @@ from normscope.errors import RunError, TextError, UsageError
 from tests.support import models
 from tests.support.reference import layer_norm, measure, stack, worst_error
 
-SENTENCES = models.prose(300)
+SENTENCES = models.prose(100)
 LAYERS = (
     "embeddings.LayerNorm",
     "encoder.layer.2.output.LayerNorm",
@@ -56,6 +56,12 @@ def reference(rows: list[Any], module: nn.Module, inner: bool = False) -> dict[s
     return measure(stack(samples), eps, (weight, bias))
 
 
+@pytest.fixture(scope="module")
+def references(minilm: tuple[Any, Any], single_texts: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """The numbers of the three layers."""
+    return {name: reference(rows, minilm[0].get_submodule(name)) for name, rows in single_texts.items()}
+
+
 def inspected(minilm: tuple[Any, Any], **options: Any) -> Report:
     model, tokenizer = minilm
     return normscope.inspect(
@@ -64,14 +70,14 @@ def inspected(minilm: tuple[Any, Any], **options: Any) -> Report:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64])
-def test_every_number_of_minilm_is_the_references(minilm: Any, single_texts: Any, batch_size: int) -> None:
+def test_every_number_of_minilm_is_the_references(minilm: Any, references: Any, batch_size: int) -> None:
     report = inspected(minilm, batch_size=batch_size)
     assert len(report.layers) == 13
-    assert report.run.texts == len(SENTENCES) == 300
+    assert report.run.texts == len(SENTENCES) == 100
     for name in LAYERS:
         layer = report.layers[name]
         got = report.to_dict()["layers"][layer.index]
-        error, where = worst_error(got, reference(single_texts[name], minilm[0].get_submodule(name)))
+        error, where = worst_error(got, references[name])
         assert error < 2e-5, (name, where)
         assert (layer.kind, layer.features, layer.affine) == ("layernorm", 384, "weight+bias")
         assert layer.own_error < 2e-5

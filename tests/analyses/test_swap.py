@@ -179,7 +179,7 @@ MOMENTS = [kind for kind in REPLACEMENTS if kind not in SQUASHING]
 @pytest.mark.parametrize("kind", MOMENTS)
 def test_minilm_as_a_hand_written_evaluation_has_it(minilm: tuple[Any, Any], kind: str) -> None:
     model, tokenizer = minilm
-    texts = sentences(48)
+    texts = sentences(24)
     by_hand = Plain(model, tokenizer, texts[::2], texts[1::2])
     names = ["embeddings.LayerNorm", "encoder.layer.2.output.LayerNorm"]
     report = normscope.swap(
@@ -191,7 +191,7 @@ def test_minilm_as_a_hand_written_evaluation_has_it(minilm: tuple[Any, Any], kin
         layers=names,
     )
     assert list(report.layers) == names
-    assert (report.run.texts, report.calibration.texts, report.baseline.head) == (24, 24, None)
+    assert (report.run.texts, report.calibration.texts, report.baseline.head) == (12, 12, None)
     for name in names:
         close(report.layers[name].effect, by_hand.hidden([name], kind))
     close(report.all_.effect, by_hand.hidden(names, kind))
@@ -222,12 +222,12 @@ def learned() -> tuple[Any, Any]:
 @pytest.mark.parametrize("kind", MOMENTS)
 def test_perplexities_as_a_hand_written_evaluation_has_them(learned: tuple[Any, Any], kind: str) -> None:
     model, tokenizer = learned
-    texts = sentences(96)
-    by_hand = Plain(model, tokenizer, texts[:64], texts[64:])
+    texts = sentences(48)
+    by_hand = Plain(model, tokenizer, texts[:32], texts[32:])
     report = normscope.swap(
         model,
-        texts[64:],
-        calibration=texts[:64],
+        texts[32:],
+        calibration=texts[:32],
         tokenizer=tokenizer,
         batching=SHORT,
         swapping=Swapping(kind),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -34,24 +34,22 @@ from tests.cli.test_help import GROUP
 from tests.support import reports
 from tests.support.reports import MINILM
 
-# The library's place is taken, so that a subprocess needs no model: MODEL says what happens.
+# The library's place is taken, so that a subprocess needs no model and no torch: MODEL says what happens.
 STUB = """
-import sys, types
-from normscope.models import loading
-from tests.support import reports
+import os, sys, types
+from normscope.results.reading import read_report
 def load(model, options, kinds):
     if model == "interrupt":
         raise KeyboardInterrupt
-    return loading.Loaded(None, None, model, None, None, ())
+    return types.SimpleNamespace(id=model, warnings=())
 def inspect(loaded, texts, **options):
     texts = list(texts)
     if loaded.id == "bug":
         raise ZeroDivisionError("a bug")
-    return getattr(reports, loaded.id)()
-loading.load = load
-scan = types.ModuleType("normscope.analyses.inspect")
-scan.inspect, scan.layer_names = inspect, None
-sys.modules["normscope.analyses.inspect"] = scan
+    return read_report(os.path.join(os.environ["REPORTS"], loaded.id + ".json"))
+loading, scan = map(types.ModuleType, ("normscope.models.loading", "normscope.analyses.inspect"))
+loading.load, scan.inspect, scan.layer_names = load, inspect, None
+sys.modules.update({module.__name__: module for module in (loading, scan)})
 from normscope.cli.start import main
 main()
 """
@@ -90,6 +88,17 @@ class Library:
         if self.error:
             raise self.error
         return self.report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Write the reports that STUB reads."""
+    folder = tmp_path_factory.mktemp("reports")
+    for make in (reports.minilm, reports.hostile):
+        make().to_json(folder / f"{make.__name__}.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPORTS", str(folder))
+        yield
 
 
 @pytest.fixture
