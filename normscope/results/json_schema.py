@@ -46,8 +46,8 @@ def json_schema(name: str | None = None) -> Schema:
     """Return the JSON Schema (draft 2020-12) of one result, or of any of them.
 
     `name` is report, plan, layers, batches, swap, why, compare, track, explain or trajectory. The members
-    that a reader of this version needs are required; later minor versions may add others. Raises UsageError for
-    another name.
+    that a reader of this version needs are required; later minor versions may add others. Raises
+    UsageError for another name.
     """
     if name is None:
         schemas = [_result(key) for key in RESULTS]

@@ -56,7 +56,6 @@ from normscope.results.swap import (
     Together,
 )
 from normscope.results.track import Track
-from normscope.results.windows import append_window
 from normscope.results.trajectory import (
     InputExtremes,
     LargestInput,
@@ -64,6 +63,7 @@ from normscope.results.trajectory import (
     RevisionPoint,
     Trajectory,
 )
+from normscope.results.windows import append_window
 from normscope.statistics.outliers import outlier_features
 
 NAN = float("nan")

@@ -39,8 +39,7 @@ NAME is one of:
 Upper and lower case are the same in the name of a number, and so are spaces, - and _. No model is loaded.
 
 --schema prints the JSON Schema (draft 2020-12) of a result instead. NAME is then report, plan, layers,
-batches, swap, why, compare, track, explain or trajectory; without NAME, the schemas of all are
-printed.
+batches, swap, why, compare, track, explain or trajectory; without NAME, of all results.
 
 For a paper: --format latex writes definitions with their formulas (amsmath) and \\cite, whose keys are those
 of --bibtex.
