@@ -116,8 +116,8 @@ LAYER = Topic(
             formula="no obstacle: (y diag(s)) (diag(1/s) W) = y W for every reader",
             range="names of modules; null without --readers",
             reading="A layer without an obstacle can be folded, and smoothed for quantization.",
-            source="normscope's own, for SmoothQuant (Xiao et al. 2023, arXiv 2211.10438) and "
-            "AWQ (Lin et al. 2024, arXiv 2306.00978)",
+            source="Xiao et al. 2023, SmoothQuant, arXiv 2211.10438; Lin et al. 2024, AWQ, arXiv 2306.00978; "
+            "normscope's own",
             commands=("layers",),
             see_also=("place",),
             columns=("read by",),
