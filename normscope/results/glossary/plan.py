@@ -23,7 +23,7 @@ PLAN = Topic(
             title="the tables over positions and features",
             definition="Each layer's memory while it runs: a cell per position and feature, or per bin of "
             "late positions and feature, where all of them would take more than --table-memory.",
-            formula="bytes = rows (sum over layers of (72 D + 64) + 72 max D)",
+            formula="bytes = rows (sum over layers of (72 D + 1616) + 72 max D)",
             range="counts of 0 or more",
             reading="It is all of a run that grows with the longest text, and nothing grows with the corpus.",
             see_also=("run.position_bins",),
@@ -32,7 +32,7 @@ PLAN = Topic(
             name="tables.bytes",
             title="what the tables take at most",
             definition="The bytes of the tables of all layers once a text has reached the last position.",
-            formula="bytes = rows (sum over layers of (72 D + 64) + 72 max D)",
+            formula="bytes = rows (sum over layers of (72 D + 1616) + 72 max D)",
             range="0 or more",
             reading="It is at most --table-memory. Short texts take less: tables grow as positions come.",
             see_also=("tables.rows",),
