@@ -18,6 +18,7 @@ INSTANCENORM = "Ulyanov et al. 2016, Instance Normalization, arXiv 1607.08022; P
 GROUPNORM = "Wu & He 2018, Group Normalization, arXiv 1803.08494, with one group; PyTorch: GroupNorm"
 KELLEY = "Kelley 1935, An unbiased correlation ratio measure, PNAS 21; so used, normscope's own"
 TID = "Wang et al. 2022 (NeurIPS), Training Inference Discrepancy, arXiv 2210.05153"
+HEIMERSHEIM = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
 GUPTA = "Gupta et al. 2024, Geometric Interpretation of Layer Normalization, arXiv 2409.12951"
 POWERNORM = "Shen et al. 2020 (ICML), PowerNorm, arXiv 2003.07845, figure 2"
 

@@ -2,11 +2,10 @@
 
 from functools import partial
 
-from normscope.results.glossary.entry import KELLEY, Entry, Topic
+from normscope.results.glossary.entry import HEIMERSHEIM, KELLEY, Entry, Topic
 
 _entry = partial(Entry, source=KELLEY, commands=("inspect",))
 
-_HEIMERSHEIM = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
 _ETA2 = "0 to 1; null where x does not vary"
 _EPSILON2 = "epsilon2 = 1 - (1 - eta2) (|V| - 1) / (|V| - G)"
 _RANGE = "-(G - 1) / (|V| - G) to 1; null where every token is its own group"
@@ -149,7 +148,7 @@ EXPLAINED = Topic(
             range="three numbers; null where a layer has no positions",
             reading="Methods that remove LayerNorm from a model must freeze the first token's scale "
             "separately.",
-            source=_HEIMERSHEIM,
+            source=HEIMERSHEIM,
             see_also=("position.token_variance", "outliers.massive"),
         ),
         _entry(
@@ -161,7 +160,7 @@ EXPLAINED = Topic(
             range="0 or more; null where nothing at position 0 counts",
             reading="With --special-tokens exclude a BERT-like model has nothing there: [CLS] still takes "
             "the position.",
-            source=_HEIMERSHEIM,
+            source=HEIMERSHEIM,
             see_also=("token.variance", "first_position.rest_rms"),
         ),
         _entry(
@@ -172,7 +171,7 @@ EXPLAINED = Topic(
             formula="rest_rms = sqrt(mean over V with t >= 1 of var[n,t])",
             range="0 or more; null where no text has a second token",
             reading="LayerNorm divides an ordinary token by about this.",
-            source=_HEIMERSHEIM,
+            source=HEIMERSHEIM,
             see_also=("token.variance", "first_position.rms"),
         ),
         _entry(
@@ -183,7 +182,7 @@ EXPLAINED = Topic(
             range="0 or more; null where either is",
             reading="Near 1: the first token is like any other. Far above: it is an attention sink, as "
             "in the middle layers of GPT-2, and no single scale fits both.",
-            source=_HEIMERSHEIM,
+            source=HEIMERSHEIM,
             see_also=("explained.position",),
             columns=("first position rms ratio",),
         ),

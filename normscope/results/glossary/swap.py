@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from normscope.results.glossary.entry import OWN, Entry, Topic
+from normscope.results.glossary.entry import GUPTA, HEIMERSHEIM, OWN, Entry, Topic
 from normscope.results.glossary.squashing import SQUASHING_FITS
 
 _entry = partial(Entry, source=OWN, commands=("swap",))
@@ -42,8 +42,7 @@ SWAP = Topic(
             reading="rmsnorm shows what it is worth to subtract the mean: an RMSNorm stays as it is. The "
             "kinds named scale or centre replace that half by BatchNorm's or the text's: they tell which "
             "half of the token's own statistics the model needs.",
-            source="normscope's own; Heimersheim 2024, arXiv 2409.13710, for position 0 apart; Gupta et al. "
-            "2024, arXiv 2409.12951, for rmsnorm",
+            source=f"normscope's own; {HEIMERSHEIM}; {GUPTA}",
             see_also=("effect", "feature", "sequence", "token", "mean_share", "dyt_fit", "derf_fit"),
         ),
         *SQUASHING_FITS,
