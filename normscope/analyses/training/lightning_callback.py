@@ -30,6 +30,8 @@ class LightningNormCallback(Callback):
     has them for other callbacks. Checkpoints keep the running statistics. Needs the extra `lightning`.
     """
 
+    log_dict: Any  # Lightning's Trainer sets it on every callback.
+
     def __init__(
         self,
         every: int = 100,
