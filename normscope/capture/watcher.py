@@ -56,7 +56,7 @@ def watch(
     Raises UsageError when a glob matches no layer, for models that take no hooks, when the table memory is
     too small for any bins, and for a token id outside of the vocabulary.
     """
-    return Watcher(
+    recorder = Recorder(
         model,
         layers,
         exclude,
@@ -66,33 +66,14 @@ def watch(
         exclude_tokens=exclude_tokens,
         skip_first=skip_first,
     )
+    return Watcher(recorder)
 
 
 class Watcher:
     """A context in which a model's forward passes are measured; created by `watch`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        *,
-        per_call: bool = False,
-        words: bool | int = False,
-        table_memory: int = MEMORY,
-        exclude_tokens: Sequence[int] = (),
-        skip_first: int = 0,
-    ) -> None:
-        self._recorder = Recorder(
-            model,
-            layers,
-            exclude,
-            per_call=per_call,
-            words=words,
-            table_memory=table_memory,
-            exclude_tokens=exclude_tokens,
-            skip_first=skip_first,
-        )
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._window: Window | None = None
 
     @property
