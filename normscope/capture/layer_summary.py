@@ -257,7 +257,8 @@ def _extremes(moments: Accumulator) -> Extremes | None:
     both = [_extreme(one) for one in (extremes.input, extremes.output)]
     headroom = metrics.headroom(max(one.value for one in both))
     output = both[1] if moments.outliers.tokens else None
-    return Extremes(both[0], output, _array(extremes.feature), headroom, math.log2(headroom))
+    bits = math.log2(headroom) if headroom else math.nan  # An output that has overflowed leaves no room.
+    return Extremes(both[0], output, _array(extremes.feature), headroom, bits)
 
 
 def _extreme(extreme: LargestValue) -> Extreme:

@@ -45,7 +45,8 @@ class LargestValue:
 
     def add(self, peaks: Peaks) -> None:
         """Add a batch; without a GPU, its rows are searched only if it has a new largest value."""
-        value, feature = peaks.largest.max(0)
+        # A feature with NaN in the output has no largest value.
+        value, feature = peaks.largest.nan_to_num(nan=0.0, posinf=torch.inf).max(0)
         if _reads_at_once(value) and not bool(value > self.value):
             return
         self._take(value.double(), peaks.place(feature))

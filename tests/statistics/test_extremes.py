@@ -219,3 +219,17 @@ def test_little_room_in_float16_is_told() -> None:
     assert note.startswith("ln_f and 4 more: ")
     assert "headroom 7.3" in note
     assert not [w for w in measured(gpt2().eval(), [texts(False)])[0].warnings if "float16" in w]
+
+
+def test_an_output_that_overflowed_leaves_no_room() -> None:
+    norm = torch.nn.LayerNorm(8)
+    norm.weight.data[3] = torch.inf
+    report = measured(torch.nn.Sequential(norm), [{"input": torch.randn(2, 3, 8)}])[0]
+    (layer,) = report.layers.values()
+    assert layer.extremes is not None
+    assert layer.extremes.output is not None
+    assert layer.extremes.output.value == np.inf
+    assert layer.extremes.headroom == 0
+    assert np.isnan(layer.extremes.headroom_bits)
+    plain = report.to_dict()["layers"][0]["extremes"]
+    assert (plain["output"]["value"], plain["headroom"], plain["headroom_bits"]) == (None, 0, None)
