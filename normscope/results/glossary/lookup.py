@@ -10,6 +10,7 @@ from normscope.results.glossary.batch_composition import FILLING
 from normscope.results.glossary.batch_noise import NOISE
 from normscope.results.glossary.claims import CLAIMS
 from normscope.results.glossary.compare import DRIFT
+from normscope.results.glossary.curve import CURVE
 from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import Entry
 from normscope.results.glossary.explained_variance import EXPLAINED
@@ -22,8 +23,8 @@ from normscope.results.glossary.training import TRAINING
 from normscope.results.glossary.views import VIEWS
 
 TOPICS = (
-    RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, EXTREMES, DEPTH, NOISE, FILLING, CLAIMS, SWAP, DRIFT,
-    TRAINING, PLAN,
+    RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, CURVE, OUTLIERS, EXTREMES, DEPTH, NOISE, FILLING, CLAIMS, SWAP,
+    DRIFT, TRAINING, PLAN,
 )  # fmt: skip
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
