@@ -10,6 +10,7 @@ from normscope.render.grid import GAP, Column, Grid, Section
 from normscope.render.layer import chosen_layers, title
 from normscope.render.numbers import align
 from normscope.render.terminal import Screen
+from normscope.results.common import Counts
 from normscope.results.curve import BINS, InputOutputCurve
 from normscope.results.inspect import LayerReport, Report
 
@@ -36,7 +37,7 @@ def curve_picture(layer: LayerReport, screen: Screen) -> Grid | None:
     cells = [screen.glyphs.shade(height) for height in heights]
     lines = ["".join(cells[row * width : (row + 1) * width]) for row in range(_ROWS)]
     drawn = Column("input", _ticks(curve.input_limit, width), lines, drawn=True)
-    return Grid("Output against input", [labels, drawn], _notes(curve, counts.max(), screen))
+    return Grid("Output against input", [labels, drawn], _notes(curve, counts[counts > 0], screen))
 
 
 def _ticks(limit: float, width: int) -> str:
@@ -44,10 +45,11 @@ def _ticks(limit: float, width: int) -> str:
     return f"{-limit:<{width // 2}g}0".ljust(width - len(end)) + end
 
 
-def _notes(curve: InputOutputCurve, largest: int, screen: Screen) -> list[str]:
+def _notes(curve: InputOutputCurve, drawn: Counts, screen: Screen) -> list[str]:
     elements = int(curve.count.sum()) + curve.beyond
+    low, high = (grouped(end(drawn.tolist(), default=0)) for end in (min, max))
     return [
         "An element is one feature of one token; output: before scale and shift.",
-        f"1 {screen.glyphs.shades} {grouped(int(largest))}  log scale: elements in a cell",
+        f"{low} {screen.glyphs.shades} {high}  log scale: elements in a cell",
         f"{grouped(curve.beyond)} of {grouped(elements)} elements are beyond the ends.",
     ]

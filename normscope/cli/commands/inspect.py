@@ -66,6 +66,10 @@ Python classes, too.
 --depth adds the residual stream along the blocks, at the norms that read it: its size, its growth, the share
 of its squares that token means carry, and the kurtosis of its features. Nothing is diagnosed from them.
 
+--curve counts the elements of each layer, one feature of one token, by input and output, and draws the layer
+that agrees least with BN, or those of --layer, below the tables. A page has all layers. JSON has the counts;
+CSV has only the ends of the bins. Layers whose output no formula gives have none.
+
 --plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
 input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
 BN's sd of each feature, divided by the layer's median); and curves of LN and BN along positions and

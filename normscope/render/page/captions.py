@@ -120,10 +120,9 @@ def profile(layer: LayerReport, who: str) -> str:
 def curve(measured: InputOutputCurve) -> str:
     """Say how many elements a curve has, between which ends, and how many are beyond."""
     return (
-        f"{counted(int(measured.count.sum()) + measured.beyond, 'element')}; inputs from "
-        f"{short(-measured.input_limit)} to {short(measured.input_limit)} and outputs from "
-        f"{short(-measured.output_limit)} to {short(measured.output_limit)} are drawn, "
-        f"{grouped(measured.beyond)} are beyond these ends."
+        f"{counted(int(measured.count.sum()) + measured.beyond, 'element')}: those with an input within "
+        f"+-{measured.input_limit:g} and an output within +-{measured.output_limit:g} are drawn, "
+        f"{grouped(measured.beyond)} are beyond."
     )
 
 

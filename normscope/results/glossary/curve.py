@@ -19,9 +19,9 @@ CURVE = Topic(
             "watch(curve=True) only. The counts are exact: parts of a corpus add up to those of the whole.",
             formula="bins [a, b) of x by bins [a, b) of y",
             range="null where it was not requested, and where no formula gives the layer's output",
-            reading="One straight line: one scale for all tokens and features, as BatchNorm has per feature. "
-            "A fan of lines: tokens of different scale. An S, flat at both ends: large inputs come from "
-            "tokens of large scale, which the layer shrinks most. BatchNorm has lines only; tanh has an S.",
+            reading="One straight line: all tokens have one scale. A fan of lines: tokens of several scales. "
+            "An S, flat at both ends, as tanh has: the large inputs are in tokens of large scale, which the "
+            "layer divides by more. BatchNorm would give each feature one line.",
             source=_DYT,
             see_also=("affine_fit.r2", "dyt_fit", "token.variance"),
         ),
