@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,15 @@ def assert_curve(layer: LayerReport, x: Any) -> None:
 TEXTS = models.prose(30)
 
 
+demo = cache(models.demo)
+
+
 def inspected(texts: list[str] = TEXTS, **options: Any) -> Report:
     batching = Batching(4, special_tokens="exclude")
-    return normscope.inspect("demo", texts, batching=batching, curve=True, **options)
+    model, tokenizer = demo()
+    return normscope.inspect(
+        model, texts, tokenizer=tokenizer, batching=batching, **{"curve": True, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +176,7 @@ def assert_alike(report: Report, other: Report) -> None:
 
 
 def test_a_part_without_a_curve_is_refused(whole: Report) -> None:
-    batching = Batching(4, special_tokens="exclude")
-    plain = normscope.inspect("demo", TEXTS, batching=batching, moments=True)
+    plain = inspected(TEXTS[:4], curve=False, moments=True)
     assert all(layer.curve is None for layer in plain.layers.values())
     with pytest.raises(UsageError, match=r"has curve of 'embeddings.LayerNorm' 'False'; expected 'True'"):
         normscope.merge([whole, plain])
