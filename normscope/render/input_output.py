@@ -52,4 +52,5 @@ def _notes(curve: InputOutputCurve, drawn: Counts, screen: Screen) -> list[str]:
         "An element is one feature of one token; output: before scale and shift.",
         f"{low} {screen.glyphs.shades} {high}  log scale: elements in a cell",
         f"{grouped(curve.beyond)} of {grouped(elements)} elements are beyond the ends.",
+        "How to read it: normscope explain curve",
     ]
