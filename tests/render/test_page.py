@@ -346,7 +346,7 @@ def test_a_curves_cells_are_its_bins() -> None:
             assert [row["x2"], row["y2"]] == pytest.approx(ends, abs=1e-4 * curve.input_limit)
     part = figure.slice(2)
     assert part
-    assert "within +-8 and an output within +-8 are drawn, 1,236 are beyond." in part.says
+    assert "within ±8 and an output within ±8 are drawn, 1,236 are beyond." in part.says
     one = replace(report, layers={**report.layers, MINILM[0]: reports.minilm().layers[MINILM[0]]})
     assert [bool(each) for each in drawn(one)["curve"].slices] == [False] + [True] * 12
     assert "curve" not in drawn(reports.minilm())

@@ -86,7 +86,7 @@ def settled(tab: Any) -> None:
 def test_every_chart_has_marks_and_nothing_is_loaded(opened: tuple[Any, list[str]]) -> None:
     tab, noise = opened
     figures = tab.locator("figure")
-    assert figures.count() == 12
+    assert figures.count() == 13
     for number in range(figures.count()):
         drawn = figures.nth(number).locator("svg [class*=role-mark] > *")
         assert drawn.count() > 3, figures.nth(number).get_attribute("id")

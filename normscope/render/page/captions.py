@@ -121,7 +121,7 @@ def curve(measured: InputOutputCurve) -> str:
     """Say how many elements a curve has, between which ends, and how many are beyond."""
     return (
         f"{counted(int(measured.count.sum()) + measured.beyond, 'element')}: those with an input within "
-        f"+-{measured.input_limit:g} and an output within +-{measured.output_limit:g} are drawn, "
+        f"±{measured.input_limit:g} and an output within ±{measured.output_limit:g} are drawn, "
         f"{grouped(measured.beyond)} are beyond."
     )
 
