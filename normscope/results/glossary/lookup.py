@@ -5,26 +5,9 @@ from collections.abc import Iterator
 
 from normscope.errors import UsageError
 from normscope.escaping import quoted
-from normscope.results.glossary.agreement import COMPARISON
-from normscope.results.glossary.batch_composition import FILLING
-from normscope.results.glossary.batch_noise import NOISE
-from normscope.results.glossary.claims import CLAIMS
-from normscope.results.glossary.compare import DRIFT
-from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import Entry
-from normscope.results.glossary.explained_variance import EXPLAINED
-from normscope.results.glossary.layer import LAYER
-from normscope.results.glossary.outliers import EXTREMES, OUTLIERS
-from normscope.results.glossary.plan import PLAN
-from normscope.results.glossary.run import RUN
-from normscope.results.glossary.swap import SWAP
-from normscope.results.glossary.training import TRAINING
-from normscope.results.glossary.views import VIEWS
+from normscope.results.glossary.topics import TOPICS
 
-TOPICS = (
-    RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, EXTREMES, DEPTH, NOISE, FILLING, CLAIMS, SWAP, DRIFT,
-    TRAINING, PLAN,
-)  # fmt: skip
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
