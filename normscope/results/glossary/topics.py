@@ -15,8 +15,6 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from normscope.results.glossary.compare import DRIFT
-from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import SOURCES, Entry, Topic
 
 _LISTS = ("commands", "see_also", "columns")
@@ -48,12 +46,3 @@ def _parse(section: str) -> tuple[str, str, dict[str, Any]]:
     if "source" in facts:
         facts["source"] = facts["source"].format_map(SOURCES)
     return heading, paragraph, facts
-
-
-TOPICS = (
-    *map(read_topic, ("run", "layer", "views", "agreement", "explained_variance", "outliers", "extremes")),
-    DEPTH,
-    *map(read_topic, ("batch_noise", "batch_composition", "claims", "swap")),
-    DRIFT,
-    *map(read_topic, ("training", "plan")),
-)
