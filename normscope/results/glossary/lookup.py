@@ -1,7 +1,6 @@
 """Looks up glossary entries by name, JSON path or column title, and suggests near names."""
 
 import re
-from collections.abc import Iterator
 
 from normscope.errors import UsageError
 from normscope.escaping import quoted
@@ -102,12 +101,8 @@ def _near(key: str) -> str:
     """Name the entries that end or begin with what was asked for, or else those spelled like it."""
     import difflib
 
-    names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
+    names = {_key(title): entry.name for entry in ENTRIES.values() for title in (entry.name, *entry.columns)}
     near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
     near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]
     near = near or [names[spelled] for spelled in difflib.get_close_matches(key, names, n=4)]
     return f" (is it {', '.join([*dict.fromkeys(near)][:4])}?)" if near else ""
-
-
-def _spellings(entry: Entry) -> Iterator[str]:
-    yield from map(_key, (entry.name, *entry.columns))
