@@ -148,17 +148,8 @@ def _measured(plan: Plan, measures: Noise, counts: Tensor) -> BatchNoise:
 
 def _filled(counted: Sequence[Flags], plan: Plan) -> BatchFilling:
     contents = filling(counted, plan.texts)
-    return BatchFilling(
-        plan.size,
-        plan.order,
-        len(plan.texts),
-        contents.padding_share,
-        _summary(torch.from_numpy(contents.tokens)),
-        contents.positions,
-        contents.positions_short,
-        contents.late_samples,
-        contents.variance_error,
-    )
+    measured = {**vars(contents), "tokens": _summary(torch.from_numpy(contents.tokens))}
+    return BatchFilling(plan.size, plan.order, len(plan.texts), **measured)
 
 
 def _parts(mean: Tensor, variance: Tensor) -> NoiseParts:
