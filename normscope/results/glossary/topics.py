@@ -12,7 +12,7 @@ Facts are the fields of `Entry`. A source may name one of `SOURCES` in braces.
 """
 
 import re
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from normscope.results.glossary.entry import SOURCES, Entry, Topic
@@ -22,7 +22,7 @@ _LISTS = ("commands", "see_also", "columns")
 
 def read_topic(name: str) -> Topic:
     """Return the topic of the file `name`.md."""
-    text = files("normscope.results.glossary").joinpath(f"{name}.md").read_text(encoding="utf-8")
+    text = Path(__file__).with_name(f"{name}.md").read_text(encoding="utf-8")
     head, *sections = re.split(r"^##? ", text, flags=re.MULTILINE)[1:]
     title, _, shared = _parse(head)
     return Topic(title, tuple(_entry(section, shared) for section in sections))
