@@ -218,6 +218,7 @@ LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[ar
         ("exclude", {"exclude": ["*embeddings*"]}),
         ("per call", {"per_call": True}),
         ("words", {"words": True}),
+        ("curve", {"curve": True}),
         ("shard", {"shard": normscope.Shard(1, 2)}),
         ("field", {"facts": {"field": "comment"}}),
         ("field", {"facts": {}}),
