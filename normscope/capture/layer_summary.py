@@ -141,15 +141,15 @@ def notes_on(layer: LayerReport, state: LayerState) -> list[str]:
 
 def headroom_notes(layers: Iterable[LayerReport]) -> list[str]:
     """Return one sentence on the layers whose values come close to float16's maximum, or an empty list."""
-    rooms = [(layer.extremes.headroom, layer) for layer in layers if layer.extremes is not None]
-    short = sorted((room, layer.index) for room, layer in rooms if room < _LITTLE_ROOM)
+    rooms = {layer.name: layer.extremes.headroom for layer in layers if layer.extremes is not None}
+    short = [name for name, room in rooms.items() if room < _LITTLE_ROOM]
     if not short:
         return []
-    worst = min(rooms, key=lambda pair: pair[0])[1]
+    worst = min(short, key=lambda name: rooms[name])
     others = f" and {len(short) - 1} more" if len(short) > 1 else ""
     return [
-        f"{worst.name}{others}: the largest value is over an eighth of float16's maximum "
-        f"(headroom {short[0][0]:.2g}), so float16 may overflow on other texts; use bfloat16 or float32"
+        f"{worst}{others}: the largest value is over an eighth of float16's maximum "
+        f"(headroom {rooms[worst]:.2g}), so float16 may overflow on other texts; use bfloat16 or float32"
     ]
 
 

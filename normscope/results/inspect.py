@@ -1,8 +1,6 @@
 """Result of `inspect`: the report on a model's normalization layers.
 
-Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
-A number that is unknown, because data is missing or it does not apply, is NaN here and null in
-JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
+Shapes, unknown numbers and variances are written as in `normscope.results.common`.
 """
 
 import math
