@@ -20,10 +20,10 @@ Results = Iterable[Saved | str | os.PathLike[str]]
 def write_page(results: Results, path: str | os.PathLike[str], *, layer: str | None = None) -> None:
     """Write saved results, or the files that they are in, as one page: HTML that loads nothing else.
 
-    Results of one model share a part of the page; each comparison has a part of its own. `layer` is a glob
-    for the layer that is shown first, by default the one least like BatchNorm. Needs the extra `report`.
-    Raises ReportError when a file is not a result, the extra is missing or `path` cannot be written,
-    UsageError without results or when `layer` does not match exactly one layer.
+    Results of one model share a part of the page; each comparison or trajectory has its own. `layer` is a
+    glob for the layer that is shown first, by default the one least like BatchNorm. Needs the extra
+    `report`. Raises ReportError when a file is not a result, the extra is missing or `path` cannot be
+    written, UsageError without results or when `layer` does not match exactly one layer.
     """
     write_whole(path, page(results, layer))
 
