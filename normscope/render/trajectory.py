@@ -69,7 +69,7 @@ def _output(point: RevisionPoint) -> float:
 
 
 _NOTES = [
-    "largest: of |value|. moved by: against the first revision, as in normscope",
-    "compare, relative to its standard deviations. --json has every layer, and a",
-    "report of each revision.",
+    "largest: the maximum of |value|. headroom: how often it fits below 65504.",
+    "moved by: from the first revision, as in normscope compare.",
+    "--json and --format csv have every layer, --json a report of each revision.",
 ]

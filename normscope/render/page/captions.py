@@ -198,6 +198,18 @@ def course(what: str, revisions: Sequence[str], medians: Sequence[float]) -> str
     return begin(f"{what}, the median over layers: {first}, {last}.{between}")
 
 
+def headroom(names: Sequence[str], changes: Sequence[float]) -> str:
+    """Say in which layer float16's headroom changed most between two reports."""
+    low, high = _ends(np.abs(changes))
+    if low is None or high is None:
+        return "How the room in float16 changed is not known."
+    more = "more" if changes[high] > 0 else "fewer"
+    return (
+        f"The room below float16's maximum changed most at {printable(names[high])}: "
+        f"{short(abs(changes[high]))} {more} powers of two."
+    )
+
+
 def claims(report: WhyReport) -> str:
     """Say how many of the article's claims hold."""
     verdicts = [printable(finding.verdict) for finding in report.claims]

@@ -56,7 +56,7 @@ def _figure(
         "line": [label for label in (*part.labels, MEDIAN) for _ in names],
         "value": positive(values) if log else rounded(values),
     }
-    options = log_axis("y", title) if log else {"title": title, "scale": alt.Scale(zero=False)}
+    options = log_axis("y", title) if log else {"title": title, "scale": alt.Scale(zero=False, padding=8)}
     axis = alt.Axis(labelAngle=0, labelLimit=90)
     spec = course_lines(
         alt.X("revision:N", sort=None, title="revision", axis=axis),
