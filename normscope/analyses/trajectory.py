@@ -21,7 +21,7 @@ from normscope.models.modality import TEXT
 from normscope.results.compare import Comparison, Drift
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
-from normscope.results.trajectory import LargestValue, LargestValues, LayerPoint, RevisionPoint, Trajectory
+from normscope.results.trajectory import LayerPoint, PointExtreme, PointExtremes, RevisionPoint, Trajectory
 
 _UNKNOWN = Drift(math.nan, math.nan)
 
@@ -133,19 +133,19 @@ def _agreement(layer: LayerReport) -> float:
     return (layer.agreement or {}).get("feature", math.nan)
 
 
-def _largest(layer: LayerReport) -> LargestValues:
+def _largest(layer: LayerReport) -> PointExtremes:
     sizes = layer.extremes
     if sizes is None:
-        return LargestValues(LargestValue(math.nan))
-    output = None if sizes.output is None else LargestValue(sizes.output.value)
-    return LargestValues(LargestValue(sizes.input.value), output, sizes.headroom)
+        return PointExtremes(PointExtreme(math.nan))
+    output = None if sizes.output is None else PointExtreme(sizes.output.value)
+    return PointExtremes(PointExtreme(sizes.input.value), output, sizes.headroom)
 
 
-def _median_largest(layers: Sequence[LargestValues]) -> LargestValues:
+def _median_largest(layers: Sequence[PointExtremes]) -> PointExtremes:
     outputs = [layer.output.value for layer in layers if layer.output]
-    return LargestValues(
-        LargestValue(_median(layer.input.value for layer in layers)),
-        LargestValue(_median(outputs)) if outputs else None,
+    return PointExtremes(
+        PointExtreme(_median(layer.input.value for layer in layers)),
+        PointExtreme(_median(outputs)) if outputs else None,
         _median(layer.headroom for layer in layers),
     )
 

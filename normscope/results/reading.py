@@ -21,9 +21,15 @@ R = TypeVar("R", bound=Result)
 
 
 @overload
-def read_report(path: str | os.PathLike[str]) -> Report: ...
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report."""
+
+
 @overload
-def read_report(path: str | os.PathLike[str], kind: type[R]) -> R: ...
+def read_report(path: str | os.PathLike[str], kind: type[R]) -> R:
+    """Read a result of that kind."""
+
+
 def read_report(path: str | os.PathLike[str], kind: type[Any] = Report) -> Any:
     """Read a report that `to_json`, `normscope inspect --json` or `normscope inspect --moments` wrote.
 

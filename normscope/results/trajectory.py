@@ -15,21 +15,21 @@ from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
-class LargestValue(Record):
+class PointExtreme(Record):
     """The largest |value|; NaN where it is unknown."""
 
     value: float
 
 
 @dataclass(frozen=True, eq=False)
-class LargestValues(Record):
+class PointExtremes(Record):
     """The largest values of a layer's input and output, and float16's headroom above both.
 
     `output` is None and `headroom` NaN in trajectories of earlier versions.
     """
 
-    input: LargestValue
-    output: LargestValue | None = None
+    input: PointExtreme
+    output: PointExtreme | None = None
     headroom: float = math.nan
 
 
@@ -43,7 +43,7 @@ class LayerPoint(Record):
 
     name: str
     agreement: Mapping[str, float]
-    extremes: LargestValues
+    extremes: PointExtremes
     bn_drift: Drift
     ln_drift: Drift
 
@@ -62,7 +62,7 @@ class RevisionPoint(Record):
     weights_sha256: str | None
     same_weights_as: str | None
     agreement: Mapping[str, float]
-    extremes: LargestValues
+    extremes: PointExtremes
     bn_drift: Drift
     ln_drift: Drift
     layers: tuple[LayerPoint, ...]

@@ -4,6 +4,7 @@ import csv
 import gc
 import json
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def test_json_is_read_back(trajectory: Trajectory) -> None:
     assert again == trajectory
     assert again.to_dict() == trajectory.to_dict()
     data = trajectory.to_dict()
-    for wrong in (None, [], data["reports"][:1]):
+    incomplete: list[Any] = [None, [], data["reports"][:1]]
+    for wrong in incomplete:
         with pytest.raises(normscope.NormscopeError, match="a report of each of its points"):
             Trajectory.from_dict({**data, "reports": wrong})
     for point in data["points"]:
@@ -158,7 +160,8 @@ def test_the_public_function_measures_what_the_reports_have(cache: Path, traject
         assert again == trajectory
     assert "3 revisions, medians over" in str(trajectory)
     assert "<td" in trajectory._repr_html_()
-    for wrong in ("step1", []):
+    no_lists: list[Any] = ["step1", []]
+    for wrong in no_lists:
         with pytest.raises(normscope.NormscopeError, match="put them in a list"):
             normscope.trajectory("org/tiny", wrong, LINES, loading=loading(cache))
 
@@ -184,11 +187,12 @@ def test_the_page_has_the_numbers_and_the_equal_weights(trajectory: Trajectory, 
     data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
     figures = {figure["id"]: figure["slices"][0]["columns"] for figure in data["parts"][0]["figures"]}
     assert [*figures] == ["part-1-agreements", "part-1-extremes", "part-1-drifts"]
-    for name, read in (
-        ("agreements", lambda point: point.agreement["feature"]),
-        ("extremes", lambda point: point.extremes.input.value),
-        ("drifts", lambda point: point.bn_drift.mean),
-    ):
+    drawn: dict[str, Callable[[Any], float]] = {
+        "agreements": lambda point: point.agreement["feature"],
+        "extremes": lambda point: point.extremes.input.value,
+        "drifts": lambda point: point.bn_drift.mean,
+    }
+    for name, read in drawn.items():
         columns = figures[f"part-1-{name}"]
         assert columns["revision"] == REVISIONS * 7
         by_layer = zip(*(point.layers for point in trajectory.points), strict=True)

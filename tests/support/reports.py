@@ -57,9 +57,9 @@ from normscope.results.swap import (
 )
 from normscope.results.track import Track
 from normscope.results.trajectory import (
-    LargestValue,
-    LargestValues,
     LayerPoint,
+    PointExtreme,
+    PointExtremes,
     RevisionPoint,
     Trajectory,
 )
@@ -217,7 +217,7 @@ def profiled() -> Report:
 
 def trajectory() -> Trajectory:
     """Two revisions, whose weights are equal."""
-    drift, largest = Drift(0.5, 0.25), LargestValues(LargestValue(3.0), LargestValue(4.0), 16376.0)
+    drift, largest = Drift(0.5, 0.25), PointExtremes(PointExtreme(3.0), PointExtreme(4.0), 16376.0)
     numbers: dict[str, Any] = {"agreement": {"feature": 0.9}, "extremes": largest}
     numbers |= {"bn_drift": drift, "ln_drift": Drift(NAN, 0.5)}
     layers = (LayerPoint("a", **numbers),)
