@@ -68,7 +68,8 @@ def _only(chart: str, parts: Sequence[PagePart], layer: str | None) -> "tuple[Fi
         if figure.name == chart
     ]
     if not matches:
-        command = next(command for name, command, _ in CHARTS if name == chart)
+        field = next(field for name, field, _ in CHARTS if name == chart)
+        command = "inspect --revision a,b,c" if field == "trajectory" else field
         raise UsageError(
             f"nothing given has numbers for the chart {chart}; expected a result of normscope {command} that "
             "has; add its file"
