@@ -59,7 +59,9 @@ def of_one_model() -> list[Any]:
 
 @cache
 def every_figure() -> tuple[Figure, ...]:
-    return tuple(figure for part in parts_of(of_one_model()) for figure in figures(part))
+    return tuple(
+        figure for part in parts_of([*of_one_model(), reports.trajectory()]) for figure in figures(part)
+    )
 
 
 @cache
@@ -80,7 +82,9 @@ def breaking() -> list[Any]:
         Finding(s, s, (Evidence(s, s, Interval(1.0)),), s, 0.0, s, s, s) if s else finding for s in BREAKING
     ]
     said = replace(why(), model=whole.model, claims=tuple(claims), warnings=tuple(BREAKING))
-    return [whole, swap, said]
+    moves = reports.trajectory()
+    points = [replace(point, revision=s) for point, s in zip(moves.points, BREAKING, strict=False)]
+    return [whole, swap, said, replace(moves, points=tuple(points))]
 
 
 def one(result: Any) -> PagePart:

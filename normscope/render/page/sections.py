@@ -46,10 +46,10 @@ CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = 
     ("profile", "inspect", charts_one_layer.profile),
     ("sizes", "batches", charts_one_layer.sizes),
     ("outliers", "inspect", charts_heatmaps.outliers),
-    ("movers", "compare", charts_all_layers.movers),
     ("agreements", "trajectory", charts_trajectory.agreements),
     ("extremes", "trajectory", charts_trajectory.extremes),
     ("drifts", "trajectory", charts_trajectory.drifts),
+    ("movers", "compare", charts_all_layers.movers),
 )
 
 _SEPARATOR = " · "
