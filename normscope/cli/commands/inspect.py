@@ -99,7 +99,8 @@ its own checkpoint (PATH.1-of-4), and rank 0 writes the result of all:
 --revision a,b,c measures the same texts at each revision, one after the other, and shows a trajectory: the
 medians over layers of the agreement, of the largest |input|, and of how far the statistics moved from the
 first revision, as normscope compare defines it. --json has these numbers of every layer, and a report of
-each revision. Weights that are equal under two names are told. --layer then chooses what is measured.
+each revision; --format csv has the numbers; normscope report makes a page of the JSON. Weights that are
+equal under two names are told. --layer then chooses what is measured.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated, 129 hung up."""
 
