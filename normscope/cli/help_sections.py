@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -79,14 +79,10 @@ class Sectioned(TyperCommand):
         with formatter.indentation():
             formatter.write_text(text)
         formatter.write_paragraph()
-        formatter.write("".join(f"{line}\n" for line in _next_steps(ctx)))
-
-
-def _next_steps(ctx: Any) -> Iterator[str]:
-    if ctx.info_name in EXPLAINED:
-        yield f"what its numbers mean: normscope explain {EXPLAINED[ctx.info_name]}"
-    if not ctx.meta.get(_ALL):
-        yield f"all options: {ctx.command_path} --help-all"
+        if ctx.info_name in EXPLAINED:
+            formatter.write(f"what its numbers mean: normscope explain {EXPLAINED[ctx.info_name]}\n")
+        if not ctx.meta.get(_ALL):
+            formatter.write(f"all options: {ctx.command_path} --help-all\n")
 
 
 def _write_section(ctx: Any, formatter: Any, title: str, parameters: list[Any]) -> None:
