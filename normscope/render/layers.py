@@ -39,9 +39,10 @@ def about(outline: Outline) -> list[str]:
 def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
     """Return the table, and as facts the columns that are left out since all layers have the same value."""
     layers = outline.layers
+    features = [UNKNOWN if layer.features is None else grouped(layer.features) for layer in layers]
     columns = {
         "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
-        "features": Column("features", "", align(_features(layer) for layer in layers)),
+        "features": Column("features", "", align(features)),
         "eps": Column("eps", "", aligned((layer.eps for layer in layers), 1), rank=2),
         "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
         "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
@@ -99,7 +100,3 @@ def _obstacles(outline: Outline) -> list[Grid]:
 def _fact(name: str, cell: str) -> str:
     facts = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
     return facts.get(name, f"{name} {cell}")
-
-
-def _features(layer: OutlinedLayer) -> str:
-    return UNKNOWN if layer.features is None else grouped(layer.features)
