@@ -438,7 +438,7 @@ def test_what_all_layers_share_stands_above() -> None:
 def test_a_deep_model_lists_a_few_layers_of_each_group(tmp_path: Path) -> None:
     config = transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": 9})
     folder = str(folder_of(config, tmp_path / "model", "LlamaForCausalLM"))
-    options = ([], ["--layers", "all"], ["--layer", "*"])
+    options: list[list[str]] = [[], ["--layers", "all"], ["--layer", "*"]]
     few, everything, named = (run(folder, "-q", *each).stdout for each in options)
     listed = re.findall(r"^(\S*norm) ", few, re.MULTILINE)
     assert [name.split(".")[-1] for name in listed] == [
