@@ -98,12 +98,15 @@ def chosen_ring() -> Any:
 
 
 def series(
-    field: str, names: Sequence[str], colours: Sequence[str], title: str | None = None
+    field: str, names: Sequence[str], colours: Sequence[str], title: str | None = None, **legend: Any
 ) -> dict[str, Any]:
-    """Return a colour and a shape for each of a few named series: colour alone must not tell them apart."""
+    """Return a colour and a shape for each of a few named series: colour alone must not tell them apart.
+
+    `legend` has more options of its legend.
+    """
     return {
-        "color": _channel(alt.Color, field, names, title, colours),
-        "shape": _channel(alt.Shape, field, names, title, ("circle", "square", "triangle-up")),
+        "color": _channel(alt.Color, field, names, title, colours, **legend),
+        "shape": _channel(alt.Shape, field, names, title, ("circle", "square", "triangle-up"), **legend),
     }
 
 
@@ -118,9 +121,9 @@ def line_series(field: str, names: Sequence[str], colours: Sequence[str]) -> dic
 
 
 def _channel(
-    kind: Any, field: str, names: Sequence[str], title: str | None, values: Sequence[Any], **options: Any
+    kind: Any, field: str, names: Sequence[str], title: str | None, marks: Sequence[Any], **options: Any
 ) -> Any:
-    scale = alt.Scale(domain=list(names), range=list(values[: len(names)]))
+    scale = alt.Scale(domain=list(names), range=list(marks[: len(names)]))
     return kind(f"{field}:N", scale=scale, title=title, legend=alt.Legend(orient="top", **options))
 
 

@@ -60,7 +60,8 @@ def agreement(part: PagePart, report: Report) -> Figure:
         columns |= {name: rounded(values) for name, values in zip(_EXTREMES, sizes, strict=True)}
         heads |= _EXTREMES
     lowest = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
-    scale, shares = alt.Scale(domain=[lowest, 1.1]), alt.Axis(values=_SHARES, format="~g")
+    # The number after the longest bar has room on a phone, too.
+    scale, shares = alt.Scale(domain=[lowest, 1.2]), alt.Axis(values=_SHARES, format="~g")
     axes = layer_axes("agreement:Q", len(layers), title="agreement with BN", scale=scale, axis=shares)
     base = chart().encode(**axes)
     drawn = base.mark_bar(cornerRadiusEnd=2, color=BN, strokeWidth=2).encode(

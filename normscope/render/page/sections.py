@@ -76,7 +76,7 @@ def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Ma
         "section",
         tag("h2", title, id=f"{id}-title"),
         tag("p", _facts(part), class_="facts"),
-        tag("dl", *(_tile(tile) for tile in _tiles(part, charts)), class_="tiles"),
+        tag("dl", *map(_tile, _tiles(part, charts)), class_="tiles"),
         tag("div", *first, class_="overview"),
         _sentences(part),
         claims_section(part.why) if part.why else None,
