@@ -267,7 +267,7 @@ def test_memory_bounds_what_is_kept_and_it_is_said() -> None:
 
 
 def test_rows_that_move_in_memory_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts that leave the sample leave holes; a block here has three rows, so that texts span blocks."""
+    """Texts that leave the sample leave holes; a block here has 64 rows, so that texts span blocks."""
     options: dict[str, Any] = {"samples": 20, "batching": normscope.Batching(batch_size=4)}
     whole = tried(bert(), texts(count=80), **options)
     made = []
@@ -278,7 +278,7 @@ def test_rows_that_move_in_memory_give_the_same_numbers(monkeypatch: pytest.Monk
             made.append(features)
 
     monkeypatch.setattr(token_sample, "_Rows", Rows)
-    monkeypatch.setattr(token_sample, "_BLOCK", 3 * 32 * 4)
+    monkeypatch.setattr(token_sample, "_BLOCK", 64 * 32 * 4)
     monkeypatch.setattr(token_sample, "_SPARE", 0)
     small = tried(bert(), texts(count=80), **options)
     assert numbers(small.claims) == numbers(whole.claims)

@@ -235,9 +235,7 @@ def _scales(
     return {**scales, "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS))}, {}, []
 
 
-def _image_noise(
-    vision: ImageMoments | None, texts: int
-) -> tuple[dict[str, ExpectedNoise] | None, dict[str, str]]:
+def _image_noise(vision: ImageMoments | None, texts: int) -> tuple[dict[str, ExpectedNoise], dict[str, str]]:
     """Return the noise at each layer of a vision model; say why claims 5 and 6 cannot be tested."""
     if vision is None:
         got = "it needs a vision model: --beside MODEL --image FILE..."
@@ -251,7 +249,7 @@ def _image_noise(
             for name, samples in vision.layers.items()
         }
         return noise, {}
-    return None, dict.fromkeys(("5", "6"), got)
+    return {}, dict.fromkeys(("5", "6"), got)
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:
