@@ -37,8 +37,8 @@ SECTIONS = {
     ),
     "Layers": ("layer", "exclude", "per_call", "readers"),
     "Measuring": (
-        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
-        "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
+        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "curve",
+        "samples", "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
         "skip_first", "drop_massive", "roles", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),

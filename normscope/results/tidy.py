@@ -17,6 +17,9 @@ COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
 _BY_POSITION = ("position",)
 _NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
 
+# Views whose lists have neither axis: they are left out.
+_WITHOUT_LISTS = ("curve",)
+
 Row = tuple[str, str, int | None, int | None, str, float | int]
 
 
@@ -27,7 +30,7 @@ def table(result: Any) -> tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]:
     a whole has the view `layer`, one of a depth profile the view `depth`. For reports and comparisons,
     `position` and `feature` are the index of an element of a list, and are None for other numbers. The
     position of a bin is its first position. A list of feature or position numbers gives one row per
-    element, with the value 1.
+    element, with the value 1. The bins of curves are left out.
     """
     if layout := LAYOUTS.get(type(result)):
         return layout.columns, layout.rows(result)
@@ -58,7 +61,8 @@ def json_lines(result: Any) -> Iterator[str]:
 def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
     for view, part in layer.items():
         if isinstance(part, dict):
-            yield from _below(name, view, part, "")
+            listed = view not in _WITHOUT_LISTS
+            yield from (row for row in _below(name, view, part, "") if listed or row[3] is None)
         elif _is_number(part):
             yield name, "layer", None, None, view, part
 

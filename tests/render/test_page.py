@@ -49,7 +49,7 @@ def of_one_model() -> list[Any]:
     """A result of each command about MiniLM, and a comparison."""
     about = replace(why(), model=reports.minilm().model)
     return [
-        reports.profiled(),
+        reports.curved(reports.profiled()),
         reports.batch_report(),
         about,
         reports.swap_report(id=MODEL, head=None),
@@ -327,6 +327,29 @@ def test_a_column_of_features_shows_the_one_furthest_from_bn() -> None:
     assert small
     assert len(small.notes) == 1
     assert len(data(small)) == 13 * 48
+
+
+def test_a_curves_cells_are_its_bins() -> None:
+    report = reports.curved(reports.minilm())
+    figure = drawn(report)["curve"]
+    for number, layer in enumerate(report.layers.values()):
+        curve = layer.curve
+        assert curve
+        counts = curve.histogram()
+        widths = curve.input_limit / 32, curve.output_limit / 32
+        cells = data(figure, number)
+        assert sum(row["count"] for row in cells) == counts.sum()
+        for row in cells:
+            x, y = (round(row[axis] / width) + 32 for axis, width in zip("xy", widths, strict=True))
+            assert counts[x, y] == row["count"] > 0
+            ends = row["x"] + widths[0], row["y"] + widths[1]
+            assert [row["x2"], row["y2"]] == pytest.approx(ends, abs=1e-4 * curve.input_limit)
+    part = figure.slice(2)
+    assert part
+    assert "within +-8 and an output within +-8 are drawn, 1,236 are beyond." in part.says
+    one = replace(report, layers={**report.layers, MINILM[0]: reports.minilm().layers[MINILM[0]]})
+    assert [bool(each) for each in drawn(one)["curve"].slices] == [False] + [True] * 12
+    assert "curve" not in drawn(reports.minilm())
 
 
 def test_one_layers_charts_are_of_that_layer() -> None:

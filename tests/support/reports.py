@@ -21,6 +21,7 @@ from normscope.results.batches import (
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison, Drift
+from normscope.results.curve import InputOutputCurve
 from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
@@ -213,6 +214,18 @@ def profiled() -> Report:
     )
     profile = DepthProfile(stack, 6, ResidualTotal(12.0), points[3].name, points, ("1 norm left out, x: y",))
     return replace(report, depth=(profile,))
+
+
+def curved(report: Report) -> Report:
+    """Return a report whose layers have curves: S-shaped ones that end at 2, 4, 8, ..."""
+    x = np.repeat(np.arange(64), 3)
+    y = np.round(31.5 + 24 * np.tanh((x - 31.5) / 12)).astype(int) + np.tile([-1, 0, 1], 64)
+    count = (1e5 * np.exp(-(((x - 31.5) / 12) ** 2))).astype(int) + 1
+    layers = {
+        name: replace(layer, curve=InputOutputCurve(2.0 ** (i + 1), 8.0, 1234 + i, x, y, count))
+        for i, (name, layer) in enumerate(report.layers.items())
+    }
+    return replace(report, layers=layers)
 
 
 def trajectory() -> Trajectory:

@@ -66,6 +66,10 @@ Python classes, too.
 --depth adds the residual stream along the blocks, at the norms that read it: its size, its growth, the share
 of its squares that token means carry, and the kurtosis of its features. Nothing is diagnosed from them.
 
+--curve counts the elements of each layer, one feature of one token, by input and output, and draws the layer
+that agrees least with BN, or those of --layer, below the tables. A page has all layers. JSON has the counts;
+CSV has only the ends of the bins. Layers whose output no formula gives have none.
+
 --plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
 input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
 BN's sd of each feature, divided by the layer's median); and curves of LN and BN along positions and
@@ -114,6 +118,9 @@ _Words = Annotated[
     bool,
     typer.Option("--words", help="Also measure how much the word explains; takes up to 1 GiB of memory."),
 ]
+_Curve = Annotated[
+    bool, typer.Option("--curve", help="Also draw each layer's output against its input; takes more time.")
+]
 
 
 _Revision = Annotated[
@@ -145,6 +152,7 @@ def inspect(
     layers: LayerOptions,
     per_call: _PerCall = False,
     words: _Words = False,
+    curve: _Curve = False,
     table_memory: options.TableMemory = "1GiB",
     dry_run: _DryRun = False,
     checkpoint: options.CheckpointPath = None,
@@ -174,10 +182,11 @@ def inspect(
             **layers.selection(as_data=several or result.chosen_format().is_data),
             "per_call": per_call,
         }
+        extra = {"words": words, "curve": curve}
         read = partial(_inputs, corpus, image or [], audio or [], ranks, source)
         if several:
             piped = corpus.reads_stdin and not ((image or audio) and not corpus.any_named)
-            inspect_revisions(model, revisions, loading, read, result, piped=piped, words=words, **arguments)
+            inspect_revisions(model, revisions, loading, read, result, piped=piped, **extra, **arguments)
             return
         if dry_run:
             _require_dry_run_support(result.chosen_format(), media=bool(image or audio))
@@ -192,7 +201,7 @@ def inspect(
             texts = None if inputs.texts is None else readable_texts(inputs.texts, loaded)
             plan = _plan(loaded, texts, arguments) if dry_run else None
             if plan is None:
-                arguments |= {"images": inputs.images, "audio": inputs.audio, "words": words, "shard": part}
+                arguments |= {"images": inputs.images, "audio": inputs.audio, "shard": part, **extra}
                 moments = bool(result.moments or result.tensors or ranks)
                 run_rank = partial(run, loaded, texts, moments=moments, checkpoint=saved, **arguments)
                 request = stack.enter_context(handle_signals(quiet=ranks is not None))

@@ -90,6 +90,7 @@ def layers(
 
 def _write_mappings(outline: "Outline", destination: Output, *, quiet: bool) -> None:
     mappings = outline.mappings()
-    destination.write("[\n" + ",\n".join(map(json.dumps, mappings)) + "\n]\n")
+    lines = ",\n".join(map(json.dumps, mappings))
+    destination.write(f"[\n{lines}\n]\n" if lines else "[]\n")
     if not quiet and (left_out := len(outline.layers) - len(mappings)):
         say(f"{left_out} of {counted(len(outline.layers), 'layer')} left out; --readers says why")

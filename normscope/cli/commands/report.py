@@ -36,6 +36,7 @@ The charts, and the result that each shows:
   damage                 all layers, replaced one at a time (swap)
   positions, features    heat maps by layer (inspect)
   scatter, profile       features and positions of one layer (inspect)
+  curve                  output against input of one layer (inspect --curve)
   sizes                  batches of each size, one layer (batches)
   outliers               features that recur as outliers (inspect)
   movers                 layers that moved most (compare)

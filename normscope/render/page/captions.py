@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from normscope.escaping import counted, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.batch_composition import ORDERS
 from normscope.render.depth import heading, massive
 from normscope.render.layer import distances, largest, share_near_bn
 from normscope.render.numbers import percent, short, with_interval
 from normscope.results.batches import BatchNoise
 from normscope.results.common import Counts, Floats
+from normscope.results.curve import InputOutputCurve
 from normscope.results.depth import DepthProfile
 from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.results.swap import Effect, SwapReport
@@ -114,6 +115,15 @@ def profile(layer: LayerReport, who: str) -> str:
     if math.isfinite(spread):
         sentence += f" At the median position, tokens differ from that average by {percent(spread)} (1 sd)."
     return sentence
+
+
+def curve(measured: InputOutputCurve) -> str:
+    """Say how many elements a curve has, between which ends, and how many are beyond."""
+    return (
+        f"{counted(int(measured.count.sum()) + measured.beyond, 'element')}: those with an input within "
+        f"+-{measured.input_limit:g} and an output within +-{measured.output_limit:g} are drawn, "
+        f"{grouped(measured.beyond)} are beyond."
+    )
 
 
 def relative_spread(layer: LayerReport) -> float:

@@ -13,6 +13,7 @@ from normscope.render.inspect import WIDE
 from normscope.render.page import (
     captions,
     charts_all_layers,
+    charts_curve,
     charts_depth,
     charts_heatmaps,
     charts_one_layer,
@@ -39,6 +40,7 @@ CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = 
     ("features", "inspect", charts_heatmaps.features),
     ("scatter", "inspect", charts_one_layer.scatter),
     ("profile", "inspect", charts_one_layer.profile),
+    ("curve", "inspect", charts_curve.curve),
     ("sizes", "batches", charts_one_layer.sizes),
     ("outliers", "inspect", charts_heatmaps.outliers),
     ("movers", "compare", charts_all_layers.movers),
