@@ -4,21 +4,13 @@ import re
 
 from normscope.errors import UsageError
 from normscope.escaping import quoted
-from normscope.results.glossary.compare import DRIFT
-from normscope.results.glossary.curve import CURVE
-from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import Entry
 from normscope.results.glossary.topics import read_topic
 
-TOPICS = (
-    *map(read_topic, ("run", "layer", "views", "agreement", "explained_variance")),
-    CURVE,
-    *map(read_topic, ("outliers", "extremes")),
-    DEPTH,
-    *map(read_topic, ("batch_noise", "batch_composition", "claims", "swap")),
-    DRIFT,
-    *map(read_topic, ("training", "plan")),
-)
+TOPICS = tuple(read_topic(name) for name in (
+    "run", "layer", "views", "agreement", "explained_variance", "curve", "outliers", "extremes", "depth",
+    "batch_noise", "batch_composition", "claims", "swap", "compare", "training", "plan",
+))  # fmt: skip
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
