@@ -5,15 +5,13 @@ import re
 from normscope.errors import UsageError
 from normscope.escaping import quoted
 from normscope.results.glossary.compare import DRIFT
-from normscope.results.glossary.curve import CURVE
 from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import Entry
 from normscope.results.glossary.topics import read_topic
 
 TOPICS = (
     *map(read_topic, ("run", "layer", "views", "agreement", "explained_variance")),
-    CURVE,
-    *map(read_topic, ("outliers", "extremes")),
+    *map(read_topic, ("curve", "outliers", "extremes")),
     DEPTH,
     *map(read_topic, ("batch_noise", "batch_composition", "claims", "swap")),
     DRIFT,
