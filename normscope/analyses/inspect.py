@@ -53,9 +53,9 @@ def inspect(
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
 
-    `model` is a Hub id, a folder in Hugging Face layout, "demo", what `load` returned, or a model
-    object. An object also needs its `tokenizer`, or its `processor` for images and audio; it stays on its
-    device and is in evaluation mode during the call.
+    `model` is a Hub id, a folder in Hugging Face layout or of a PEFT adapter, a GGUF file, "demo", what
+    `load` returned, or a model object. An object also needs its `tokenizer`, or its `processor` for images
+    and audio; it stays on its device and is in evaluation mode during the call.
     `texts` is any iterable of strings, one sample each, and is read as a stream. `images` and `audio`
     are paths of files, one sample each, in the order in which they run; the model's own processor scales
     and normalises them. Several kinds need as many samples each and run in pairs: texts[i] with images[i].

@@ -10,6 +10,7 @@ from typing import Any
 from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import to_plain
 from normscope.results.tidy_records import LAYOUTS, Cell
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
@@ -47,12 +48,14 @@ def csv_lines(result: Any) -> Iterator[str]:
 
 
 def json_lines(result: Any) -> Iterator[str]:
-    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON; `why` has claims.
+    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON.
 
-    A layer's name is added as `layer`, the name of that column in the CSV.
+    `why` has claims, and a trajectory revisions, in place of layers. A layer's name is added as `layer`, the
+    name of that column in the CSV.
     """
-    if isinstance(result, WhyReport):
-        yield from (f"{json.dumps(to_plain(claim), allow_nan=False)}\n" for claim in result.claims)
+    if isinstance(result, WhyReport | Trajectory):
+        records = result.claims if isinstance(result, WhyReport) else result.points
+        yield from (f"{json.dumps(to_plain(record), allow_nan=False)}\n" for record in records)
         return
     for name, layer in result.layers.items():
         yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"

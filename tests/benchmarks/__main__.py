@@ -35,7 +35,9 @@ BENCHMARKS = {
     "every=100 / bare training, MiniLM": training.of_every_100(training.minilm),
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
-    "peak memory, 100,000 / 2,000 texts": memory.growth,
+    "peak memory, 100,000 / 2,000 texts": memory.growth("inspect"),
+    "the same of why": memory.growth("why", rounds=1),
+    "the same of batches": memory.growth("batches", rounds=1),
 }
 
 

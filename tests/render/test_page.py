@@ -59,7 +59,9 @@ def of_one_model() -> list[Any]:
 
 @cache
 def every_figure() -> tuple[Figure, ...]:
-    return tuple(figure for part in parts_of(of_one_model()) for figure in figures(part))
+    return tuple(
+        figure for part in parts_of([*of_one_model(), reports.trajectory()]) for figure in figures(part)
+    )
 
 
 @cache
@@ -80,7 +82,9 @@ def breaking() -> list[Any]:
         Finding(s, s, (Evidence(s, s, Interval(1.0)),), s, 0.0, s, s, s) if s else finding for s in BREAKING
     ]
     said = replace(why(), model=whole.model, claims=tuple(claims), warnings=tuple(BREAKING))
-    return [whole, swap, said]
+    moves = reports.trajectory()
+    points = [replace(point, revision=s) for point, s in zip(moves.points, BREAKING, strict=False)]
+    return [whole, swap, said, replace(moves, points=tuple(points))]
 
 
 def one(result: Any) -> PagePart:
@@ -494,8 +498,9 @@ def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
     parsed = Parsed(whole_page())
     labels = [attrs["aria-label"] or "" for _, attrs in parsed.elements if attrs.get("role") == "img"]
     names = [name for name, _ in parsed.elements]
-    assert len(labels) == len(CHARTS) == names.count("figure")
-    assert names.count("table") == len(CHARTS) + 1  # one of the tokens
+    charts = [name for name, command, _ in CHARTS if command != "trajectory"]
+    assert len(labels) == len(charts) == names.count("figure")
+    assert names.count("table") == len(charts) + 1  # one of the tokens
     assert all(re.search(r"\d", label) for label in labels)
     ids = parsed.having("id")
     assert len(ids) == len(set(ids))

@@ -163,6 +163,23 @@ def test_no_text_of_a_chart_covers_another(blocks: int, width: str, browser: Any
     tab.close()
 
 
+def test_on_a_phone_names_are_whole_and_a_legend_names_what_there_is(browser: Any, tmp_path: Path) -> None:
+    places = ("ln", "post_attention_layernorm")
+    names = [f"model.layers.{block}.{place}" for block in range(3) for place in places]
+    layers = [reports.layer(name, i, outliers=reports.standing_out(i + 2)) for i, name in enumerate(names)]
+    (tmp_path / "x.html").write_text(page([reports.report(layers)]), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    tab.goto((tmp_path / "x.html").as_uri())
+    tab.wait_for_selector("html[data-drawn]", state="attached")
+    labels = tab.locator(f"{PART}-agreement svg .role-axis-label text").all_text_contents()
+    assert {f"{block}.post_attention_layernorm" for block in range(3)} <= set(labels)
+    for number, groups in (("0", ["other features", "outliers"]), ("1", ["other features"])):
+        tab.locator("select").select_option(number)
+        settled(tab)
+        assert tab.locator(f"{PART}-scatter .role-legend-label text").all_text_contents() == groups
+    tab.close()
+
+
 def test_choosing_a_layer_changes_its_charts_words_and_tables(tab: Any) -> None:
     tab.set_viewport_size(WIDTHS["desktop"])
     select, before = tab.locator("select"), {}

@@ -58,9 +58,9 @@ from normscope.results.swap import (
 )
 from normscope.results.track import Track
 from normscope.results.trajectory import (
-    InputExtremes,
-    LargestInput,
     LayerPoint,
+    PointExtreme,
+    PointExtremes,
     RevisionPoint,
     Trajectory,
 )
@@ -230,7 +230,7 @@ def curved(report: Report) -> Report:
 
 def trajectory() -> Trajectory:
     """Two revisions, whose weights are equal."""
-    drift, largest = Drift(0.5, 0.25), InputExtremes(LargestInput(3.0))
+    drift, largest = Drift(0.5, 0.25), PointExtremes(PointExtreme(3.0), PointExtreme(4.0), 16376.0)
     numbers: dict[str, Any] = {"agreement": {"feature": 0.9}, "extremes": largest}
     numbers |= {"bn_drift": drift, "ln_drift": Drift(NAN, 0.5)}
     layers = (LayerPoint("a", **numbers),)

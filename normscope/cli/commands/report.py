@@ -19,6 +19,7 @@ Examples:
   normscope report inspect.json --chart features -o features.svg
   normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
   normscope report bert.json gpt2.json compared.json -o both.html
+  normscope report trajectory.json -o revisions.html
 
 A FILE is a result that inspect, batches, why, swap or compare wrote with --json, or that inspect or merge
 wrote with --moments. The page is one HTML file that loads nothing. It has the findings in words, charts
@@ -26,7 +27,8 @@ wrote with --moments. The page is one HTML file that loads nothing. It has the f
 and for screen readers.
 
 Results of one model (id, revision, commit, class, dtype, parameters) share a part of the page. Another
-model, or a second result of one command, begins a new part. Comparisons come last.
+model, or a second result of one command, begins a new part, and so does a trajectory over
+revisions. Comparisons come last.
 
 \b
 The charts, and the result that each shows:
@@ -40,6 +42,8 @@ The charts, and the result that each shows:
   sizes                  batches of each size, one layer (batches)
   outliers               features that recur as outliers (inspect)
   movers                 layers that moved most (compare)
+  agreements, extremes, drifts
+                         all layers over revisions (inspect --revision a,b,c)
 
 Pages and charts need an extra: pip install '.[report]' in a clone.
 

@@ -197,6 +197,29 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
     )
 
 
+def course(what: str, revisions: Sequence[str], medians: Sequence[float]) -> str:
+    """Say what the median over layers of a number is at the first and the last revision, and its range."""
+    first, last = (f"{median([medians[i]])} at {revisions[i]}" for i in (0, -1))
+    low, high = _ends(np.array(medians))
+    between = "" if low is None or high is None or low == high else (
+        f" The lowest is {short(medians[low])} at {revisions[low]}, the highest {short(medians[high])} at "
+        f"{revisions[high]}."
+    )  # fmt: skip
+    return begin(f"{what}, the median over layers: {first}, {last}.{between}")
+
+
+def headroom(names: Sequence[str], changes: Sequence[float]) -> str:
+    """Say in which layer float16's headroom changed most between two reports."""
+    low, high = _ends(np.abs(changes))
+    if low is None or high is None:
+        return "How the room in float16 changed is not known."
+    more = "more" if changes[high] > 0 else "fewer"
+    return (
+        f"The room below float16's maximum changed most at {printable(names[high])}: "
+        f"{short(abs(changes[high]))} {more} powers of two."
+    )
+
+
 def claims(report: WhyReport) -> str:
     """Say how many of the article's claims hold."""
     verdicts = [printable(finding.verdict) for finding in report.claims]

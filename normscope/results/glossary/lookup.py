@@ -22,7 +22,7 @@ ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
 
 # Parts of the reports that are not in the names of entries.
-_LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
+_LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold", "points")
 # Members of numbers that share one entry.
 _MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 
