@@ -69,9 +69,9 @@ in a line. view.statistic is the name of the number in normscope explain. --tens
 NAME/mean and NAME/variance of every layer, by position and feature.
 
 Each layer has a table over positions and features, for texts as long as --max-length or the model's limit.
-When these are larger than --table-memory, late positions share bins: positions 0 to k-1 stand alone, then
-come bins of 2, 4, 8, ... positions. The report says so, and no other number depends on them. --verbose
-writes the size of the tables before the run; --dry-run estimates the whole run.
+When the tables would be larger than --table-memory, late positions share bins: positions 0 to k-1 stand
+alone, then come bins of 2, 4, 8, ... positions. The report says so, and no other number depends on them.
+--verbose writes the size of the tables before the run; --dry-run estimates the whole run.
 
 Long runs: --checkpoint PATH saves the statistics and the progress every 60 seconds. --resume continues from
 there after a crash; it refuses another model, corpus or option, and names it. The file is removed when the
