@@ -45,6 +45,8 @@ def run(arguments):
     if arguments[0] == "normscope":
         sys.argv = arguments
         return main()
+    if arguments[1] == "-c":
+        return exec(arguments[2], {"__name__": "__main__"})
     sys.argv = arguments[1:]
     sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -96,8 +98,11 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 @contextmanager
-def preloaded() -> Iterator[Path]:
-    """Serve while the block runs; yield the folder of the two commands."""
+def preloaded(first: str = "", **settings: str) -> Iterator[Path]:
+    """Serve while the block runs; yield the folder of the two commands.
+
+    The server runs `first`, a line of Python, with these environment variables.
+    """
     root = str(Path(__file__).parents[2])
     with TemporaryDirectory() as folder:
         commands, socket = Path(folder) / "bin", str(Path(folder) / "socket")
@@ -107,9 +112,9 @@ def preloaded() -> Iterator[Path]:
                 CLIENT.format(python=sys.executable, socket=socket), encoding="utf-8"
             )
             (commands / name).chmod(0o755)
-        environment = {**os.environ, "PYTHONPATH": root, "PYTHONUTF8": "1"}
+        environment = {**os.environ, "HF_HOME": folder, "PYTHONPATH": root, "PYTHONUTF8": "1", **settings}
         with subprocess.Popen(
-            [sys.executable, "-c", SERVER, socket],
+            [sys.executable, "-c", f"{first}\n{SERVER}", socket],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=root,
