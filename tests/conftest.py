@@ -39,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         one_pass.AFTER = 0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file's tests to one worker, so that fixtures of a module and compiled loops are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _everything_written_is_valid() -> Iterator[None]:
     """Hold every result that a test turns into JSON against the schema that the package ships."""
