@@ -78,6 +78,17 @@ def digits(preloaded_commands: Path, tmp_path_factory: pytest.TempPathFactory) -
     return train(preloaded_commands / "python", tmp_path_factory.mktemp("digits"))
 
 
+@pytest.fixture(scope="session")
+def one_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first block of the demo."""
+    from tests.support import models
+
+    folder = tmp_path_factory.mktemp("one_block")
+    for part in models.demo(blocks=1):
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """A function that compares text with a golden file, or rewrites the file under `--overwrite`."""
