@@ -23,6 +23,7 @@ __all__ = [
     "SwapReport",
     "Swapping",
     "Track",
+    "Trajectory",
     "Watcher",
     "WhyReport",
     "Window",
@@ -41,6 +42,7 @@ __all__ = [
     "swap",
     "swapped",
     "track",
+    "trajectory",
     "watch",
     "why",
     "write_moments",
@@ -84,6 +86,8 @@ _HOMES = {
     "swapped": "normscope.analyses.swap.swapped",
     "Track": "normscope.results.track",
     "track": "normscope.analyses.training.track",
+    "Trajectory": "normscope.results.trajectory",
+    "trajectory": "normscope.analyses.trajectory",
     "watch": "normscope.capture.watcher",
     "why": "normscope.analyses.why.analysis",
     "merge": "normscope.analyses.merge",
@@ -107,6 +111,7 @@ if TYPE_CHECKING:
     from normscope.analyses.training.lightning_callback import LightningNormCallback
     from normscope.analyses.training.track import track
     from normscope.analyses.training.trainer_callback import NormCallback
+    from normscope.analyses.trajectory import trajectory
     from normscope.analyses.why.analysis import why
     from normscope.capture.watcher import Watcher, watch
     from normscope.capture.window import Window
@@ -127,6 +132,7 @@ if TYPE_CHECKING:
     from normscope.results.reading import read_report
     from normscope.results.swap import SwapReport
     from normscope.results.track import Track
+    from normscope.results.trajectory import Trajectory
     from normscope.results.why import WhyReport
     from normscope.statistics.moments_file import write_moments
     from normscope.statistics.position_tables_file import write_tensors

@@ -34,7 +34,7 @@ from normscope.results.common import Summary
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import with_facts
 from normscope.statistics.batch_composition import Flags, filling
-from normscope.statistics.batch_noise import Noise, RunningDiscrepancy, excess, noise
+from normscope.statistics.batch_noise import Noise, excess, noise
 from normscope.statistics.moments import Spread
 
 if TYPE_CHECKING:
@@ -132,34 +132,24 @@ def _layer(layer: LayerReport, sample: TextSample, drawn: list[Plan], momentum: 
 
 def _measured(plan: Plan, measures: Noise, counts: Tensor) -> BatchNoise:
     tokens = counts[torch.from_numpy(plan.texts)].sum(1)
+    drift, running = measures.running, None
+    if drift is not None:
+        running = Running(drift.end_mean, drift.end_variance, _parts(drift.tid_mean, drift.tid_variance))
     return BatchNoise(
         plan.size,
         plan.order,
         _parts(measures.tid_mean, measures.tid_variance),
         _parts(measures.elementwise_mean, measures.elementwise_variance),
         _parts(measures.distance_mean, measures.distance_variance),
-        None if measures.running is None else _running(measures.running),
+        running,
         excess(measures.tid_mean, tokens, float(counts.sum())),
     )
 
 
-def _running(drift: RunningDiscrepancy) -> Running:
-    return Running(drift.end_mean, drift.end_variance, _parts(drift.tid_mean, drift.tid_variance))
-
-
 def _filled(counted: Sequence[Flags], plan: Plan) -> BatchFilling:
     contents = filling(counted, plan.texts)
-    return BatchFilling(
-        plan.size,
-        plan.order,
-        len(plan.texts),
-        contents.padding_share,
-        _summary(torch.from_numpy(contents.tokens)),
-        contents.positions,
-        contents.positions_short,
-        contents.late_samples,
-        contents.variance_error,
-    )
+    measured = {**vars(contents), "tokens": _summary(torch.from_numpy(contents.tokens))}
+    return BatchFilling(plan.size, plan.order, len(plan.texts), **measured)
 
 
 def _parts(mean: Tensor, variance: Tensor) -> NoiseParts:

@@ -5,7 +5,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from normscope._version import __version__
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
 from normscope.results.compare import Compared, Comparison, Drift, LayerDrift
+from normscope.results.depth import DepthPoint
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
 from normscope.results.reading import read_report
@@ -23,7 +24,8 @@ METRICS: dict[str, Callable[[LayerDrift], float]] = {
     path: operator.attrgetter(path)
     for path in (
         "bn_drift.mean", "bn_drift.variance", "ln_drift.mean", "ln_drift.variance", "agreement_change",
-        "position_change", "mean_share_change",
+        "position_change", "mean_share_change", "mean_share_energy_change", "largest_input_change",
+        "largest_output_change", "headroom_change", "residual_rms_change", "kurtosis_change",
     )
 }  # fmt: skip
 # Fields of the run that must be equal for the numbers to be comparable.
@@ -42,13 +44,26 @@ def compare(a: Report | str | os.PathLike[str], b: Report | str | os.PathLike[st
       are the averages of the tokens' own means and variances;
     - `agreement_change` and `position_change`: the agreement with BN, and the share of variance that
       position explains (epsilon squared), in b minus in a;
-    - `mean_share_change`: the share of a token's square that its mean carries, in b minus in a.
+    - `mean_share_change` and `mean_share_energy_change`: the share of a token's square that its mean carries,
+      averaged over tokens and of all squares, in b minus in a;
+    - `largest_input_change`, `largest_output_change` and `headroom_change`: log2 of the largest |input| and
+      |output|, and of float16's headroom, in b minus in a;
+    - `residual_rms_change` and `kurtosis_change`: log2 of the rms of the residual stream, and of the kurtosis
+      of its features, in b minus in a, at norms that read the stream.
 
     A number is NaN if either report lacks it. Raises ReportError for a file that is not a report.
     """
     a, b = (report if isinstance(report, Report) else read_report(report) for report in (a, b))
     pairs = list(_pairs(list(a.layers), list(b.layers)))
-    drifts = [layer_drift(a.layers[name], b.layers[other]) for name, other in pairs]
+    streams = [_stream(report) for report in (a, b)]
+    drifts = [
+        replace(
+            layer_drift(a.layers[name], b.layers[other]),
+            residual_rms_change=_log2_change(streams[0].get(name), streams[1].get(other), "residual.rms"),
+            kurtosis_change=_log2_change(streams[0].get(name), streams[1].get(other), "kurtosis"),
+        )
+        for name, other in pairs
+    ]
     matched_a, matched_b = ({pair[side] for pair in pairs} for side in (0, 1))
     return Comparison(
         __version__,
@@ -88,7 +103,25 @@ def layer_drift(a: LayerReport, b: LayerReport) -> LayerDrift:
         agreement_change=after - before,
         position_change=explained[1] - explained[0],
         mean_share_change=b.mean_share - a.mean_share,
+        mean_share_energy_change=b.mean_share_energy - a.mean_share_energy,
+        largest_input_change=_log2_change(a, b, "extremes.input.value"),
+        largest_output_change=_log2_change(a, b, "extremes.output.value"),
+        headroom_change=_log2_change(a, b, "extremes.headroom"),
     )
+
+
+def _stream(report: Report) -> dict[str, DepthPoint]:
+    """Return the points of the residual stream by the names of their layers."""
+    return {point.name: point for profile in report.depth or () for point in profile.points}
+
+
+def _log2_change(a: object, b: object, path: str) -> float:
+    """Return log2 of the number at a path of `b`, minus that of `a`; NaN unless both are positive."""
+    try:
+        old, new = (operator.attrgetter(path)(part) for part in (a, b))
+    except AttributeError:  # A part is None: a report does not have it.
+        return math.nan
+    return math.log2(new) - math.log2(old) if 0 < old < math.inf and 0 < new < math.inf else math.nan
 
 
 def _bn_drift(a: LayerReport, b: LayerReport) -> Drift:

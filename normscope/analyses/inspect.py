@@ -43,6 +43,7 @@ def inspect(
     exclude: Sequence[str] = (),
     per_call: bool = False,
     words: bool | int = False,
+    curve: bool = False,
     moments: bool = False,
     shard: Shard | None = None,
     checkpoint: Checkpoint | None = None,
@@ -52,15 +53,16 @@ def inspect(
 ) -> Report:
     """Run texts, images or sounds through a model and report on its normalization layers.
 
-    `model` is a Hub id, a folder in Hugging Face layout, "demo", what `load` returned, or a model
-    object. An object also needs its `tokenizer`, or its `processor` for images and audio; it stays on its
-    device and is in evaluation mode during the call.
+    `model` is a Hub id, a folder in Hugging Face layout or of a PEFT adapter, a GGUF file, "demo", what
+    `load` returned, or a model object. An object also needs its `tokenizer`, or its `processor` for images
+    and audio; it stays on its device and is in evaluation mode during the call.
     `texts` is any iterable of strings, one sample each, and is read as a stream. `images` and `audio`
     are paths of files, one sample each, in the order in which they run; the model's own processor scales
     and normalises them. Several kinds need as many samples each and run in pairs: texts[i] with images[i].
     `layers` and `exclude` are globs that choose the layers to measure. With `per_call`
     the calls of a layer that a forward calls several times are measured separately. `words` also measures
-    how much the token's identity explains, see `watch`. With `moments` the report carries them, for
+    how much the token's identity explains, and `curve` counts elements by input and output, see `watch`.
+    With `moments` the report carries them, for
     `merge`, `write_moments` and `write_tensors`. `table_memory` is the maximum size in bytes of tables over
     positions, see `watch`. `progress` is called from time to time.
 
@@ -86,6 +88,7 @@ def inspect(
         exclude=exclude,
         per_call=per_call,
         words=words,
+        curve=curve,
         table_memory=table_memory,
     )
     selection = {
@@ -93,6 +96,7 @@ def inspect(
         "exclude": ", ".join(exclude) or "none",
         "per call": per_call,
         "words": words,
+        "curve": curve,
         "table memory": table_memory,
         "shard": shard,
     }

@@ -62,15 +62,13 @@ def _inputs(config: Any, kinds: Sequence[str]) -> dict[str, Tensor]:
     vision = getattr(config, "vision_config", None) or config
     size, channels = getattr(vision, "image_size", _SIZE), getattr(vision, "num_channels", _CHANNELS)
     height, width = size if isinstance(size, list | tuple) else (size, size)
-    tokens = torch.ones((1, _TOKENS), dtype=torch.int64, device=_META)
-    return {
-        **({"input_ids": tokens, "attention_mask": tokens} if TEXT in kinds else {}),
-        **(
-            {"pixel_values": torch.empty((1, channels, height, width), device=_META)}
-            if IMAGE in kinds
-            else {}
-        ),
-    }
+    inputs: dict[str, Tensor] = {}
+    if TEXT in kinds:
+        tokens = torch.ones((1, _TOKENS), dtype=torch.int64, device=_META)
+        inputs.update(input_ids=tokens, attention_mask=tokens)
+    if IMAGE in kinds:
+        inputs["pixel_values"] = torch.empty((1, channels, height, width), device=_META)
+    return inputs
 
 
 class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]

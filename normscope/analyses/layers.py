@@ -35,7 +35,8 @@ def list_layers(
 ) -> Outline:
     """List the normalization layers of a model, each with its formula and its place in the model.
 
-    `model` is a Hub id, a folder in Hugging Face layout, or "demo"; only its config.json is read.
+    `model` is a Hub id, a folder in Hugging Face layout or of a PEFT adapter, a GGUF file, or "demo"; only
+    its configuration is read.
     The model is built on torch's meta device, without memory for weights. If only a call can show what a
     layer computes, one layer of its class and size gets random weights and is called alone.
     `layers` and `exclude` are globs that choose the layers to list. With `readers`, one forward on the

@@ -30,6 +30,9 @@ _SUMS = ("texts", "tokens", "skipped_texts", "truncated_texts", "batches", "seco
 _OPTIONAL_SUMS = ("unknown_tokens", "repeated_texts")
 _COMMON = ("batch_size", "batch_tokens", "order")
 
+# The parts of a layer's moments that are requested by an option.
+_Requested = dict[str, int | None]
+
 
 def merge(parts: Sequence[Report | str | os.PathLike[str]]) -> Report:
     """Return one report for several parts of a corpus, as if one run had measured them all.
@@ -81,7 +84,7 @@ class _Total:
         self._warnings: dict[str, None] = {}
         self._layers: dict[str, LayerReport] = {}
         """The description of each layer, from the first part in which it saw a token."""
-        self._words: dict[str, int | None] = {}
+        self._requested: dict[str, _Requested] = {}
         self._first = ""
         self._names: dict[str, str] = {}
         """The name of each part that came from a file, by the digest of the file."""
@@ -112,7 +115,7 @@ class _Total:
         """Whether the layers of a part belong to the result; those of an empty part do if all are empty."""
         empty = not any(layer.calls for layer in report.layers.values())
         if self._empty and not empty:
-            self._layers, self._moments.layers, self._words = {}, {}, {}
+            self._layers, self._moments.layers, self._requested = {}, {}, {}
         self._empty &= empty
         return not empty or self._empty
 
@@ -128,7 +131,7 @@ class _Total:
         for key, layer in report.layers.items():
             if key not in self._layers or (layer.count and not self._layers[key].count):
                 self._layers[key] = layer
-        self._words.update(_words(moments))
+        self._requested.update(_requested(moments))
         self._moments.merge(moments)
 
     def _require_alike(self, new: Report, moments: RunMoments, name: str) -> None:
@@ -155,8 +158,9 @@ class _Total:
             exact = self._moments.layers[name].exact
             if seen.calls and self._moments.layers[name].calls:
                 yield f"positions that stand alone at {quoted(name)}", exact, seen.exact
-        for name, words in _words(moments).items():
-            yield f"words of {quoted(name)}", self._words.get(name, words), words
+        for name, parts in _requested(moments).items():
+            before = self._requested.get(name, parts)
+            yield from ((f"{f} of {quoted(name)}", before[f], parts[f]) for f in parts)
 
     def report(self) -> Report:
         """Return the report of all parts."""
@@ -235,10 +239,13 @@ def _first_difference(old: list[str], new: list[str]) -> tuple[Any, Any]:
     return different[0] if different else (len(old), len(new))
 
 
-def _words(moments: RunMoments) -> dict[str, int | None]:
-    """Return the maximum number of token ids per layer, None where they were not requested."""
+def _requested(moments: RunMoments) -> dict[str, _Requested]:
+    """Return the maximum number of token ids per layer, or None, and whether it has a curve."""
     measured = {name: seen.moments for name, seen in moments.layers.items() if seen.moments is not None}
-    return {name: part.words.most if part.words else None for name, part in measured.items()}
+    return {
+        name: {"words": part.words.most if part.words else None, "curve": part.curve is not None}
+        for name, part in measured.items()
+    }
 
 
 def _general_warnings(report: Report, moments: RunMoments) -> list[str]:

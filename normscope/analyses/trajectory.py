@@ -1,24 +1,60 @@
 """Inspects several revisions of a model, and follows its numbers over them."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from normscope._version import __version__
 from normscope.analyses.compare import compare
+from normscope.analyses.inspect import inspect
+from normscope.data.media_files import FilePath, Inputs
 from normscope.engine.provenance import weights_digest
 from normscope.engine.stop import Stop
+from normscope.errors import UsageError
 from normscope.models.loading import Loaded, load
 from normscope.models.location import Loading
 from normscope.models.modality import TEXT
 from normscope.results.compare import Comparison, Drift
 from normscope.results.inspect import LayerReport, Report
 from normscope.results.provenance import provenance_now
-from normscope.results.trajectory import InputExtremes, LargestInput, LayerPoint, RevisionPoint, Trajectory
+from normscope.results.trajectory import LayerPoint, PointExtreme, PointExtremes, RevisionPoint, Trajectory
 
-_UNKNOWN = Drift(float("nan"), float("nan"))
+_UNKNOWN = Drift(math.nan, math.nan)
+
+
+def trajectory(
+    model: str | os.PathLike[str],
+    revisions: Sequence[str],
+    texts: Iterable[str] | None = None,
+    *,
+    images: Sequence[FilePath] = (),
+    audio: Sequence[FilePath] = (),
+    loading: Loading = Loading(),
+    stop: Stop | None = None,
+    **options: Any,
+) -> Trajectory:
+    """Inspect revisions of a model on the same inputs, and return how the numbers move over them.
+
+    `model` is a Hub id, `revisions` are branches, tags or commits of it, in their order. The inputs and the
+    `options` (`batching`, `layers`, `exclude`, `per_call`, `words`, `table_memory`, `progress`) are those of
+    `inspect`. Texts that can be read only once, as from a generator, are kept in memory. The revisions are
+    loaded one after the other; after `stop` is asked, the one that runs is the last.
+
+    Raises UsageError without a list of revisions, and the errors of `inspect`.
+    """
+    if isinstance(revisions, str) or not revisions:
+        raise UsageError(f"revisions is {revisions!r}; expected names of revisions; put them in a list")
+    texts = [*texts] if isinstance(texts, Iterator) else texts
+
+    def run(loaded: Loaded) -> Report:
+        return inspect(loaded, texts, images=images, audio=audio, stop=stop, **options)
+
+    kinds = Inputs(texts, images, audio).kinds
+    return follow(model, revisions, run, loading=loading, kinds=kinds, stop=stop)
 
 
 def follow(
@@ -79,14 +115,14 @@ def _point(
     for name, layer in report.layers.items():
         drift = drifts.get(name)
         bn, ln = (drift.bn_drift, drift.ln_drift) if drift else (_UNKNOWN, _UNKNOWN)
-        layers.append(LayerPoint(name, {"feature": _agreement(layer)}, _extremes(_largest(layer)), bn, ln))
+        layers.append(LayerPoint(name, {"feature": _agreement(layer)}, _largest(layer), bn, ln))
     return RevisionPoint(
         revision=report.model.revision or "",
         commit=report.model.commit,
         weights_sha256=digest,
         same_weights_as=same_weights_as,
         agreement={"feature": _median(layer.agreement["feature"] for layer in layers)},
-        extremes=_extremes(_median(layer.extremes.input.value for layer in layers)),
+        extremes=_median_largest([layer.extremes for layer in layers]),
         bn_drift=_median_drift([layer.bn_drift for layer in layers]),
         ln_drift=_median_drift([layer.ln_drift for layer in layers]),
         layers=tuple(layers),
@@ -94,15 +130,24 @@ def _point(
 
 
 def _agreement(layer: LayerReport) -> float:
-    return (layer.agreement or {}).get("feature", float("nan"))
+    return (layer.agreement or {}).get("feature", math.nan)
 
 
-def _largest(layer: LayerReport) -> float:
-    return layer.extremes.input.value if layer.extremes else float("nan")
+def _largest(layer: LayerReport) -> PointExtremes:
+    sizes = layer.extremes
+    if sizes is None:
+        return PointExtremes(PointExtreme(math.nan))
+    output = None if sizes.output is None else PointExtreme(sizes.output.value)
+    return PointExtremes(PointExtreme(sizes.input.value), output, sizes.headroom)
 
 
-def _extremes(largest: float) -> InputExtremes:
-    return InputExtremes(LargestInput(largest))
+def _median_largest(layers: Sequence[PointExtremes]) -> PointExtremes:
+    outputs = [layer.output.value for layer in layers if layer.output]
+    return PointExtremes(
+        PointExtreme(_median(layer.input.value for layer in layers)),
+        PointExtreme(_median(outputs)) if outputs else None,
+        _median(layer.headroom for layer in layers),
+    )
 
 
 def _median_drift(drifts: Sequence[Drift]) -> Drift:
@@ -112,7 +157,7 @@ def _median_drift(drifts: Sequence[Drift]) -> Drift:
 def _median(values: Iterable[float]) -> float:
     """Return the median of the values that are known, NaN without any."""
     finite = [value for value in values if np.isfinite(value)]
-    return float(np.median(finite)) if finite else float("nan")
+    return float(np.median(finite)) if finite else math.nan
 
 
 def _warnings(

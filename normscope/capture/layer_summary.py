@@ -14,6 +14,7 @@ from normscope.escaping import counted
 from normscope.norms.detection import NormLayer
 from normscope.norms.formulas import fitting
 from normscope.results.common import Counts, Summary
+from normscope.results.curve import InputOutputCurve
 from normscope.results.inspect import (
     AffineFit,
     AffineOutliers,
@@ -34,6 +35,7 @@ from normscope.results.inspect import (
 )
 from normscope.statistics import metrics
 from normscope.statistics.accumulator import Accumulator, Groups
+from normscope.statistics.curve_histogram import CurveHistogram
 from normscope.statistics.extremes import UNKNOWN, LargestValue
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.layout import is_own_sequence
@@ -139,15 +141,15 @@ def notes_on(layer: LayerReport, state: LayerState) -> list[str]:
 
 def headroom_notes(layers: Iterable[LayerReport]) -> list[str]:
     """Return one sentence on the layers whose values come close to float16's maximum, or an empty list."""
-    rooms = [(layer.extremes.headroom, layer) for layer in layers if layer.extremes is not None]
-    short = sorted((room, layer.index) for room, layer in rooms if room < _LITTLE_ROOM)
+    rooms = {layer.name: layer.extremes.headroom for layer in layers if layer.extremes is not None}
+    short = [name for name, room in rooms.items() if room < _LITTLE_ROOM]
     if not short:
         return []
-    worst = min(rooms, key=lambda pair: pair[0])[1]
+    worst = min(short, key=lambda name: rooms[name])
     others = f" and {len(short) - 1} more" if len(short) > 1 else ""
     return [
-        f"{worst.name}{others}: the largest value is over an eighth of float16's maximum "
-        f"(headroom {short[0][0]:.2g}), so float16 may overflow on other texts; use bfloat16 or float32"
+        f"{worst}{others}: the largest value is over an eighth of float16's maximum "
+        f"(headroom {rooms[worst]:.2g}), so float16 may overflow on other texts; use bfloat16 or float32"
     ]
 
 
@@ -195,6 +197,7 @@ def measurements(moments: Accumulator, positioned: bool, exact: int | None = Non
         "agreement": _agreement(moments, positioned),
         "outliers": _outliers(moments, positioned, first),
         "extremes": _extremes(moments),
+        "curve": _curve(moments.curve),
         "mean_share": metrics.mean_share(moments),
         "mean_share_energy": metrics.mean_share_energy(moments),
     }
@@ -259,6 +262,17 @@ def _extremes(moments: Accumulator) -> Extremes | None:
     output = both[1] if moments.outliers.tokens else None
     bits = math.log2(headroom) if headroom else math.nan  # An output that has overflowed leaves no room.
     return Extremes(both[0], output, _array(extremes.feature), headroom, bits)
+
+
+def _curve(counted: CurveHistogram | None) -> InputOutputCurve | None:
+    """Return the curve of a layer; None if it was not requested, or no output is known."""
+    if counted is None or not int(counted.histogram.sum()):
+        return None
+    input_end, output_end, counts = counted.picture()
+    inside = counts[1:-1, 1:-1]
+    beyond, (x, y) = int(counts.sum() - inside.sum()), inside.nonzero().T
+    bins = map(_indices, (x, y, inside[x, y]))
+    return InputOutputCurve(2.0**input_end, 2.0**output_end, beyond, *bins)
 
 
 def _extreme(extreme: LargestValue) -> Extreme:

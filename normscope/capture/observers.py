@@ -6,6 +6,7 @@ from torch import Tensor
 
 from normscope.norms.detection import NormLayer
 from normscope.statistics.alignment import Alignment
+from normscope.statistics.curve_histogram import CurveHistogram
 from normscope.statistics.layer_state import LayerState
 from normscope.statistics.moments import Labels, Moments, Rows
 from normscope.statistics.token_identity import TokenMoments, TokenRoom
@@ -44,6 +45,16 @@ class TokenIdentity:
             features = moments.features
             moments.words = TokenMoments(features, self._room.ids(features), moments.output.mean.device)
         moments.words.add(batch.rows.x, ids)
+
+
+class ElementCounts:
+    """Counts elements by input and output into a layer's moments."""
+
+    def observe(self, batch: BatchRows, state: LayerState, /) -> None:
+        """Add the elements of a batch."""
+        if state.moments is not None:
+            state.moments.curve = state.moments.curve or CurveHistogram(batch.y.device)
+            state.moments.curve.add(batch.rows.x, batch.y)
 
 
 class RowScales:

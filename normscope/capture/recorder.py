@@ -19,7 +19,7 @@ from normscope.capture.counters import Tally
 from normscope.capture.hooks import BACKWARD, Hook, InputCopy, Turn, attributes, uncounted
 from normscope.capture.layer_calls import LayerCalls
 from normscope.capture.layer_capture import LayerCapture
-from normscope.capture.observers import TokenIdentity
+from normscope.capture.observers import ElementCounts, Observer, TokenIdentity
 from normscope.capture.outer_norms import OuterNorms
 from normscope.capture.report_assembly import assemble
 from normscope.capture.scope import Scope
@@ -51,6 +51,7 @@ class Recorder:
         *,
         per_call: bool = False,
         words: bool | int = False,
+        curve: bool = False,
         table_memory: int = MEMORY,
         exclude_tokens: Sequence[int] = (),
         skip_first: int = 0,
@@ -73,7 +74,8 @@ class Recorder:
         names = select([norm.name for norm in norms], layers, exclude)
         chosen = [norm for norm in norms if norm.name in names]
         room = TokenRoom(len(chosen), None if words is True else words)
-        observers = [TokenIdentity(room)] if words else []
+        observers: list[Observer] = [TokenIdentity(room)] if words else []
+        observers += [ElementCounts()] if curve else []
         scratch = Scratch()  # One for all layers, because only one layer is measured at a time.
         self.layers = [LayerCalls(norm, observers, scratch, per_call=per_call) for norm in chosen]
         """The layers that are measured, in order."""

@@ -65,16 +65,8 @@ def _is_file(argument: str) -> bool:
         return False
 
 
-class _App(typer.Typer):
-    """An app whose commands list their options in sections."""
-
-    def command(self, *names: Any, **settings: Any) -> Any:
-        """Register a command, as typer does."""
-        return super().command(*names, **{"cls": _Command, **settings})
-
-
 # Plain help starts in half the time of rich help, and is the same in a pipe.
-app = _App(
+app = typer.Typer(
     cls=_Guarded,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -129,7 +121,8 @@ for module, summary in {
     explain: "Explain the numbers of the reports.",
 }.items():
     name = module.__name__.rpartition(".")[2]
-    app.command(name, short_help=summary, epilog=module.EPILOG)(with_help_all(getattr(module, name)))
+    command = with_help_all(getattr(module, name))
+    app.command(name, cls=_Command, short_help=summary, epilog=module.EPILOG)(command)
 
 
 def main() -> None:

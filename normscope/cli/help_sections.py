@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -29,32 +29,28 @@ EXPLAINED = {
     **{name: name for name in ("inspect", "layers", "batches", "swap", "why", "compare", "track")},
     "merge": "inspect",
 }
-# The options of each section, by their names in Python; options of no section come last.
+# The options of each section in their order, by their names in Python; options of no section come last.
 SECTIONS = {
     "Input": (
-        "file", "beside", "image", "audio", "dataset", "split", "calibration", "field", "chat_template",
+        "file", "calibration", "dataset", "split", "field", "chat_template", "beside", "image", "audio",
         "limit", "unique", "max_length",
     ),
     "Layers": ("layer", "exclude", "per_call", "readers"),
     "Measuring": (
-        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "samples",
-        "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
+        "sizes", "draws", "momentum", "kind", "first", "cumulative", "recalibrate", "words", "curve",
+        "samples", "table_memory", "seed", "batch_size", "order", "special_tokens", "exclude_tokens",
         "skip_first", "drop_massive", "roles", "dry_run",
     ),
     "Long runs": ("checkpoint", "checkpoint_every", "resume", "shard"),
     "Output": (
-        "schema", "bibtex", "fail_above", "details", "depth", "rows", "plot", "chart", "top", "format",
-        "json", "output", "moments", "tensors", "save", "fold", "quiet", "verbose",
+        "schema", "bibtex", "fail_above", "chart", "details", "depth", "rows", "top", "fold", "save",
+        "format", "json", "plot", "output", "moments", "tensors", "quiet", "verbose",
     ),
     "Loading the model": (
         "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "device", "device_map",
         "dtype", "attn_implementation", "random_weights",
     ),
-    "Other": (),
 }  # fmt: skip
-# Options of single commands, each by the shared option that it follows.
-_FOLLOWS = {"calibration": "file", "device_map": "device", "plot": "json"}
-_SECTION_OF = {name: title for title, names in SECTIONS.items() for name in names}
 
 
 class Sectioned(TyperCommand):
@@ -64,15 +60,14 @@ class Sectioned(TyperCommand):
         """Write the arguments and the options."""
         parameters = self.get_params(ctx)
         arguments = [each for each in parameters if each.param_type_name == "argument"]
-        options = [each for each in parameters if each.param_type_name == "option"]
+        options = {each.name: each for each in parameters if each.param_type_name == "option"}
         _write_section(ctx, formatter, "Arguments", arguments)
         if not ctx.meta.get(_ALL):
-            by_name = {option.name: option for option in options}
-            _write_section(ctx, formatter, "Options", [by_name[name] for name in MOST_USED[ctx.info_name]])
+            _write_section(ctx, formatter, "Options", [options[name] for name in MOST_USED[ctx.info_name]])
             return
-        for title in SECTIONS:
-            own = [option for option in _in_order(options) if _SECTION_OF.get(option.name, "Other") == title]
-            _write_section(ctx, formatter, title, own)
+        for title, names in SECTIONS.items():
+            _write_section(ctx, formatter, title, [options.pop(name) for name in names if name in options])
+        _write_section(ctx, formatter, "Other", [*options.values()])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write a few examples, or the whole epilog, and the commands that say more."""
@@ -84,14 +79,10 @@ class Sectioned(TyperCommand):
         with formatter.indentation():
             formatter.write_text(text)
         formatter.write_paragraph()
-        formatter.write("".join(f"{line}\n" for line in _next_steps(ctx)))
-
-
-def _next_steps(ctx: Any) -> Iterator[str]:
-    if ctx.info_name in EXPLAINED:
-        yield f"what its numbers mean: normscope explain {EXPLAINED[ctx.info_name]}"
-    if not ctx.meta.get(_ALL):
-        yield f"all options: {ctx.command_path} --help-all"
+        if ctx.info_name in EXPLAINED:
+            formatter.write(f"what its numbers mean: normscope explain {EXPLAINED[ctx.info_name]}\n")
+        if not ctx.meta.get(_ALL):
+            formatter.write(f"all options: {ctx.command_path} --help-all\n")
 
 
 def _write_section(ctx: Any, formatter: Any, title: str, parameters: list[Any]) -> None:
@@ -131,11 +122,3 @@ def with_help_all(command: Callable[..., None]) -> Callable[..., None]:
     parsed: Any = wrapper  # mypy knows no __signature__ of a function
     parsed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
     return wrapper
-
-
-def _in_order(parameters: list[Any]) -> list[Any]:
-    """Move each option of _FOLLOWS behind its shared option; others stay as the command declares them."""
-    ranks = {parameter.name: rank for rank, parameter in enumerate(parameters)}
-    return sorted(
-        parameters, key=lambda option: ranks.get(_FOLLOWS.get(option.name, option.name), ranks[option.name])
-    )

@@ -184,26 +184,6 @@ class _OutputOptions:
         """Return the destination, as `checked_output` does."""
         return checked_output(self.output, reads, writes)
 
-    def _chosen(
-        self, kind: type[options.AnyFormat], format: options.AnyFormat | None, *, plot: bool = False
-    ) -> options.AnyFormat:
-        """Return the format; UsageError for options that contradict each other."""
-        chosen = options.choose_format(kind, format, self.json, self.output, plot=plot)
-        if not self.quiet:
-            options.warn_of_suffix(chosen, self.output, plot=plot)
-        return chosen
-
-
-@dataclass(frozen=True)
-class ResultOptions(_OutputOptions):
-    """The format and the destination of a result for people, or as JSON."""
-
-    format: options.OutputFormat = None
-
-    def chosen_format(self) -> options.Format:
-        """Return the format; UsageError for options that contradict each other."""
-        return self._chosen(options.Format, self.format)
-
 
 @dataclass(frozen=True)
 class DataResultOptions(_OutputOptions):
@@ -213,7 +193,10 @@ class DataResultOptions(_OutputOptions):
 
     def chosen_format(self, plot: bool = False) -> options.DataFormat:
         """Return the format; UsageError for options that contradict each other."""
-        return self._chosen(options.DataFormat, self.format, plot=plot)
+        chosen = options.choose_format(options.DataFormat, self.format, self.json, self.output, plot=plot)
+        if not self.quiet:
+            options.warn_of_suffix(chosen, self.output, plot=plot)
+        return chosen
 
 
 class OutlineFormat(str, Enum):

@@ -13,14 +13,6 @@ from normscope.errors import UsageError
 from normscope.escaping import quoted
 
 
-class Format(str, Enum):
-    """The format of a result."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-
-
 class DataFormat(str, Enum):
     """The format of a result that has tidy data."""
 
@@ -290,7 +282,6 @@ RandomWeights = Annotated[
     typer.Option("--random-weights", help="Run a model whose checkpoint lacks weights, with random ones."),
 ]
 FORMAT_HELP = "Format of the result; the default is that of the suffix of --output, or else table."
-OutputFormat = Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)]
 OutputDataFormat = Annotated[DataFormat | None, typer.Option("--format", help=FORMAT_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw bars, curves and heat maps in place of tables.")]

@@ -126,21 +126,21 @@ class Output:
         """Return a result as JSON, or as `table` or `markdown` renders it with these options."""
         if format == "json":
             return self.json(result)
-        return (
-            markdown(result, **options)
-            if format == "markdown"
-            else table(result, screen=self.screen(), **options)
-        )
+        if format == "markdown":
+            return markdown(result, **options)
+        return table(result, screen=self.screen(), **options)
 
     def screen(self) -> "Screen":
         """Return the width, colours and characters there; a file or pipe has COLUMNS or 80 columns."""
+        from normscope.render.glyphs import UNICODE
         from normscope.render.terminal import Screen
 
         if self.is_file:
-            return Screen(_columns(80))
-        width = _terminal_columns() if self.is_terminal else _columns(80)
+            return Screen(_columns())
+        # A terminal of unknown size reports 0, which Python before 3.11 returns unchanged.
+        width = shutil.get_terminal_size().columns or 80 if self.is_terminal else _columns()
         colour = self.is_terminal and wants_colour()
-        return Screen(width, colour, _can_encode(_drawing_characters()), colour and _has_palette())
+        return Screen(width, colour, _can_encode("".join(vars(UNICODE).values())), colour and _has_palette())
 
 
 @contextmanager
@@ -245,14 +245,9 @@ def warn(warnings: tuple[str, ...], *, verbose: bool) -> None:
         say(f"warning: {len(warnings) - len(shown)} more; --verbose shows them all")
 
 
-def _terminal_columns() -> int:
-    # A terminal of unknown size reports 0, which Python before 3.11 returns unchanged.
-    return shutil.get_terminal_size((80, 24)).columns or 80
-
-
-def _columns(default: int) -> int:
+def _columns() -> int:
     columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdecimal() and int(columns) else default
+    return int(columns) if columns.isdecimal() and int(columns) else 80
 
 
 def silence() -> None:
@@ -265,12 +260,6 @@ def silence() -> None:
         except OSError:
             os.dup2(null, stream.fileno())
     os.close(null)
-
-
-def _drawing_characters() -> str:
-    from normscope.render.glyphs import UNICODE
-
-    return "".join(vars(UNICODE).values())
 
 
 def _can_encode(text: str) -> bool:

@@ -39,7 +39,7 @@ Depth = Annotated[
 ]
 LayerRows = Annotated[
     ListedLayers,
-    typer.Option("--layers", help="Of over 13 layers, list the ends and extremes of each group, or all."),
+    typer.Option("--layers", help="Of over 13 layers, list a few of each group, or all."),
 ]
 
 

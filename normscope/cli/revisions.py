@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from normscope.cli import options
 from normscope.cli.interruption import RESULT, handle_signals
 from normscope.cli.output import reserve_stdout
 from normscope.cli.progress_bar import ProgressBar, wanted
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from normscope.results.inspect import Report
     from normscope.results.trajectory import Trajectory
 
-_FORMATS = (options.DataFormat.TABLE, options.DataFormat.JSON, options.DataFormat.MARKDOWN)
-
 
 def read_revisions(text: str | None) -> list[str]:
     """Return the names between the commas of --revision, none without it; UsageError for an empty one."""
@@ -34,7 +31,7 @@ def read_revisions(text: str | None) -> list[str]:
 
 
 def require_support(result: ReportOptions, others: Mapping[str, object]) -> None:
-    """Raise UsageError for an option or a format that several revisions do not support."""
+    """Raise UsageError for an option that several revisions do not support."""
     refused = {
         **others,
         "--moments": result.moments,
@@ -48,12 +45,6 @@ def require_support(result: ReportOptions, others: Mapping[str, object]) -> None
             raise UsageError(
                 f"{option} was given with several revisions; expected one of them; drop {option}"
             )
-    format = result.chosen_format()
-    if format not in _FORMATS:
-        names = ", ".join(each.value for each in _FORMATS)
-        raise UsageError(
-            f"several revisions came with the format {format.value}; expected {names}; name one with --format"
-        )
 
 
 def inspect_revisions(

@@ -97,7 +97,11 @@ class TextOptions:
                 raise UsageError(
                     f"{option} was given without a --file or --dataset; name the one that has it"
                 )
-        return _built_in_sentences(quiet=quiet)
+        from normscope.data.sample_sentences import SENTENCES
+
+        if not quiet:
+            say("no text given: using the built-in sentences that the model can read")
+        return SENTENCES
 
     def file_texts(self, files: list[str]) -> "Iterable[str]":
         """Return the texts of files that another option than --file names."""
@@ -135,12 +139,8 @@ def readable_texts(texts: "Iterable[str]", loaded: "Loaded") -> "Iterable[str]":
     return readable(loaded.tokenizer) if texts is SENTENCES else texts
 
 
-def _built_in_sentences(*, quiet: bool) -> "Iterable[str]":
-    from normscope.data.sample_sentences import SENTENCES
-
-    if not quiet:
-        say("no text given: using the built-in sentences that the model can read")
-    return SENTENCES
+def _is_terminal(stream: "TextIO | None") -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _is_null(stream: "TextIO | None") -> bool:
@@ -173,7 +173,3 @@ def _status(stream: "TextIO | None") -> os.stat_result | None:
         return None if stream is None else os.fstat(stream.fileno())
     except (OSError, ValueError):  # closed, or no file at all
         return None
-
-
-def _is_terminal(stream: "TextIO | None") -> bool:
-    return stream is not None and stream.isatty()

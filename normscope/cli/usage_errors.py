@@ -9,11 +9,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 _CHOICE = re.compile(r"(?P<input>'.*') is not one of (?P<choices>'.*')\.?$", re.DOTALL)
 # The expected values, by a part of the message of typer or pydantic.
-_EXPECTED = {
-    "valid int": "a whole number",
-    "valid number": "a number",
-    "valid float": "a number",
-}
+_EXPECTED = {"valid int": "a whole number", "valid number": "a number", "valid float": "a number"}
 _BOUND = re.compile(
     r"(greater than or equal to|not in the range x>=) ?(?P<minimum>-?\d+)|x>=(?P<bound>-?\d+)"
 )
@@ -29,7 +25,9 @@ def one_line(error: Exception) -> str:
     if name is not None and (expected := _expected(message)):
         return f"{name} is {_input(error, message)}; expected {expected}; change it"
     sentence = str(error.format_message()) if hasattr(error, "format_message") else message
-    return f"{sentence[:1].lower()}{sentence[1:].rstrip('.')}; {_help(error)}"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "normscope"
+    return f"{sentence[:1].lower()}{sentence[1:].rstrip('.')}; see {command} --help"
 
 
 def is_help(error: Exception) -> bool:
@@ -59,8 +57,3 @@ def _input(error: Exception, message: str) -> str:
     if errors is not None:
         return repr(errors()[0]["input"])
     return repr(message.partition(" is not")[0].strip("'"))
-
-
-def _help(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return f"see {context.command_path} --help" if context else "see normscope --help"

@@ -82,12 +82,11 @@ def plans(drawing: Drawing, sources: Sequence[int], lengths: Sequence[int]) -> l
             _by_length(texts, np.asarray(lengths), np.asarray(sources), (drawing.seed, 0, size, draw))
             for draw, texts in enumerate(random)
         ]
-        in_order = np.arange(used).reshape(-1, size)
         drawn += [
             Plan(size, "random", np.concatenate(random)),
             Plan(size, "length", np.concatenate(by_length)),
+            Plan(size, "given", np.arange(used).reshape(-1, size)),
         ]
-        drawn.append(Plan(size, "given", in_order))
     return drawn
 
 

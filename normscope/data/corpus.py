@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normscope.errors import TextError
-from normscope.escaping import counted, grouped, printable
+from normscope.escaping import counted, grouped
 
 if TYPE_CHECKING:
     from normscope.results.common import RunInfo
@@ -86,15 +86,9 @@ def notes_on_left_out(run: "RunInfo") -> list[str]:
     rules, counts = run.selection, run.left_out
     if rules is None or counts is None:
         return []
-    places = "position" if rules.skip_first == 1 else f"{grouped(rules.skip_first)} positions"
-    parts = {
-        f"{grouped(counts.special)} special": run.special_tokens == "exclude",
-        f"{grouped(counts.excluded)} of the excluded ids": bool(rules.exclude_tokens),
-        f"{grouped(counts.first)} at the first {places}": rules.skip_first > 0,
-        f"{grouped(counts.roles)} of other roles than {' and '.join(rules.roles)}": bool(rules.roles),
-        f"{grouped(counts.massive)} with a massive activation": rules.drop_massive,
-    }
-    said = ", ".join(printable(part) for part, applies in parts.items() if applies)
+    special = [f"{grouped(counts.special)} special"] if run.special_tokens == "exclude" else []
+    others = [f"{grouped(getattr(counts, rule))} {which}" for rule, which in rules.rules().items()]
+    said = ", ".join([*special, *others])
     return [f"tokens left out: {said}; {grouped(run.tokens)} count"] if said else []
 
 

@@ -118,11 +118,10 @@ def read_dataset(
 
     "ID:CONFIG" names one of several configurations. `split` must name one of several splits. `field` holds
     the texts: by default `text`, or else the only field with strings. With `chat` it holds conversations, and
-    is `messages` by default. `token` is for the Hub, by default
-    that of the login. No dataset is downloaded as a whole, and no code of a dataset runs. A local dataset
-    that refers to the network is refused, and with `local` also one of the Hub. Raises UsageError if the
-    extra `datasets` is not installed, or a split or a configuration must be named, and TextError if the
-    dataset, configuration or split does not exist.
+    is `messages` by default. `token` is for the Hub, by default that of the login. No dataset is downloaded
+    as a whole, and no code of a dataset runs. A local dataset that refers to the network is refused, and with
+    `local` also one of the Hub. Raises UsageError if the extra `datasets` is not installed, or a split or a
+    configuration must be named, and TextError if the dataset, configuration or split does not exist.
     """
     if local and not Path(name).exists():
         raise TextError(

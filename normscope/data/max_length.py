@@ -11,35 +11,15 @@ if TYPE_CHECKING:
 _UNLIMITED = 10**9
 
 _LENGTH_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-)
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length",
+)  # fmt: skip
 
 # Model types whose positions start at the padding id plus one: the first rows of their tables are unused.
 _POSITIONS_AFTER_PADDING = {
-    "altclip_text_model",
-    "bridgetower_text_model",
-    "camembert",
-    "clap_text_model",
-    "data2vec-text",
-    "esm",
-    "ibert",
-    "layoutlmv3",
-    "lilt",
-    "longformer",
-    "luke",
-    "markuplm",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
+    "altclip_text_model", "bridgetower_text_model", "camembert", "clap_text_model", "data2vec-text", "esm",
+    "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 
 
 def length_limit(tokenizer: "PreTrainedTokenizerBase | None", config: Any) -> int | None:

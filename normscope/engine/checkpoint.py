@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from normscope._version import __version__
 from normscope.capture.recorder import Recorder
@@ -21,6 +21,7 @@ from normscope.capture.state import RecorderState
 from normscope.capture.watched_model import describe
 from normscope.data.batching import Batching
 from normscope.data.corpus import Position
+from normscope.engine.provenance import stored_tensors
 from normscope.errors import ReportError, UsageError
 from normscope.escaping import printable, quoted
 from normscope.models.loading import Loaded
@@ -181,17 +182,11 @@ def facts(loaded: Loaded, batching: Batching, choices: dict[str, Any]) -> dict[s
         "parameters": model.parameters,
         "configuration": _config_digest(config),
         "attention": getattr(config, "_attn_implementation", None),
-        "weights": weights_digest(loaded.model),
+        "weights": digest_of(stored_tensors(loaded.model), {}),
         "tokenizer": _tokenizer_digest(loaded.tokenizer),
         "normscope": __version__,
         **choices,
     }
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return a digest of all weights and buffers of a model."""
-    stored = model.state_dict()
-    return digest_of({name: values for name, values in stored.items() if isinstance(values, Tensor)}, {})
 
 
 def _config_digest(config: Any) -> str | None:

@@ -101,26 +101,19 @@ class MassiveTokens:
                 return
             for side in sides:
                 if side.scopes.current is not None:
-                    self._mark(norm, to_rows(hidden, *axes), axes, tuple(hidden.shape), side, probe=probe)
+                    self._mark(norm, hidden, axes, side, probe=probe)
 
         return read
 
     def _mark(
-        self,
-        norm: NormLayer,
-        rows: Tensor,
-        axes: tuple[int, int],
-        shape: tuple[int, ...],
-        side: _Side,
-        *,
-        probe: bool,
+        self, norm: NormLayer, hidden: Tensor, axes: tuple[int, int], side: _Side, *, probe: bool
     ) -> None:
-        """Mark the massive tokens of the rows (R, D) of a call in a side."""
-        scope, (axis, features) = side.scopes.current, axes
-        lead = lead_axes(shape, axis, features)
+        """Mark the massive tokens of a call's input in a side."""
+        scope, rows = side.scopes.current, to_rows(hidden, *axes)  # (R, D)
+        lead = lead_axes(tuple(hidden.shape), *axes)
         assert isinstance(scope, Scope)
         assert lead is not None
-        parts = scope.parts(lead, axis, math.prod(lead), rows.device, self._layouts.get(norm.name))
+        parts = scope.parts(lead, axes[0], math.prod(lead), rows.device, self._layouts.get(norm.name))
         # A call whose sizes leave no doubt decides for later calls whose sizes coincide.
         if parts and parts[0].sure:
             self._layouts[norm.name] = parts[0].layout or (UNALIGNED if probe else None)

@@ -30,7 +30,7 @@ def sample_digest(model: nn.Module) -> str:
 
     The elements of tensors that are not plain are left out, such as those of quantized weights.
     """
-    stored = _stored(model)
+    stored = stored_tensors(model)
     shapes = {name: f"{values.dtype} {[*values.shape]}" for name, values in stored.items()}
     plain = {name: values for name, values in stored.items() if type(values) is Tensor}
     return digest_of({name: values.flatten()[:_ELEMENTS] for name, values in plain.items()}, shapes)
@@ -41,9 +41,10 @@ def weights_digest(model: nn.Module) -> str | None:
 
     None if some are not in memory, on the meta device.
     """
-    stored = _stored(model)
+    stored = stored_tensors(model)
     return None if any(values.is_meta for values in stored.values()) else digest_of(stored, {})
 
 
-def _stored(model: nn.Module) -> dict[str, Tensor]:
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all weights and buffers of a model, by name."""
     return {name: values for name, values in model.state_dict().items() if isinstance(values, Tensor)}

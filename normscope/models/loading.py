@@ -282,12 +282,8 @@ def quiet() -> Iterator[None]:
         # These modules export more than their annotations say.
         hub: Any = utils
         bars: Any = model_logging
-        names = (
-            "transformers",
-            "huggingface_hub",
-            "torch.utils._pytree",
-            "bitsandbytes",
-        )  # The last warns of torchao's enums.
+        # The last one warns of torchao's enums.
+        names = ("transformers", "huggingface_hub", "bitsandbytes", "torch.utils._pytree")
         levels = {name: logging.getLogger(name).level for name in names}
         hub_bars, model_bars = not hub.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
         try:

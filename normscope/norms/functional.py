@@ -20,12 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from normscope.norms.homogeneity import Degrees
 
-_NAMED = frozenset(
-    (
-        *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
-        *("local_response_norm", "normalize", "rms_norm"),
-    )
-)
+_NAMED = frozenset({
+    "batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "normalize", "rms_norm",
+})  # fmt: skip
 _WRITTEN_OUT = "a norm written out"
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # The separator excludes torchvision.
 

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 # Functions that return the same numbers in another shape, dtype or memory.
-_RESHAPING = frozenset(
-    (
-        *("bfloat16", "clone", "contiguous", "detach", "double", "expand", "expand_as", "flatten", "float"),
-        *("half", "movedim", "permute", "reshape", "reshape_as", "squeeze", "to", "transpose", "type"),
-        *("type_as", "unflatten", "unsqueeze", "view", "view_as"),
-    )
-)
+_RESHAPING = frozenset({
+    "bfloat16", "clone", "contiguous", "detach", "double", "expand", "expand_as", "flatten", "float", "half",
+    "movedim", "permute", "reshape", "reshape_as", "squeeze", "to", "transpose", "type", "type_as",
+    "unflatten", "unsqueeze", "view", "view_as",
+})  # fmt: skip
 # Functions that keep a statistic away from 0, as an eps does.
 _GUARDING = frozenset(("add", "clamp", "clamp_min", "max", "maximum", "nan_to_num", "where"))
 _PRODUCTS = {"mul": 1.0, "multiply": 1.0, "div": -1.0, "divide": -1.0, "true_divide": -1.0, "truediv": -1.0}

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -30,7 +30,7 @@ class Places:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules = dict(model.named_modules())
-        self._stacks = [name for name, module in self._modules.items() if is_stack(module)]
+        self._stacks = {name: module for name, module in self._modules.items() if _is_stack(module)}
         self._base = getattr(model, "base_model_prefix", "")
         self._head_sizes = head_sizes(getattr(model, "config", None))
         configs = _members(getattr(model, "config", None))
@@ -57,6 +57,20 @@ class Places:
         while isinstance(self._modules[above], nn.ModuleList | nn.ModuleDict) and above:
             above, _, attribute = above.rpartition(".")
         return self._modules[above], attribute
+
+    def stack_of(self, name: str) -> str | None:
+        """Return the stack whose block a module is in: the innermost list of blocks of one class.
+
+        The list of a block's parts, such as attention and feed-forward, has several classes. If no list has
+        one class, the outermost one is the stack.
+        """
+        above = [stack for stack in self._stacks if name.startswith(f"{stack}.")]
+        alike = [stack for stack in above if len({*map(type, self._stacks[stack])}) == 1]
+        return max(alike, key=len) if alike else min(above, key=len, default=None)
+
+    def blocks(self, stack: str) -> int:
+        """Return the number of blocks of a stack."""
+        return len(self._stacks[stack])
 
     def _is_per_head(self, owner: nn.Module, attribute: str, features: int) -> bool:
         is_named = bool(_QUERY_OR_KEY.fullmatch(attribute.lower()))
@@ -88,7 +102,7 @@ class Places:
         return "head" if on_top else "final"
 
 
-def is_stack(module: nn.Module) -> bool:
+def _is_stack(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     """Whether a module is a list of blocks: of modules that have children."""
     return isinstance(module, nn.ModuleList) and any(next(m.children(), None) is not None for m in module)
 

@@ -259,11 +259,8 @@ def _holds_rows(value: Tensor, features: int) -> bool:
 
 def _same(view: Tensor, value: Tensor) -> bool:
     """Whether a view of a parameter's memory is all of the parameter, with its axes in the same order."""
-    return (view.shape, view.stride(), view.storage_offset()) == (
-        value.shape,
-        value.stride(),
-        value.storage_offset(),
-    )
+    one, other = ((v.shape, v.stride(), v.storage_offset()) for v in (view, value))
+    return one == other
 
 
 def _product(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Product | None:

@@ -51,9 +51,10 @@ def is_untried(module: nn.Module) -> bool:
 
 
 def _is_small(module: nn.Module) -> bool:
-    """Whether a module is not of torch's classes and has few enough weights to be tried."""
+    """Whether a module is not of torch's or PEFT's classes and has few enough weights to be tried."""
     tensors = [*module.parameters(), *module.buffers()]
-    return not type(module).__module__.startswith("torch.") and sum(map(Tensor.numel, tensors)) <= MAX_WEIGHTS
+    own = type(module).__module__.startswith(("torch.", "peft."))
+    return not own and sum(map(Tensor.numel, tensors)) <= MAX_WEIGHTS
 
 
 @contextmanager

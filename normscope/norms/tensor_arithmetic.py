@@ -14,12 +14,10 @@ _TRUSTED_PACKAGES = frozenset(
     ("diffusers", "open_clip", "sentence_transformers", "timm", "torch", "torchvision", "transformers")
 )
 # Python modules whose attributes the code may read.
-_NAMESPACES = frozenset(
-    (
-        *("math", "torch", "torch.fft", "torch.functional", "torch.linalg", "torch.nn"),
-        *("torch.nn.functional", "torch.special"),
-    )
-)
+_NAMESPACES = frozenset({
+    "math", "torch", "torch.fft", "torch.functional", "torch.linalg", "torch.nn", "torch.nn.functional",
+    "torch.special",
+})  # fmt: skip
 # Where functions that only compute are defined, in C and in Python.
 _IN_C = frozenset(("math", "torch", *(f"torch._C._{part}" for part in ("fft", "linalg", "nn", "special"))))
 _IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
@@ -27,24 +25,20 @@ _IN_PYTHON = frozenset(("torch.functional", "torch.nn.functional"))
 _SETTERS = ("_", "from_file", "set_")
 _CONTEXTS = (torch.no_grad, torch.autocast, torch.finfo)
 _PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
-_BUILTINS = frozenset(
-    (
-        *("AssertionError", "NotImplementedError", "TypeError", "ValueError", "abs", "bool", "float", "int"),
-        *("isinstance", "len", "list", "max", "min", "range", "round", "slice", "str", "sum", "tuple"),
-    )
-)
+_BUILTINS = frozenset({
+    "AssertionError", "NotImplementedError", "TypeError", "ValueError", "abs", "bool", "float", "int",
+    "isinstance", "len", "list", "max", "min", "range", "round", "slice", "str", "sum", "tuple",
+})  # fmt: skip
 # Methods of a module, a list or a number that change nothing else.
 _METHODS = frozenset(("append", "named_parameters", "parameters", "training"))
 # Tensor methods with effects beyond the process's memory, or that may never return.
 _REACHING = frozenset(("apply_", "backward", "map_", "map2_", "numpy", "register_hook", "share_memory_"))
 # Methods that run when a module is copied or called; a class that defines one is not tried.
-_COPY_OR_CALL = frozenset(
-    (
-        *("__call__", "__copy__", "__deepcopy__", "__getattr__", "__getattribute__", "__getstate__"),
-        *("__reduce__", "__reduce_ex__", "__setattr__", "__setstate__", "_apply", "buffers", "extra_repr"),
-        *("modules", "parameters", "to_empty", "train"),
-    )
-)
+_COPY_OR_CALL = frozenset({
+    "__call__", "__copy__", "__deepcopy__", "__getattr__", "__getattribute__", "__getstate__", "__reduce__",
+    "__reduce_ex__", "__setattr__", "__setstate__", "_apply", "buffers", "extra_repr", "modules",
+    "parameters", "to_empty", "train",
+})  # fmt: skip
 _CONTAINERS = (list, dict, set)
 _READS = ("LOAD_ATTR", "LOAD_METHOD")
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")

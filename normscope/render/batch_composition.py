@@ -41,18 +41,21 @@ def _by_size(report: BatchReport) -> Grid:
 
 def _by_position(report: BatchReport, top: int) -> Grid:
     size = usual_size(report)
-    counts = {"all": report.kept.positions}
-    counts |= {order: filling_of(report, size, order).positions for order in ("random", "length")}
-    rows = spaced_rows(len(counts["all"]), top)
+    rows = spaced_rows(len(report.kept.positions), top)
+    counts = {
+        ORDERS[order]: filling_of(report, size, order).positions[rows] for order in ("random", "length")
+    }
+    # The standard error of a variance from n numbers is sqrt(2 / (n - 1)) times it.
+    errors = {
+        order: [math.sqrt(2 / (n - 1)) if n > 1 else math.nan for n in texts]
+        for order, texts in counts.items()
+    }
     columns = [
         Column("position", "", align(str(row) for row in rows)),
-        Column("texts", "in all", align(_count(count) for count in counts["all"][rows])),
+        Column("texts", "in all", align(_count(count) for count in report.kept.positions[rows])),
+        *(Column("a batch", order, aligned(texts)) for order, texts in counts.items()),
+        *(Column("error", order, align(map(percent, each)), rank=1) for order, each in errors.items()),
     ]
-    for order in ("random", "length"):
-        columns.append(Column("a batch", ORDERS[order], aligned(counts[order][rows])))
-    for order in ("random", "length"):
-        errors = align(percent(_error(count)) for count in counts[order][rows])
-        columns.append(Column("error", ORDERS[order], errors, rank=1))
     notes = [
         note("positions"),
         "error: standard error of a variance from so many texts, relative to it.",
@@ -62,10 +65,6 @@ def _by_position(report: BatchReport, top: int) -> Grid:
 
 def _count(texts: float) -> str:
     return UNKNOWN if math.isnan(texts) else f"{texts:,g}"
-
-
-def _error(count: float) -> float:
-    return math.sqrt(2 / (count - 1)) if count > 1 else math.nan
 
 
 def filling_of(report: BatchReport, size: int, order: str) -> BatchFilling:

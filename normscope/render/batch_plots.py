@@ -10,7 +10,7 @@ from normscope.escaping import counted, grouped
 from normscope.render.batch_composition import ORDERS, batch_sizes, filling_of, usual_size
 from normscope.render.batches import facts, noise_at, noisiest, once, title
 from normscope.render.curves import Curve, curve_grid
-from normscope.render.glyphs import Glyphs, logarithms, shares
+from normscope.render.glyphs import logarithms, shares
 from normscope.render.grid import GOOD_NAME, Column, Grid
 from normscope.render.numbers import align, aligned, percent, short
 from normscope.render.terminal import Screen, draw_facts, draw_grid, render_parts
@@ -50,7 +50,9 @@ def _noise_by_size(report: BatchReport, shown: Sequence[str], screen: Screen) ->
     heights = iter(shares(every.tolist()))
     room = (screen.width - GOOD_NAME) // 2 - NUMBERS
     wide = min(max(room // len(sizes), 1), _WIDEST_STAIR)
-    stairs = [["".join(_stairs(heights, len(sizes), wide, screen.glyphs)) for _ in orders] for _ in layers]
+    stairs = [
+        ["".join(screen.glyphs.stairs([next(heights)]) * wide for _ in sizes) for _ in orders] for _ in layers
+    ]
     known = [*_known(report, *orders)]
     columns = [Column("layer", "", [layer.name for layer in layers], names=True)]
     for i, order in enumerate(orders):
@@ -106,10 +108,9 @@ def padding(report: BatchReport, screen: Screen) -> Grid:
 def _texts_by_position(report: BatchReport, screen: Screen) -> Grid:
     """Return how many texts reach each position, in all and in a batch, as curves."""
     size = usual_size(report)
-    curves = [Curve("all texts", report.kept.positions)]
-    curves += [
-        Curve(ORDERS[order], filling_of(report, size, order).positions) for order in ("random", "length")
-    ]
+    orders = ("random", "length")
+    in_batches = [Curve(ORDERS[order], filling_of(report, size, order).positions) for order in orders]
+    curves = [Curve("all texts", report.kept.positions), *in_batches]
     notes = ["Texts of a batch that reach the position, in batches that have it."]
     heading = f"Texts by position, in all and in batches of {grouped(size)}"
     return curve_grid(heading, curves, "position", screen, notes)
@@ -120,8 +121,3 @@ def _known(report: BatchReport, *orders: str) -> Iterator[float]:
     for layer in report.layers.values():
         noise = [row.tid.mean.mean for row in layer.sizes or () if row.order in orders]
         yield from (value for value in noise if value > 0 and math.isfinite(value))
-
-
-def _stairs(heights: Iterator[float], steps: int, wide: int, glyphs: Glyphs) -> Iterator[str]:
-    for _ in range(steps):
-        yield glyphs.stairs([next(heights)]) * wide

@@ -1,7 +1,7 @@
 """Tables and bars of BatchNorm's statistics in batches, for a terminal or in Markdown."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -67,7 +67,11 @@ def _choice(report: BatchReport) -> list[str]:
 
 def noisiest(report: BatchReport) -> list[str]:
     """Name the layer with the most noise in its largest random batches."""
-    noise = {name: _last(layer) for name, layer in report.layers.items()}
+    largest = {
+        name: max((row.batch_size for row in layer.sizes or ()), default=0)
+        for name, layer in report.layers.items()
+    }
+    noise = {name: noise_at(report.layers[name], size, "random") for name, size in largest.items()}
     known = [name for name in noise if math.isfinite(noise[name])]
     return [max(known, key=lambda name: noise[name])] if known else []
 
@@ -85,22 +89,16 @@ def over_layers(report: BatchReport, shown: Sequence[str], glyphs: Glyphs) -> Gr
     main = {sizes[i] for i in np.linspace(0, len(sizes) - 1, _SHOWN_SIZES).round().astype(int)}
     middle = sorted(main)[1:3] if len(main) > 2 else sorted(main)
     rank = {size: 0 if size in middle else 2 if size in main else 4 for size in sizes}
-    random = [
-        Column("random", counted(size, "text"), _noise(layers, size), "bn", rank=rank[size]) for size in sizes
-    ]
-    alike = [
-        Column(
-            "by length",
-            counted(size, "text"),
-            _ratios(layers, size, glyphs),
-            "bn",
-            rank=1 if size in middle else 3,
-        )
-        for size in sizes
-    ]
+    columns = [Column("layer", "", [layer.name for layer in layers], names=True)]
+    for size in sizes:
+        noise = aligned(noise_at(layer, size, "random") for layer in layers)
+        columns.append(Column("random", counted(size, "text"), noise, "bn", rank=rank[size]))
+    for size in sizes:
+        ratios, second = _ratios(layers, size, glyphs), 1 if size in middle else 3
+        columns.append(Column("by length", counted(size, "text"), ratios, "bn", rank=second))
     return Grid(
         f"Noise of a batch's mean at {count_by_kind(layers)}",
-        [Column("layer", "", [layer.name for layer in layers], names=True), *random, *alike],
+        columns,
         [
             "random: how far the mean of a batch of so many texts is from the mean of all,",
             "relative to the features' standard deviations. 0 is no noise.",
@@ -117,7 +115,8 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
     rows = sorted(layer.sizes or (), key=lambda row: row.batch_size)
     if not rows:
         return []
-    bars = shares(logarithms([row.tid.mean.mean for row in rows]).tolist())
+    heights = shares(logarithms([row.tid.mean.mean for row in rows]).tolist())
+    bars = [glyphs.bar(0.05 + 0.95 * height, _BAR) for height in heights]
     columns = [
         Column("texts", "a batch", once([grouped(row.batch_size) for row in rows])),
         Column("batches", "", [ORDERS.get(row.order, printable(row.order)) for row in rows]),
@@ -125,13 +124,12 @@ def detail(layer: LayerNoise, kept: int, glyphs: Glyphs) -> list[Grid]:
         Column("noise", "of sd", spread([row.tid.variance for row in rows], glyphs, 3), "bn"),
         Column("excess", "noise", aligned(row.excess_noise for row in rows), "bn", rank=1),
         *_running_columns(rows),
-        Column(
-            "of mean", "log scale", [glyphs.bar(0.05 + 0.95 * share, _BAR) for share in bars], "bn", rank=2
-        ),
-        *_pair("by feature", rows, lambda row: row.tid_elementwise, 4, key=_BY_FEATURE),
-        *_pair("distance", rows, lambda row: row.distance, 5, "variance", key=_DISTANCE),
+        Column("of mean", "log scale", bars, "bn", rank=2),
+        *_pair("by feature", [_means(row.tid_elementwise) for row in rows], (4, 4), key=_BY_FEATURE),
+        *_pair("distance", [_means(row.distance) for row in rows], (5, 5), "variance", key=_DISTANCE),
     ]
-    return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *_running_notes(rows)])]
+    notes = _RUNNING_NOTES if any(row.running for row in rows) else []
+    return [Grid("By batch size", columns, [*_falls(rows, kept, glyphs), *notes])]
 
 
 def noise_at(layer: LayerNoise, size: int, order: str) -> float:
@@ -146,17 +144,8 @@ def excess_at(layer: LayerNoise, size: int, order: str) -> float:
     return row.excess_noise if row else math.nan
 
 
-def _last(layer: LayerNoise) -> float:
-    return noise_at(layer, max((row.batch_size for row in layer.sizes or ()), default=0), "random")
-
-
-def _noise(layers: Sequence[LayerNoise], size: int) -> list[str]:
-    return aligned(noise_at(layer, size, "random") for layer in layers)
-
-
 def _ratios(layers: Sequence[LayerNoise], size: int, glyphs: Glyphs) -> list[str]:
-    rows = [[layer.at(size, order) for order in ("length", "random")] for layer in layers]
-    ratios = [_quotient(*(row.excess_noise if row else math.nan for row in pair)) for pair in rows]
+    ratios = [_quotient(excess_at(x, size, "length"), excess_at(x, size, "random")) for x in layers]
     return [f"{glyphs.times if cell.strip() != UNKNOWN else ' '}{cell}" for cell in aligned(ratios)]
 
 
@@ -170,46 +159,34 @@ def once(cells: Sequence[str]) -> list[str]:
     return [cell if i == 0 or cell != written[i - 1] else "" for i, cell in enumerate(written)]
 
 
+def _means(parts: NoiseParts) -> tuple[float, float]:
+    return parts.mean.mean, parts.variance.mean
+
+
 def _pair(
-    head: str,
-    rows: Sequence[BatchNoise],
-    parts: Callable[[BatchNoise], NoiseParts],
-    rank: int,
-    of: str = "sd",
-    *,
-    key: str,
+    head: str, noise: Sequence[tuple[float, float]], ranks: tuple[int, int], of: str = "sd", *, key: str = ""
 ) -> list[Column]:
-    means = aligned(parts(row).mean.mean for row in rows)
-    variances = aligned(parts(row).variance.mean for row in rows)
+    """Return the columns of the noise of means and of standard deviations, each with its rank."""
+    means, deviations = (aligned(values) for values in zip(*noise, strict=True))
     return [
-        Column(head, "of mean", means, "bn", rank=rank, key=key),
-        Column(head, f"of {of}", variances, "bn", rank=rank, key=key),
+        Column(head, "of mean", means, "bn", rank=ranks[0], key=key),
+        Column(head, f"of {of}", deviations, "bn", rank=ranks[1], key=key),
     ]
 
 
 def _running_columns(rows: Sequence[BatchNoise]) -> list[Column]:
-    known = [row.running for row in rows]
-    if not any(known):
-        return []
-    batches = aligned(r.tid.mean.mean if r else math.nan for r in known)
-    spreads = aligned(r.tid.variance.mean if r else math.nan for r in known)
-    ends = aligned(r.mean if r else math.nan for r in known)
-    end_spreads = aligned(r.variance if r else math.nan for r in known)
-    return [
-        Column("to running", "of mean", batches, "bn"),
-        Column("to running", "of sd", spreads, "bn", rank=3),
-        Column("at the end", "of mean", ends, "bn"),
-        Column("at the end", "of sd", end_spreads, "bn", rank=3),
-    ]
-
-
-def _running_notes(rows: Sequence[BatchNoise]) -> list[str]:
     if not any(row.running for row in rows):
         return []
-    return [
-        "to running: how far a batch is from BN's running statistics before it.",
-        "at the end: how far those end from the statistics of all texts.",
-    ]
+    unknown = (math.nan, math.nan)
+    batches = [_means(row.running.tid) if row.running else unknown for row in rows]
+    ends = [(row.running.mean, row.running.variance) if row.running else unknown for row in rows]
+    return [*_pair("to running", batches, (0, 3)), *_pair("at the end", ends, (0, 3))]
+
+
+_RUNNING_NOTES = [
+    "to running: how far a batch is from BN's running statistics before it.",
+    "at the end: how far those end from the statistics of all texts.",
+]
 
 
 def _falls(rows: Sequence[BatchNoise], kept: int, glyphs: Glyphs) -> list[str]:

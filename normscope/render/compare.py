@@ -11,6 +11,9 @@ from normscope.results.compare import Compared, Comparison, LayerDrift
 
 _BAR = 4
 _POSITION = "position change: of the share that position explains, B minus A"
+_ROOM = "headroom change: of the room below float16's maximum, in powers of two"
+_LARGEST = "input, output change: of the largest |value|, in powers of two"
+_SHARE = "mean share change: B minus A"
 
 
 def render_comparison(comparison: Comparison, *, top: int = 20, screen: Screen = Screen()) -> str:
@@ -44,13 +47,17 @@ def drifts(comparison: Comparison, top: int, glyphs: Glyphs) -> Grid:
     renamed = any(layer.name != layer.other for layer in layers)
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
-        *([Column("layer of B", "", [printable(x.other) for x in layers], rank=4)] if renamed else []),
+        *([Column("layer of B", "", [printable(x.other) for x in layers], rank=7)] if renamed else []),
         Column("BN mean", "moved by", glyphs.bars_after(aligned(means), shares, _BAR), "bn"),
         Column("BN sd", "moved by", aligned(layer.bn_drift.variance for layer in layers), "bn"),
-        Column("LN mean", "moved by", aligned((layer.ln_drift.mean for layer in layers), 2), "ln", rank=2),
+        Column("LN mean", "moved by", aligned((layer.ln_drift.mean for layer in layers), 2), "ln", rank=3),
         Column("LN variance", "moved by", aligned((x.ln_drift.variance for x in layers), 2), "ln", rank=1),
         Column("agreement", "change", _signed(layers, "agreement_change"), key="agreement change: B minus A"),
-        Column("position", "change", _signed(layers, "position_change"), rank=3, key=_POSITION),
+        Column("headroom", "change", _signed(layers, "headroom_change"), rank=2, key=_ROOM),
+        Column("input", "change", _signed(layers, "largest_input_change"), rank=4, key=_LARGEST),
+        Column("output", "change", _signed(layers, "largest_output_change"), rank=4, key=_LARGEST),
+        Column("position", "change", _signed(layers, "position_change"), rank=5, key=_POSITION),
+        Column("mean share", "change", _signed(layers, "mean_share_change"), rank=6, key=_SHARE),
     ]
     return Grid(_heading(comparison, len(layers)), columns, _notes(comparison))
 

@@ -38,7 +38,8 @@ def _grid(report: Report, profile: DepthProfile, screen: Screen, *, every: bool)
     rows = choose_rows(layers, [profile.first_massive or ""], every=every)
     shown = {layer.name for layer in rows.layers}
     points = [point for point in profile.points if point.name in shown]
-    sizes = dict(zip((p.name for p in profile.points), shares(_logarithms(profile)), strict=True))
+    heights = shares(logarithms([point.residual.rms for point in profile.points]).tolist())
+    sizes = dict(zip((point.name for point in profile.points), heights, strict=True))
     bars = [screen.glyphs.bar(0.1 + 0.9 * sizes[point.name], _BAR) for point in points]
     columns = [
         Column("layer", "", [point.name for point in points], names=True),
@@ -71,8 +72,3 @@ def massive(profile: DepthProfile) -> str:
 def agreement(point: DepthPoint) -> float:
     """Return the agreement with BN at a point, NaN where it was not measured."""
     return point.agreement.get("feature", math.nan)
-
-
-def _logarithms(profile: DepthProfile) -> list[float]:
-    sizes: list[float] = logarithms([point.residual.rms for point in profile.points]).tolist()
-    return sizes

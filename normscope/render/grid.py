@@ -98,7 +98,11 @@ def fit(grid: Grid, width: int, ellipsis: str) -> Grid:
             break
         kept = [column for column in kept if column.rank != rank]
     room = width - sum(column.width + GAP for column in kept if not column.names)
-    return replace(grid, columns=[_cut(column, max(room, 8), ellipsis) for column in kept])
+    columns = [
+        replace(column, cells=shorten(column.cells, max(room, 8), ellipsis)) if column.names else column
+        for column in kept
+    ]
+    return replace(grid, columns=columns)
 
 
 def _needed(columns: Iterable[Column], rank: int) -> int:
@@ -109,7 +113,3 @@ def _needed(columns: Iterable[Column], rank: int) -> int:
         for column in columns
     ]
     return sum(widths) + GAP * (len(widths) - 1)
-
-
-def _cut(column: Column, room: int, ellipsis: str) -> Column:
-    return replace(column, cells=shorten(column.cells, room, ellipsis)) if column.names else column

@@ -52,15 +52,16 @@ def draw_heat_map(heat_map: HeatMap, screen: Screen) -> Iterator[RenderableType]
     yield Text()
     yield Text(heat_map.heading, "bold")
     for name, row in zip(names, heights, strict=True):
-        yield Text(set_cell_size(name, margin + GAP)).append_text(_row(runs, row, screen))
+        yield Text(set_cell_size(name, margin + GAP)).append_text(
+            Text().join(_cell(height, runs.wide, screen) for height in row)
+        )
     yield Text(set_cell_size(heat_map.axis, margin + GAP) + runs.ticks(heat_map.numbers), "dim")
     yield Text()
     yield _legend(cells, heat_map.unit, screen)
-    yield from (Text(note, "dim") for note in (*_note_on_runs(heat_map, runs), *heat_map.notes))
-
-
-def _row(runs: AxisRuns, heights: Sequence[float], screen: Screen) -> Text:
-    return Text().join(_cell(height, runs.wide, screen) for height in heights)
+    if runs.longest > 1:
+        reduction = "the mean" if heat_map.by == "mean" else "the largest"
+        yield Text(f"A cell is {reduction} of up to {runs.longest} {heat_map.axis}s.", "dim")
+    yield from (Text(note, "dim") for note in heat_map.notes)
 
 
 def _cell(height: float, wide: int, screen: Screen) -> Text:
@@ -83,10 +84,3 @@ def _legend(cells: Floats, unit: str, screen: Screen) -> Text:
     steps = len(RAMP) if screen.colour and screen.palette else len(screen.glyphs.shades)
     scale = Text().join(_cell((i + 0.5) / steps, 1, screen) for i in range(steps))
     return Text(f"{low} ").append_text(scale).append(f" {high}  log scale: {unit}")
-
-
-def _note_on_runs(heat_map: HeatMap, runs: AxisRuns) -> list[str]:
-    if runs.longest <= 1:
-        return []
-    reduction = "the mean" if heat_map.by == "mean" else "the largest"
-    return [f"A cell is {reduction} of up to {runs.longest} {heat_map.axis}s."]

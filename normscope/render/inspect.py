@@ -7,6 +7,7 @@ from normscope.render.depth import depth_grids
 from normscope.render.findings import cautions, findings
 from normscope.render.glyphs import Glyphs
 from normscope.render.grid import Grid, Section, reword_grid
+from normscope.render.input_output import curve_sections
 from normscope.render.layer import SHORT_KINDS, chosen_layers, feature_table, position_table, title
 from normscope.render.layer_groups import choose_rows
 from normscope.render.markdown import markdown_sections
@@ -36,10 +37,11 @@ def render_report(
 
     `layers` are the names of those in detail; `detailed` without any shows the layer that agrees least
     with BN. `top` is the maximum number of rows of the detailed tables. `depth` adds the residual stream
-    along the blocks. Of many layers the tables have a few, or `every_layer`.
+    along the blocks. Of many layers the tables have a few, or `every_layer`. The layers in detail are drawn
+    if they have curves.
     """
     shown = {"detailed": detailed, "depth": depth, "every_layer": every_layer, "verbose": verbose}
-    parts = list(sections(report, screen, layers, top, **shown))
+    parts = [*sections(report, screen, layers, top, **shown), *curve_sections(report, layers, screen)]
     last = parts[-1]
     parts[-1] = replace(last, grids=[*last.grids, *_next_steps(report, last, detailed or bool(layers))])
     return render_sections(parts, screen)

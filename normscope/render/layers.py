@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from normscope.escaping import counted, grouped, printable
 from normscope.render.grid import Column, Grid, Section
+from normscope.render.layer_groups import choose_rows, pattern
 from normscope.render.markdown import markdown_sections
 from normscope.render.numbers import UNKNOWN, align, aligned
 from normscope.render.short_names import below
@@ -11,10 +12,17 @@ from normscope.render.summary import model_size
 from normscope.render.terminal import Screen, render_sections
 from normscope.results.layers import Outline, OutlinedLayer
 
+_PROPERTIES = ("kind", "features", "eps", "affine", "parameters", "place", "module")
 
-def render_outline(outline: Outline, *, verbose: bool = False, screen: Screen = Screen()) -> str:
-    """Return a table with one row a layer, below what all layers share, as text with line ends."""
-    return render_sections([section(outline, verbose)], screen)
+
+def render_outline(
+    outline: Outline, *, verbose: bool = False, every_layer: bool = False, screen: Screen = Screen()
+) -> str:
+    """Return a table with one row a layer, below what all layers share, as text with line ends.
+
+    Of many layers it has a few of each group, or `every_layer`.
+    """
+    return render_sections([section(outline, verbose, every=every_layer)], screen)
 
 
 def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
@@ -22,9 +30,9 @@ def render_outline_markdown(outline: Outline, *, verbose: bool = False) -> str:
     return markdown_sections([section(outline, verbose)])
 
 
-def section(outline: Outline, verbose: bool) -> Section:
+def section(outline: Outline, verbose: bool, *, every: bool = True) -> Section:
     """Return the model, what its layers share, and their table."""
-    grid, shared = outline_grid(outline, verbose)
+    grid, shared = outline_grid(outline, verbose, every=every)
     return Section([about(outline), *([shared] if shared else [])], [grid, *_obstacles(outline)])
 
 
@@ -36,21 +44,28 @@ def about(outline: Outline) -> list[str]:
     return [printable(part) for part in parts]
 
 
-def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
+def outline_grid(outline: Outline, verbose: bool, *, every: bool = True) -> tuple[Grid, list[str]]:
     """Return the table, and as facts the columns that are left out since all layers have the same value."""
-    layers = outline.layers
+    # Where the properties of a group's layers change, the first layer with new ones has a row.
+    first = {
+        repr([pattern(layer.name), *(getattr(layer, name) for name in _PROPERTIES)]): layer.name
+        for layer in reversed(outline.layers)
+    }
+    shown = choose_rows(outline.layers, first.values(), every=every, number=lambda layer: layer.index)
+    layers = shown.layers
+    features = [UNKNOWN if layer.features is None else grouped(layer.features) for layer in layers]
     columns = {
         "kind": Column("kind", "", [printable(layer.kind) for layer in layers]),
-        "features": Column("features", "", align(_features(layer) for layer in layers)),
+        "features": Column("features", "", align(features)),
         "eps": Column("eps", "", aligned((layer.eps for layer in layers), 1), rank=2),
         "affine": Column("affine", "", [printable(layer.affine) for layer in layers], rank=1),
         "parameters": Column("parameters", "", align(grouped(x.parameters) for x in layers), rank=3),
     }
-    constant = [name for name in columns if len({repr(getattr(layer, name)) for layer in layers}) == 1]
+    constant = [name for name in columns if len({repr(getattr(x, name)) for x in outline.layers}) == 1]
     shared = [_fact(name, columns[name].cells[0].strip()) for name in constant]
     linears = _linears(layers)
     grid = Grid(
-        counted(len(layers), "normalization layer"),
+        counted(len(outline.layers), "normalization layer"),
         [
             *_names(layers, verbose or bool(linears)),
             *(column for name, column in columns.items() if name not in constant),
@@ -58,8 +73,9 @@ def outline_grid(outline: Outline, verbose: bool) -> tuple[Grid, list[str]]:
             *linears,
             Column("module", "", [printable(layer.module) for layer in layers], rank=0 if verbose else 4),
         ],
+        shown.note("..."),
     )
-    subject = "the layer" if len(layers) == 1 else "each"
+    subject = "the layer" if len(outline.layers) == 1 else "each"
     return grid, [f"{subject}: {shared[0]}", *shared[1:]] if shared else []
 
 
@@ -99,7 +115,3 @@ def _obstacles(outline: Outline) -> list[Grid]:
 def _fact(name: str, cell: str) -> str:
     facts = {"kind": cell, "features": f"{cell} features", "parameters": f"{cell} parameters"}
     return facts.get(name, f"{name} {cell}")
-
-
-def _features(layer: OutlinedLayer) -> str:
-    return UNKNOWN if layer.features is None else grouped(layer.features)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from normscope.render import compare, inspect, layers, swap, track, why
+from normscope.render import compare, inspect, layers, swap, track, trajectory, why
 from normscope.render.batch_composition import fillings
 from normscope.render.batches import facts, noisiest, over_layers, render_batches
 from normscope.render.glyphs import UNICODE
@@ -23,6 +23,7 @@ from normscope.results.inspect import LayerReport, Report
 from normscope.results.layers import Outline
 from normscope.results.swap import SwapReport
 from normscope.results.track import Track
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 _TOP = 10
@@ -85,6 +86,7 @@ _SECTIONS: dict[type, Callable[[Any], Section]] = {
     Comparison: lambda result: Section(compare.sides(result), [compare.drifts(result, _MAX_MOVERS, UNICODE)]),
     Outline: lambda result: layers.section(result, verbose=False),
     Track: lambda result: track.section(result, _MAX_MOVERS, inspect.WIDE),
+    Trajectory: lambda result: Section([trajectory.facts(result)], [trajectory.revisions(result, UNICODE)]),
 }
 # The same of a terminal; the last line of `inspect`, which names options of the command, is left out.
 _TEXTS: dict[type, Callable[[Any, Screen], str]] = {
@@ -98,6 +100,7 @@ _TEXTS: dict[type, Callable[[Any, Screen], str]] = {
     Comparison: lambda result, screen: compare.render_comparison(result, screen=screen),
     Outline: lambda result, screen: layers.render_outline(result, screen=screen),
     Track: lambda result, screen: track.render_track(result, screen=screen),
+    Trajectory: lambda result, screen: trajectory.render_trajectory(result, screen=screen),
 }
 
 

@@ -63,13 +63,14 @@ def outliers_by_layer(report: Report) -> Grid | None:
     if not pairs:
         return None
     outliers = [layer_outliers for _, layer_outliers in pairs]
+    large = [_listed(each.llm_int8.features if each.llm_int8 else None) for each in outliers]
 
     def counts(name: str) -> list[str]:
         return align(_count(_affine_outliers(o, name)) for o in outliers)
 
     columns = [
         Column("layer", "", [layer.name for layer, _ in pairs], names=True),
-        Column("6 or more", "features", [_large(o) for o in outliers]),
+        Column("6 or more", "features", large),
         Column("sd ratio", "", aligned(o.sd_ratio for o in outliers)),
         *_extremes([layer for layer, _ in pairs]),
         Column("massive", "elements", align(grouped(o.massive.count) for o in outliers), rank=1),
@@ -180,10 +181,6 @@ def _affine_count(feature: OutlierFeature, layers: Sequence[LayerReport], name: 
 def _affine_outliers(outliers: Outliers, name: str) -> Counts | None:
     vector: Counts | None = getattr(outliers.affine_outliers, name, None)
     return vector
-
-
-def _large(outliers: Outliers) -> str:
-    return _listed(outliers.llm_int8.features if outliers.llm_int8 else None)
 
 
 def _count(features: Counts | None) -> str:

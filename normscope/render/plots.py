@@ -11,6 +11,7 @@ from normscope.escaping import counted, grouped
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.grid import Column, Grid, reword, reword_grid
 from normscope.render.heatmap import HeatMap, draw_heat_map
+from normscope.render.input_output import curve_picture
 from normscope.render.layer import SHORT_KINDS, chosen_layers, feature_table, position_table, title
 from normscope.render.numbers import align, aligned, percent
 from normscope.render.outliers import recurring_outliers
@@ -46,7 +47,11 @@ def _parts(report: Report, shown: Mapping[str, str], top: int, screen: Screen) -
         layer = report.layers[name]
         yield Text()
         yield from draw_facts([title(layer), *([[reason]] if reason else [])], screen)
-        curves = [_position_curves(layer, medium, screen), _feature_curves(layer, screen)]
+        curves = [
+            _position_curves(layer, medium, screen),
+            _feature_curves(layer, screen),
+            curve_picture(layer, screen),
+        ]
         tables = (
             [table(layer, top, screen.glyphs) for table in (position_table, feature_table)] if top else []
         )

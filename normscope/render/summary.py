@@ -80,10 +80,11 @@ def count_by_kind(layers: Collection[LayerReport] | Collection[LayerNoise]) -> s
 def summary(report: Report, layers: Sequence[LayerReport], shown: Collection[str], screen: Screen) -> Grid:
     """Return the table with a row for each of the `layers`; those `shown` in detail are stressed."""
     glyphs, kinds = screen.glyphs, {layer.kind for layer in report.layers.values()}
+    cut_kinds = [cut_middle(printable(layer.kind), 10, glyphs.ellipsis) for layer in layers]
     coverage = [x.explained.token.coverage for x in layers if x.explained and x.explained.token]
     columns = [
         Column("layer", "", [layer.name for layer in layers], names=True),
-        *([Column("kind", "", [_kind(layer, glyphs) for layer in layers])] if len(kinds) > 1 else []),
+        *([Column("kind", "", cut_kinds)] if len(kinds) > 1 else []),
         *_main_columns(layers, glyphs),
         *([_explains("word", layers, "token", 1)] if coverage else []),
         *_lines(layers, min(max(screen.width // 11, 7), _MAX_SPARK), glyphs),
@@ -170,10 +171,6 @@ def _wide_columns(layers: Sequence[LayerReport], glyphs: Glyphs) -> list[Column]
 def _explains(title: str, layers: Sequence[LayerReport], by: str, rank: int) -> Column:
     shares = align(percent(explained_share(layer, by)) for layer in layers)
     return Column(title, "explains", shares, rank=rank, key="explains: share of variance")
-
-
-def _kind(layer: LayerReport, glyphs: Glyphs) -> str:
-    return cut_middle(printable(layer.kind), 10, glyphs.ellipsis)
 
 
 def spread(summaries: Sequence[Summary | None], glyphs: Glyphs, digits: int = 2) -> list[str]:

@@ -122,7 +122,11 @@ def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
     folded, others = fold.folded, [layer for layer in fold.layers if layer.reason is not None]
     heading = f"{len(folded)} of {counted(len(fold.layers), 'layer')} folded into the Linears that read them"
     if folded:
-        yield Grid(heading, _folded(folded, fold), _equal(fold.tolerance), frozenset([len(folded)]))
+        notes = [
+            "relative difference: between the model's outputs, replaced and folded, over",
+            f"the largest of them; up to {short(fold.tolerance)} they count as equal.",
+        ]
+        yield Grid(heading, _folded(folded, fold), notes, frozenset([len(folded)]))
     if fold.effect is not None and others:
         columns = [_replaced([len(folded)]), *_columns([fold.effect], report, glyphs)]
         yield Grid("Those that are folded, together", columns)
@@ -136,20 +140,12 @@ def _folds(report: SwapReport, glyphs: Glyphs) -> Iterator[Grid]:
 def _folded(layers: Sequence[FoldedLayer], fold: FoldInfo) -> list[Column]:
     largest = [*(layer.largest_difference for layer in layers), fold.largest_difference]
     relative = [*(layer.relative_difference for layer in layers), fold.relative_difference]
+    readers = [printable(", ".join(below(layer.name, layer.into))) for layer in layers]
     return [
         Column("layer", "", [*(layer.name for layer in layers), "all of these"], names=True),
-        Column(
-            "read by", "", [*(printable(", ".join(below(x.name, x.into))) for x in layers), ""], wraps=True
-        ),
+        Column("read by", "", [*readers, ""], wraps=True),
         Column("largest", "difference", aligned(largest), rank=3),
         Column("relative", "difference", aligned(relative)),
-    ]
-
-
-def _equal(tolerance: float) -> list[str]:
-    return [
-        "relative difference: between the model's outputs, replaced and folded, over",
-        f"the largest of them; up to {short(tolerance)} they count as equal.",
     ]
 
 

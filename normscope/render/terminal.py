@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.render.glyphs import ASCII, UNICODE, Glyphs
-from normscope.render.grid import GAP, Column, Grid, Section, fit
+from normscope.render.grid import GAP, Grid, Section, fit
 
 _STYLES = {"plain": "bold", "ln": "bold cyan", "bn": "bold magenta"}
 DRAWING_STYLES = {"plain": "green", "ln": "cyan", "bn": "magenta"}
@@ -105,17 +105,14 @@ def _table(grid: Grid, screen: Screen) -> Table:
     )
     qualified = any(column.about for column in grid.columns)
     for column in grid.columns:
-        table.add_column(_head(column, qualified), no_wrap=not column.wraps, overflow="fold")
+        about = Text("\n" + column.about if qualified else "", "dim")
+        head = Text(column.title, _STYLES[column.side]).append_text(about)
+        table.add_column(head, no_wrap=not column.wraps, overflow="fold")
     for row, cells in enumerate(zip(*(column.cells for column in grid.columns), strict=True)):
         style = "bold" if row in grid.strong else "dim" if row in grid.faint else ""
         styles = [f"{style} {DRAWING_STYLES[c.side]}" if c.drawn else style for c in grid.columns]
         table.add_row(*map(Text, cells, styles))
     return table
-
-
-def _head(column: Column, qualified: bool) -> Text:
-    about = Text("\n" + column.about if qualified else "", "dim")
-    return Text(column.title, _STYLES[column.side]).append_text(about)
 
 
 def flow(facts: Iterable[str], screen: Screen, style: str) -> Text:

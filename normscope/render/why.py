@@ -14,7 +14,7 @@ from normscope.render.markdown import escape, join_facts, markdown_table
 from normscope.render.numbers import UNKNOWN, with_interval
 from normscope.render.pooled import pooled_grid
 from normscope.render.terminal import MIN_WIDTH, Screen, draw_grid, flow, render_parts
-from normscope.results.why import Evidence, Finding, Interval, WhyReport
+from normscope.results.why import Evidence, Finding, WhyReport
 
 _STYLES = {"holds": "bold green", "fails": "bold red"}
 
@@ -33,9 +33,9 @@ def render_why_markdown(report: WhyReport) -> str:
     """Return all that `render_why` can show as GitHub-flavoured Markdown."""
     parts = [f"## {join_facts(about(report))}", join_facts(workload(report))]
     for finding in report.claims:
-        parts.append(f"### {escape(_heading(finding))}")
+        parts.append("### " + escape(f"{finding.id} {finding.verdict.upper()}: {finding.claim}"))
         about_it = [("Source", finding.source), ("Quantity", finding.quantity), ("Null", finding.null)]
-        lines = [f"{_mark(e, finding)}{_number(e.number)}  {_words(e, finding)}" for e in finding.evidence]
+        lines = [f"{_mark(e, finding)}{number(e)}  {_words(e, finding)}" for e in finding.evidence]
         said = [f"{word}: {text}" for word, text in (*about_it, ("Rule", finding.rule)) if text]
         parts.append("\n".join(f"- {escape(line)}" for line in (*lines, *said)))
         parts.append(f"More: {escape(finding.more)}")
@@ -49,10 +49,13 @@ def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[Rend
     width = max((len(printable(finding.verdict)) for finding in report.claims), default=0)
     for finding in report.claims:
         yield Text()
-        start = Text(f"{printable(finding.id):>2}  ", "bold") + _verdict(finding, width + 2)
+        verdict = Text(
+            printable(finding.verdict.upper()).ljust(width + 2), _STYLES.get(finding.verdict, "bold")
+        )
+        start = Text(f"{printable(finding.id):>2}  ", "bold") + verdict
         yield _hanging(start, Text(printable(finding.claim), "bold"), screen)
-        for number, words in _all_lines(finding) if verbose else _deciding_lines(finding):
-            yield _hanging(Text(f"    {number}"), words, screen)
+        for beginning, words in _all_lines(finding) if verbose else _deciding_lines(finding):
+            yield _hanging(Text(f"    {beginning}"), words, screen)
         if verbose:
             command = _broken_command(f"    more: {printable(finding.more)}", "          ", screen.width)
             yield Text(command, "dim")
@@ -62,22 +65,18 @@ def _parts(report: WhyReport, screen: Screen, *, verbose: bool) -> Iterator[Rend
     yield from draw_grid(pooled_grid(report.pooled), screen)
 
 
-def _verdict(finding: Finding, width: int) -> Text:
-    return Text(printable(finding.verdict.upper()).ljust(width), _STYLES.get(finding.verdict, "bold"))
-
-
 # A number, and the words after it.
 _Lines = Iterator[tuple[str, Text]]
 
 
 def _deciding_lines(finding: Finding) -> _Lines:
     """Yield the number that decides and what it is held against, or why there is none."""
-    decides = next((each for each in finding.evidence if each.name == finding.decided_by), None)
+    decides = deciding(finding)
     if decides is None:
         _, _, reason = finding.rule.partition("; ")
         yield "", Text(printable(reason or f"not measured here: {finding.quantity}"))
         return
-    yield f"{_number(decides.number)}  ", Text(printable(decides.name))
+    yield f"{number(decides)}  ", Text(printable(decides.name))
     null = "" if math.isnan(decides.null) else f"null {decides.null:g}; "
     rule = finding.rule.partition(":")[0].partition(";")[0]
     yield "", Text(f"{null}{printable(rule)}{layer_counts(decides, finding, '; ')}", "dim")
@@ -85,10 +84,10 @@ def _deciding_lines(finding: Finding) -> _Lines:
 
 def _all_lines(finding: Finding) -> _Lines:
     """Yield all evidence in columns, then the null and the rule."""
-    width = max((len(_number(each.number)) for each in finding.evidence), default=0)
+    width = max((len(number(each)) for each in finding.evidence), default=0)
     for evidence in finding.evidence:
-        number = _number(evidence.number).ljust(width)
-        yield f"{_mark(evidence, finding)}{number}  ", Text(_words(evidence, finding))
+        start = f"{_mark(evidence, finding)}{number(evidence).ljust(width)}  "
+        yield start, Text(_words(evidence, finding))
     for word, said in (("null", finding.null), ("rule", finding.rule)):
         if said:  # Results of earlier versions have no null.
             yield f"{word}: ", Text(printable(said), "dim")
@@ -117,10 +116,6 @@ def _broken_command(line: str, indent: str, width: int) -> str:
         else:
             lines[-1] += word
     return "\n".join(lines)
-
-
-def _heading(finding: Finding) -> str:
-    return f"{finding.id} {finding.verdict.upper()}: {finding.claim}"
 
 
 def about(report: WhyReport) -> list[str]:
@@ -159,17 +154,23 @@ def layer_counts(decides: Evidence, finding: Finding, before: str = "") -> str:
     return f"{before}{finding.layers_above} of {of} over {at}, {finding.layers_below} under"
 
 
-def _number(number: Interval) -> str:
-    return with_interval(number.value, number.low, number.high)
+def number(evidence: Evidence) -> str:
+    """Write the number of one piece of evidence, with its interval."""
+    return with_interval(evidence.number.value, evidence.number.low, evidence.number.high)
+
+
+def deciding(finding: Finding) -> Evidence | None:
+    """Return the evidence that decides a claim, None if no number does."""
+    return next((each for each in finding.evidence if each.name == finding.decided_by), None)
 
 
 def verdicts(report: WhyReport) -> Grid:
     """Return the claims as a table: each with its verdict and the number that decides it."""
-    deciding = [next((e for e in f.evidence if e.name == f.decided_by), None) for f in report.claims]
+    evidence = [deciding(finding) for finding in report.claims]
     columns = [
         Column("claim", "", [f"{finding.id} {printable(finding.claim)}" for finding in report.claims]),
         Column("verdict", "", [printable(finding.verdict) for finding in report.claims]),
-        Column("decided by", "", [printable(e.name) if e else "" for e in deciding]),
-        Column("number", "95%", [_number(e.number) if e else UNKNOWN for e in deciding]),
+        Column("decided by", "", [printable(e.name) if e else "" for e in evidence]),
+        Column("number", "95%", [number(e) if e else UNKNOWN for e in evidence]),
     ]
     return Grid("The article's claims", columns)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from normscope.escaping import grouped, printable
 from normscope.results.base import Record
 
 # Written in full: readers take the element type from them, and numpy's short form has changed.
@@ -55,6 +56,24 @@ class TokenSelection(Record):
     drop_massive: bool = False
     chat_template: bool = False
     roles: tuple[str, ...] = ()
+
+    def rules(self) -> dict[str, str]:
+        """Return which tokens each rule leaves out, by the name of its count in `LeftOut`."""
+        places = "position" if self.skip_first == 1 else f"{grouped(self.skip_first)} positions"
+        rules = {
+            "excluded": "of the excluded ids" if self.exclude_tokens else "",
+            "first": f"at the first {places}" if self.skip_first else "",
+            "roles": f"of other roles than {printable(' and '.join(self.roles))}" if self.roles else "",
+            "massive": "with a massive activation" if self.drop_massive else "",
+        }
+        return {name: which for name, which in rules.items() if which}
+
+    def __str__(self) -> str:
+        rules = self.rules()
+        if "excluded" in rules:
+            rules["excluded"] += f" {', '.join(map(str, self.exclude_tokens))}"
+        texts = ["conversations"] if self.chat_template else []
+        return ", ".join([*texts, *([f"without tokens {', or '.join(rules.values())}"] if rules else [])])
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,9 @@ class LayerDrift(Record):
     """One layer of A and its counterpart in B, `other`; `index` is A's.
 
     `bn_drift` compares the statistics that BatchNorm would store, `ln_drift` the averages of those that
-    LayerNorm takes. The changes are B minus A.
+    LayerNorm takes. The changes are B minus A; the last five, of the largest |input| and |output|, of the
+    headroom, of the residual stream's rms and of its kurtosis, are of the logarithms to base 2. A change
+    is NaN where a report does not have the number.
     """
 
     name: str
@@ -43,6 +45,12 @@ class LayerDrift(Record):
     agreement_change: float
     position_change: float
     mean_share_change: float = math.nan
+    mean_share_energy_change: float = math.nan
+    largest_input_change: float = math.nan
+    largest_output_change: float = math.nan
+    headroom_change: float = math.nan
+    residual_rms_change: float = math.nan
+    kurtosis_change: float = math.nan
 
 
 @dataclass(frozen=True, eq=False, repr=False)

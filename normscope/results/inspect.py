@@ -1,8 +1,6 @@
 """Result of `inspect`: the report on a model's normalization layers.
 
-Shapes are written with D features and T positions. Arrays are numpy, float64 (counts int64).
-A number that is unknown, because data is missing or it does not apply, is NaN here and null in
-JSON. All variances are biased (divided by the count), as in nn.LayerNorm and nn.BatchNorm.
+Shapes, unknown numbers and variances are written as in `normscope.results.common`.
 """
 
 import math
@@ -17,6 +15,7 @@ from normscope.errors import ReportError
 from normscope.escaping import counted, quoted
 from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.common import Counts, Floats, ModelInfo, Pooled, RunInfo, Summary
+from normscope.results.curve import InputOutputCurve
 from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import NOT_IN_JSON
 from normscope.results.provenance import Provenance
@@ -240,7 +239,7 @@ class LayerReport(Record, Shown):
     `calls_per_forward` is the maximum number of calls in one forward pass, `calls` the number of calls in
     these statistics. `mean_share` in [0, 1] is the average over tokens of mean^2 / (mean^2 + variance), and
     `mean_share_energy` the same share of the sums of squares of all tokens (Gupta et al. 2024, arXiv
-    2409.12951); both are NaN if all tokens are zeros, and in reports of earlier versions.
+    2409.12951); both are NaN if all tokens are zeros, and in older reports. `curve` is None unless requested.
     """
 
     name: str
@@ -273,6 +272,7 @@ class LayerReport(Record, Shown):
     mean_share: float = math.nan
     mean_share_energy: float = math.nan
     extremes: Extremes | None = None
+    curve: InputOutputCurve | None = None
 
     def __repr__(self) -> str:
         counts = counted(self.features, "feature"), counted(self.count, "token")

@@ -4,28 +4,44 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, overload
 
 from normscope.errors import ReportError
 from normscope.escaping import printable, quoted
+from normscope.results.base import Result
 from normscope.results.batches import BatchReport
 from normscope.results.compare import Comparison
 from normscope.results.file_kinds import kind_of_file
 from normscope.results.inspect import MOMENTS_SCHEMA, Report
 from normscope.results.swap import SwapReport
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
+R = TypeVar("R", bound=Result)
 
+
+@overload
 def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report."""
+
+
+@overload
+def read_report(path: str | os.PathLike[str], kind: type[R]) -> R:
+    """Read a result of that kind."""
+
+
+def read_report(path: str | os.PathLike[str], kind: type[Any] = Report) -> Any:
     """Read a report that `to_json`, `normscope inspect --json` or `normscope inspect --moments` wrote.
 
-    Raises ReportError when the file is missing, is not JSON, or is not such a report.
+    `kind` is the class of another result, such as `normscope.Trajectory`, to read that. Raises ReportError
+    when the file is missing, is not JSON, or is not such a result.
     """
     data = read_plain(path)
     try:
-        return Report.from_dict(data)
+        return kind.from_dict(data)
     except ReportError as error:
-        raise ReportError(f"{quoted(path)}: {error}; write it again with normscope inspect --json") from error
+        command = "normscope inspect --json" if kind is Report else "--json"
+        raise ReportError(f"{quoted(path)}: {error}; write it again with {command}") from error
 
 
 def read_plain(path: str | os.PathLike[str]) -> Any:
@@ -65,10 +81,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-Saved = Report | BatchReport | WhyReport | SwapReport | Comparison
-_KINDS: dict[str, type[Saved]] = {
-    kind.SCHEMA: kind for kind in (Report, BatchReport, WhyReport, SwapReport, Comparison)
-}
+Saved = Report | BatchReport | WhyReport | SwapReport | Comparison | Trajectory
+_KINDS: dict[str, type[Saved]] = {kind.SCHEMA: kind for kind in get_args(Saved)}
 
 
 def read_saved(path: str | os.PathLike[str]) -> Saved:

@@ -10,12 +10,16 @@ from typing import Any
 from normscope.results.depth import DepthProfile
 from normscope.results.json_codec import to_plain
 from normscope.results.tidy_records import LAYOUTS, Cell
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 COLUMNS = ("layer", "view", "position", "feature", "statistic", "value")
 # Views with lists by position; lists of feature or position numbers. All other lists are by feature.
 _BY_POSITION = ("position",)
 _NAMED = {"features": "feature", "weight": "feature", "bias": "feature", "positions": "position"}
+
+# Views whose lists have neither axis: they are left out.
+_WITHOUT_LISTS = ("curve",)
 
 Row = tuple[str, str, int | None, int | None, str, float | int]
 
@@ -27,7 +31,7 @@ def table(result: Any) -> tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]:
     a whole has the view `layer`, one of a depth profile the view `depth`. For reports and comparisons,
     `position` and `feature` are the index of an element of a list, and are None for other numbers. The
     position of a bin is its first position. A list of feature or position numbers gives one row per
-    element, with the value 1.
+    element, with the value 1. The bins of curves are left out.
     """
     if layout := LAYOUTS.get(type(result)):
         return layout.columns, layout.rows(result)
@@ -44,12 +48,14 @@ def csv_lines(result: Any) -> Iterator[str]:
 
 
 def json_lines(result: Any) -> Iterator[str]:
-    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON; `why` has claims.
+    """Yield one line of strict JSON, in ASCII, per layer: the layer's entry in the JSON.
 
-    A layer's name is added as `layer`, the name of that column in the CSV.
+    `why` has claims, and a trajectory revisions, in place of layers. A layer's name is added as `layer`, the
+    name of that column in the CSV.
     """
-    if isinstance(result, WhyReport):
-        yield from (f"{json.dumps(to_plain(claim), allow_nan=False)}\n" for claim in result.claims)
+    if isinstance(result, WhyReport | Trajectory):
+        records = result.claims if isinstance(result, WhyReport) else result.points
+        yield from (f"{json.dumps(to_plain(record), allow_nan=False)}\n" for record in records)
         return
     for name, layer in result.layers.items():
         yield json.dumps({"layer": name, **to_plain(layer)}, allow_nan=False) + "\n"
@@ -58,7 +64,8 @@ def json_lines(result: Any) -> Iterator[str]:
 def _rows(name: str, layer: dict[str, Any]) -> Iterator[Row]:
     for view, part in layer.items():
         if isinstance(part, dict):
-            yield from _below(name, view, part, "")
+            listed = view not in _WITHOUT_LISTS
+            yield from (row for row in _below(name, view, part, "") if listed or row[3] is None)
         elif _is_number(part):
             yield name, "layer", None, None, view, part
 

@@ -1,4 +1,4 @@
-"""Tidy rows of results that list records under several keys: batches, swaps and claims."""
+"""Tidy rows of results that list records under several keys: batches, swaps, claims and revisions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from normscope.results.batches import BatchReport
 from normscope.results.json_codec import to_plain
 from normscope.results.swap import SwapReport
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 Cell = str | int | float | None
@@ -61,7 +62,20 @@ _WHY = Layout(
     "claims",
     "claim",
 )
-LAYOUTS: Mapping[type, Layout] = {BatchReport: _BATCHES, SwapReport: _SWAP, WhyReport: _WHY}
+# Rows without a layer are medians over layers.
+_TRAJECTORY = Layout(
+    ("revision", "layer", "view", "statistic", "value"),
+    ("points",),
+    {"revision": "revision", "name": "layer"},
+    "points",
+    "point",
+)
+LAYOUTS: Mapping[type, Layout] = {
+    BatchReport: _BATCHES,
+    SwapReport: _SWAP,
+    WhyReport: _WHY,
+    Trajectory: _TRAJECTORY,
+}
 
 
 def _numbers(
@@ -82,5 +96,10 @@ def _numbers(
 
 
 def _joined(path: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """Return a path of a view and a statistic, whose parts are joined by dots, with one more name."""
+    """Return a path of a view and a statistic, whose parts are joined by dots, with one more name.
+
+    A list of layers has no name of its own in the path.
+    """
+    if name == "layers":
+        return path
     return (*path, name) if len(path) < 2 else (path[0], f"{path[1]}.{name}")

@@ -1,12 +1,13 @@
 """Result of `inspect` on several revisions of a model: a report of each, and a trajectory over them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from normscope.errors import ReportError
 from normscope.escaping import counted
-from normscope.results.base import Record, Result
+from normscope.results.base import Record, Result, Shown, Tabular
 from normscope.results.compare import Drift
 from normscope.results.inspect import Report
 from normscope.results.json_codec import NOT_IN_JSON
@@ -14,17 +15,22 @@ from normscope.results.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
-class LargestInput(Record):
-    """The largest |input|; NaN where it is unknown."""
+class PointExtreme(Record):
+    """The largest |value|; NaN where it is unknown."""
 
     value: float
 
 
 @dataclass(frozen=True, eq=False)
-class InputExtremes(Record):
-    """The largest values of a layer that a trajectory follows."""
+class PointExtremes(Record):
+    """The largest values of a layer's input and output, and float16's headroom above both.
 
-    input: LargestInput
+    `output` is None and `headroom` NaN in trajectories of earlier versions.
+    """
+
+    input: PointExtreme
+    output: PointExtreme | None = None
+    headroom: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class LayerPoint(Record):
 
     name: str
     agreement: Mapping[str, float]
-    extremes: InputExtremes
+    extremes: PointExtremes
     bn_drift: Drift
     ln_drift: Drift
 
@@ -56,14 +62,14 @@ class RevisionPoint(Record):
     weights_sha256: str | None
     same_weights_as: str | None
     agreement: Mapping[str, float]
-    extremes: InputExtremes
+    extremes: PointExtremes
     bn_drift: Drift
     ln_drift: Drift
     layers: tuple[LayerPoint, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trajectory(Result):
+class Trajectory(Result, Shown, Tabular):
     """Revisions of one model, in the order in which they were named.
 
     `reports` has the report of each revision. In JSON each is what `inspect --json` writes of it.
@@ -90,6 +96,7 @@ class Trajectory(Result):
     def from_dict(cls, data: Any) -> "Trajectory":
         """Build a trajectory from what `to_dict` returns; ReportError says what does not fit."""
         trajectory = super().from_dict(data)
-        if not isinstance(data.get("reports"), list):
-            raise ReportError("trajectory.reports is missing or no list; expected a report of each revision")
-        return replace(trajectory, reports=tuple(map(Report.from_dict, data["reports"])))
+        reports = data.get("reports")
+        if not isinstance(reports, list) or not reports or len(reports) != len(trajectory.points):
+            raise ReportError("trajectory.reports does not have a report of each of its points; expected one")
+        return replace(trajectory, reports=tuple(map(Report.from_dict, reports)))

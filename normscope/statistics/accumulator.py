@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normscope.errors import ReportError
+from normscope.statistics.curve_histogram import CurveHistogram
 from normscope.statistics.extremes import LargestValues
 from normscope.statistics.moments import CoMoments, Likeness, Moments, Spread
 from normscope.statistics.outliers import OutlierCounts
@@ -60,11 +61,18 @@ class Accumulator:
     earlier version. `within_samples` (1, D) is the sum of squares of x around the mean of its sample, per
     feature. `outliers` counts outliers of the input and of the layer's real output, and `extremes` holds
     the largest values of both. The attribute `words` holds the moments of x by token id; it is None unless
-    the argument `words`, the maximum number of ids, is given.
+    the argument `words`, the maximum number of ids, is given. `curve`, the histogram of x and y, is None
+    unless it is requested.
     """
 
     def __init__(
-        self, features: int, eps: float, device: torch.device | str = "cpu", words: int | None = None
+        self,
+        features: int,
+        eps: float,
+        device: torch.device | str = "cpu",
+        words: int | None = None,
+        *,
+        curve: bool = False,
     ) -> None:
         self.eps = eps
         self.table = CoMoments.empty(0, features, device)
@@ -78,11 +86,13 @@ class Accumulator:
         self.outliers = OutlierCounts(features, device)
         self.extremes = LargestValues(features, device)
         self.words = None if words is None else TokenMoments(features, words, device)
+        self.curve = CurveHistogram(device) if curve else None
 
     def empty(self) -> "Accumulator":
-        """Return an empty accumulator with the same features, eps, device and number of token ids."""
+        """Return an empty accumulator with the same features, eps, device and requested parts."""
         words = None if self.words is None else self.words.most
-        return Accumulator(self.features, self.eps, self.output.mean.device, words)
+        device = self.output.mean.device
+        return Accumulator(self.features, self.eps, device, words, curve=self.curve is not None)
 
     def state_dict(self, *, copy: bool = False) -> dict[str, Tensor]:
         """Return all moments as named tensors on the CPU; they may share memory, unless `copy`."""
@@ -97,7 +107,8 @@ class Accumulator:
         # Checked first: a wrong number of features must not allocate that much memory.
         if not 0 < features == tensors.get("output.mean", torch.empty(0, 0)).shape[-1:].numel():
             raise ReportError(f"the tensor 'output.mean' is not of {features} features; expected that")
-        moments = cls(features, 0.0, words=1 if "words.most" in tensors else None)
+        words = 1 if "words.most" in tensors else None
+        moments = cls(features, 0.0, words=words, curve="curve.histogram" in tensors)
         load_state_dict(moments, {**_unknown(tensors, features), **tensors})
         if moments.words is not None and not moments.words.is_numbered():
             raise ReportError("the rows of 'words' are not numbered from 0 within its tables; expected that")
@@ -113,6 +124,9 @@ class Accumulator:
         if new.words is not None:
             self.words = self.words or new.words.empty()
             self.words.merge(new.words)
+        if new.curve is not None:
+            self.curve = self.curve or CurveHistogram(new.curve.histogram.device)
+            self.curve.merge(new.curve)
 
     @property
     def features(self) -> int:

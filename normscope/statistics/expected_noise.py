@@ -89,8 +89,11 @@ class CentredSums:
 
     def windows(self, replicate: int, order: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return ||s_B||^2 and the tokens n_B of each window B of `size` consecutive texts, (G, windows)."""
-        texts = order.unfold(0, size, 1)  # (windows, size)
-        squares = self.sums.products[:, texts[:, :, None], texts[:, None]].sum((2, 3))
+        texts, products = order.unfold(0, size, 1), self.sums.products  # (windows, size)
+        squares = torch.zeros(len(products), len(texts), dtype=products.dtype)
+        for lag in range(size):
+            pairs = products[:, order[: len(order) - lag], order[lag:]]
+            squares += pairs.unfold(1, size - lag, 1).sum(2) * (2 if lag else 1)
         count = self.sums.count[:, texts].sum(2)
         with_mean = self.with_mean[:, replicate][:, texts].sum(2)
         return squares - 2 * count * with_mean + count.square() * self.mean_square[:, replicate], count

@@ -16,15 +16,16 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import normscope
-from normscope.analyses.compare import METRICS, Bound, compare
+from normscope.analyses.compare import METRICS, Bound, compare, layer_drift
 from normscope.cli import output as streams
 from normscope.cli.app import app
 from normscope.errors import ReportError, UsageError
 from normscope.render.compare import render_comparison, render_comparison_markdown
 from normscope.render.terminal import Screen
-from normscope.results.common import Summary
+from normscope.results.common import Summary, TokenSelection
 from normscope.results.compare import Comparison
-from normscope.results.inspect import EffectSize, Explained, LayerReport, Report
+from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
+from normscope.results.inspect import EffectSize, Explained, Extreme, Extremes, LayerReport, Report
 from tests.support import models, reports
 from tests.support.reports import MINILM, NAN
 
@@ -51,17 +52,41 @@ def moved(layer: LayerReport, seed: int) -> LayerReport:
         agreement={"feature": float(generator.uniform(-1, 1))},
         explained=Explained(effect, effect),
         mean_share=float(generator.uniform()),
+        mean_share_energy=float(generator.uniform()),
+        extremes=Extremes(
+            Extreme(float(generator.gamma(9)), 1, None, None),
+            Extreme(float(generator.gamma(9)), 2, None, None),
+            np.ones(size),
+            float(generator.gamma(900)),
+            NAN,
+        ),
     )
+
+
+def streamed(report: Report, seed: int) -> Report:
+    """Return a report in which every layer reads the residual stream."""
+    generator = np.random.default_rng(seed)
+    points = tuple(
+        DepthPoint(name, 0, ResidualSize(generator.gamma(2), NAN), NAN, 1 + generator.gamma(2), {})
+        for name in report.layers
+    )
+    return replace(report, depth=(DepthProfile("encoder", 1, ResidualTotal(NAN), None, points, ()),))
 
 
 @pytest.fixture
 def before() -> Report:
-    return reports.minilm()
+    return streamed(reports.minilm(), 0)
 
 
 @pytest.fixture
 def after(before: Report) -> Report:
-    return reports.report([moved(layer, i) for i, layer in enumerate(before.layers.values())], id="after")
+    layers = [moved(layer, i) for i, layer in enumerate(before.layers.values())]
+    return streamed(reports.report(layers, id="after"), 1)
+
+
+def stream(report: Report, name: str) -> Any:
+    assert report.depth
+    return next(point for point in report.depth[0].points if point.name == name)
 
 
 def plainly(a: Any, b: Any) -> dict[str, float]:
@@ -78,7 +103,15 @@ def plainly(a: Any, b: Any) -> dict[str, float]:
         "agreement_change": b.agreement["feature"] - a.agreement["feature"],
         "position_change": b.explained.position.epsilon2 - a.explained.position.epsilon2,
         "mean_share_change": b.mean_share - a.mean_share,
+        "mean_share_energy_change": b.mean_share_energy - a.mean_share_energy,
+        "largest_input_change": doublings(a.extremes.input.value, b.extremes.input.value),
+        "largest_output_change": doublings(a.extremes.output.value, b.extremes.output.value),
+        "headroom_change": doublings(a.extremes.headroom, b.extremes.headroom),
     }
+
+
+def doublings(a: float, b: float) -> float:
+    return math.log(b / a) / math.log(2)
 
 
 def test_every_number_follows_its_formula(before: Report, after: Report) -> None:
@@ -86,6 +119,9 @@ def test_every_number_follows_its_formula(before: Report, after: Report) -> None
     assert set(comparison.layers) == set(MINILM)
     for name, layer in comparison.layers.items():
         want = plainly(before.layers[name], after.layers[name])
+        old, new = stream(before, name), stream(after, name)
+        want["residual_rms_change"] = doublings(old.residual.rms, new.residual.rms)
+        want["kurtosis_change"] = doublings(old.kurtosis, new.kurtosis)
         assert {metric: read(layer) for metric, read in METRICS.items()} == pytest.approx(want, rel=1e-12)
         assert (layer.other, layer.index) == (name, before.layers[name].index)
 
@@ -105,7 +141,7 @@ def test_a_report_is_no_distance_from_itself(before: Report) -> None:
 
 
 def test_what_is_unknown_is_nan_and_null(before: Report) -> None:
-    other = replace(before, layers={MINILM[0]: reports.uncalled(MINILM[0])})
+    other = replace(before, layers={MINILM[0]: reports.uncalled(MINILM[0])}, depth=None)
     for pair in ((before, other), (other, before), (other, other)):
         comparison = compare(*pair)
         assert all(math.isnan(read(comparison.layers[MINILM[0]])) for read in METRICS.values())
@@ -114,6 +150,33 @@ def test_what_is_unknown_is_nan_and_null(before: Report) -> None:
     assert flat.feature
     flat = replace(flat, feature=replace(flat.feature, variance=np.zeros(48)))
     assert math.isnan(compare(reports.report([flat]), reports.report([flat])).layers["n"].bn_drift.mean)
+
+
+def test_reports_of_earlier_versions_have_no_changes_of_newer_numbers(before: Report, after: Report) -> None:
+    data = before.to_dict()
+    del data["depth"]
+    for layer in data["layers"]:
+        del layer["extremes"], layer["mean_share"], layer["mean_share_energy"]
+    comparison = compare(Report.from_dict(data), after)
+    newer = [metric for metric in METRICS if metric.startswith(("largest", "headroom", "mean", "res", "kur"))]
+    assert len(newer) == 7
+    for metric in newer:
+        assert {layer[metric] for layer in comparison.to_dict()["layers"]} == {None}
+        with pytest.raises(ReportError, match=f"no layer has {metric} in both"):
+            Bound(metric, 1).crossed(comparison)
+    assert Bound("bn_drift.mean", 1e9).crossed(comparison) == []
+    assert "headroom" in render_comparison(comparison)
+
+
+@pytest.mark.parametrize("value", [0.0, NAN, math.inf])
+def test_a_largest_value_without_a_logarithm_has_no_change(value: float, before: Report) -> None:
+    layer = before.layers[MINILM[0]]
+    assert layer.extremes
+    odd = replace(layer, extremes=replace(layer.extremes, output=Extreme(value, None, None, None)))
+    for pair in ((layer, odd), (odd, layer)):
+        drift = layer_drift(*pair)
+        assert math.isnan(drift.largest_output_change)
+        assert drift.largest_input_change == 0
 
 
 def test_layers_are_matched_by_name_then_by_order() -> None:
@@ -138,6 +201,11 @@ def test_what_makes_numbers_differ_is_said(before: Report) -> None:
     assert "run.special_tokens is include in A and exclude in B" in said
     assert "run.max_length is 256 in A and none in B" in said
     assert "numbers of features differ" in said
+    selected = replace(before, run=replace(before.run, selection=TokenSelection((7, 11), 2, roles=("user",))))
+    assert compare(before, selected).warnings == (
+        "run.selection is none in A and without tokens of the excluded ids 7, 11, or at the first 2 "
+        "positions, or of other roles than user in B, so the numbers differ for that, too",
+    )
     assert "kinds of layers differ" in said
     assert math.isnan(comparison.layers[MINILM[0]].bn_drift.mean)
     assert comparison.layers[MINILM[0]].ln_drift.mean == 0
@@ -277,6 +345,19 @@ def test_the_gate_decides_the_exit_code(files: tuple[Path, Path], before: Report
         0,
         f"warning: bn_drift.mean is unknown at 12 layers, the first {MINILM[0]}",
     )
+
+
+def test_a_gate_on_the_headroom(before: Report, tmp_path: Path) -> None:
+    layer = before.layers[MINILM[3]]
+    assert layer.extremes
+    louder = replace(layer, extremes=replace(layer.extremes, headroom=layer.extremes.headroom / 6))
+    before.to_json(tmp_path / "a.json")
+    replace(before, layers={**before.layers, layer.name: louder}).to_json(tmp_path / "b.json")
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    assert run(*files, "--fail-above", "headroom_change=2.6").exit_code == 0
+    failed = run(*files, "--fail-above", "headroom_change=2.5")
+    assert failed.exit_code == 3
+    assert failed.stderr == f"failed: {layer.name}: headroom_change 2.585 is above 2.5\n"
 
 
 def test_the_command_refuses(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from normscope.norms.residual_stream import stack_norms
 from normscope.render.inspect import render_report, render_report_markdown
 from normscope.render.terminal import Screen
 from normscope.results.tidy import csv_lines
-from tests.statistics.test_mean_share import MODELS, SIZES, t5, vit
 from tests.support import models
+from tests.support.activations import MODELS, SIZES, recorded, t5, vit
 
 
 def small(kind: str, **sizes: Any) -> Any:
@@ -76,31 +76,24 @@ def test_encoder_and_decoder_have_profiles_of_their_own() -> None:
 def test_numbers_are_those_of_two_passes_in_float64(name: str) -> None:
     build, inputs = MODELS[name]
     model, batch = build(), inputs()
-    seen: dict[str, Any] = {}
-
-    def keep(layer: str) -> Any:
-        return lambda _, args: seen.update({layer: args[0].double().numpy()})
-
     recorder = Recorder(model)
-    with recorder:
-        for capture in recorder.captures:
-            capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
-        with torch.no_grad():
-            model(**batch)
+    with recorder, recorded(model) as seen, torch.no_grad():
+        model(**batch)
+    hidden = {layer: calls[0][0] for layer, calls in seen.items()}
     profiles = depth_profiles(model, recorder.report().layers)
     assert profiles
     for profile in profiles:
-        rms = [math.sqrt((seen[point.name] ** 2).mean()) for point in profile.points]
+        rms = [math.sqrt((hidden[point.name] ** 2).mean()) for point in profile.points]
         assert [point.residual.rms for point in profile.points] == pytest.approx(rms, rel=2e-5)
         assert profile.residual.total == pytest.approx(rms[-1] / rms[0], rel=2e-5)
         for point in profile.points:
-            x = seen[point.name].reshape(-1, seen[point.name].shape[-1])
+            x = hidden[point.name].reshape(-1, hidden[point.name].shape[-1])
             s = np.sqrt((x**2).mean(0))
             assert point.kurtosis == pytest.approx((s**4).mean() / (s**2).mean() ** 2, rel=2e-5)
             place = point.name.removeprefix(f"{profile.name}.{point.block}.")
             before = f"{profile.name}.{(point.block or 0) - 1}.{place}"
             if point.block:
-                growth = math.sqrt((seen[point.name] ** 2).mean() / (seen[before] ** 2).mean())
+                growth = math.sqrt((hidden[point.name] ** 2).mean() / (hidden[before] ** 2).mean())
                 assert point.residual.growth == pytest.approx(growth, rel=2e-5)
             elif point.block == 0:
                 assert math.isnan(point.residual.growth)

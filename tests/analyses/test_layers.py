@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +432,35 @@ def test_what_all_layers_share_stands_above() -> None:
     assert "eps" in differ
     assert "#" in render_outline(sample(index=1), verbose=True)
     assert render_outline(Outline("0", sample().model, ())).startswith("m · Model")
+
+
+def test_a_deep_model_lists_a_few_layers_of_each_group(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": 9})
+    folder = str(folder_of(config, tmp_path / "model", "LlamaForCausalLM"))
+    options: list[list[str]] = [[], ["--layers", "all"], ["--layer", "*"]]
+    few, everything, named = (run(folder, "-q", *each).stdout for each in options)
+    listed = re.findall(r"^(\S*norm) ", few, re.MULTILINE)
+    assert [name.split(".")[-1] for name in listed] == [
+        *["input_layernorm"] * 2,
+        *["post_attention_layernorm"] * 2,
+        "norm",
+    ]
+    assert "19 normalization layers" in few
+    assert "14 more: 7 " in few
+    assert everything == named
+    assert len(re.findall(r"^(\S*norm) ", everything, re.MULTILINE)) == 19
+    assert len(json.loads(run(folder, "-q", "--json").stdout)["layers"]) == 19
+    outline = Outline.from_dict(json.loads(run(folder, "-q", "--json").stdout))
+    assert render_outline_markdown(outline).count("\n| model.") == 19
+
+
+def test_a_layer_whose_width_is_new_has_a_row() -> None:
+    (layer,) = sample().layers
+    widths = [8] * 7 + [16] * 7
+    layers = [replace(layer, name=f"blocks.{i}.norm", index=i, features=n) for i, n in enumerate(widths)]
+    text = render_outline(Outline("0", sample().model, tuple(layers)))
+    assert re.findall(r"blocks\.(\d+)\.norm", text) == ["0", "7", "13"]
+    assert "11 more: 11 blocks.*.norm; --layers all" in text
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])

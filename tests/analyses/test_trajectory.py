@@ -1,8 +1,10 @@
 """Several revisions of a model: a report of each, and how its numbers move from the first one."""
 
+import csv
 import gc
 import json
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,14 @@ from normscope.analyses.trajectory import follow
 from normscope.cli.app import app
 from normscope.engine.stop import Stop
 from normscope.models.loading import Loaded
+from normscope.render.glyphs import UNICODE
+from normscope.render.page import write as pages
+from normscope.render.page.parts import parts_of
 from normscope.render.terminal import Screen
-from normscope.render.trajectory import render_trajectory, render_trajectory_markdown
+from normscope.render.trajectory import render_trajectory, render_trajectory_markdown, revisions
+from normscope.results.glossary.lookup import ENTRIES
+from normscope.results.glossary.lookup import columns as columns_of
+from normscope.results.tidy import csv_lines, json_lines
 from normscope.results.trajectory import Trajectory
 from tests.support import reports
 from tests.support.hub import LINES, fill_cache, save_bert
@@ -85,6 +93,11 @@ def test_numbers_are_those_of_the_reports_and_their_medians(trajectory: Trajecto
             assert layer.bn_drift.variance == pytest.approx(spreads[-1])
         assert point.agreement["feature"] == pytest.approx(np.median(agreements))
         assert point.extremes.input.value == pytest.approx(np.median(largest))
+        outputs = [measured.extremes.output.value for measured in report.layers.values()]  # type: ignore[union-attr]
+        rooms = [65504 / max(pair) for pair in zip(largest, outputs, strict=True)]
+        assert point.extremes.output
+        assert point.extremes.output.value == pytest.approx(np.median(outputs))
+        assert point.extremes.headroom == pytest.approx(np.median(rooms))
         assert point.bn_drift.mean == pytest.approx(np.median(means))
         assert point.bn_drift.variance == pytest.approx(np.median(spreads))
     assert trajectory.points[0].bn_drift.mean == trajectory.points[0].ln_drift.variance == 0
@@ -128,8 +141,102 @@ def test_json_is_read_back(trajectory: Trajectory) -> None:
     assert again == trajectory
     assert again.to_dict() == trajectory.to_dict()
     data = trajectory.to_dict()
-    with pytest.raises(normscope.NormscopeError, match="reports is missing"):
-        Trajectory.from_dict({**data, "reports": None})
+    incomplete: list[Any] = [None, [], data["reports"][:1]]
+    for wrong in incomplete:
+        with pytest.raises(normscope.NormscopeError, match="a report of each of its points"):
+            Trajectory.from_dict({**data, "reports": wrong})
+    for point in data["points"]:
+        for part in (point, *point["layers"]):
+            part["extremes"] = {"input": part["extremes"]["input"]}
+    earlier = Trajectory.from_dict(data)
+    assert earlier.points[0].extremes.output is None
+    cells = {f"{column.title} {column.about}": column.cells for column in revisions(earlier, UNICODE).columns}
+    assert {*cells["output largest"], *cells["headroom float16"]} == {"-"}
+
+
+def test_the_public_function_measures_what_the_reports_have(cache: Path, trajectory: Trajectory) -> None:
+    for texts in (LINES, iter(LINES)):
+        again = normscope.trajectory("org/tiny", REVISIONS, texts, loading=loading(cache), layers=["*"])
+        assert again == trajectory
+    assert "3 revisions, medians over" in str(trajectory)
+    assert "<td" in trajectory._repr_html_()
+    no_lists: list[Any] = ["step1", []]
+    for wrong in no_lists:
+        with pytest.raises(normscope.NormscopeError, match="put them in a list"):
+            normscope.trajectory("org/tiny", wrong, LINES, loading=loading(cache))
+
+
+def test_files_are_read_or_refused_in_a_line(trajectory: Trajectory, tmp_path: Path) -> None:
+    trajectory.to_json(tmp_path / "t.json")
+    trajectory.reports[0].to_json(tmp_path / "r.json")
+    assert normscope.read_report(tmp_path / "t.json", Trajectory) == trajectory
+    with pytest.raises(normscope.NormscopeError, match=r"not a normscope report: .*normscope\.trajectory/1"):
+        normscope.read_report(tmp_path / "t.json")
+    with pytest.raises(normscope.NormscopeError, match="not a trajectory"):
+        normscope.read_report(tmp_path / "r.json", Trajectory)
+
+
+def test_the_page_has_the_numbers_and_the_equal_weights(trajectory: Trajectory, tmp_path: Path) -> None:
+    pytest.importorskip("altair")
+    trajectory.to_json(tmp_path / "t.json")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "t.json"), "-o", str(tmp_path / "page.html")])
+    assert (done.exit_code, done.stderr) == (0, "")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The weights of step3 equal those of step2, bit by bit." in text
+    assert "org/tiny, 3 revisions" in text
+    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+    figures = {figure["id"]: figure["slices"][0]["columns"] for figure in data["parts"][0]["figures"]}
+    assert [*figures] == ["part-1-agreements", "part-1-extremes", "part-1-drifts"]
+    drawn: dict[str, Callable[[Any], float]] = {
+        "agreements": lambda point: point.agreement["feature"],
+        "extremes": lambda point: point.extremes.input.value,
+        "drifts": lambda point: point.bn_drift.mean,
+    }
+    for name, read in drawn.items():
+        columns = figures[f"part-1-{name}"]
+        assert columns["revision"] == REVISIONS * 7
+        by_layer = zip(*(point.layers for point in trajectory.points), strict=True)
+        values = [read(point) for points in (*by_layer, trajectory.points) for point in points]
+        np.testing.assert_allclose(columns["value"], values, rtol=1e-3)
+    wanted = pages.picture([tmp_path / "t.json"], "drifts", "svg")
+    assert isinstance(wanted, str)
+    assert "step2" in wanted
+
+
+def test_a_page_of_trajectories_and_reports_has_a_part_for_each(trajectory: Trajectory) -> None:
+    first, other = trajectory.reports[0], normscope.compare(*trajectory.reports[:2])
+    parts = parts_of([other, trajectory, first, trajectory])
+    titles = ["org/tiny, 3 revisions", "org/tiny", "org/tiny, 3 revisions"]
+    assert [part.title for part in parts] == [*titles, "org/tiny, two reports compared"]
+
+
+def test_csv_has_every_number_of_the_json(trajectory: Trajectory) -> None:
+    rows = [*csv.DictReader(csv_lines(trajectory))]
+    of_layers = len(trajectory.points[0].layers)
+    assert len(rows) == 8 * 3 * (1 + of_layers)
+    for point in trajectory.points:
+        for layer in (None, *point.layers):
+            part: Any = layer or point
+            values = {
+                f"{row['view']}.{row['statistic']}": float(row["value"])
+                for row in rows
+                if (row["revision"], row["layer"]) == (point.revision, layer.name if layer else "")
+            }
+            assert values == {
+                "agreement.feature": part.agreement["feature"],
+                "extremes.input.value": part.extremes.input.value,
+                "extremes.output.value": part.extremes.output.value,
+                "extremes.headroom": part.extremes.headroom,
+                "bn_drift.mean": part.bn_drift.mean,
+                "bn_drift.variance": part.bn_drift.variance,
+                "ln_drift.mean": part.ln_drift.mean,
+                "ln_drift.variance": part.ln_drift.variance,
+            }
+    assert {name for row in rows for name in [f"{row['view']}.{row['statistic']}"]} <= set(ENTRIES)
+    lines = [json.loads(line) for line in json_lines(trajectory)]
+    assert lines == trajectory.to_dict()["points"]
+    columns = {entry.name for entries in columns_of("inspect").values() for entry in entries}
+    assert {"bn_drift.mean", "bn_drift.variance", "ln_drift.mean", "ln_drift.variance"} <= columns
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -161,6 +268,8 @@ def test_the_command_writes_a_table_and_json(cache: Path) -> None:
     assert written["schema"] == "normscope.trajectory/1"
     assert [report["schema"] for report in written["reports"]] == ["normscope.report/1"] * 2
     assert "--revision" in written["provenance"]["command"]
+    table = run(cache, *LINES, "--revision", "step1,step2", "--format", "csv", "-q")
+    assert table.stdout.startswith("revision,layer,view,statistic,value\nstep1,,agreement,feature,0.")
 
 
 def test_texts_of_a_pipe_and_of_a_file_reach_every_revision(cache: Path, tmp_path: Path) -> None:
@@ -181,7 +290,7 @@ def test_a_single_revision_gives_a_report(cache: Path) -> None:
     [
         ["--moments", "x.safetensors"], ["--tensors", "x.safetensors"], ["--checkpoint", "x.ckpt"],
         ["--checkpoint", "x.ckpt", "--resume"], ["--plot"], ["--shard", "1/2"], ["--dry-run"], ["--details"],
-        ["--depth"], ["--format", "csv"], ["--format", "jsonl"],
+        ["--depth"],
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_with_several_is_refused_in_a_line(

@@ -5,15 +5,24 @@ import json
 import platform
 import statistics
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import hooks, memory, others, profile, start, swap, training
 
 BENCHMARKS = {
-    "hooked / bare forward, MiniLM": hooks.in_one_pass(hooks.minilm),
-    "hooked / bare forward, BERT-base size": hooks.in_one_pass(hooks.bert_base),
-    "the same without numba, MiniLM": hooks.by_operators(hooks.minilm),
-    "the same without numba, BERT-base size": hooks.by_operators(hooks.bert_base),
+    **{
+        f"hooked / bare, {size}, {threads} thread{'s' * (threads > 1)}{way}": taking(partial(run, threads))
+        for size, run in (("MiniLM", hooks.minilm), ("BERT-base size", hooks.bert_base))
+        for threads in (1, 2)
+        for way, taking in ((", numba", hooks.in_one_pass), ("", hooks.by_operators))
+    },
+    "ms in the hooks of a call, MiniLM, numba": hooks.in_one_pass(
+        hooks.milliseconds("normscope.capture.recorder", "Recorder._read")
+    ),
+    "ms in its compiled loops": hooks.in_one_pass(
+        hooks.milliseconds("normscope.capture.numba_kernels", "sum_call")
+    ),
     "script by hand / bare forward, MiniLM": others.script_over_bare,
     "kept by hooks, then reduced / bare": others.kept("hooks"),
     "kept by captum, then reduced / bare": others.kept("captum"),
@@ -26,7 +35,9 @@ BENCHMARKS = {
     "every=100 / bare training, MiniLM": training.of_every_100(training.minilm),
     "inspect demo / smallest script, CPU": start.inspect_ratio,
     "normscope --help, CPU seconds": start.help_seconds,
-    "peak memory, 100,000 / 2,000 texts": memory.growth,
+    "peak memory, 100,000 / 2,000 texts": memory.growth("inspect"),
+    "the same of why": memory.growth("why", rounds=1),
+    "the same of batches": memory.growth("batches", rounds=1),
 }
 
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def growth() -> list[float]:
-    """Return the peak on many texts over that on few, one ratio a round."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_small_model(Path(folder))
-        return [peak(folder, MANY) / peak(folder, FEW) for _ in range(ROUNDS)]
+def growth(command: str, rounds: int = ROUNDS) -> Callable[[], list[float]]:
+    """Return what measures a command's peak on many texts over that on few, one ratio a round."""
+
+    def run() -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            save_small_model(Path(folder))
+            return [peak(command, folder, MANY) / peak(command, folder, FEW) for _ in range(rounds)]
+
+    return run
 
 
 def save_small_model(folder: Path) -> None:
@@ -49,11 +53,11 @@ def save_small_model(folder: Path) -> None:
     transformers.AutoTokenizer.from_pretrained(models.demo_folder()).save_pretrained(folder)
 
 
-def peak(model: str, texts: int) -> int:
-    """Return the peak resident memory in bytes of `normscope inspect` over so many texts on its pipe."""
-    command = [sys.executable, "-c", PEAK, "inspect", model, "--json"]
+def peak(command: str, model: str, texts: int) -> int:
+    """Return the peak resident memory in bytes of a command over so many texts on its pipe."""
+    arguments = [sys.executable, "-c", PEAK, command, model, "--json"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
         _, told = process.communicate("\n".join(sentences(texts)).encode())
     found = re.search(r"^(\d+)$", told.decode(), re.MULTILINE)

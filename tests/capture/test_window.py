@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import normscope
 from normscope.errors import UsageError
 from tests.capture.test_watcher import hooks_of, padded
-from tests.statistics.test_mean_share import vit
 from tests.support import models
+from tests.support.activations import vit
 from tests.support.reports_alike import furthest
 
 MOMENTUM = 0.3

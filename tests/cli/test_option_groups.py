@@ -20,11 +20,10 @@ from normscope.cli.option_groups import (
     FetchOptions,
     LayerOptions,
     LoadOptions,
-    ResultOptions,
     command_line,
     grouped,
 )
-from normscope.cli.options import Format, Order, SpecialTokens
+from normscope.cli.options import DataFormat, Order, SpecialTokens
 from normscope.cli.text_options import TextOptions
 from normscope.data.batching import Batching
 from normscope.errors import UsageError
@@ -124,9 +123,9 @@ def test_as_data_only_the_layers_that_are_shown_are_measured() -> None:
 
 
 def test_formats_that_contradict_each_other_are_refused() -> None:
-    assert ResultOptions(json=True).chosen_format() is Format.JSON
+    assert DataResultOptions(json=True).chosen_format() is DataFormat.JSON
     with pytest.raises(UsageError, match="--json and --format markdown"):
-        ResultOptions(format=Format.MARKDOWN, json=True).chosen_format()
+        DataResultOptions(format=DataFormat.MARKDOWN, json=True).chosen_format()
     with pytest.raises(UsageError, match="--plot and --format json"):
         DataResultOptions(json=True).chosen_format(plot=True)
 

@@ -15,8 +15,9 @@ from tokenizers import normalizers
 
 import normscope
 from normscope.data.batching import Batching
-from normscope.engine.checkpoint import Checkpoint, weights_digest
+from normscope.engine.checkpoint import Checkpoint
 from normscope.engine.progress import Progress
+from normscope.engine.provenance import weights_digest
 from normscope.engine.stop import Stop
 from normscope.errors import NormscopeError, ReportError, TextError, UsageError
 from normscope.models.loading import Loaded
@@ -217,6 +218,7 @@ LOADED = Loaded(None, TOKENIZER, "one", "main", "c0ffee", ())  # type: ignore[ar
         ("exclude", {"exclude": ["*embeddings*"]}),
         ("per call", {"per_call": True}),
         ("words", {"words": True}),
+        ("curve", {"curve": True}),
         ("shard", {"shard": normscope.Shard(1, 2)}),
         ("field", {"facts": {"field": "comment"}}),
         ("field", {"facts": {}}),

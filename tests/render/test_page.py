@@ -49,7 +49,7 @@ def of_one_model() -> list[Any]:
     """A result of each command about MiniLM, and a comparison."""
     about = replace(why(), model=reports.minilm().model)
     return [
-        reports.profiled(),
+        reports.curved(reports.profiled()),
         reports.batch_report(),
         about,
         reports.swap_report(id=MODEL, head=None),
@@ -59,7 +59,9 @@ def of_one_model() -> list[Any]:
 
 @cache
 def every_figure() -> tuple[Figure, ...]:
-    return tuple(figure for part in parts_of(of_one_model()) for figure in figures(part))
+    return tuple(
+        figure for part in parts_of([*of_one_model(), reports.trajectory()]) for figure in figures(part)
+    )
 
 
 @cache
@@ -80,7 +82,9 @@ def breaking() -> list[Any]:
         Finding(s, s, (Evidence(s, s, Interval(1.0)),), s, 0.0, s, s, s) if s else finding for s in BREAKING
     ]
     said = replace(why(), model=whole.model, claims=tuple(claims), warnings=tuple(BREAKING))
-    return [whole, swap, said]
+    moves = reports.trajectory()
+    points = [replace(point, revision=s) for point, s in zip(moves.points, BREAKING, strict=False)]
+    return [whole, swap, said, replace(moves, points=tuple(points))]
 
 
 def one(result: Any) -> PagePart:
@@ -329,6 +333,29 @@ def test_a_column_of_features_shows_the_one_furthest_from_bn() -> None:
     assert len(data(small)) == 13 * 48
 
 
+def test_a_curves_cells_are_its_bins() -> None:
+    report = reports.curved(reports.minilm())
+    figure = drawn(report)["curve"]
+    for number, layer in enumerate(report.layers.values()):
+        curve = layer.curve
+        assert curve
+        counts = curve.histogram()
+        widths = curve.input_limit / 32, curve.output_limit / 32
+        cells = data(figure, number)
+        assert sum(row["count"] for row in cells) == counts.sum()
+        for row in cells:
+            x, y = (round(row[axis] / width) + 32 for axis, width in zip("xy", widths, strict=True))
+            assert counts[x, y] == row["count"] > 0
+            ends = row["x"] + widths[0], row["y"] + widths[1]
+            assert [row["x2"], row["y2"]] == pytest.approx(ends, abs=1e-4 * curve.input_limit)
+    part = figure.slice(2)
+    assert part
+    assert "within ±8 and an output within ±8 are drawn, 1,236 are beyond." in part.says
+    one = replace(report, layers={**report.layers, MINILM[0]: reports.minilm().layers[MINILM[0]]})
+    assert [bool(each) for each in drawn(one)["curve"].slices] == [False] + [True] * 12
+    assert "curve" not in drawn(reports.minilm())
+
+
 def test_one_layers_charts_are_of_that_layer() -> None:
     report, batches = reports.minilm(), reports.batch_report()
     by_name = {**drawn(report), **drawn(batches)}
@@ -471,8 +498,9 @@ def test_every_chart_is_in_words_and_in_a_table_and_has_its_name() -> None:
     parsed = Parsed(whole_page())
     labels = [attrs["aria-label"] or "" for _, attrs in parsed.elements if attrs.get("role") == "img"]
     names = [name for name, _ in parsed.elements]
-    assert len(labels) == len(CHARTS) == names.count("figure")
-    assert names.count("table") == len(CHARTS) + 1  # one of the tokens
+    charts = [name for name, command, _ in CHARTS if command != "trajectory"]
+    assert len(labels) == len(charts) == names.count("figure")
+    assert names.count("table") == len(charts) + 1  # one of the tokens
     assert all(re.search(r"\d", label) for label in labels)
     ids = parsed.having("id")
     assert len(ids) == len(set(ids))

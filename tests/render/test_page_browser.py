@@ -86,7 +86,7 @@ def settled(tab: Any) -> None:
 def test_every_chart_has_marks_and_nothing_is_loaded(opened: tuple[Any, list[str]]) -> None:
     tab, noise = opened
     figures = tab.locator("figure")
-    assert figures.count() == 12
+    assert figures.count() == 13
     for number in range(figures.count()):
         drawn = figures.nth(number).locator("svg [class*=role-mark] > *")
         assert drawn.count() > 3, figures.nth(number).get_attribute("id")
@@ -160,6 +160,23 @@ def test_no_text_of_a_chart_covers_another(blocks: int, width: str, browser: Any
     assert tab.evaluate(COLLISIONS) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]["width"]
     assert tab.locator("figure").evaluate_all("all => Math.max(...all.map(e => e.offsetHeight))") < 1300
+    tab.close()
+
+
+def test_on_a_phone_names_are_whole_and_a_legend_names_what_there_is(browser: Any, tmp_path: Path) -> None:
+    places = ("ln", "post_attention_layernorm")
+    names = [f"model.layers.{block}.{place}" for block in range(3) for place in places]
+    layers = [reports.layer(name, i, outliers=reports.standing_out(i + 2)) for i, name in enumerate(names)]
+    (tmp_path / "x.html").write_text(page([reports.report(layers)]), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    tab.goto((tmp_path / "x.html").as_uri())
+    tab.wait_for_selector("html[data-drawn]", state="attached")
+    labels = tab.locator(f"{PART}-agreement svg .role-axis-label text").all_text_contents()
+    assert {f"{block}.post_attention_layernorm" for block in range(3)} <= set(labels)
+    for number, groups in (("0", ["other features", "outliers"]), ("1", ["other features"])):
+        tab.locator("select").select_option(number)
+        settled(tab)
+        assert tab.locator(f"{PART}-scatter .role-legend-label text").all_text_contents() == groups
     tab.close()
 
 

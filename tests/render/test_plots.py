@@ -16,9 +16,12 @@ from normscope.render.axis_downsampling import AxisRuns
 from normscope.render.batch_plots import render_batch_plots
 from normscope.render.curves import Curve, curve_grid
 from normscope.render.glyphs import ASCII, UNICODE
+from normscope.render.grid import Grid
 from normscope.render.heatmap import RAMP, HeatMap, draw_heat_map
+from normscope.render.input_output import curve_sections
+from normscope.render.inspect import render_report
 from normscope.render.plots import feature_map, position_map, render_plots
-from normscope.render.terminal import Screen, render_parts
+from normscope.render.terminal import Screen, render_parts, render_sections
 from normscope.results.inspect import LayerReport, Report
 from tests.support import reports
 from tests.support.reports import MINILM, NAN
@@ -32,6 +35,33 @@ ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 def test_golden_plots(width: int, golden: Golden) -> None:
     golden(f"plot-minilm-{width}.txt", render_plots(reports.minilm(), screen=Screen(width)))
     golden(f"plot-batches-{width}.txt", render_batch_plots(reports.batch_report(), screen=Screen(width)))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_golden_curves(width: int, golden: Golden) -> None:
+    report = reports.curved(reports.minilm())
+    screen = Screen(width, unicode=width > 60)
+    (section,) = curve_sections(report, MINILM[:1], screen)
+    golden(f"curve-{width}.txt", render_sections([section], screen))
+    (picture,) = section.grids
+    assert isinstance(picture, Grid)
+    _, drawn = picture.columns
+    curve = report.layers[MINILM[0]].curve
+    assert curve
+    wide = len(drawn.cells[0])
+    assert wide == (32 if width == 60 else 64)
+    counts = curve.histogram().reshape(wide, 64 // wide, 16, 4).sum((1, 3)).T[::-1]
+    assert [[cell != " " for cell in row] for row in drawn.cells] == (counts > 0).tolist()
+    darkest = np.unravel_index(counts.argmax(), counts.shape)
+    assert drawn.cells[darkest[0]][darkest[1]] == screen.glyphs.shades[-1]
+
+
+def test_a_curve_is_below_the_tables_and_among_the_plots() -> None:
+    report = reports.curved(reports.minilm())
+    for text in (render_report(report), render_plots(report, layers=MINILM[:2])):
+        assert "Output against input" in text
+    assert render_plots(report, layers=MINILM[:2]).count("Output against input") == 2
+    assert "Output against input" not in render_report(reports.minilm())
 
 
 def test_golden_ascii_plots(golden: Golden) -> None:

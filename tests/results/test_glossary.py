@@ -50,6 +50,7 @@ from normscope.render.track import movers
 from normscope.render.trajectory import revisions
 from normscope.results.base import Result as SavedResult
 from normscope.results.common import Summary as Five
+from normscope.results.glossary import lookup
 from normscope.results.glossary.entry import EXPLAIN_SCHEMA, NOTATION, Entry, Glossary
 from normscope.results.glossary.lookup import COMMANDS, ENTRIES, TOPICS, children, explain, find_entries
 from normscope.results.glossary.lookup import columns as command_columns
@@ -341,6 +342,13 @@ def test_what_entries_say_of_other_entries(measured: Report) -> None:
             assert effect.epsilon2 < effect.eta2
         close(first.rms**2, position.token_variance[0])
         close(first.rest_rms**2, np.average(position.token_variance[1:], weights=position.count[1:]))
+
+
+def test_every_file_of_a_topic_is_read() -> None:
+    files = [*Path(lookup.__file__).parent.glob("*.md")]
+    assert files
+    titles = {path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for path in files}
+    assert titles <= {topic.title for topic in TOPICS}
 
 
 def test_names_and_titles_are_told_apart() -> None:

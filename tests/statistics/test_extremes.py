@@ -21,6 +21,7 @@ from normscope.statistics.digests import KEY
 from normscope.statistics.moments_file import read_moments, write_moments
 from normscope.statistics.token_variances import BINS, TokenVariances
 from tests.support import models
+from tests.support.activations import recorded
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 IDS = torch.arange(3, 3 + 6 * 7).reshape(6, 7) % 90
@@ -67,17 +68,8 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Tensor]]]] = {
 
 def measured(model: Any, batches: list[dict[str, Tensor]]) -> tuple[Report, dict[str, list[tuple[Any, Any]]]]:
     """Watch a model; also return each layer's inputs and outputs in float64."""
-    seen: dict[str, list[tuple[Any, Any]]] = {}
     watcher = normscope.watch(model)
-    with watcher, torch.no_grad():
-        for name, module in model.named_modules():
-            module.register_forward_hook(
-                lambda _, args, out, name=name: (
-                    seen.setdefault(name, []).append((args[0].double().numpy(), out.double().numpy()))
-                    if args and isinstance(out, Tensor) and isinstance(args[0], Tensor)
-                    else None
-                )
-            )
+    with watcher, recorded(model) as seen, torch.no_grad():
         for batch in batches:
             model(**batch)
     return watcher.report(moments=True), seen

@@ -1,7 +1,6 @@
 """The share of each token's square that its mean carries: against float64, in parts, and in old files."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,45 +18,7 @@ from normscope.capture.recorder import Recorder
 from normscope.results.tidy import csv_lines
 from normscope.statistics.moments_file import write_moments
 from tests.support import models
-
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-
-
-def t5() -> Any:
-    """Return a small random T5, whose norms are RMSNorms."""
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-    model: Any = transformers.T5Model(transformers.T5Config(vocab_size=100, **sizes))
-    return model.eval()
-
-
-def vit() -> Any:
-    """Return a small random ViT."""
-    torch.manual_seed(0)
-    model: Any = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **SIZES))
-    return model.eval()
-
-
-def ids(**more: Any) -> dict[str, Any]:
-    return {"input_ids": torch.randint(2, 100, (3, 9), generator=torch.Generator().manual_seed(1)), **more}
-
-
-def pixels() -> dict[str, Any]:
-    return {"pixel_values": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))}
-
-
-MODELS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
-    "minilm": (lambda: models.demo()[0], ids),
-    "gpt2": (models.gpt2, ids),
-    "llama": (models.llama, ids),
-    "t5": (t5, lambda: ids(decoder_input_ids=ids()["input_ids"][:, :5])),
-    "vit": (vit, pixels),
-}
+from tests.support.activations import MODELS, recorded
 
 
 def shares(rows: Any) -> tuple[float, float]:
@@ -73,21 +33,11 @@ def shares(rows: Any) -> tuple[float, float]:
 def test_both_shares_are_those_of_two_passes_in_float64(name: str) -> None:
     build, inputs = MODELS[name]
     model, batch = build(), inputs()
-    seen: dict[str, Any] = {}
-
-    def keep(name: str) -> Any:
-        return lambda _, args: seen.update({name: args[0].double().numpy()})
-
     recorder = Recorder(model)
-    with recorder:
-        for capture in recorder.captures:
-            capture.norm.module.register_forward_pre_hook(keep(capture.norm.name))
-        with torch.no_grad():
-            model(**batch)
-    report = recorder.report()
-    assert set(report.layers) == set(seen)
-    for layer in report.layers.values():
-        mean, energy = shares(seen[layer.name].reshape(-1, layer.features))
+    with recorder, recorded(model) as seen, torch.no_grad():
+        model(**batch)
+    for layer in recorder.report().layers.values():
+        mean, energy = shares(seen[layer.name][0][0].reshape(-1, layer.features))
         assert layer.mean_share == pytest.approx(mean, rel=2e-5, abs=2e-6), layer.name
         assert layer.mean_share_energy == pytest.approx(energy, rel=2e-5, abs=2e-6), layer.name
 

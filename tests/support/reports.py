@@ -21,6 +21,7 @@ from normscope.results.batches import (
 )
 from normscope.results.common import ModelInfo, Pooled, RunInfo, Summary
 from normscope.results.compare import Comparison, Drift
+from normscope.results.curve import InputOutputCurve
 from normscope.results.depth import DepthPoint, DepthProfile, ResidualSize, ResidualTotal
 from normscope.results.inspect import (
     AffineFit,
@@ -57,9 +58,9 @@ from normscope.results.swap import (
 )
 from normscope.results.track import Track
 from normscope.results.trajectory import (
-    InputExtremes,
-    LargestInput,
     LayerPoint,
+    PointExtreme,
+    PointExtremes,
     RevisionPoint,
     Trajectory,
 )
@@ -215,9 +216,21 @@ def profiled() -> Report:
     return replace(report, depth=(profile,))
 
 
+def curved(report: Report) -> Report:
+    """Return a report whose layers have curves: S-shaped ones that end at 2, 4, 8, ..."""
+    x = np.repeat(np.arange(64), 3)
+    y = np.round(31.5 + 24 * np.tanh((x - 31.5) / 12)).astype(int) + np.tile([-1, 0, 1], 64)
+    count = (1e5 * np.exp(-(((x - 31.5) / 12) ** 2))).astype(int) + 1
+    layers = {
+        name: replace(layer, curve=InputOutputCurve(2.0 ** (i + 1), 8.0, 1234 + i, x, y, count))
+        for i, (name, layer) in enumerate(report.layers.items())
+    }
+    return replace(report, layers=layers)
+
+
 def trajectory() -> Trajectory:
     """Two revisions, whose weights are equal."""
-    drift, largest = Drift(0.5, 0.25), InputExtremes(LargestInput(3.0))
+    drift, largest = Drift(0.5, 0.25), PointExtremes(PointExtreme(3.0), PointExtreme(4.0), 16376.0)
     numbers: dict[str, Any] = {"agreement": {"feature": 0.9}, "extremes": largest}
     numbers |= {"bn_drift": drift, "ln_drift": Drift(NAN, 0.5)}
     layers = (LayerPoint("a", **numbers),)

@@ -90,10 +90,7 @@ def swap(
     new = [note for note in trial.parts.notes if note not in report.warnings]
     run = replace(report.run, seconds=work.seconds())
     provenance = with_facts(
-        measured.report.provenance,
-        seed=swapping.seed,
-        texts_read=corpus.read,
-        texts_sha256=corpus.digest,
+        measured.report.provenance, seed=swapping.seed, texts_read=corpus.read, texts_sha256=corpus.digest
     )
     report = replace(report, warnings=(*report.warnings, *new), run=run, provenance=provenance)
     if save is not None:

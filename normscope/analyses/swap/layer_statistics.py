@@ -7,36 +7,26 @@ from torch import Tensor
 
 from normscope.analyses.swap.options import (
     APART,
-    BATCH,
     BATCHNORM,
     CENTRE_FEATURE,
-    CENTRE_SEQUENCE,
     DERF,
     DYT,
     FITTED,
     FROZEN,
-    IDENTITY,
     POOLED,
-    RMSNORM,
     SCALE_FEATURE,
-    SCALE_SEQUENCE,
 )
 from normscope.capture.layer_capture import LayerCapture
 from normscope.statistics.moments import Moments
 from normscope.statistics.views import cells
 
-# The statistics that each kind of replacement needs.
+# The statistics that kinds of replacement need; the other kinds need none.
 _NEEDS: dict[str, tuple[str, ...]] = {
     BATCHNORM: ("mean", "variance"),
     FITTED: ("slope", "intercept"),
-    BATCH: (),
     FROZEN: ("scale",),
-    IDENTITY: (),
-    RMSNORM: (),
     SCALE_FEATURE: ("variance",),
     CENTRE_FEATURE: ("mean",),
-    SCALE_SEQUENCE: (),
-    CENTRE_SEQUENCE: (),
     DYT: ("dyt_alpha", "dyt_gamma", "dyt_beta"),
     DERF: ("derf_alpha", "derf_shift", "derf_gamma", "derf_beta"),
 }
@@ -91,5 +81,5 @@ class Statistics:
 
     def lacks(self, kind: str, first: str = POOLED) -> list[str]:
         """Name the unknown statistics that a kind of replacement needs."""
-        needs = ("first_scale", "rest_scale") if first == APART else _NEEDS[kind]
+        needs = ("first_scale", "rest_scale") if first == APART else _NEEDS.get(kind, ())
         return [name for name in needs if getattr(self, name) is None]

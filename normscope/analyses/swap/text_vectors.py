@@ -51,7 +51,8 @@ def text_vectors(
     base = getattr(model, "base_model", model)
     if not Forward(base).takes_mask:
         batching = replace(batching, batch_size=1)
-    swaps = {kind: _swap(model, kind, layers, calibration) for kind in kinds}
+    patterns = [glob.escape(name) for name in layers]
+    swaps = {kind: Swap(model, kind, calibration, patterns) for kind in kinds}
     _align(loaded, [swap for swap in swaps.values() if swap.kind in BY_TEXT])
     trials = _Trials(loaded, base, swaps)
     splitter = BatchSplitter(trials.device, "")
@@ -67,10 +68,6 @@ def text_vectors(
     own, *replaced = (_placed(torch.cat(parts), rows, len(texts)) for parts in zip(*vectors, strict=True))
     remaining = iter(replaced)
     return own, {kind: {name: next(remaining) for name in swap.names} for kind, swap in trials.swaps.items()}
-
-
-def _swap(model: nn.Module, kind: str, layers: Sequence[str], calibration: Calibration) -> Swap:
-    return Swap(model, kind, calibration, [glob.escape(name) for name in layers])
 
 
 def _align(loaded: Loaded, swaps: Sequence[Swap]) -> None:

@@ -1,7 +1,5 @@
 """A callback for Lightning's Trainer: norm statistics of every k-th step, in its loggers."""
 
-# ruff: noqa: ARG002 (Lightning passes the same arguments to all events)
-
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -58,18 +56,14 @@ class LightningNormCallback(Callback):
         """Begin, or continue after a checkpoint."""
         self._windows.begin(pl_module, trainer.global_step, self._restored, is_main=trainer.is_global_zero)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Measure the batch if its step is measured; a step may have several."""
         if self._step is None:
             self._step = trainer.global_step + 1
             self._windows.begin_step(pl_module, self._step)
         self._open(self._windows.measure_step(pl_module))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Log the numbers of a step that ends."""
         self._batch.close()
         if self._step is not None and trainer.global_step >= self._step:
@@ -77,12 +71,7 @@ class LightningNormCallback(Callback):
             self._step = None
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
         """Measure the first batches of a validation."""
         if not trainer.sanity_checking:
@@ -98,7 +87,7 @@ class LightningNormCallback(Callback):
             numbers = self._windows.end_evaluation(pl_module, trainer.global_step)
             self._log(trainer, numbers, trainer.global_step)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any, **__: Any) -> None:
         """Remove the hooks."""
         self._batch.close()
         self._step = None

@@ -13,11 +13,7 @@ from normscope.capture.scalars import require_metrics
 from normscope.capture.window import Window
 from normscope.errors import UsageError
 from normscope.results.windows import append_window, keep_windows
-from normscope.statistics.running_statistics import (
-    MOMENTUM,
-    RunningStatistics,
-    write_running,
-)
+from normscope.statistics.running_statistics import MOMENTUM, RunningStatistics, write_running
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,10 @@ def why(
 def _material(
     loaded: Loaded, report: Report, kept: KeptTokens, vision: ImageMoments | None, choices: _Choices
 ) -> Material:
-    """Measure the kept tokens, then the nulls; the tokens are released in between."""
+    """Measure the kept tokens layer by layer, then the nulls."""
     sampling = _sampling(kept, choices.seed)
     names = [name for name, layer in report.layers.items() if layer.position and layer.own_output]
     layers = [measured(rows, sampling) for rows in _rows(report, kept, names)]
-    kept.layers.clear()  # Before the tokens of a null take their place.
     known = [each.name for each in layers]
     pool = [kept.texts[source] for source in kept.sources]
     texts = nulls.spaced(pool)
@@ -189,9 +188,9 @@ def _sampling(kept: KeptTokens, seed: int) -> Sampling:
 
 
 def _rows(report: Report, kept: KeptTokens, names: Iterable[str]) -> Iterator[LayerRows]:
-    """Yield the tokens at each of the layers where they are known."""
+    """Yield the tokens at each of the layers where they are known, and release them."""
     for name in names:
-        place, eps = kept.layer(name), report.layers[name].eps
+        place, eps = kept.layers.pop(name, None), report.layers[name].eps
         rows = place.rows(name, 0.0 if math.isnan(eps) else eps) if isinstance(place, TokensAtLayer) else None
         if rows is not None:
             yield rows
@@ -236,9 +235,7 @@ def _scales(
     return {**scales, "untrained": effects(copy, nulls.spaced(texts, _LEAST_TEXTS))}, {}, []
 
 
-def _image_noise(
-    vision: ImageMoments | None, texts: int
-) -> tuple[dict[str, ExpectedNoise] | None, dict[str, str]]:
+def _image_noise(vision: ImageMoments | None, texts: int) -> tuple[dict[str, ExpectedNoise], dict[str, str]]:
     """Return the noise at each layer of a vision model; say why claims 5 and 6 cannot be tested."""
     if vision is None:
         got = "it needs a vision model: --beside MODEL --image FILE..."
@@ -252,7 +249,7 @@ def _image_noise(
             for name, samples in vision.layers.items()
         }
         return noise, {}
-    return None, dict.fromkeys(("5", "6"), got)
+    return {}, dict.fromkeys(("5", "6"), got)
 
 
 def _agreement(report: Report, names: Sequence[str], view: str) -> float:

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -25,18 +26,18 @@ class Material:
     `shuffled` the same on other texts of their words. `own` are medians over layers of the agreement of the
     layer's own output with other views. `scales`, `shuffled_scales` and `untrained` are effects of a scale
     in the model, on the texts and on shuffled words, and in its untrained copy; `images` is the noise of
-    the norms of a vision model. None: not measured.
+    the norms of a vision model. None, or empty: not measured.
     """
 
     lengths: Tensor
     weights: Tensor
     layers: Sequence[LayerMeasures]
     own: Mapping[str, float] = field(default_factory=dict)
-    shuffled: Mapping[str, LayerMeasures] | None = None
+    shuffled: Mapping[str, LayerMeasures] = field(default_factory=dict)
     scales: ScaleEffects | None = None
     shuffled_scales: ScaleEffects | None = None
     untrained: ScaleEffects | None = None
-    images: Mapping[str, ExpectedNoise] | None = None
+    images: Mapping[str, ExpectedNoise] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
     """Why a claim, by its id, cannot be tested here."""
     notes: Sequence[str] = ()
@@ -138,14 +139,14 @@ def _sorting_features(material: Material) -> Numbers:
         )
         for words, layers in (
             (name, material.layers),
-            ("the same with words shuffled across texts", (material.shuffled or {}).values()),
+            ("the same with words shuffled across texts", material.shuffled.values()),
         )
     ]
 
 
 def _positions(material: Material) -> Numbers:
     metric = "explained.position.epsilon2"
-    null = material.shuffled or {}
+    null = material.shuffled
     position = {each.name: each.position for each in material.layers}
     whole = {each.name: each.with_special for each in material.layers}
     words = {
@@ -177,7 +178,7 @@ def _positions(material: Material) -> Numbers:
 def _in_common(material: Material) -> Numbers:
     metric = "explained.sequence.epsilon2"
     text = {each.name: each.text for each in material.layers}
-    null = {name: each.text for name, each in (material.shuffled or {}).items() if name in text}
+    null = {name: each.text for name, each in material.shuffled.items() if name in text}
     words = {name: difference(text[name], values) for name, values in null.items()}
     return [
         _over_layers("text explains, minus the same for shuffled words", "explained_by_words", words, 0.0),
@@ -233,42 +234,28 @@ _LIKENESS = {
 
 def _images(material: Material) -> Numbers:
     name = f"noise of {SIZE} texts per feature over {SIZE} images per channel"
-    text = {each.name: each.noise.samples for each in material.layers if each.noise is not None}
-    images = {name: noise.samples for name, noise in (material.images or {}).items()}
-    return _beside(name, "noise_ratio", text, images, f"noise of the mean of {SIZE} samples", "tid.mean")
+    return _beside(material, name, "samples", f"noise of the mean of {SIZE} samples", "tid.mean")
 
 
 def _elements(material: Material) -> Numbers:
     name = "noise per feature over that per channel, at as many tokens as pixels"
-    text = {each.name: each.noise.excess for each in material.layers if each.noise is not None}
-    images = {name: noise.excess for name, noise in (material.images or {}).items()}
-    return _beside(name, "noise_ratio", text, images, "noise against independent elements", "excess_noise")
+    return _beside(material, name, "excess", "noise against independent elements", "excess_noise")
 
 
-def _beside(
-    name: str,
-    metric: str,
-    text: Mapping[str, Tensor],
-    images: Mapping[str, Tensor],
-    words: str,
-    own: str,
-) -> Numbers:
-    """Compare the noise of layers on text with that of layers on images, every one with every one."""
-    ratios = {
-        f"{layer} / {other}": quotient(text[layer], images[other])
-        for layer in _spaced(text)
-        for other in _spaced(images)
-    }
+def _beside(material: Material, name: str, part: str, words: str, own: str) -> Numbers:
+    """Compare a `part` of the noise of layers on text and on images, every layer with every one."""
+    noise = {each.name: each.noise for each in material.layers if each.noise is not None}
+    text, images = (
+        {layer: getattr(values, part) for layer, values in side.items()} for side in (noise, material.images)
+    )
+    # Where there are many layers, pairs of them are many more: evenly spaced ones are enough.
+    pairs = product(spaced(list(text), _PAIRED), spaced(list(images), _PAIRED))
+    ratios = {f"{layer} / {other}": quotient(text[layer], images[other]) for layer, other in pairs}
     return [
-        _over_layers(name, metric, ratios, 1.0, 0.0, log=True),
+        _over_layers(name, "noise_ratio", ratios, 1.0, 0.0, log=True),
         _over_layers(f"{words}, on text", own, text, minimum=0.0, log=True),
         _over_layers(f"{words}, on images", own, images, minimum=0.0, log=True),
     ]
-
-
-def _spaced(layers: Mapping[str, Tensor]) -> list[str]:
-    """Choose layers, evenly spaced, where there are many: pairs of them are many more."""
-    return spaced(list(layers), _PAIRED)
 
 
 def _plain(name: str, metric: str, value: float) -> Evidence:

@@ -29,22 +29,13 @@ Examples:
 BatchNorm takes one mean and variance per feature, over all tokens of the batch that it is trained on. Here
 the model runs once, and the statistics of single texts are kept. Batches of any size are then put together
 from them: of random texts, of texts of similar length (as loaders make them to save padding), and in the
-given order. Padding never counts. The noise of a batch is the distance of its statistics to those of all
-kept texts. When there are more than --samples texts, a random choice of them is kept. --batch-size and
---order only say how the model is run: they change no number.
+given order. Padding never counts. When there are more than --samples texts, a random choice of them is
+kept. --batch-size and --order only say how the model is run: they change no number.
 
-The noise of a mean is its TID (Training Inference Discrepancy: Wang et al. 2022, arXiv 2210.05153). The
-first table has it for each layer, averaged over batches; "by length" is a multiple of it, corrected for the
-numbers of tokens. The next table, by batch size, is of one layer: the noisiest, or those of --layer. It
-also has the noise of standard deviations, +- the sd over batches, and the excess: the noise of the mean as
-a multiple of what independent tokens would give (its square is the design effect of cluster samples, Kish
-1965). "by feature" is what the authors' code computes; "distance" is that of PowerNorm (arXiv 2003.07845).
---momentum adds BN's running statistics. They begin with the first batch, not with PyTorch's 0 and 1, which
-a trained layer forgot long ago. What batches hold is the same at every layer.
-
---plot draws in place of the tables: the noise of each layer against the batch size, random next to by
-length, on one log scale; the noise of one layer, or of those of --layer, and the padding as bars; and how
-many texts reach each position.
+The first table has the noise of each layer's means. The next one, by batch size, is of one layer: the
+noisiest, or those of --layer. --momentum adds BN's running statistics; they begin with the first batch, not
+with PyTorch's 0 and 1, which a trained layer forgot long ago. What batches hold is the same at every layer.
+--plot draws these numbers in place of the tables.
 
 --format csv has one number in a row (layer, view, batch_size, order, position, statistic, value), jsonl has
 one layer in a line.

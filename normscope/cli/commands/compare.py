@@ -22,6 +22,7 @@ EPILOG = """\b
 Examples:
   normscope compare before.json after.json
   normscope compare fp32.json int8.json --fail-above bn_drift.mean=0.05 -q
+  normscope compare before.json after.json --fail-above headroom_change=1
   normscope compare news.json code.json --format markdown
   normscope compare a.json b.json --json | jq '.layers[0] | {name, bn_drift}'
 
@@ -31,9 +32,10 @@ matched by their order. The layers that moved most come first. No model is loade
 
 --fail-above METRIC=VALUE makes the command a gate: if the size of METRIC is above VALUE in any layer, the
 exit code is 3, and standard error names these layers. METRIC is one of bn_drift.mean, bn_drift.variance,
-ln_drift.mean, ln_drift.variance, agreement_change, position_change and mean_share_change. A layer that has
-no such number, or is in only one report, cannot be tested: a warning says how many there are. normscope
-explain bn_drift.mean has the formula and source.
+ln_drift.mean, ln_drift.variance, agreement_change, position_change, mean_share_change and
+mean_share_energy_change; or, in powers of two, largest_input_change, largest_output_change, headroom_change,
+residual_rms_change and kurtosis_change. A layer that has no such number, or is in only one report, cannot be
+tested: a warning says how many there are. normscope explain headroom_change has the formula and source.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 

@@ -95,19 +95,14 @@ def explain(
     if bibtex:
         if schema or format is not None or json:
             raise UsageError("--bibtex came with another format; expected one; drop one of them")
-        destination.write(_bibliography(name))
+        from normscope.results.glossary.citation import bibtex as bibliography
+
+        destination.write(bibliography(_entries(name)))
         return
     options.warn_of_suffix(_Format.JSON if schema else output_format, output)
     destination.write(
         _schema(name, output_format) if schema else _explanation(name, output_format, destination)
     )
-
-
-def _bibliography(name: str | None) -> str:
-    """Return the papers that the entries of one name cite, or all entries, as BibTeX."""
-    from normscope.results.glossary.citation import bibtex
-
-    return bibtex(_entries(name))
 
 
 def _schema(name: str | None, format: _Format) -> str:

@@ -21,11 +21,8 @@ from normscope.cli.torchrun import is_leader, join_ranks, require_files
 from normscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from normscope.analyses.distributed import Ranks
     from normscope.data.media_files import Inputs
-    from normscope.models.loading import Loaded
     from normscope.results.plan import RunPlan
 
 EPILOG = """\b
@@ -54,33 +51,27 @@ tokens and positions are patches, positions on a feature map, or frames of sound
 or sound in place of text. A model that also takes text needs one TEXT for each file, in the same order; the
 tables then say sample.
 
-The first table lists the layers. One layer then has a table by position, and a table by feature: the layer
-that agrees least with BN, or those of --layer. The table by feature has the features (--top of them) that
-the layer leaves furthest from BN's mean 0 and variance 1. Outlier features are listed when there are any:
-their output is 6 or more in size in at least 6% of the tokens, in a quarter or more of the layers of that
-width (the rule of LLM.int8). --verbose adds tables of what each layer is, how often it ran, and its
-outliers. The shares that position, text and word explain are epsilon squared: below 0, they are less than
-those of random groups. The kind of a layer is shown where layers differ in it; a wide terminal shows their
-Python classes, too.
+The first table lists the layers; a wide terminal shows more of its columns. --details adds a table by
+position and a table by feature of one layer, that which agrees least with BN, or of those of --layer, and
+the outlier features. --verbose adds tables of what each layer is, how often it ran, and its outliers.
+--depth adds the residual stream along the blocks, at the norms that read it; nothing is diagnosed from it.
 
---depth adds the residual stream along the blocks, at the norms that read it: its size, its growth, the share
-of its squares that token means carry, and the kurtosis of its features. Nothing is diagnosed from them.
+--curve counts the elements of each layer, one feature of one token, by input and output, and draws the layer
+that agrees least with BN, or those of --layer, below the tables. A page has all layers. JSON has the counts;
+CSV has only the ends of the bins. Layers whose output no formula gives have none.
 
---plot draws in place of the tables, as wide as the terminal: bars of the agreement and of what explains the
-input; two heat maps with a row for each layer (BN's variance at each position, divided by the layer's own;
-BN's sd of each feature, divided by the layer's median); and curves of LN and BN along positions and
-features, for one layer or for those of --layer. The lines below a map say its scale, its ends, and how many
-numbers share a cell. Without colours, darker is more.
+--plot draws in place of the tables, as wide as the terminal: bars by layer, two heat maps with a row for
+each layer, and curves of LN and BN along positions and features, for one layer or for those of --layer.
+Without colours, darker is more.
 
 --format csv has one number in a row (layer, view, position, feature, statistic, value), jsonl has one layer
 in a line. view.statistic is the name of the number in normscope explain. --tensors writes NAME/count,
 NAME/mean and NAME/variance of every layer, by position and feature.
 
-Each layer has a table over positions and features. --table-memory limits its size, for texts as long as
---max-length or the model's limit. When the tables are too large, late positions share bins: positions 0 to
-k-1 stand alone, then come bins of 2, 4, 8, ... positions. The report says so, and run.position_bins has the
-bins. No other number depends on them. --verbose writes the size of the tables before the run; --dry-run
-estimates the whole run.
+Each layer has a table over positions and features, for texts as long as --max-length or the model's limit.
+When these are larger than --table-memory, late positions share bins: positions 0 to k-1 stand alone, then
+come bins of 2, 4, 8, ... positions. The report says so, and no other number depends on them. --verbose
+writes the size of the tables before the run; --dry-run estimates the whole run.
 
 Long runs: --checkpoint PATH saves the statistics and the progress every 60 seconds. --resume continues from
 there after a crash; it refuses another model, corpus or option, and names it. The file is removed when the
@@ -95,7 +86,8 @@ its own checkpoint (PATH.1-of-4), and rank 0 writes the result of all:
 --revision a,b,c measures the same texts at each revision, one after the other, and shows a trajectory: the
 medians over layers of the agreement, of the largest |input|, and of how far the statistics moved from the
 first revision, as normscope compare defines it. --json has these numbers of every layer, and a report of
-each revision. Weights that are equal under two names are told. --layer then chooses what is measured.
+each revision; --format csv has the numbers; normscope report makes a page of the JSON. Weights that are
+equal under two names are told. --layer then chooses what is measured.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated, 129 hung up."""
 
@@ -113,6 +105,9 @@ _DryRun = Annotated[
 _Words = Annotated[
     bool,
     typer.Option("--words", help="Also measure how much the word explains; takes up to 1 GiB of memory."),
+]
+_Curve = Annotated[
+    bool, typer.Option("--curve", help="Also draw each layer's output against its input; takes more time.")
 ]
 
 
@@ -145,6 +140,7 @@ def inspect(
     layers: LayerOptions,
     per_call: _PerCall = False,
     words: _Words = False,
+    curve: _Curve = False,
     table_memory: options.TableMemory = "1GiB",
     dry_run: _DryRun = False,
     checkpoint: options.CheckpointPath = None,
@@ -174,10 +170,11 @@ def inspect(
             **layers.selection(as_data=several or result.chosen_format().is_data),
             "per_call": per_call,
         }
+        extra = {"words": words, "curve": curve}
         read = partial(_inputs, corpus, image or [], audio or [], ranks, source)
         if several:
             piped = corpus.reads_stdin and not ((image or audio) and not corpus.any_named)
-            inspect_revisions(model, revisions, loading, read, result, piped=piped, words=words, **arguments)
+            inspect_revisions(model, revisions, loading, read, result, piped=piped, **extra, **arguments)
             return
         if dry_run:
             _require_dry_run_support(result.chosen_format(), media=bool(image or audio))
@@ -190,14 +187,17 @@ def inspect(
             loaded = load(model, loading, inputs.kinds)
             detailed = layers.detail_names(loaded)
             texts = None if inputs.texts is None else readable_texts(inputs.texts, loaded)
-            plan = _plan(loaded, texts, arguments) if dry_run else None
-            if plan is None:
-                arguments |= {"images": inputs.images, "audio": inputs.audio, "words": words, "shard": part}
+            if dry_run:
+                from normscope.analyses.plan import dry_run as plan_run
+
+                plan = plan_run(loaded, texts or (), **arguments)
+            else:
+                arguments |= {"images": inputs.images, "audio": inputs.audio, "shard": part, **extra}
                 moments = bool(result.moments or result.tensors or ranks)
                 run_rank = partial(run, loaded, texts, moments=moments, checkpoint=saved, **arguments)
                 request = stack.enter_context(handle_signals(quiet=ranks is not None))
                 report = run_and_merge(run_rank, ranks, progress, request)
-        if plan is not None:
+        if dry_run:
             _write_plan(with_command(plan), result)
             return
         if report is not None:
@@ -234,13 +234,6 @@ def _require_dry_run_support(format: options.DataFormat, *, media: bool) -> None
         )
     if media:
         raise UsageError("--dry-run was given with images or sounds; it is for texts; leave it out")
-
-
-def _plan(loaded: "Loaded", texts: "Iterable[str] | None", arguments: dict[str, Any]) -> "RunPlan":
-    """Return the plan of the run."""
-    from normscope.analyses.plan import dry_run
-
-    return dry_run(loaded, texts or (), **arguments)
 
 
 def _write_plan(plan: "RunPlan", result: ReportOptions) -> None:

@@ -1,6 +1,7 @@
 """`normscope layers`: list a model's normalization layers from its configuration alone."""
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from normscope.cli.option_groups import FetchOptions, OutlineFormat, OutlineOpti
 from normscope.cli.output import Output, reserve_stdout, say
 from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_notes, with_command
+from normscope.cli.report_options import LayerRows, ListedLayers
 from normscope.escaping import counted
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def layers(
     layer: Layer = None,
     exclude: Exclude = None,
     readers: Readers = False,
+    rows: LayerRows = ListedLayers.FEW,
     result: OutlineOptions,
     verbose: Verbose = False,
     source: FetchOptions,
@@ -82,14 +85,15 @@ def layers(
         return
     from normscope.render.layers import render_outline, render_outline_markdown
 
-    destination.write(
-        destination.text(outline, format, render_outline, render_outline_markdown, verbose=verbose)
-    )
+    # Layers that are named are all listed.
+    table = partial(render_outline, every_layer=bool(layer) or rows is ListedLayers.ALL)
+    destination.write(destination.text(outline, format, table, render_outline_markdown, verbose=verbose))
     say_notes(outline, quiet=result.quiet, verbose=verbose)
 
 
 def _write_mappings(outline: "Outline", destination: Output, *, quiet: bool) -> None:
     mappings = outline.mappings()
-    destination.write("[\n" + ",\n".join(map(json.dumps, mappings)) + "\n]\n")
+    lines = ",\n".join(map(json.dumps, mappings))
+    destination.write(f"[\n{lines}\n]\n" if lines else "[]\n")
     if not quiet and (left_out := len(outline.layers) - len(mappings)):
         say(f"{left_out} of {counted(len(outline.layers), 'layer')} left out; --readers says why")

@@ -22,10 +22,10 @@ any order give the numbers of one run over all texts. How texts are put into bat
 of float32 results, as it does in one run.
 
 All parts must have the same model (id, revision, commit, dtype, parameters), the same kinds of layers, the
-same measured layers, and the same --special-tokens, --max-length, --per-call and --words. If not, one line
-names the field that differs. The tables are those of normscope inspect; normscope inspect --help-all says
-what --plot draws. The padding and the batches are those of the parts. A --shard that is given twice, under
-any file name, causes a warning.
+same measured layers, and the same --special-tokens, --max-length, --per-call, --words and --curve. If not,
+one line names the field that differs. The tables are those of normscope inspect; normscope inspect
+--help-all says what --plot draws. The padding and the batches are those of the parts. A --shard that is
+given twice, under any file name, causes a warning.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or parts that differ."""
 

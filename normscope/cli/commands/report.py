@@ -19,6 +19,7 @@ Examples:
   normscope report inspect.json --chart features -o features.svg
   normscope report inspect.json --chart scatter --layer '*.3.*' -o a.png
   normscope report bert.json gpt2.json compared.json -o both.html
+  normscope report trajectory.json -o revisions.html
 
 A FILE is a result that inspect, batches, why, swap or compare wrote with --json, or that inspect or merge
 wrote with --moments. The page is one HTML file that loads nothing. It has the findings in words, charts
@@ -26,7 +27,8 @@ wrote with --moments. The page is one HTML file that loads nothing. It has the f
 and for screen readers.
 
 Results of one model (id, revision, commit, class, dtype, parameters) share a part of the page. Another
-model, or a second result of one command, begins a new part. Comparisons come last.
+model, or a second result of one command, begins a new part, and so does a trajectory over
+revisions. Comparisons come last.
 
 \b
 The charts, and the result that each shows:
@@ -36,9 +38,12 @@ The charts, and the result that each shows:
   damage                 all layers, replaced one at a time (swap)
   positions, features    heat maps by layer (inspect)
   scatter, profile       features and positions of one layer (inspect)
+  curve                  output against input of one layer (inspect --curve)
   sizes                  batches of each size, one layer (batches)
   outliers               features that recur as outliers (inspect)
   movers                 layers that moved most (compare)
+  agreements, extremes, drifts
+                         all layers over revisions (inspect --revision a,b,c)
 
 Pages and charts need an extra: pip install '.[report]' in a clone.
 

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from normscope.cli import options
 from normscope.cli.commands.compare import FailAbove, Top, is_crossed
-from normscope.cli.destinations import checked_output
+from normscope.cli.option_groups import DataResultOptions, grouped
 from normscope.cli.output import announce, warn
 from normscope.cli.provenance import with_command
 from normscope.cli.report_options import write_result
@@ -37,36 +36,28 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was crossed."""
 _File = Annotated[str, typer.Argument(metavar="FILE", help="The windows of a training, as JSON Lines.")]
 
 
-def track(
-    file: _File,
-    fail_above: FailAbove = None,
-    top: Top = 20,
-    format: options.OutputDataFormat = None,
-    json: options.Json = False,
-    output: options.OutputPath = None,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def track(file: _File, *, fail_above: FailAbove = None, top: Top = 20, result: DataResultOptions) -> None:
     """Show which layers moved over the steps of a training; with --fail-above, fail if it is too far."""
-    destination = checked_output(output, {"FILE": [file]})
-    is_page = not json and format is None and Path(output or "").suffix.lower() in _PAGES
-    output_format = options.choose_format(options.DataFormat, format, json, None if is_page else output)
-    if not quiet and not is_page:
-        options.warn_of_suffix(output_format, output)
+    destination = result.destination({"FILE": [file]})
+    named_format = result.json or result.format is not None
+    is_page = not named_format and Path(result.output or "").suffix.lower() in _PAGES
+    format = result.chosen_format()
     from normscope.analyses.compare import Bound
     from normscope.analyses.training.track import track as run
 
     gates = [Bound.read(text) for text in fail_above or ()]
-    announce(() if quiet else (file,))
-    result = with_command(run(file))
+    announce(() if result.quiet else (file,))
+    windows = with_command(run(file))
     if is_page:
         from normscope.render.page.track import track_page
 
-        destination.write(track_page(result))
+        destination.write(track_page(windows))
     else:
         from normscope.render.track import render_track, render_track_markdown
 
-        write_result(result, output_format, destination, render_track, render_track_markdown, top=top)
-    if not quiet:
-        warn(result.warnings, verbose=True)
-    if is_crossed(gates, result):
+        write_result(windows, format, destination, render_track, render_track_markdown, top=top)
+    if not result.quiet:
+        warn(windows.warnings, verbose=True)
+    if is_crossed(gates, windows):
         raise typer.Exit(_CROSSED)

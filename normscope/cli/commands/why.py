@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from normscope.cli import options
 from normscope.cli.option_groups import BatchOptions, DataResultOptions, LoadOptions, command_line, grouped
@@ -11,9 +10,6 @@ from normscope.cli.progress_bar import ProgressBar, wanted
 from normscope.cli.provenance import say_notes, with_command
 from normscope.cli.report_options import write_result
 from normscope.cli.text_options import TextOptions, readable_texts
-
-if TYPE_CHECKING:
-    from normscope.results.why import Finding
 
 EPILOG = """\b
 Examples:
@@ -111,13 +107,10 @@ def why(
         )
     inputs = command_line(batch, source, corpus.explicit())
     report = with_command(report)
-    report = replace(report, claims=tuple(_with_options(finding, inputs) for finding in report.claims))
+    # The next command of each claim reads the same inputs.
+    claims = [replace(claim, more=f"{claim.more} {inputs}".rstrip()) for claim in report.claims]
+    report = replace(report, claims=tuple(claims))
     from normscope.render.why import render_why, render_why_markdown
 
     write_result(report, format, place, partial(render_why, verbose=verbose), render_why_markdown)
     say_notes(report, quiet=result.quiet, verbose=verbose)
-
-
-def _with_options(finding: "Finding", inputs: str) -> "Finding":
-    """Return a finding whose next command reads the same inputs."""
-    return replace(finding, more=f"{finding.more} {inputs}".rstrip())

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from normscope.escaping import counted, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.batch_composition import ORDERS
 from normscope.render.depth import heading, massive
 from normscope.render.layer import distances, largest, share_near_bn
 from normscope.render.numbers import percent, short, with_interval
 from normscope.results.batches import BatchNoise
 from normscope.results.common import Counts, Floats
+from normscope.results.curve import InputOutputCurve
 from normscope.results.depth import DepthProfile
 from normscope.results.inspect import LayerReport, OutlierFeature
 from normscope.results.swap import Effect, SwapReport
@@ -116,6 +117,15 @@ def profile(layer: LayerReport, who: str) -> str:
     return sentence
 
 
+def curve(measured: InputOutputCurve) -> str:
+    """Say how many elements a curve has, between which ends, and how many are beyond."""
+    return (
+        f"{counted(int(measured.count.sum()) + measured.beyond, 'element')}: those with an input within "
+        f"±{measured.input_limit:g} and an output within ±{measured.output_limit:g} are drawn, "
+        f"{grouped(measured.beyond)} are beyond."
+    )
+
+
 def relative_spread(layer: LayerReport) -> float:
     """Return the sd of the tokens' own variances over their average, at the median position."""
     stats = layer.position
@@ -184,6 +194,29 @@ def movers(names: Sequence[str], means: Floats, spreads: Floats) -> str:
         f"{printable(names[high])} moved most: BN's means by {short(means[high])} of their standard "
         f"deviations, the standard deviations by {short(spreads[high])}. The median of "
         f"{counted(len(means), 'layer')} is {median(means)} and {median(spreads)}."
+    )
+
+
+def course(what: str, revisions: Sequence[str], medians: Sequence[float]) -> str:
+    """Say what the median over layers of a number is at the first and the last revision, and its range."""
+    first, last = (f"{median([medians[i]])} at {revisions[i]}" for i in (0, -1))
+    low, high = _ends(np.array(medians))
+    between = "" if low is None or high is None or low == high else (
+        f" The lowest is {short(medians[low])} at {revisions[low]}, the highest {short(medians[high])} at "
+        f"{revisions[high]}."
+    )  # fmt: skip
+    return begin(f"{what}, the median over layers: {first}, {last}.{between}")
+
+
+def headroom(names: Sequence[str], changes: Sequence[float]) -> str:
+    """Say in which layer float16's headroom changed most between two reports."""
+    low, high = _ends(np.abs(changes))
+    if low is None or high is None:
+        return "How the room in float16 changed is not known."
+    more = "more" if changes[high] > 0 else "fewer"
+    return (
+        f"The room below float16's maximum changed most at {printable(names[high])}: "
+        f"{short(abs(changes[high]))} {more} powers of two."
     )
 
 

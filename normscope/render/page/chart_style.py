@@ -20,6 +20,9 @@ _COLUMN_HEIGHT = 220
 _DASHES = ([1, 0], [6, 4], [2, 3])
 _STROKE = {"symbolType": "stroke", "symbolSize": 500}
 
+# The name of the line of medians among those of layers.
+MEDIAN = "median of the layers"
+
 # The parameter that holds the chosen layer's number, -1 for none.
 CHOSEN = "chosen"
 _IS_CHOSEN = f"datum.layer == {CHOSEN}"
@@ -42,6 +45,20 @@ def specification(chart: Any, height: int) -> dict[str, Any]:
     spec.pop("$schema", None)
     spec.pop("config", None)
     return spec
+
+
+def course_lines(x: alt.X, y: alt.Y, tooltip: list[Any]) -> dict[str, Any]:
+    """Return the specification of a faint line for each layer, by the field `line`, and a strong median."""
+    is_median = alt.datum.line == MEDIAN
+    lines = chart().mark_line(point=True).encode(
+        x=x,
+        y=y,
+        detail="line:N",
+        color=alt.condition(is_median, alt.value(BN), alt.value(FACTORS[-1])),
+        opacity=alt.condition(is_median, alt.value(1), alt.value(0.35)),
+        tooltip=tooltip,
+    )  # fmt: skip
+    return specification(lines, _COLUMN_HEIGHT)
 
 
 def layer_rows() -> alt.Y:
@@ -81,12 +98,15 @@ def chosen_ring() -> Any:
 
 
 def series(
-    field: str, names: Sequence[str], colours: Sequence[str], title: str | None = None
+    field: str, names: Sequence[str], colours: Sequence[str], title: str | None = None, **legend: Any
 ) -> dict[str, Any]:
-    """Return a colour and a shape for each of a few named series: colour alone must not tell them apart."""
+    """Return a colour and a shape for each of a few named series: colour alone must not tell them apart.
+
+    `legend` has more options of its legend.
+    """
     return {
-        "color": _channel(alt.Color, field, names, title, colours),
-        "shape": _channel(alt.Shape, field, names, title, ("circle", "square", "triangle-up")),
+        "color": _channel(alt.Color, field, names, title, colours, **legend),
+        "shape": _channel(alt.Shape, field, names, title, ("circle", "square", "triangle-up"), **legend),
     }
 
 
@@ -101,9 +121,9 @@ def line_series(field: str, names: Sequence[str], colours: Sequence[str]) -> dic
 
 
 def _channel(
-    kind: Any, field: str, names: Sequence[str], title: str | None, values: Sequence[Any], **options: Any
+    kind: Any, field: str, names: Sequence[str], title: str | None, marks: Sequence[Any], **options: Any
 ) -> Any:
-    scale = alt.Scale(domain=list(names), range=list(values[: len(names)]))
+    scale = alt.Scale(domain=list(names), range=list(marks[: len(names)]))
     return kind(f"{field}:N", scale=scale, title=title, legend=alt.Legend(orient="top", **options))
 
 

@@ -60,7 +60,8 @@ def agreement(part: PagePart, report: Report) -> Figure:
         columns |= {name: rounded(values) for name, values in zip(_EXTREMES, sizes, strict=True)}
         heads |= _EXTREMES
     lowest = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
-    scale, shares = alt.Scale(domain=[lowest, 1.1]), alt.Axis(values=_SHARES, format="~g")
+    # The number after the longest bar has room on a phone, too.
+    scale, shares = alt.Scale(domain=[lowest, 1.2]), alt.Axis(values=_SHARES, format="~g")
     axes = layer_axes("agreement:Q", len(layers), title="agreement with BN", scale=scale, axis=shares)
     base = chart().encode(**axes)
     drawn = base.mark_bar(cornerRadiusEnd=2, color=BN, strokeWidth=2).encode(
@@ -206,9 +207,20 @@ def damage(part: PagePart, report: SwapReport) -> Figure:
     )
 
 
+# The changes in the table and the tooltips of the layers that moved: their titles, and their fields.
+_CHANGES = {
+    "agreement": "agreement",
+    "headroom": "headroom",
+    "input": "largest_input",
+    "output": "largest_output",
+    "mean share": "mean_share",
+}
+
+
 def movers(part: PagePart, comparison: Comparison) -> Figure:
     """Draw the layers that moved most between two reports, those first."""
     layers = list(comparison.layers.values())
+    names, rooms = [layer.name for layer in layers], [layer.headroom_change for layer in layers]
     means = np.array([layer.bn_drift.mean for layer in layers])
     spreads = np.array([layer.bn_drift.variance for layer in layers])
     shown = layers[:MAX_MOVERS]
@@ -217,19 +229,23 @@ def movers(part: PagePart, comparison: Comparison) -> Figure:
         **part.columns([part.layers.index(layer.name) for layer in shown] * 2),
         "what": [statistic for statistic in statistics for _ in shown],
         "moved": rounded([*means[: len(shown)], *spreads[: len(shown)]]),
-        "agreement": rounded([layer.agreement_change for layer in shown] * 2),
+        **{
+            title: rounded([getattr(layer, f"{field}_change") for layer in shown] * 2)
+            for title, field in _CHANGES.items()
+        },
     }
-    heads = {"name": "layer", "what": "BN's", "moved": "moved by", "agreement": "agreement change"}
+    heads = {"name": "layer", "what": "BN's", "moved": "moved by"}
+    heads |= {title: f"{title} change" for title in _CHANGES}
     axes = layer_axes("moved:Q", len(shown), title="moved by, in A's sd", scale=_FROM_ZERO, axis=_NUMBERS)
     colours = series("what", statistics, BN_SHADES, "BN's")
     few = f", the {len(shown)} that moved most" if len(shown) < len(layers) else ""
     return Figure(
         "movers",
         f"How far did BN's statistics move{few}?",
-        layer_points(axes, colours, tooltips(heads, "moved", "agreement"), len(shown)),
-        [Slice(columns, captions.movers([layer.name for layer in layers], means, spreads))],
+        layer_points(axes, colours, tooltips(heads, "moved", *_CHANGES), len(shown)),
+        [Slice(columns, f"{captions.movers(names, means, spreads)} {captions.headroom(names, rooms)}")],
         heads,
-        ["bn_drift.mean", "bn_drift.variance"],
+        ["bn_drift.mean", "bn_drift.variance", *(f"{field}_change" for field in _CHANGES.values())],
         tiles=[
             Tile("BN's means moved by", captions.median(means), captions.by_layer(means)),
             Tile("BN's sds moved by", captions.median(spreads), captions.by_layer(spreads)),

@@ -25,7 +25,7 @@ from normscope.render.page.chart_style import (
     tooltips,
 )
 from normscope.render.page.charts_heatmaps import short_kind
-from normscope.render.page.figure import Figure, Slice, Value, positive, rounded
+from normscope.render.page.figure import DATA, Figure, Slice, Value, positive, rounded
 from normscope.render.page.parts import PagePart
 from normscope.results.batches import BatchReport, LayerNoise
 from normscope.results.common import Floats
@@ -72,12 +72,14 @@ def scatter(part: PagePart, report: Report) -> Figure | None:
         "after": "sd left",
         "mean": "mean left",
     }
+    # The legend names outliers only where the chosen layer has some.
+    in_legend = alt.ExprRef(f"slice({names}, 0, 1 + max(0, extent(pluck(data('{DATA}'), 'outlier'))[1]))")
     points = base.mark_point(filled=True, size=36).encode(
         x=x,
         y=y,
         opacity=alt.condition("datum.outlier", alt.value(1), alt.value(0.7)),
         tooltip=tooltips(titles, "before", "after", "mean"),
-        **series("group", names, (LN, INK)),
+        **series("group", names, (LN, INK), values=in_legend),
     )
     left = base.mark_text(align="right", dx=-7).encode(x=x, y=y, text="left:N")
     right = base.mark_text(align="left", dx=7).encode(x=x, y=y, text="right:N")

@@ -1,9 +1,8 @@
 """The article's claims on a page: each with its verdict and the number that decides, and the rest folded."""
 
 from normscope.render.html_markup import Markup, join, tag
-from normscope.render.numbers import with_interval
 from normscope.render.page import captions
-from normscope.render.why import layer_counts
+from normscope.render.why import deciding, layer_counts, number
 from normscope.results.why import Evidence, Finding, WhyReport
 
 
@@ -15,13 +14,15 @@ def claims_section(report: WhyReport) -> Markup:
 
 
 def _claim(finding: Finding) -> Markup:
-    decides = [each for each in finding.evidence if each.name == finding.decided_by]
+    decides = deciding(finding)
+    # Since layers decide, the number comes with how many of them lie on which side.
+    summed_up = f"{number(decides)}{layer_counts(decides, finding, '; ')}" if decides else None
     kind = f"claim {finding.verdict}" if finding.verdict in ("holds", "fails") else "claim"
     summary = tag(
         "summary",
         tag("span", finding.verdict, class_="verdict"),
         tag("span", f"{finding.id} {finding.claim}", class_="wording"),
-        *(tag("span", _decisive(each, finding), class_="decides") for each in decides[:1]),
+        tag("span", summed_up, class_="decides") if summed_up else None,
     )
     null = tag("p", f"Null: {finding.null}.", class_="about") if finding.null else None
     return tag(
@@ -36,14 +37,5 @@ def _claim(finding: Finding) -> Markup:
 
 
 def _evidence(evidence: Evidence, finding: Finding) -> Markup:
-    line = f"{_number(evidence)}: {evidence.name}"
+    line = f"{number(evidence)}: {evidence.name}"
     return tag("strong", line) if evidence.name == finding.decided_by else join(line)
-
-
-def _decisive(evidence: Evidence, finding: Finding) -> str:
-    """Return the number that decides and, since layers decide, how many of them lie on which side."""
-    return f"{_number(evidence)}{layer_counts(evidence, finding, '; ')}"
-
-
-def _number(evidence: Evidence) -> str:
-    return with_interval(evidence.number.value, evidence.number.low, evidence.number.high)

@@ -102,9 +102,9 @@
     if (part.select) choose(part, Number(part.select.value));
   }
 
-  // Beside long names a phone would have little room for the charts, and for legends of three names none.
+  // Beside long names a phone has little room for the charts, and for legends of three names none.
   if (window.innerWidth < 600) {
-    Object.assign(page.config.axis, { labelLimit: 105, labelFontSize: 11 });
+    page.config.axis.labelFontSize = 10;
     page.config.legend.columns = 2;
   }
   Promise.all(page.parts.map(start)).then(() => document.documentElement.setAttribute("data-drawn", ""));

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from normscope.errors import UsageError
-from normscope.escaping import grouped, printable
+from normscope.escaping import counted, grouped, printable
 from normscope.render.page.figure import Value
 from normscope.render.short_names import shorten
 from normscope.render.summary import agreement
@@ -19,6 +19,7 @@ from normscope.results.compare import Compared, Comparison
 from normscope.results.inspect import Report
 from normscope.results.reading import Saved, read_saved
 from normscope.results.swap import SwapReport
+from normscope.results.trajectory import Trajectory
 from normscope.results.why import WhyReport
 
 Layer = TypeVar("Layer")
@@ -32,7 +33,7 @@ _LABEL_WIDTHS = 12, 28  # characters of a layer's name next to a chart: the fewe
 
 @dataclass
 class PagePart:
-    """One model with at most one result of each command; or one comparison.
+    """One model with at most one result of each command; or one comparison, or one trajectory.
 
     `files` holds the results in the order given, each with the name of its file. The layer `wanted` is
     always shown, however many others there are.
@@ -43,15 +44,23 @@ class PagePart:
     why: WhyReport | None = None
     swap: SwapReport | None = None
     compare: Comparison | None = None
+    trajectory: Trajectory | None = None
     files: list[tuple[str, Saved]] = field(default_factory=list)
     wanted: str | None = None
 
     @property
     def measured(self) -> Report | BatchReport | WhyReport | SwapReport | Compared:
-        """The first result about the part's model: A, in a comparison."""
+        """The first result about the part's model: A, in a comparison, the first report of a trajectory."""
         if self.compare is not None:
             return self.compare.reports[0]
-        return next(result for _, result in self.files if not isinstance(result, Comparison))
+        if self.trajectory is not None:
+            return self.trajectory.reports[0]
+        return next(result for _, result in self.files if not isinstance(result, Comparison | Trajectory))
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other result joins the part: it is a comparison or a trajectory."""
+        return self.compare is not None or self.trajectory is not None
 
     @property
     def model(self) -> ModelInfo:
@@ -60,7 +69,9 @@ class PagePart:
 
     @property
     def title(self) -> str:
-        """The part's title: its model, or the two models that are compared."""
+        """The part's title: its model, the two models that are compared, or how many revisions."""
+        if self.trajectory is not None:
+            return f"{printable(self.model.id)}, {counted(len(self.trajectory.points), 'revision')}"
         if self.compare is None:
             return printable(self.model.id)
         a, b = (printable(side.model.id) for side in self.compare.reports)
@@ -116,9 +127,9 @@ class PagePart:
     @cached_property
     def every_layer(self) -> list[str]:
         """The names of all layers, in the model's order."""
-        results: list[Any] = (
-            [self.swap, self.batches, self.inspect] if self.compare is None else [self.compare]
-        )
+        of_model = [self.swap, self.batches, self.inspect]
+        revisions = self.trajectory.reports if self.trajectory else ()
+        results: list[Any] = [*of_model, *revisions] if self.compare is None else [self.compare]
         layers = {name: layer for result in results if result for name, layer in result.layers.items()}
         return sorted(layers, key=lambda name: layers[name].index)
 
@@ -147,21 +158,23 @@ class PagePart:
         }
 
 
-# The command that makes each kind of result; the fields of a PagePart have the same names.
+# The command that makes each kind of result, or the kind; the fields of a PagePart have the same names.
 COMMANDS: dict[type, str] = {
     Report: "inspect",
     BatchReport: "batches",
     WhyReport: "why",
     SwapReport: "swap",
     Comparison: "compare",
+    Trajectory: "trajectory",
 }
 
 
 def parts_of(results: Iterable[Saved | str | os.PathLike[str]]) -> list[PagePart]:
     """Sort results, or the files that they were saved in, into parts, in the order given.
 
-    A result joins the first part of its model that has none of its kind. Each comparison is a part of its
-    own, at the end. Raises ReportError for a file that is not a result, UsageError without any result.
+    A result joins the first part of its model that has none of its kind. Each comparison and each trajectory
+    is a part of its own, comparisons at the end. Raises ReportError for a file that is not a result,
+    UsageError without any result.
     """
     parts: list[PagePart] = []
     for file, result in _read(results):
@@ -193,7 +206,7 @@ def _read(results: Iterable[Saved | str | os.PathLike[str]]) -> Iterator[tuple[s
 
 def _part_for(parts: list[PagePart], result: Saved) -> PagePart:
     for part in parts:
-        if isinstance(result, Comparison) or part.compare is not None:
+        if isinstance(result, Comparison | Trajectory) or part.is_alone:
             continue
         if getattr(part, COMMANDS[type(result)]) is None and _same(part.model, result.model):
             return part

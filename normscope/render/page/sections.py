@@ -7,15 +7,18 @@ from typing import Any
 from normscope.escaping import grouped, printable
 from normscope.render.compare import sides
 from normscope.render.findings import cautions, findings
+from normscope.render.glyphs import UNICODE
 from normscope.render.grid import Grid, reword
 from normscope.render.html_markup import Markup, escape, join, tag
 from normscope.render.inspect import WIDE
 from normscope.render.page import (
     captions,
     charts_all_layers,
+    charts_curve,
     charts_depth,
     charts_heatmaps,
     charts_one_layer,
+    charts_trajectory,
 )
 from normscope.render.page.chart_style import FEW_LAYERS
 from normscope.render.page.claims import claims_section
@@ -24,9 +27,12 @@ from normscope.render.page.parts import COMMANDS, PagePart
 from normscope.render.pooled import means_grid, pooled_grid
 from normscope.render.provenance import provenance_facts
 from normscope.render.summary import headline, workload
+from normscope.render.trajectory import facts as trajectory_facts
+from normscope.render.trajectory import revisions, same_weights
 from normscope.results.compare import Comparison
 from normscope.results.glossary.lookup import ENTRIES
 from normscope.results.reading import Saved
+from normscope.results.trajectory import Trajectory
 
 # Every chart in the page's order: its name, the command whose result it shows, the function that draws it.
 CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = (
@@ -39,8 +45,12 @@ CHARTS: tuple[tuple[str, str, Callable[[PagePart, Any], Figure | None]], ...] = 
     ("features", "inspect", charts_heatmaps.features),
     ("scatter", "inspect", charts_one_layer.scatter),
     ("profile", "inspect", charts_one_layer.profile),
+    ("curve", "inspect", charts_curve.curve),
     ("sizes", "batches", charts_one_layer.sizes),
     ("outliers", "inspect", charts_heatmaps.outliers),
+    ("agreements", "trajectory", charts_trajectory.agreements),
+    ("extremes", "trajectory", charts_trajectory.extremes),
+    ("drifts", "trajectory", charts_trajectory.drifts),
     ("movers", "compare", charts_all_layers.movers),
 )
 
@@ -66,11 +76,12 @@ def section(id: str, title: str, part: PagePart, charts: Sequence[Figure]) -> Ma
         "section",
         tag("h2", title, id=f"{id}-title"),
         tag("p", _facts(part), class_="facts"),
-        tag("dl", *(_tile(tile) for tile in _tiles(part, charts)), class_="tiles"),
+        tag("dl", *map(_tile, _tiles(part, charts)), class_="tiles"),
         tag("div", *first, class_="overview"),
         _sentences(part),
         claims_section(part.why) if part.why else None,
         _pooled(part),
+        _revisions(part),
         _group("Layer by layer", [*drawn.values()], kind),
         _group("Position by position, feature by feature", maps, "overview"),
         _one_layer(id, part, [figure for figure in charts if figure.per_layer]),
@@ -84,6 +95,8 @@ def _facts(part: PagePart) -> str:
     """Return the facts about the model, and about what was fed to it."""
     left_out = [part.left_out] if part.left_out else []
     facts = headline(part.measured)[1:] + workload(part.measured)[:2]
+    if part.trajectory is not None:
+        facts = trajectory_facts(part.trajectory)[1:]
     return _SEPARATOR.join([*facts, *cautions(part.measured.run), *left_out])
 
 
@@ -118,12 +131,12 @@ def _tile(tile: Tile) -> Markup:
 
 
 def _sentences(part: PagePart) -> Markup | None:
-    """Return the findings of the terminal's first screen."""
-    if not part.inspect:
+    """Return the findings of the terminal's first screen, or which weights of revisions are equal."""
+    sentences = findings(part.inspect, WIDE) if part.inspect else []
+    sentences += same_weights(part.trajectory) if part.trajectory else []
+    if not sentences:
         return None
-    return tag(
-        "ul", *(tag("li", _worded(part, each)) for each in findings(part.inspect, WIDE)), class_="short"
-    )
+    return tag("ul", *(tag("li", _worded(part, each)) for each in sentences), class_="short")
 
 
 def _worded(part: PagePart, sentence: str) -> Markup:
@@ -144,6 +157,12 @@ def _pooled(part: PagePart) -> Markup | None:
         return None
     grids = [pooled_grid(pooled), means_grid(inspected) if inspected else None]
     return _group("Tokens, position by position", [_grid(grid) for grid in grids if grid], "grids")
+
+
+def _revisions(part: PagePart) -> Markup | None:
+    if part.trajectory is None:
+        return None
+    return _group("Revision by revision", [_grid(revisions(part.trajectory, UNICODE))], "grids")
 
 
 def _grid(grid: Grid) -> Markup:
@@ -228,10 +247,13 @@ def _measured(part: PagePart) -> Markup:
 
 
 def _source(file: str, result: Saved) -> Iterator[str]:
-    yield tag("strong", f"normscope {COMMANDS[type(result)]}")
+    is_trajectory = isinstance(result, Trajectory)
+    yield tag("strong", f"normscope {'inspect --revision' if is_trajectory else COMMANDS[type(result)]}")
     yield f" ({file}): " if file else ": "
     if isinstance(result, Comparison):
         yield "; ".join(map(_SEPARATOR.join, sides(result)))
+    elif isinstance(result, Trajectory):
+        yield _SEPARATOR.join(trajectory_facts(result))
     else:
         yield _SEPARATOR.join([*headline(result), *workload(result)])
     if result.provenance is not None:

@@ -1,20 +1,15 @@
 """The windows of a training as a page: HTML with curves over steps that loads nothing."""
 
-from typing import Any
-
 import altair as alt
 
 from normscope.escaping import printable
 from normscope.render.html_markup import Markup, tag
 from normscope.render.notebook import render_html
-from normscope.render.page.chart_style import BN, chart, specification
+from normscope.render.page.chart_style import MEDIAN, course_lines
 from normscope.render.page.figure import Figure, Slice, Value, rounded
 from normscope.render.page.vega import svg
 from normscope.render.track import CURVES, facts, medians
 from normscope.results.track import Track
-
-_HEIGHT = 220
-_MEDIAN = "median of the layers"
 
 
 def track_page(track: Track) -> str:
@@ -30,26 +25,15 @@ def _figure(track: Track, name: str) -> Figure | None:
     """Return the chart of one number: a faint line a layer, a strong one for their median."""
     read, steps = CURVES[name], track.steps.tolist()
     courses = {layer.name: read(layer.over_steps) for layer in track.layers.values()}
-    courses[_MEDIAN] = medians(list(courses.values()))
+    courses[MEDIAN] = medians(list(courses.values()))
     columns: dict[str, list[Value]] = {
         "step": [step for _ in courses for step in steps],
-        "layer": [printable(layer) for layer in courses for _ in steps],
+        "line": [printable(layer) for layer in courses for _ in steps],
         "value": [value for course in courses.values() for value in rounded(course)],
     }
     if not any(value is not None for value in columns["value"]):
         return None
     says = f"{name} of {len(track.layers)} layers at {len(steps)} steps."
-    return Figure(name, f"{name}, over steps", _lines(name), [Slice(columns, says)], {}, [])
-
-
-def _lines(name: str) -> dict[str, Any]:
-    is_median = alt.datum.layer == _MEDIAN
-    lines = chart().mark_line(point=True).encode(
-        x=alt.X("step:Q", title="step"),
-        y=alt.Y("value:Q", title=name),
-        detail="layer:N",
-        color=alt.condition(is_median, alt.value(BN), alt.value("#8C8C8C")),
-        opacity=alt.condition(is_median, alt.value(1), alt.value(0.35)),
-        tooltip=["layer:N", "step:Q", "value:Q"],
-    )  # fmt: skip
-    return specification(lines, _HEIGHT)
+    axes = alt.X("step:Q", title="step"), alt.Y("value:Q", title=name)
+    lines = course_lines(*axes, ["line:N", "step:Q", "value:Q"])
+    return Figure(name, f"{name}, over steps", lines, [Slice(columns, says)], {}, [])

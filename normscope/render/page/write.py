@@ -20,10 +20,10 @@ Results = Iterable[Saved | str | os.PathLike[str]]
 def write_page(results: Results, path: str | os.PathLike[str], *, layer: str | None = None) -> None:
     """Write saved results, or the files that they are in, as one page: HTML that loads nothing else.
 
-    Results of one model share a part of the page; each comparison has a part of its own. `layer` is a glob
-    for the layer that is shown first, by default the one least like BatchNorm. Needs the extra `report`.
-    Raises ReportError when a file is not a result, the extra is missing or `path` cannot be written,
-    UsageError without results or when `layer` does not match exactly one layer.
+    Results of one model share a part of the page; each comparison or trajectory has its own. `layer` is a
+    glob for the layer that is shown first, by default the one least like BatchNorm. Needs the extra
+    `report`. Raises ReportError when a file is not a result, the extra is missing or `path` cannot be
+    written, UsageError without results or when `layer` does not match exactly one layer.
     """
     write_whole(path, page(results, layer))
 
@@ -68,7 +68,8 @@ def _only(chart: str, parts: Sequence[PagePart], layer: str | None) -> "tuple[Fi
         if figure.name == chart
     ]
     if not matches:
-        command = next(command for name, command, _ in CHARTS if name == chart)
+        field = next(field for name, field, _ in CHARTS if name == chart)
+        command = "inspect --revision a,b,c" if field == "trajectory" else field
         raise UsageError(
             f"nothing given has numbers for the chart {chart}; expected a result of normscope {command} that "
             "has; add its file"

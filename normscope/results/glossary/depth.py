@@ -6,7 +6,8 @@ from normscope.results.glossary.entry import OWN, Entry, Topic
 
 _entry = partial(Entry, source=OWN, commands=("inspect",))
 
-_CURSE = "Sun et al. 2025, The Curse of Depth, arXiv 2502.05795; Kim et al. 2025, Peri-LN, arXiv 2502.02732"
+STREAM = "Sun et al. 2025, The Curse of Depth, arXiv 2502.05795; Kim et al. 2025, Peri-LN, arXiv 2502.02732"
+KURTOSIS = "He et al. 2024, Understanding and Minimising Outlier Features, arXiv 2405.19279"
 
 DEPTH = Topic(
     "The residual stream along the blocks, at the norms that read it",
@@ -52,7 +53,7 @@ DEPTH = Topic(
             range="0 or more",
             reading="Each block of a pre-norm model adds to the stream, so it usually grows. That is not a "
             "fault by itself.",
-            source=_CURSE,
+            source=STREAM,
             see_also=("depth",),
         ),
         _entry(
@@ -64,7 +65,7 @@ DEPTH = Topic(
             range="0 or more",
             reading="A few tokens of huge norm, such as the first, can make up most of it: see "
             "first_position.ratio.",
-            source=_CURSE,
+            source=STREAM,
             see_also=("residual.growth", "global.variance", "first_position.ratio"),
             columns=("rms stream",),
             brief="root mean square of the norm's input over tokens and features",
@@ -77,7 +78,7 @@ DEPTH = Topic(
             formula="growth = rms / rms a block before",
             range="0 or more; null in the first block, and where the block before has no such number",
             reading="1: the block leaves the stream as large as it was.",
-            source=_CURSE,
+            source=STREAM,
             see_also=("residual.rms", "residual.total"),
             columns=("growth a block",),
             brief="rms over that a block before",
@@ -89,7 +90,7 @@ DEPTH = Topic(
             formula="total = rms at the last norm / rms at the first",
             range="0 or more; null with fewer than two norms",
             reading="Compare models only where the first norms stand at the same place.",
-            source=_CURSE,
+            source=STREAM,
             see_also=("residual.growth",),
         ),
         _entry(
@@ -100,7 +101,7 @@ DEPTH = Topic(
             formula="mean_d(s[d]^4) / mean_d(s[d]^2)^2; s[d]^2 = (1/|V|) sum_V x[n,t,d]^2",
             range="1 or more, at most D; null where all inputs are zeros",
             reading="1: all features are equally large. D: one feature has everything.",
-            source="He et al. 2024, Understanding and Minimising Outlier Features, arXiv 2405.19279",
+            source=KURTOSIS,
             see_also=("outliers.sd_ratio", "feature.variance"),
             columns=("kurtosis features",),
             brief="of the features' root mean squares; 1 if all are equal, D if one has everything",

@@ -12,15 +12,31 @@ NOTATION = (
 )
 
 OWN = "normscope's own"
-LAYERNORM = "Ba, Kiros & Hinton 2016, Layer Normalization, arXiv 1607.06450; PyTorch: LayerNorm"
-BATCHNORM = "Ioffe & Szegedy 2015, Batch Normalization, arXiv 1502.03167; PyTorch: BatchNorm1d"
-INSTANCENORM = "Ulyanov et al. 2016, Instance Normalization, arXiv 1607.08022; PyTorch: InstanceNorm1d"
-GROUPNORM = "Wu & He 2018, Group Normalization, arXiv 1803.08494, with one group; PyTorch: GroupNorm"
-KELLEY = "Kelley 1935, An unbiased correlation ratio measure, PNAS 21; so used, normscope's own"
 TID = "Wang et al. 2022 (NeurIPS), Training Inference Discrepancy, arXiv 2210.05153"
-HEIMERSHEIM = "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, which take LayerNorm out of GPT-2"
 GUPTA = "Gupta et al. 2024, Geometric Interpretation of Layer Normalization, arXiv 2409.12951"
-POWERNORM = "Shen et al. 2020 (ICML), PowerNorm, arXiv 2003.07845, figure 2"
+# Sources of several entries, by their names in the files of topics.
+SOURCES = {
+    "OWN": OWN,
+    "TID": TID,
+    "GUPTA": GUPTA,
+    "BATCHNORM": "Ioffe & Szegedy 2015, Batch Normalization, arXiv 1502.03167; PyTorch: BatchNorm1d",
+    "BERT": "Devlin et al. 2018, BERT, arXiv 1810.04805, for the masked tokens",
+    "BUSTERS": "Kovaleva et al. 2021, BERT Busters, arXiv 2105.06990",
+    "CHAN": "Chan, Golub & LeVeque 1979, Updating Formulae, STAN-CS-79-773",
+    "DERF": "Derf 2025, arXiv 2512.10938",
+    "DYT": "Zhu et al. 2025 (CVPR), Transformers without Normalization, arXiv 2503.10622",
+    "GROUPNORM": "Wu & He 2018, Group Normalization, arXiv 1803.08494, with one group; PyTorch: GroupNorm",
+    "HEIMERSHEIM": "Heimersheim 2024, arXiv 2409.13710, and arXiv 2507.02559, "
+    "which take LayerNorm out of GPT-2",
+    "INSTANCENORM": "Ulyanov et al. 2016, Instance Normalization, arXiv 1607.08022; PyTorch: InstanceNorm1d",
+    "JACKKNIFE": "Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17(4)",
+    "LAYERNORM": "Ba, Kiros & Hinton 2016, Layer Normalization, arXiv 1607.06450; PyTorch: LayerNorm",
+    "LLM_INT8": "Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339, section 4.1",
+    "MASSIVE": "Sun et al. 2024, Massive Activations in Large Language Models, arXiv 2402.17762",
+    "PERPLEXITY": "Jelinek et al. 1977, Perplexity, JASA 62(S1)",
+    "POWERNORM": "Shen et al. 2020 (ICML), PowerNorm, arXiv 2003.07845, figure 2",
+    "SIMILARITY": "Kriegeskorte et al. 2008, Representational similarity analysis",
+}
 
 
 @dataclass(frozen=True)

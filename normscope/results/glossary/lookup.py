@@ -1,36 +1,30 @@
 """Looks up glossary entries by name, JSON path or column title, and suggests near names."""
 
 import re
-from collections.abc import Iterator
 
 from normscope.errors import UsageError
 from normscope.escaping import quoted
-from normscope.results.glossary.agreement import COMPARISON
-from normscope.results.glossary.batch_composition import FILLING
-from normscope.results.glossary.batch_noise import NOISE
-from normscope.results.glossary.claims import CLAIMS
 from normscope.results.glossary.compare import DRIFT
+from normscope.results.glossary.curve import CURVE
 from normscope.results.glossary.depth import DEPTH
 from normscope.results.glossary.entry import Entry
-from normscope.results.glossary.explained_variance import EXPLAINED
-from normscope.results.glossary.layer import LAYER
-from normscope.results.glossary.outliers import EXTREMES, OUTLIERS
-from normscope.results.glossary.plan import PLAN
-from normscope.results.glossary.run import RUN
-from normscope.results.glossary.swap import SWAP
-from normscope.results.glossary.training import TRAINING
-from normscope.results.glossary.views import VIEWS
+from normscope.results.glossary.topics import read_topic
 
 TOPICS = (
-    RUN, LAYER, VIEWS, COMPARISON, EXPLAINED, OUTLIERS, EXTREMES, DEPTH, NOISE, FILLING, CLAIMS, SWAP, DRIFT,
-    TRAINING, PLAN,
-)  # fmt: skip
+    *map(read_topic, ("run", "layer", "views", "agreement", "explained_variance")),
+    CURVE,
+    *map(read_topic, ("outliers", "extremes")),
+    DEPTH,
+    *map(read_topic, ("batch_noise", "batch_composition", "claims", "swap")),
+    DRIFT,
+    *map(read_topic, ("training", "plan")),
+)
 ENTRIES = {entry.name: entry for topic in TOPICS for entry in topic.entries}
 # The commands whose tables have columns that entries explain.
 COMMANDS = tuple(dict.fromkeys(command for entry in ENTRIES.values() for command in entry.commands))
 
 # Parts of the reports that are not in the names of entries.
-_LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold")
+_LISTS = ("layers", "sizes", "batches", "claims", "evidence", "all", "cumulative", "fold", "points")
 # Members of numbers that share one entry.
 _MEMBERS = {"summary": ("count", "mean", "std", "min", "max"), "estimate": ("mean", "low", "high")}
 
@@ -109,12 +103,8 @@ def _near(key: str) -> str:
     """Name the entries that end or begin with what was asked for, or else those spelled like it."""
     import difflib
 
-    names = {spelled: entry.name for entry in ENTRIES.values() for spelled in _spellings(entry)}
+    names = {_key(title): entry.name for entry in ENTRIES.values() for title in (entry.name, *entry.columns)}
     near = [name for name in ENTRIES if key and _key(name).rpartition(".")[2] == key]
     near = near or [name for spelled, name in names.items() if key and spelled.startswith(key)]
     near = near or [names[spelled] for spelled in difflib.get_close_matches(key, names, n=4)]
     return f" (is it {', '.join([*dict.fromkeys(near)][:4])}?)" if near else ""
-
-
-def _spellings(entry: Entry) -> Iterator[str]:
-    yield from map(_key, (entry.name, *entry.columns))
