@@ -7,12 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from normscope.analyses.why.measures import SIZE, Sampling
-from normscope.models.loading import Loaded
+from normscope.models.loading import Loaded, load
 from normscope.statistics.expected_noise import SortedPairs, TextSums, random_excess, sorted_excess
 from normscope.statistics.moments import Labels, Moments
 
 Ratios = dict[str, Tensor]
 """By norm: the ratio of all texts, then those of the replicates of the jackknife, (R,)."""
+
+
+def pretrained(*, reduced: bool) -> Loaded:
+    """Return MiniLM, or the reduced form's first of its six blocks."""
+    demo: Any = load("demo")
+    if reduced:
+        demo.model.encoder.layer = demo.model.encoder.layer[:1]
+        demo.model.config.num_hidden_layers = 1
+    loaded: Loaded = demo
+    return loaded
 
 
 def token_ids(demo: Loaded, texts: Sequence[str], length: int) -> list[Tensor]:

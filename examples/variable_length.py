@@ -19,10 +19,10 @@ from torch import Tensor
 import normscope
 from _common import Row, chart, lines, options, row, show, verdict, written
 from _data import sentences
-from _tokens import Ratios, ratios, run, shuffled, token_ids
+from _tokens import Ratios, pretrained, ratios, run, shuffled, token_ids
 from normscope.analyses.why.measures import SIZE, median
 from normscope.data.batching import Batches
-from normscope.models.loading import Loaded, load
+from normscope.models.loading import Loaded
 from normscope.results.inspect import Report
 from normscope.results.why import Interval
 from normscope.statistics.jackknife import interval, quotient
@@ -157,7 +157,7 @@ def main() -> None:
     """Test the claims, then run the model again to find the cause, and with padding."""
     args = options(__doc__, "variable_length.png")
     count, length, padded = (80, 32, 32) if args.quick else (600, 64, 256)
-    texts, demo = sentences(count), load("demo")
+    texts, demo = sentences(count), pretrained(reduced=args.quick)
     report = normscope.why(demo, texts, batching=normscope.Batching(max_length=length))
     claims = {each.id: each for each in report.claims}
     ids = token_ids(demo, texts, length)

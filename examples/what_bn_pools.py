@@ -15,6 +15,7 @@ import altair as alt
 import normscope
 from _common import Row, chart, counted_verdict, options, row, show, written
 from _data import sentences
+from _tokens import pretrained
 from normscope.results.why import Finding, WhyReport
 
 # A word, and what it means.
@@ -119,7 +120,8 @@ def main() -> None:
     """Ask a pretrained model and real prose; print the answer, then the pairs."""
     args = options(__doc__, "what_bn_pools.png")
     texts = sentences(40 if args.quick else 600)
-    report = normscope.why("demo", texts, batching=normscope.Batching(max_length=32 if args.quick else 64))
+    batching = normscope.Batching(max_length=32 if args.quick else 64)
+    report = normscope.why(pretrained(reduced=args.quick), texts, batching=batching)
     found = {finding.id: finding for finding in report.claims}
     rows = [row(report, found[name], "{:.1%}") for name in ("2", "3")]
     rows += [row(report, found["4"]), centring(report, found["4"])]

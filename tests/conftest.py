@@ -39,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         one_pass.AFTER = 0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file's tests to one worker, so that fixtures of a module and compiled loops are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _everything_written_is_valid() -> Iterator[None]:
     """Hold every result that a test turns into JSON against the schema that the package ships."""
@@ -68,6 +76,17 @@ def preloaded_commands() -> Iterator[Path]:
 def digits(preloaded_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Digits:
     """The network of `digits_cnn.py --quick` and its images, trained once."""
     return train(preloaded_commands / "python", tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def one_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first block of the demo."""
+    from tests.support import models
+
+    folder = tmp_path_factory.mktemp("one_block")
+    for part in models.demo(blocks=1):
+        part.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

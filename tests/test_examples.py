@@ -40,9 +40,9 @@ def test_special_tokens(tmp_path: Path, preloaded_commands: Path) -> None:
     assert included > 50 > excluded
 
 
-def test_train_gpt2(tmp_path: Path) -> None:
+def test_train_gpt2(tmp_path: Path, preloaded_commands: Path) -> None:
     picture, folder = tmp_path / "training.png", tmp_path / "runs"
-    command = [sys.executable, str(EXAMPLES / "train_gpt2.py"), "--quick"]
+    command = [str(preloaded_commands / "python"), str(EXAMPLES / "train_gpt2.py"), "--quick"]
     command += ["--picture", str(picture), "--folder", str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
     last = {norm: re.findall(rf"^{norm}: .*", done, re.M)[0] for norm in ("LayerNorm", "BatchNorm")}

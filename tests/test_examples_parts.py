@@ -86,11 +86,10 @@ def test_moments_of_samples_leave_padding_out() -> None:
 def test_tokens_are_those_of_why() -> None:
     """The noise ratio of the texts is that of claim 1c."""
     import normscope
-    from _tokens import ratios, run, shuffled, token_ids
-    from normscope.models.loading import load
+    from _tokens import pretrained, ratios, run, shuffled, token_ids
     from tests.support import models
 
-    demo, texts = load("demo"), models.prose(64)
+    demo, texts = pretrained(reduced=True), models.prose(64)
     ids = token_ids(demo, texts, 32)
     claims = normscope.why(demo, texts, batching=normscope.Batching(max_length=32)).claims
     known = next(claim for claim in claims if claim.id == "1c").evidence[0]

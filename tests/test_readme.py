@@ -49,8 +49,9 @@ DIGITS = "python examples/digits_cnn.py"
 REDUCED = {
     DIGITS: " --quick",
     "python examples/freeze_layernorm.py": " --quick",
+    "normscope why": " --layer '*.5.*'",
 }
-"""Commands that take long, and the option of their reduced form."""
+"""Beginnings of commands that take long, and the option of their reduced form."""
 LONG, SHORT = range(350, 400), range(20, 80)
 """Characters of the texts that the commands run on: some are cut, and most take no time."""
 ELSEWHERE = "normscope inspect digits-cnn --image digits/*.png"  # of README.md: images-and-sound.md trains it
@@ -102,10 +103,16 @@ def shell(line: str, folder: Path, scripts: Path = SCRIPTS) -> str:
     return done.stdout + done.stderr
 
 
+def reduced(line: str) -> str:
+    """Add the options of the reduced form to a command that takes long."""
+    return line + "".join(option for command, option in REDUCED.items() if line.startswith(command))
+
+
 def run(line: str, folder: Path, scripts: Path) -> str:
     """Run a line: in this process, if it needs no shell and no input that is a terminal's or nothing."""
-    if not line.startswith("normscope ") or re.search(r"[|<>;&]|/\*|demo --json", line):
-        return shell(line + REDUCED.get(line, ""), folder, scripts)
+    line = reduced(line)
+    if not line.startswith("normscope ") or re.search(r"[|<>;&]|/\*\.png|demo --json", line):
+        return shell(line, folder, scripts)
     result = ended(shlex.split(line)[1:])
     assert result.exit_code == 0, f"{line}\n{result.stderr}"
     return result.output
@@ -171,7 +178,7 @@ def test_commands_run_and_print_what_is_shown(
 @pytest.mark.parametrize("name", [name for name in PAGES if any(lines_to_run(name))])
 def test_commands_run_in_processes_of_their_own(name: str, folder: Path) -> None:
     for line, _, _ in lines_to_run(name):
-        shell(line + REDUCED.get(line, ""), folder)
+        shell(reduced(line), folder)
         shorten(folder)
 
 

@@ -1,7 +1,6 @@
 """`layers`: the outline of a model from its configuration alone equals the layers that a run finds."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -527,34 +526,33 @@ def test_rendering_loads_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_70b_configuration_takes_the_memory_of_a_tiny_one(tmp_path: Path) -> None:
-    pytest.importorskip("resource")
+def test_a_70b_configuration_takes_the_memory_of_a_tiny_one(tmp_path: Path, preloaded_commands: Path) -> None:
     tiny = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 64}
-    peak, data = peak_of_layers({**HUGE, **tiny}, tmp_path / "tiny")
-    huge_peak, huge_data = peak_of_layers(HUGE, tmp_path / "huge")
+    peak, data = peak_of_layers(preloaded_commands, {**HUGE, **tiny}, tmp_path / "tiny")
+    huge_peak, huge_data = peak_of_layers(preloaded_commands, HUGE, tmp_path / "huge")
     assert [len(found["layers"]) for found in (data, huge_data)] == [161, 161]
     assert huge_data["model"]["parameters"] > 70e9
-    assert huge_peak < 1.15 * peak
+    assert huge_peak < 1.1 * peak
 
 
-def peak_of_layers(config: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
+PEAK = """
+import resource, sys
+from normscope.cli.start import main
+sys.argv = ["normscope", "layers", ".", "--json"]
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def peak_of_layers(commands: Path, config: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     """Run `layers` on a configuration; return its peak memory and what it printed."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    # In a separate process, so that the peak memory of its children is that of the command alone.
-    code = (
-        "import resource, subprocess, sys\n"
-        "done = subprocess.run([sys.executable, '-m', 'normscope', 'layers', sys.argv[1], '--json'],\n"
-        "                      capture_output=True, check=True)\n"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
-        "sys.stdout.flush(); sys.stdout.buffer.write(done.stdout)\n"
-    )
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, check=True, env=environment
-    )
-    peak, data = done.stdout.decode().split("\n", maxsplit=1)
-    return int(peak), json.loads(data)
+    command = [commands / "python", "-c", PEAK]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
+    return int(done.stderr), json.loads(done.stdout)
 
 
 def test_the_guide_shows_what_comes_out(tmp_path: Path) -> None:

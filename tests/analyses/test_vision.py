@@ -260,7 +260,13 @@ MANY = [f"{text} {number}" for number in range(-(-200 // len(TEXTS))) for text i
     [(200, 100, None), (200, 99, "it needs 100 images"), (199, 100, "it needs 200 texts: from fewer")],
 )
 def test_why_needs_enough_texts_and_images(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: int, count: int, reason: str | None
+    home: Path,
+    one_block: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    texts: int,
+    count: int,
+    reason: str | None,
 ) -> None:
     materials: list[Any] = []
     images = [media.save_image(tmp_path / f"{number}.png", number) for number in range(count)]
@@ -272,7 +278,7 @@ def test_why_needs_enough_texts_and_images(
     monkeypatch.setattr(analysis, "findings", findings)
     model, processor = loaded(home / "resnet")
     given = {"beside": model, "images": images, "processor": processor, "layers": ["embeddings*"]}
-    normscope.why("demo", MANY[:texts], **given)
+    normscope.why(one_block, MANY[:texts], **given)
     (material,) = materials
     if reason is not None:
         assert material.images is None
@@ -287,8 +293,8 @@ def test_why_needs_enough_texts_and_images(
         assert torch.equal(noise.excess, ExpectedNoise.of_samples(moments[name], weights).excess)
 
 
-def test_what_is_said_of_the_images_is_in_the_report(images: list[Path]) -> None:
-    report = normscope.why("demo", TEXTS, beside=Flattening(maps=True), images=images, processor=whole)
+def test_what_is_said_of_the_images_is_in_the_report(one_block: Path, images: list[Path]) -> None:
+    report = normscope.why(one_block, TEXTS, beside=Flattening(maps=True), images=images, processor=whole)
     assert any(warning.startswith("rows: left out, because") for warning in report.warnings)
 
 
@@ -324,8 +330,8 @@ def test_options_that_hold_for_both_models_are_handed_on(
         assert options["batching"] == (Batching() if batching is of_text else Batching(3))
 
 
-def test_the_command_takes_all_files_that_follow(home: Path, images: list[Path]) -> None:
-    given = ["why", "demo", *TEXTS, "--layer", "*.5.*", "--beside", home / "resnet"]
+def test_the_command_takes_all_files_that_follow(home: Path, one_block: Path, images: list[Path]) -> None:
+    given = ["why", one_block, *TEXTS, "--beside", home / "resnet"]
     repeated = [part for path in images for part in ("--image", path)]
     one, other = (ended([*given, *files, "--json"]) for files in (["--image", *images], repeated))
     assert (one.exit_code, one.stderr) == (0, other.stderr)

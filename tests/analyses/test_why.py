@@ -409,8 +409,8 @@ def test_it_comes_back_equal_from_json(report: WhyReport) -> None:
         WhyReport.from_dict({"schema": "x"})
 
 
-def test_the_intervals_of_few_texts_are_of_numbers_that_can_be() -> None:
-    found = normscope.why("demo", SENTENCES[:12])
+def test_the_intervals_of_few_texts_are_of_numbers_that_can_be(one_block: Path) -> None:
+    found = normscope.why(one_block, SENTENCES[:12])
     numbers = {(e.metric, e.name): e.number for finding in found.claims for e in finding.evidence}
     bounds = {
         "likeness_kept": (-1, 1),
@@ -501,22 +501,10 @@ def test_pairs_of_layers_are_not_called_layers(report: WhyReport) -> None:
 
 
 @pytest.mark.parametrize("format", ["table", "json", "markdown"])
-def test_the_command(tmp_path: Path, format: str) -> None:
+def test_the_command(one_block: Path, tmp_path: Path, format: str) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:16]))
-    result = CliRunner().invoke(
-        app,
-        [
-            "why",
-            "demo",
-            "-f",
-            str(tmp_path / "texts.txt"),
-            "--format",
-            format,
-            "--layer",
-            "*.5.output.*",
-            "-q",
-        ],
-    )
+    words = ["why", one_block, "-f", tmp_path / "texts.txt", "--format", format, "-q"]
+    result = CliRunner().invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.stderr
     if format == "json":
         data = json.loads(result.stdout)
@@ -529,12 +517,12 @@ def test_the_command(tmp_path: Path, format: str) -> None:
         assert "What BatchNorm pools" in result.stdout
 
 
-def test_texts_without_a_word_have_no_part_in_what_texts_mean() -> None:
+def test_texts_without_a_word_have_no_part_in_what_texts_mean(one_block: Path) -> None:
     zero_width = "\u200b"
     texts = ["one fish", zero_width, "two fish", "red fish", "blue", 2 * zero_width]
-    assert normscope.why("demo", texts, layers=["*.5.*"]).kept_texts == 6
+    assert normscope.why(one_block, texts).kept_texts == 6
     with pytest.raises(TextError, match="0 texts with a token that is not special; expected at least two"):
-        normscope.why("demo", [zero_width, 2 * zero_width], layers=["*.5.*"])
+        normscope.why(one_block, [zero_width, 2 * zero_width])
 
 
 @pytest.mark.parametrize(("option", "value"), [("--samples", "-1"), ("--seed", "1" * 23), ("--seed", "-1")])

@@ -1,9 +1,6 @@
 """Code that comes with a model: what it prints is no data, and it does not end the command in its own way."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from normscope.errors import ModelError, RunError
 from normscope.models.loading import load
 from normscope.models.location import Loading
 from tests.support.hub import LINES, edit_config, save_bert
+from tests.support.preloaded import finish
 
 SHOUTS = """
 import atexit, ctypes, os, sys
@@ -49,13 +47,10 @@ def save_own(folder: Path, code: str) -> Path:
     return edit_config(folder, model_type="own", architectures=["Own"], auto_map=classes)
 
 
-def finish(place: Path, *arguments: str) -> tuple[int, str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HOME": str(place)}
-    command = [sys.executable, "-m", "normscope", *arguments, "--trust-remote-code"]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+def trusting(commands: Path, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the command line, which trusts the code; return the exit code and both outputs."""
+    code, run = finish(commands, folder, *arguments, "--trust-remote-code")
+    return code, run.out, run.err
 
 
 @pytest.mark.parametrize(
@@ -71,10 +66,10 @@ def finish(place: Path, *arguments: str) -> tuple[int, str, str]:
     ids=["inspect", "layers", "dry-run", "batches", "why", "swap"],
 )
 def test_what_the_code_of_a_model_prints_is_no_data(
-    tmp_path: Path, command: list[str], where: tuple[str, ...]
+    tmp_path: Path, preloaded_commands: Path, command: list[str], where: tuple[str, ...]
 ) -> None:
     save_own(tmp_path / "own", SHOUTS)
-    code, out, err = finish(tmp_path, command[0], str(tmp_path / "own"), *command[1:], "--json")
+    code, out, err = trusting(preloaded_commands, tmp_path, command[0], "own", *command[1:], "--json")
     assert code == 0, err
     assert json.loads(out)["schema"].startswith("normscope.")
     assert all(f"{way} {place}\n" in err for way in ("print", "kept", "shell", "c") for place in where)
@@ -83,12 +78,12 @@ def test_what_the_code_of_a_model_prints_is_no_data(
 @pytest.mark.parametrize(
     "where", ["import", *(pytest.param(where, marks=pytest.mark.slow) for where in ("load", "run"))]
 )
-def test_code_that_ends_python_is_an_error(tmp_path: Path, where: str) -> None:
+def test_code_that_ends_python_is_an_error(tmp_path: Path, preloaded_commands: Path, where: str) -> None:
     code = SHOUTS.replace(
         '    print("print", where)', f"    if where == {where!r}:\n        sys.exit(0)\n    return"
     )
     save_own(tmp_path / "own", code)
-    ended, out, err = finish(tmp_path, "inspect", str(tmp_path / "own"), *LINES, "--json")
+    ended, out, err = trusting(preloaded_commands, tmp_path, "inspect", "own", *LINES, "--json")
     assert (ended, out) == (1, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ")
@@ -102,10 +97,10 @@ def test_code_that_ends_python_does_not_end_a_program_that_uses_the_library(
     silent = SHOUTS.replace(
         '    print("print", where)', "    if where == os.environ['ENDS']:\n        sys.exit(0)\n    return"
     )
-    folder, trusting = save_own(tmp_path / "own", silent), Loading(trust_remote_code=True)
+    folder, trusted = save_own(tmp_path / "own", silent), Loading(trust_remote_code=True)
     monkeypatch.setenv("ENDS", "load")
     with pytest.raises(ModelError, match="ended Python"):
-        load(folder, trusting)
+        load(folder, trusted)
     monkeypatch.setenv("ENDS", "run")
     with pytest.raises(RunError, match="SystemExit: 0"):
-        inspect(folder, LINES, loading=trusting)
+        inspect(folder, LINES, loading=trusted)

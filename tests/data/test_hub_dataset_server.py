@@ -4,13 +4,14 @@ import json
 import os
 import re
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.hub import GOOD_TOKEN, LINES, Hub, serve
+from tests.support.preloaded import preloaded
 
 datasets = pytest.importorskip("datasets")
 
@@ -68,28 +69,40 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**folders, "datasets/org/gated": root / "lines"}
 
 
-def environment(endpoint: str, home: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    clean.pop("HF_TOKEN", None)
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
-    return {**clean, **settings}
+@pytest.fixture(scope="module")
+def hub(folders: dict[str, Path]) -> Iterator[Hub]:
+    gated = frozenset({"datasets/org/gated"})
+    with serve(Hub(folders, gated, dying="train-00001-of-00002.jsonl")) as served:
+        yield served
 
 
-def in_a_process(reads: list[tuple[str, dict[str, Any], int]], endpoint: str, home: Path) -> list[Any]:
-    """Read one after the other with a Hub at `endpoint`; the texts of each, and its error with its code."""
+@pytest.fixture(scope="module")
+def commands(hub: Hub) -> Iterator[Path]:
+    """The preloaded commands, of whose processes the Hub is `hub`."""
+    clean = "import os, datasets; os.environ.pop('HF_TOKEN', None)"
+    with preloaded(clean, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", NO_PROXY="*") as commands:
+        yield commands
+
+
+def read(commands: Path, reads: list[tuple[str, dict[str, Any], int]], before: str = "") -> list[Any]:
+    """Read one after the other in a process; return the texts of each, and its error with its code."""
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
+        [commands / "python", "-c", before + DRIVER],
         input=json.dumps(reads),
         capture_output=True,
         text=True,
         check=False,
-        env=environment(endpoint, home),
+        env=environment(),
     )
     assert (done.returncode, done.stderr) == (0, ""), "the libraries say nothing of their own"
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_datasets_of_a_hub(folders: dict[str, Path], tmp_path: Path) -> None:
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+
+
+def test_datasets_of_a_hub(commands: Path) -> None:
     want = [row["text"] for row in ROWS]
     reads: dict[tuple[str, str], Any] = {
         ("org/lines", "train"): want,
@@ -99,16 +112,14 @@ def test_datasets_of_a_hub(folders: dict[str, Path], tmp_path: Path) -> None:
         ("org/configs:en", ""): ["en"],
         ("org/configs:de", "train"): ["de", "de"],
     }
-    with serve(Hub(folders, gated=frozenset({"datasets/org/gated"}))) as served:
-        asked = [(name, {"split": split or None, "field": "text"}, 99) for name, split in reads]
-        found = in_a_process(
-            [*asked, ("org/gated", {"split": "test", "token": GOOD_TOKEN}, 9)], served.url, tmp_path
-        )
+    asked = [(name, {"split": split or None, "field": "text"}, 99) for name, split in reads]
+    found = read(commands, [*asked, ("org/gated", {"split": "test", "token": GOOD_TOKEN}, 9)])
     assert found == [[texts, None] for texts in (*reads.values(), want[:1])]
-    assert not [*tmp_path.rglob("*.jsonl"), *tmp_path.rglob("*.parquet")], "nothing is downloaded"
+    home = commands.parent  # HF_HOME
+    assert not [*home.rglob("*.jsonl"), *home.rglob("*.parquet")], "nothing is downloaded"
 
 
-def test_what_a_hub_refuses_is_said_in_a_line(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_what_a_hub_refuses_is_said_in_a_line(commands: Path, hub: Hub, folders: dict[str, Path]) -> None:
     texts = [row["text"] for row in ROWS]
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("org/unknown", {}, r"1 cannot read the dataset 'org/unknown' \(.*doesn't exist on the Hub"),
@@ -147,39 +158,38 @@ def test_what_a_hub_refuses_is_said_in_a_line(folders: dict[str, Path], tmp_path
             "1 dataset 'org/dying', row 41: Server Disconnected; .*",
         ),
     ]
-    gated = frozenset({"datasets/org/gated"})
-    with serve(Hub(folders, gated, dying="train-00001-of-00002.jsonl")) as served:
-        asked = [(name, options, 99) for name, options, _ in cases]
-        found = in_a_process(asked, served.url, tmp_path)
-    for (name, _, expected), (read, said) in zip(cases, found, strict=True):
+    found = read(commands, [(name, options, 99) for name, options, _ in cases])
+    hub.dead = False
+    for (name, _, expected), (rows, said) in zip(cases, found, strict=True):
         assert re.match(expected, str(said)), said
         assert said.isprintable()
         assert said.count("; ") >= 2, said
         assert "hf_secret" not in said
-        assert read == (texts if name == "org/dying" else [])
+        assert rows == (texts if name == "org/dying" else [])
     assert not (folders["datasets/org/lines"].parent / "ran").exists()
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_hub_that_cannot_be_reached(commands: Path) -> None:
     nobody = "http://127.0.0.1:9"  # the discard port: refused at once
-    ((texts, said),) = in_a_process([("org/lines", {}, 9)], nobody, tmp_path)
+    before = f"import datasets\ndatasets.config.HF_ENDPOINT = {nobody!r}\n"
+    ((texts, said),) = read(commands, [("org/lines", {}, 9)], before)
     assert texts == []
     assert said.startswith("1 cannot read the dataset 'org/lines' (Couldn't reach 'org/lines' on the Hub")
     assert said.endswith("check the name and the network")
 
 
-def test_the_command_streams(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_streams(commands: Path, hub: Hub) -> None:
     words = ["--dataset", "org/gated", "--split", "train", "--field", "text", "--limit", "20", "--json"]
-    words += ["--layer", "embeddings.LayerNorm"]
-    with serve(Hub(folders, gated=frozenset({"datasets/org/gated"}))) as served:
-        done = subprocess.run(
-            [sys.executable, "-m", "normscope", "inspect", "demo", "--token", GOOD_TOKEN, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(served.url, tmp_path),
-        )
+    words += ["--layer", "embeddings.LayerNorm", "--token", GOOD_TOKEN]
+    hub.requests.clear()
+    done = subprocess.run(
+        [commands / "normscope", "inspect", "demo", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["run"]["texts"] == 20
-    assert any(request.endswith("/train.jsonl") for request in served.requests)
+    assert any(request.endswith("/train.jsonl") for request in hub.requests)

