@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import normscope
 from normscope.analyses.why import analysis as why_scan
-from normscope.analyses.why import nulls, scale_effects, token_sample
+from normscope.analyses.why import nulls, scale_effects
 from normscope.analyses.why.evidence import LayerRows
 from normscope.analyses.why.findings import Material, findings
 from normscope.analyses.why.measures import ExpectedNoise, Sampling, measured
@@ -264,25 +264,6 @@ def test_memory_bounds_what_is_kept_and_it_is_said() -> None:
     assert tried(bert(), texts(), samples=20).kept_texts == 20
     with pytest.raises(UsageError, match="table memory of 100 bytes; expected at least"):
         tried(bert(), texts(), table_memory=100)
-
-
-def test_rows_that_move_in_memory_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts that leave the sample leave holes; a block here has 64 rows, so that texts span blocks."""
-    options: dict[str, Any] = {"samples": 20, "batching": normscope.Batching(batch_size=4)}
-    whole = tried(bert(), texts(count=80), **options)
-    made = []
-
-    class Rows(token_sample._Rows):
-        def __init__(self, features: int) -> None:
-            super().__init__(features)
-            made.append(features)
-
-    monkeypatch.setattr(token_sample, "_Rows", Rows)
-    monkeypatch.setattr(token_sample, "_BLOCK", 64 * 32 * 4)
-    monkeypatch.setattr(token_sample, "_SPARE", 0)
-    small = tried(bert(), texts(count=80), **options)
-    assert numbers(small.claims) == numbers(whole.claims)
-    assert made.count(32) > 6 * 2  # Six layers, for the texts and for the null: the others are moves.
 
 
 def test_repeated_texts_are_one_text_each() -> None:

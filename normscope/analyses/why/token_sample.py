@@ -1,7 +1,7 @@
 """A bounded random sample of texts whose tokens are kept at every layer."""
 
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, count
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +13,10 @@ from normscope.data.batch import Batch
 from normscope.errors import UsageError
 from normscope.statistics.alignment import Alignment
 from normscope.statistics.layer_state import LayerState
-from normscope.statistics.moments import grown
 
 # Bytes of a float32, and of what labels one token at one layer.
 NUMBER, LABELS = 4, 17
 _LEAST_TEXTS = 2
-# The C library returns a block of this size to the system when it is released, and only what is written of
-# it takes memory. Smaller pieces, between the tensors of a forward, would leave holes that nothing fills.
-_BLOCK = 1 << 25
-# Deleted rows are kept up to this number, or to as many as the others.
-_SPARE = 1 << 12
-
-# Rows (V, D), the position of each, and whether it is special.
-_Table = tuple[Tensor, Tensor, Tensor]
 
 
 class KeptTokens(TextSample):
@@ -83,42 +74,13 @@ class KeptTokens(TextSample):
         self.choice.offer([])
 
 
-class _Rows:
-    """Rows of D numbers, float32, each with its position and whether it is special, in large blocks."""
+class _Piece(NamedTuple):
+    """The tokens of one text in one call: x (T, D), positions and flags (T,), and the sum of y (D,)."""
 
-    def __init__(self, features: int) -> None:
-        self._size = -(-_BLOCK // (NUMBER * features))
-        self._blocks: list[_Table] = []
-        self._features, self.used = features, 0
-
-    def put(self, x: Tensor, position: Tensor, special: Tensor) -> int:
-        """Store rows, (V, D), (V,) and (V,); return the number of the first: the others follow it."""
-        start, self.used = self.used, self.used + len(x)
-        while len(self._blocks) * self._size < self.used:
-            self._blocks.append(self._empty(self._size))
-        for block, here, there in self._places(torch.arange(start, self.used)):
-            for table, values in zip(block, (x, position, special), strict=True):
-                table[there] = values[here]
-        return start
-
-    def take(self, number: Tensor) -> _Table:
-        """Return the rows of these numbers (V,): (V, D), (V,) and (V,)."""
-        rows = self._empty(len(number))
-        for block, here, there in self._places(number):
-            for table, values in zip(block, rows, strict=True):
-                values[here] = table[there]
-        return rows
-
-    def _empty(self, size: int) -> _Table:
-        labels = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.bool)
-        return torch.empty(size, self._features), *labels
-
-    def _places(self, number: Tensor) -> Iterator[tuple[_Table, Tensor, Tensor]]:
-        """Yield each block, which of the numbers are in it, and their places there."""
-        for start, block in zip(count(0, self._size), self._blocks, strict=False):
-            here = ((number >= start) & (number < start + self._size)).nonzero().flatten()
-            if len(here):
-                yield block, here, number[here] - start
+    x: Tensor
+    position: Tensor
+    special: Tensor
+    output: Tensor
 
 
 class TokensAtLayer(LayerTexts):
@@ -127,11 +89,7 @@ class TokensAtLayer(LayerTexts):
     def __init__(self, kept: KeptTokens) -> None:
         super().__init__(kept)
         self._tokens = kept
-        self._rows = _Rows(1)
-        self._runs: dict[int, list[range]] = {}
-        """The numbers of the rows of each text, in the order of its calls, by its slot."""
-        self._output = torch.empty(0, 0, dtype=torch.float64)
-        """The sum of y over the tokens of each text that are not special, (slots, D)."""
+        self._pieces: dict[int, list[_Piece]] = {}
 
     def observe(self, batch: BatchRows, _: LayerState, /) -> None:
         """Add the rows x, y (V, D) of a batch; a text may come again, in another call."""
@@ -140,20 +98,17 @@ class TokensAtLayer(LayerTexts):
             self.lost = True
             return
         slots = self._sample.slots[where.batch_row.cpu()]
-        slot = slots[where.sample.group.cpu()]
-        chosen = (slot >= 0).nonzero().flatten()
-        if not len(chosen):
+        if not bool((slots >= 0).any()):
             return
-        x, y = (rows[chosen.to(rows.device)] for rows in (batch.rows.x, batch.y))
-        slot, special, features = slot[chosen], self._special(where)[chosen], x.shape[1]
-        self._rows = self._rows if self._runs else _Rows(features)
-        start = self._rows.put(x.float().cpu(), where.positions.cpu()[chosen], special)
-        for own, length in zip(slots.tolist(), where.sample.count[:, 0].long().tolist(), strict=True):
-            if own >= 0:
-                self._runs.setdefault(own, []).append(range(start, start + length))
-                start += length
-        self._output = grown(self._output.view(-1, features), int(slots.max()) + 1)
-        self._output.index_add_(0, slot, y.double().cpu().where(~special[:, None], 0.0))
+        ends = where.sample.count[:, 0].cumsum(0).long().tolist()
+        x, position, special = batch.rows.x.float().cpu(), where.positions.cpu(), self._special(where)
+        words = (~special).to(batch.y.device, torch.float64)
+        for slot, start, end in zip(slots.tolist(), [0, *ends], ends, strict=False):
+            if slot >= 0:
+                part = slice(start, end)
+                output = (batch.y[part].double() * words[part, None]).sum(0).cpu()
+                piece = _Piece(x[part].clone(), position[part].clone(), special[part].clone(), output)
+                self._pieces.setdefault(slot, []).append(piece)
 
     def _special(self, where: Alignment) -> Tensor:
         """Return which of the rows are special tokens, (V,)."""
@@ -162,27 +117,27 @@ class TokensAtLayer(LayerTexts):
         return torch.isin(where.token_ids.cpu(), self._tokens.special)
 
     def clear(self, slots: Tensor) -> None:
-        """Delete what is at `slots`."""
+        """Forget what is at `slots`."""
         for slot in slots.tolist():
-            self._runs.pop(slot, None)
-        self._output[slots[slots < len(self._output)]] = 0.0
-        if self._rows.used > 2 * sum(map(len, chain.from_iterable(self._runs.values()))) + _SPARE:
-            old, self._rows = self._rows, _Rows(self._output.shape[1])
-            for runs in self._runs.values():
-                starts = [self._rows.put(*old.take(_numbers([run]))) for run in runs]
-                runs[:] = [range(s, s + len(run)) for s, run in zip(starts, runs, strict=True)]
+            self._pieces.pop(slot, None)
 
     def rows(self, name: str, eps: float) -> LayerRows | None:
         """Return the tokens of the kept texts in the order of the corpus, None where they are unknown."""
-        order = self._sample.order()
-        if self.lost or not self._runs.keys() >= set(order.tolist()):
+        order = self._sample.order().tolist()
+        if self.lost or any(slot not in self._pieces for slot in order):
             return None
-        texts = [self._runs[slot] for slot in order.tolist()]
-        x, position, special = self._rows.take(_numbers(chain.from_iterable(texts)))
-        text = torch.repeat_interleave(torch.tensor([sum(map(len, runs)) for runs in texts]))
-        words = torch.bincount(text[~special], minlength=len(texts))
-        return LayerRows(name, eps, x, text, position, special, self._output[order] / words[:, None])
-
-
-def _numbers(runs: Iterable[range]) -> Tensor:
-    return torch.cat([torch.arange(run.start, run.stop) for run in runs])
+        texts = [(n, piece) for n, slot in enumerate(order) for piece in self._pieces[slot]]
+        output = torch.zeros(len(order), texts[0][1].x.shape[1], dtype=torch.float64)
+        counted = torch.zeros(len(order), 1, dtype=torch.float64)
+        for n, piece in texts:
+            output[n] += piece.output
+            counted[n] += int((~piece.special).sum())
+        return LayerRows(
+            name,
+            eps,
+            torch.cat([piece.x for _, piece in texts]),
+            torch.cat([torch.full((len(piece.x),), n) for n, piece in texts]),
+            torch.cat([piece.position for _, piece in texts]),
+            torch.cat([piece.special for _, piece in texts]),
+            output / counted,
+        )
