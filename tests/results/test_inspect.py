@@ -24,6 +24,7 @@ from normscope.results import atomic_write as files
 from normscope.results import inspect as report_module
 from normscope.results.atomic_write import write_whole
 from normscope.results.common import Floats, Summary
+from normscope.results.curve import InputOutputCurve
 from normscope.results.inspect import AffineFit, FeatureStats, LayerReport, Report, Scale
 from normscope.results.json_codec import from_plain, plain_fields, to_plain
 from normscope.results.reading import read_report
@@ -86,11 +87,28 @@ def results(kind: Any) -> st.SearchStrategy[Any]:
 
 
 LENGTH = 2  # of all arrays
+
+
+def whole_numbers(low: int, high: int) -> st.SearchStrategy[Any]:
+    numbers = st.lists(st.integers(low, high), min_size=LENGTH, max_size=LENGTH)
+    return numbers.map(lambda v: np.array(v, dtype=np.int64))
+
+
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(-(2**80), 2**80),
     float: st.floats(allow_infinity=False, allow_nan=False) | st.just(math.nan),
     str: st.text(max_size=8),
+    # It refuses impossible bins.
+    InputOutputCurve: st.builds(
+        InputOutputCurve,
+        input_limit=st.floats(2**-5, 2**16),
+        output_limit=st.floats(4, 2**8),
+        beyond=st.integers(0, 2**40),
+        input_bin=whole_numbers(0, 63),
+        output_bin=whole_numbers(0, 63),
+        count=whole_numbers(1, 2**40),
+    ),
 }
 
 
@@ -167,7 +185,7 @@ def test_members_are_the_documented_ones_in_order() -> None:
         "name index module kind features eps affine calls layout count nonfinite own_error "
         "token feature position sequence instance global own_output "
         "agreement affine_fit explained first_position stored_gap call calls_per_forward "
-        "outliers mean_share mean_share_energy extremes"
+        "outliers mean_share mean_share_energy extremes curve"
     )
     assert " ".join(layer["outliers"]) == "llm_int8 massive affine_outliers sd_ratio"
     assert " ".join(data["outlier_features"][0]) == "feature width layers share"
