@@ -274,7 +274,13 @@ def test_lists_of_numbers() -> None:
 
 def test_a_real_model_end_to_end(tmp_path: Path, preloaded_commands: Path) -> None:
     (tmp_path / "texts").write_text("\n".join(models.prose(24)), encoding="utf-8")
-    command = [preloaded_commands / "normscope", "batches", "demo", "-f", tmp_path / "texts"]
+    command: list[str | Path] = [
+        preloaded_commands / "normscope",
+        "batches",
+        "demo",
+        "-f",
+        tmp_path / "texts",
+    ]
     more = ["--max-length", "16", "--sizes", "2,99", "--table-memory", "2MiB", "--json", "--layer", "*.5.*"]
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
     warnings = done.stderr.splitlines()

@@ -256,7 +256,7 @@ def test_help_all_explains_every_kind() -> None:
 
 def test_a_real_model_end_to_end(tmp_path: Path, preloaded_commands: Path) -> None:
     (tmp_path / "texts").write_text("\n".join(models.prose(24)), encoding="utf-8")
-    command = [preloaded_commands / "normscope", "swap", "demo", "-f", tmp_path / "texts"]
+    command: list[str | Path] = [preloaded_commands / "normscope", "swap", "demo", "-f", tmp_path / "texts"]
     more = ["--max-length", "16", "--json", "--layer", "*.5.*", "--save", str(tmp_path / "kept")]
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
     plain = json.loads(done.stdout)
