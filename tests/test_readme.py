@@ -33,6 +33,7 @@ TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 CLIP = "normscope inspect openai/clip-vit-base-patch32"
 RESUMED = "normscope inspect demo -f corpus.txt --checkpoint run.ckpt --resume --json -o report.json"
 REVISIONS = 'normscope inspect org/tiny "the cat sat" "it rained on the plain"'
+ON_THE_HUB = "needs revisions on the Hub"
 NOT_RUN = {
     f"python3 -m venv .venv && .venv/bin/{TORCH}": "network",
     "normscope inspect google/vit-base-patch16-224 --image a.png --image b.jpg": "network",
@@ -40,11 +41,14 @@ NOT_RUN = {
     'normscope layers gpt2 --format mappings --layer "*.[01].*"': "network",
     f'{CLIP} "a cat" "a dog" --image cat.png --image dog.png': "network",
     "torchrun --nproc-per-node 2 -m normscope inspect demo -f corpus.txt --json -o report.json": "torchrun",
-    f"{REVISIONS} --revision step1,step2,step3": "needs revisions on the Hub",
+    f"{REVISIONS} --revision step1,step2,step3": ON_THE_HUB,
+    f"{REVISIONS} --revision step1,step2,step3 --json -o trajectory.json": ON_THE_HUB,
+    "normscope report trajectory.json -o revisions.html": ON_THE_HUB,
+    f"{REVISIONS} --revision step1,step2 --format csv -q | sed -n 1,5p": ON_THE_HUB,
     RESUMED: "interrupted by hand",
     f"{RESUMED} --limit 100": "interrupted by hand",
 }
-"""Commands that are not run here, and why; test_signals.py and test_distributed.py run such."""
+"""Commands that are not run here, and why; tests of signals, ranks and revisions run such."""
 DIGITS = "python examples/digits_cnn.py"
 REDUCED = {
     DIGITS: " --quick",
