@@ -46,9 +46,9 @@ def attach(source: Source, network: "PreTrainedModel") -> "PreTrainedModel":
             got = f"the adapter {quoted(folder)} is one of learned prompts ({quoted(config.peft_type.value)})"
             then = f"measure its base, {quoted(source.name)}"
             raise ModelError(f"{got}; expected one that changes layers, such as LoRA; {then}")
-        network = peft.PeftModel.from_pretrained(network, folder, config=config).get_base_model()
-        _put_trained_copies(network)
-    return network
+        adapted: Any = peft.PeftModel.from_pretrained(network, folder, config=config).get_base_model()
+        _put_trained_copies(adapted)
+    return adapted
 
 
 def _put_trained_copies(network: Any) -> None:

@@ -550,7 +550,7 @@ def peak_of_layers(commands: Path, config: dict[str, Any], folder: Path) -> tupl
     """Run `layers` on a configuration; return its peak memory and what it printed."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    command = [commands / "python", "-c", PEAK]
+    command = [str(commands / "python"), "-c", PEAK]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
     return int(done.stderr), json.loads(done.stdout)
 
