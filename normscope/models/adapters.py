@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from normscope.errors import ModelError
 from normscope.escaping import quoted
@@ -46,9 +46,9 @@ def attach(source: Source, network: "PreTrainedModel") -> "PreTrainedModel":
             got = f"the adapter {quoted(folder)} is one of learned prompts ({quoted(config.peft_type.value)})"
             then = f"measure its base, {quoted(source.name)}"
             raise ModelError(f"{got}; expected one that changes layers, such as LoRA; {then}")
-        adapted: Any = peft.PeftModel.from_pretrained(network, folder, config=config).get_base_model()
+        adapted = peft.PeftModel.from_pretrained(network, folder, config=config).get_base_model()
         _put_trained_copies(adapted)
-    return adapted
+    return cast("PreTrainedModel", adapted)
 
 
 def _put_trained_copies(network: Any) -> None:
