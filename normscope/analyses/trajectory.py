@@ -40,9 +40,9 @@ def trajectory(
     """Inspect revisions of a model on the same inputs, and return how the numbers move over them.
 
     `model` is a Hub id, `revisions` are branches, tags or commits of it, in their order. The inputs and the
-    `options` (`batching`, `layers`, `exclude`, `per_call`, `words`, `table_memory`, `progress`) are those of
-    `inspect`. Texts that can be read only once, as from a generator, are kept in memory. The revisions are
-    loaded one after the other; after `stop` is asked, the one that runs is the last.
+    `options` (`batching`, `layers`, `exclude`, `per_call`, `words`, `curve`, `table_memory`, `progress`) are
+    those of `inspect`. Texts that can be read only once, as from a generator, are kept in memory. The
+    revisions are loaded one after the other; after `stop` is asked, the one that runs is the last.
 
     Raises UsageError without a list of revisions, and the errors of `inspect`.
     """

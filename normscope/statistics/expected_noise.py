@@ -89,8 +89,10 @@ class CentredSums:
 
     def windows(self, replicate: int, order: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return ||s_B||^2 and the tokens n_B of each window B of `size` consecutive texts, (G, windows)."""
-        texts, products = order.unfold(0, size, 1), self.sums.products  # (windows, size)
+        texts = order.unfold(0, size, 1)  # (windows, size)
+        products = self.sums.products
         squares = torch.zeros(len(products), len(texts), dtype=products.dtype)
+        # By the distance of the two texts of a pair: all pairs of all windows at once are size^2 numbers each.
         for lag in range(size):
             pairs = products[:, order[: len(order) - lag], order[lag:]]
             squares += pairs.unfold(1, size - lag, 1).sum(2) * (2 if lag else 1)
