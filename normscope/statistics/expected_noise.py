@@ -92,7 +92,7 @@ class CentredSums:
         texts = order.unfold(0, size, 1)  # (windows, size)
         products = self.sums.products
         squares = torch.zeros(len(products), len(texts), dtype=products.dtype)
-        # By the distance of the texts of a pair: all pairs of all windows at once would be size times as many.
+        # By the distance of the two texts of a pair, since all pairs at once need size times the memory.
         for lag in range(size):
             pairs = products[:, order[: len(order) - lag], order[lag:]]
             squares += pairs.unfold(1, size - lag, 1).sum(2) * (2 if lag else 1)
